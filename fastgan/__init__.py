@@ -1,0 +1,34 @@
+"""fastgan: the fastest correct way to train convolutional GANs on PyTorch.
+
+Importing this package builds nothing, probes nothing and prints nothing: what a name needs is
+imported when the name is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Trainer": "fastgan.engine",
+    "TrainConfig": "fastgan.engine",
+    "train": "fastgan.recipes",
+    "backend": "fastgan.ops",
+}
+_SUBMODULES = ("data", "engine", "losses", "metrics", "models", "nn", "ops", "recipes")
+
+__all__ = ["Trainer", "TrainConfig", "__version__", "backend", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    if name in _SUBMODULES:
+        return import_module(f"fastgan.{name}")
+    raise AttributeError(f"module 'fastgan' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_SUBMODULES])
