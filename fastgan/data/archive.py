@@ -1,0 +1,89 @@
+"""Zip archives of images, read in place: nothing is ever unpacked to disk."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+import zlib
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from fastgan.data.dataset import DataError, ImageDataset
+from fastgan.data.folder import assemble, is_image_name
+from fastgan.data.image import SUFFIXES, ImageFile, UndecodableImage
+from fastgan.data.options import MAX_UNPACKED_BYTES, LoadOptions
+
+# One image file. The largest lossless photographs stay well below this.
+MAX_ENTRY_BYTES = 512 * 1024**2
+
+_ENCRYPTED = 0x1
+
+
+def load_archive(path: Path, options: LoadOptions) -> ImageDataset:
+    """Load every PNG, JPEG and WebP in a zip, sorted by name; class folders as in `load_folder`.
+
+    A single folder that wraps the whole archive is not a class.
+
+    Raises:
+        OSError: the file cannot be read.
+        DataError: not a zip, a name that points outside, encryption, sizes over the limits,
+            no image, or what `decode_all` raises.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise DataError(f"{path}: not a zip archive, or damaged: {error}") from error
+    with archive:
+        entries = archive.infolist()
+        for entry in entries:
+            _check_entry(entry, path)
+        images = {PurePosixPath(_posix(entry.filename)): entry for entry in entries}
+        images = {name: entry for name, entry in images.items() if is_image_name(name)}
+        total = sum(entry.file_size for entry in images.values())
+        if total > MAX_UNPACKED_BYTES:
+            raise DataError(
+                f"{path}: its images unpack to {total} bytes, more than {MAX_UNPACKED_BYTES}: "
+                "refused as a zip bomb"
+            )
+        if not images:
+            raise DataError(f"{path}: no image in this archive ({', '.join(SUFFIXES)} are read)")
+        names = sorted(images)
+        files = [
+            ImageFile(str(name), partial(_open, archive, images[name], path)) for name in names
+        ]
+        return assemble(_unwrap(names), files, options, str(path))
+
+
+def _check_entry(entry: zipfile.ZipInfo, path: Path) -> None:
+    name = _posix(entry.filename)
+    if name.startswith("/") or re.match(r"[A-Za-z]:", name) or ".." in name.split("/"):
+        raise DataError(f"{path}: the entry {entry.filename!r} points outside the archive: refused")
+    if entry.flag_bits & _ENCRYPTED:
+        raise DataError(f"{path}: the entry {entry.filename!r} is encrypted: cannot be read")
+    if is_image_name(PurePosixPath(name)) and entry.file_size > MAX_ENTRY_BYTES:
+        raise DataError(
+            f"{path}: the entry {entry.filename!r} unpacks to {entry.file_size} bytes, more than "
+            f"{MAX_ENTRY_BYTES}: refused as a zip bomb"
+        )
+
+
+def _posix(name: str) -> str:
+    return name.replace("\\", "/")
+
+
+def _unwrap(names: list[PurePosixPath]) -> list[PurePosixPath]:
+    while len({name.parts[0] for name in names}) == 1 and all(len(n.parts) > 1 for n in names):
+        names = [PurePosixPath(*name.parts[1:]) for name in names]
+    return names
+
+
+def _open(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> BinaryIO:
+    """Unpack one entry into memory; zipfile stops at the size that `_check_entry` has seen."""
+    try:
+        return io.BytesIO(archive.read(entry))
+    except NotImplementedError as error:
+        raise DataError(f"{path}: {entry.filename!r}: {error}") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+        raise UndecodableImage(f"{path}: {entry.filename!r}: {error}") from error

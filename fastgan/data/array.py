@@ -1,0 +1,196 @@
+"""NumPy files: .npy with images, .npz with images and labels. Pickled content is never loaded."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastgan.data.dataset import DataError, ImageDataset, spread
+from fastgan.data.image import conform
+from fastgan.data.options import MAX_UNPACKED_BYTES, Layout, LoadOptions, Split
+
+# The names used by this package, scikit-learn, Keras and MedMNIST, in order of preference.
+_IMAGE_KEYS = {
+    "train": ("images", "x", "data", "x_train", "train_images", "arr_0"),
+    "test": ("x_test", "test_images"),
+}
+_LABEL_KEYS = {
+    "train": ("labels", "y", "target", "y_train", "train_labels", "arr_1"),
+    "test": ("y_test", "test_labels"),
+}
+_MAX_AUTO_CHANNELS = 4
+_RANGE_SLACK = 1e-3
+_CHUNK = 1024
+
+
+def load_array(path: Path, options: LoadOptions) -> ImageDataset:
+    """Load images (and labels) from a .npy or .npz file.
+
+    Raises:
+        OSError: the file cannot be read.
+        DataError: damaged, pickled, without images, a layout that cannot be told or values
+            outside the documented ranges (see `to_images`), or labels that do not match.
+    """
+    try:
+        images, labels = _read(path, options.split)
+    except (EOFError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
+        raise DataError(f"{path}: damaged NumPy file: {error or type(error).__name__}") from error
+    except DataError:
+        raise
+    except ValueError as error:
+        objects = "pickle" in str(error) or "Python objects" in str(error)
+        hint = ": pickled Python objects are never loaded" if objects else ""
+        raise DataError(f"{path}: cannot be read as a NumPy file{hint} ({error})") from error
+    try:
+        view = to_nchw(images, options.layout)
+        chosen = spread(len(view), options.limit)
+        tensor = conform(to_images(view if options.limit is None else view[chosen]), options)
+        wanted = None if labels is None else _to_labels(labels, len(view))[chosen]
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    return ImageDataset(tensor, wanted, None, str(path))
+
+
+def _read(path: Path, split: Split) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    if not zipfile.is_zipfile(path):
+        if split != "train":
+            raise DataError(f"{path}: a .npy file has no {split} split")
+        # A mapping, so that a header that claims more than the file holds allocates nothing.
+        return np.load(path, mmap_mode="r", allow_pickle=False), None
+    with zipfile.ZipFile(path) as archive:
+        total = sum(entry.file_size for entry in archive.infolist())
+    if total > MAX_UNPACKED_BYTES:
+        raise DataError(
+            f"{path}: unpacks to {total} bytes, more than {MAX_UNPACKED_BYTES}: refused as a bomb"
+        )
+    with np.load(path, allow_pickle=False) as arrays:
+        return _choose(arrays, split, path)
+
+
+def _choose(
+    arrays: Mapping[str, NDArray[Any]], split: Split, path: Path
+) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    names = list(arrays)
+    image_key = next((key for key in _IMAGE_KEYS[split] if key in names), None)
+    label_key = next((key for key in _LABEL_KEYS[split] if key in names), None)
+    if image_key is None and len(names) == 1 and split == "train":
+        image_key = names[0]
+    if image_key is None:
+        raise DataError(
+            f"{path}: no array with {split} images: expected one named "
+            f"{' or '.join(_IMAGE_KEYS[split])}, got {', '.join(names) or 'none'}"
+        )
+    labels = arrays[label_key] if label_key not in (None, image_key) else None
+    return arrays[image_key], labels
+
+
+def to_nchw(array: NDArray[Any], layout: Layout = "auto") -> NDArray[Any]:
+    """Return a view of `array` as [N, C, H, W].
+
+    With "auto", an axis of length 1 to 4 is taken for channels: in four dimensions the last
+    (NHWC) or the second (NCHW), in three the last (HWC, one image); three longer axes are NHW.
+    Where two readings fit, or none, the caller has to say.
+
+    Raises:
+        DataError: the layout cannot be told, does not fit the array, or an axis is empty.
+    """
+    shape = list(array.shape)
+    if 0 in shape:
+        raise DataError(f"an array of shape {shape} holds no image")
+    if layout == "auto":
+        layout = _guess_layout(shape)
+    if len(layout) != len(shape):
+        raise DataError(f"layout={layout!r} does not fit an array of shape {shape}")
+    for axis in "NC":
+        if axis not in layout:
+            array, layout = array[None], f"{axis}{layout}"  # type: ignore[assignment]
+    return array.transpose([layout.index(axis) for axis in "NCHW"])
+
+
+def _guess_layout(shape: list[int]) -> Layout:
+    if len(shape) not in (3, 4):
+        raise DataError(f"expected images in 3 or 4 dimensions, got an array of shape {shape}")
+    last = shape[-1] <= _MAX_AUTO_CHANNELS
+    first = shape[-3] <= _MAX_AUTO_CHANNELS
+    if len(shape) == 4 and last != first:
+        return "NHWC" if last else "NCHW"
+    if len(shape) == 3 and not first:
+        return "HWC" if last else "NHW"
+    if len(shape) == 3 and shape[0] == 1 and not last:
+        return "NHW"
+    readings = "'NHWC' or 'NCHW'" if len(shape) == 4 else "'NHW', 'HWC' or 'CHW'"
+    raise DataError(
+        f"the layout of an array of shape {shape} cannot be told: pass layout={readings}"
+    )
+
+
+def to_images(array: NDArray[Any]) -> Tensor:
+    """Convert an array [N, C, H, W] of numbers to uint8 images.
+
+    uint8 is taken as it is; bool is 0 and 255; other integers must lie in 0..255. Floating point
+    lies in [-1, 1] if any value is negative, else in [0, 1] if none is above 1, else in [0, 255];
+    values are rounded to the nearest of the 256 levels.
+
+    Raises:
+        DataError: NaN or infinity, values outside every range, or another kind of dtype.
+    """
+    kind = array.dtype.kind
+    if array.dtype == np.uint8:
+        return torch.from_numpy(np.array(array, order="C"))
+    if kind not in "buif":
+        raise DataError(f"images must be numbers, got dtype {array.dtype}")
+    chunks = range(0, len(array), _CHUNK)
+    # np.min, not min: NaN has to come through.
+    low = float(np.min([array[i : i + _CHUNK].min() for i in chunks]))
+    high = float(np.max([array[i : i + _CHUNK].max() for i in chunks]))
+    scale, offset = _scale(kind, low, high, array.dtype)
+    out = np.empty(array.shape, np.uint8)
+    for i in chunks:
+        part = array[i : i + _CHUNK].astype(np.float32) * scale + offset
+        out[i : i + _CHUNK] = np.rint(part).clip(0, 255)
+    return torch.from_numpy(out)
+
+
+def _scale(kind: str, low: float, high: float, dtype: np.dtype[Any]) -> tuple[float, float]:
+    if not np.isfinite([low, high]).all():
+        raise DataError("images hold NaN or infinite values")
+    if kind == "b":
+        return 255.0, 0.0
+    if kind in "ui":
+        if low < 0 or high > 255:
+            raise DataError(
+                f"images of dtype {dtype} must lie in 0..255, got {low:.0f}..{high:.0f}"
+            )
+        return 1.0, 0.0
+    if low < 0 and low >= -1 - _RANGE_SLACK and high <= 1 + _RANGE_SLACK:
+        return 127.5, 127.5
+    if low >= 0 and high <= 1 + _RANGE_SLACK:
+        return 255.0, 0.0
+    if low >= 0 and high <= 255 + _RANGE_SLACK:
+        return 1.0, 0.0
+    raise DataError(
+        f"images of dtype {dtype} must lie in [0, 1], [-1, 1] or [0, 255], "
+        f"got {low:.6g} to {high:.6g}"
+    )
+
+
+def _to_labels(labels: NDArray[Any], count: int) -> Tensor:
+    if labels.dtype.kind not in "ui":
+        raise DataError(f"labels must be integers, got dtype {labels.dtype}")
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.shape != (count,):
+        raise DataError(
+            f"labels must have shape [{count}], one for each image, got {list(labels.shape)}"
+        )
+    if labels.min() < 0:
+        raise DataError(f"labels must not be negative, got {labels.min()}")
+    return torch.from_numpy(labels.astype(np.int64))

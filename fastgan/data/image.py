@@ -1,0 +1,209 @@
+"""Image files to tensors: decoding, colour, size. Every source resizes through here."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from fastgan.data.dataset import DataError
+from fastgan.data.options import LoadOptions, Resize
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_FORMATS = ("PNG", "JPEG", "WEBP")
+_TRANSPARENT_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
+_CHUNK = 1024
+
+
+class UndecodableImage(DataError):
+    """One image that is damaged: left out with a count, unless the caller is strict."""
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """A named image that can be opened when its turn comes."""
+
+    name: str
+    open: Callable[[], BinaryIO]
+
+
+def decode(stream: BinaryIO, name: str, options: LoadOptions) -> Tensor:
+    """Decode one PNG, JPEG or WebP into uint8 [C, H, W], C = 1 for grey, else 3.
+
+    EXIF orientation is applied; 16-bit grey is scaled to 8 bits; transparency is composited over
+    `options.background`; CMYK and palettes become RGB; of an animation, the first frame.
+
+    Raises:
+        UndecodableImage: damaged, or none of the three formats.
+        DataError: more than `options.max_pixels` pixels.
+        OSError: the file itself cannot be read.
+    """
+    try:
+        with Image.open(stream, formats=_FORMATS) as image:
+            width, height = image.size
+            if width * height > options.max_pixels:
+                raise DataError(
+                    f"{name}: {width}x{height} pixels are more than max_pixels = "
+                    f"{options.max_pixels}: refused as a decompression bomb"
+                )
+            flat = _flatten(ImageOps.exif_transpose(image), options.background)
+            array = np.array(flat)
+    except (DataError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{name}: refused as a decompression bomb: {error}") from error
+    except OSError as error:
+        # The system's own failures carry a number; Pillow's "image file is truncated" has none.
+        if error.errno is not None:
+            raise
+        raise UndecodableImage(f"{name}: {error}") from error
+    except Exception as error:
+        # Given damaged bytes, Pillow's plugins raise SyntaxError, struct.error, KeyError and more.
+        raise UndecodableImage(f"{name}: {error or type(error).__name__}") from error
+    tensor = torch.from_numpy(array)
+    return tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1).contiguous()
+
+
+def _flatten(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    """Return `image` as 8-bit L (if it is grey) or RGB, without transparency."""
+    if image.mode.startswith("I"):
+        # 16-bit grey; older Pillow gives it as 32-bit integers. 65535 / 255 = 257.
+        wide = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+    grey = image.mode in ("1", "L", "LA", "La")
+    if image.mode in _TRANSPARENT_MODES or "transparency" in image.info:
+        canvas = Image.new("RGBA", image.size, (*background, 255))
+        canvas.alpha_composite(image.convert("RGBA"))
+        image, grey = canvas, grey and len(set(background)) == 1
+    return image.convert("L" if grey else "RGB")
+
+
+def set_channels(images: Tensor, channels: int | None) -> Tensor:
+    """Convert uint8 [N, C, H, W] between grey and RGB; None leaves it as it is.
+
+    RGB to grey is the luma of ITU-R BT.601 in 16-bit fixed point, as in Pillow's mode L.
+
+    Raises:
+        DataError: C is neither 1 nor 3 and a conversion is asked for.
+    """
+    have = images.shape[1]
+    if channels is None or channels == have:
+        return images
+    if have not in (1, 3):
+        raise DataError(f"channels={channels} was asked for, but the images have {have} channels")
+    if channels == 3:
+        return images.expand(-1, 3, -1, -1).contiguous()
+    red, green, blue = images.to(torch.int32).unbind(1)
+    luma = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
+    return luma.to(torch.uint8)[:, None]
+
+
+def fit(images: Tensor, size: int, resize: Resize, background: tuple[int, int, int]) -> Tensor:
+    """Resize uint8 [N, C, H, W] to [N, C, size, size] with antialiased bicubic interpolation.
+
+    `center-crop` takes the largest centred square, `squash` ignores the aspect, `pad` keeps the
+    whole image and fills the rest with `background` (its luma where C is not 3).
+    """
+    height, width = images.shape[-2:]
+    if resize == "center-crop":
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        images = images[..., top : top + side, left : left + side]
+    elif resize == "pad" and height != width:
+        return _pad(images, size, background)
+    return _interpolate(images, size, size)
+
+
+def _pad(images: Tensor, size: int, background: tuple[int, int, int]) -> Tensor:
+    count, channels, height, width = images.shape
+    longer = max(height, width)
+    inner_h = max(1, round(height * size / longer))
+    inner_w = max(1, round(width * size / longer))
+    colour = torch.tensor(background, dtype=torch.uint8).view(1, 3, 1, 1)
+    if channels != 3:
+        colour = set_channels(colour, 1)
+    canvas = colour.expand(count, channels, size, size).contiguous()
+    top, left = (size - inner_h) // 2, (size - inner_w) // 2
+    inner = _interpolate(images, inner_h, inner_w)
+    canvas[..., top : top + inner_h, left : left + inner_w] = inner
+    return canvas
+
+
+def _interpolate(images: Tensor, height: int, width: int) -> Tensor:
+    if images.shape[-2:] == (height, width):
+        return images.contiguous()
+    return interpolate(images.contiguous(), (height, width), mode="bicubic", antialias=True)
+
+
+def conform(images: Tensor, options: LoadOptions) -> Tensor:
+    """Apply `options.channels` and `options.image_size` to uint8 [N, C, H, W]."""
+    parts = []
+    for part in images.split(_CHUNK):
+        part = set_channels(part, options.channels)
+        if options.image_size is not None:
+            part = fit(part, options.image_size, options.resize, options.background)
+        parts.append(part)
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def decode_all(
+    files: Sequence[ImageFile], options: LoadOptions, source: str
+) -> tuple[Tensor, list[int]]:
+    """Decode `files` into uint8 [N, C, H, W] and the indices of those that could be decoded.
+
+    Damaged files are left out with one warning that counts them. Without `options.channels`,
+    C is 1 if every image is grey, else 3.
+
+    Raises:
+        UndecodableImage: a damaged file, and `options.strict` is set.
+        DataError: no image left, a decompression bomb, or sizes that differ while
+            `options.image_size` is None.
+    """
+
+    def one(file: ImageFile) -> Tensor | UndecodableImage:
+        try:
+            with file.open() as stream:
+                return conform(decode(stream, file.name, options)[None], options)
+        except UndecodableImage as error:
+            if options.strict:
+                raise
+            return error
+
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        # max_pixels decides; Pillow's warning below its own limit would only repeat it.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        results = list(pool.map(one, files))
+    bad = [result for result in results if isinstance(result, UndecodableImage)]
+    kept = [i for i, result in enumerate(results) if isinstance(result, Tensor)]
+    images = [result for result in results if isinstance(result, Tensor)]
+    if not images:
+        raise DataError(f"{source}: none of {len(files)} images could be decoded: {bad[0]}")
+    if bad:
+        warnings.warn(
+            f"{source}: skipped {len(bad)} of {len(files)} images that could not be decoded; "
+            f"the first: {bad[0]}",
+            stacklevel=2,
+        )
+    _check_same_size(images, [files[i].name for i in kept], source)
+    channels = max(image.shape[1] for image in images)
+    return torch.cat([set_channels(image, channels) for image in images]), kept
+
+
+def _check_same_size(images: Sequence[Tensor], names: Sequence[str], source: str) -> None:
+    first = images[0].shape[-2:]
+    for image, name in zip(images, names, strict=True):
+        if image.shape[-2:] != first:
+            (h0, w0), (h1, w1) = first, image.shape[-2:]
+            raise DataError(
+                f"{source}: images differ in size ({names[0]} is {w0}x{h0}, {name} is {w1}x{h1}); "
+                "pass image_size to resize them"
+            )
