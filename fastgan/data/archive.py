@@ -39,7 +39,7 @@ def load_archive(path: Path, options: LoadOptions) -> ImageDataset:
         entries = archive.infolist()
         for entry in entries:
             _check_entry(entry, path)
-        images = {PurePosixPath(_posix(entry.filename)): entry for entry in entries}
+        images = {PurePosixPath(_posix(e.filename)): e for e in entries if not e.is_dir()}
         images = {name: entry for name, entry in images.items() if is_image_name(name)}
         total = sum(entry.file_size for entry in images.values())
         if total > MAX_UNPACKED_BYTES:

@@ -144,7 +144,11 @@ def fetch(name: str, root: str | os.PathLike[str] | None = None, *, timeout: flo
     check_choice("name", name, REMOTES)
     remote = REMOTES[name]
     folder = (Path(root).expanduser() if root is not None else cache_root()) / name
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"{error.strerror}; choose another folder with root or $FASTGAN_DATA"
+        raise type(error)(error.errno, reason, str(folder)) from error
     for file in remote.files:
         path = folder / file.name
         if path.with_suffix("").is_file() or (path.is_file() and _sha256(path) == file.sha256):

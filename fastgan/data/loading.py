@@ -65,6 +65,8 @@ def load(
     )
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(f"source must be a str or a path, got {type(source).__name__}")
+    if not str(source):
+        raise ValueError("source must not be empty")
     if source == EMBEDDED:
         return load_mnist5k(options)
     if isinstance(source, str) and source in REMOTES:
@@ -95,6 +97,8 @@ def _load_path(path: Path, source: str, options: LoadOptions) -> ImageDataset:
             return load_idx(path, options)
         _only_train(path, options)
         return load_folder(path, options)
+    if not path.is_file():
+        raise DataError(f"{path}: neither a file nor a folder")
     kind = _kind(path)
     if kind == "array":
         return load_array(path, options)

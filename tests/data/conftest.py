@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,6 @@ def truncated_png(encode: Callable[..., bytes]) -> bytes:
 @pytest.fixture
 def bomb_png() -> bytes:
     """A PNG of a few bytes whose header claims 60,000 x 60,000 pixels."""
-    import zlib
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return (

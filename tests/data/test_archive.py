@@ -80,6 +80,11 @@ def test_names_that_point_outside(
         load_archive(path, options)
 
 
+def test_folder_entries_are_no_images(tmp_path: Path, png: Png, options: LoadOptions) -> None:
+    path = pack(tmp_path / "a.zip", {"a.png/": b"", "a.png/1.png": png(1)})
+    assert load_archive(path, options).skipped == 0
+
+
 def test_dots_inside_names_are_fine(tmp_path: Path, png: Png, options: LoadOptions) -> None:
     assert len(load_archive(pack(tmp_path / "a.zip", {"a..b/1..png.png": png(1)}), options)) == 1
 

@@ -153,6 +153,17 @@ def test_bad_source(source: Any) -> None:
         load(source)
 
 
+def test_empty_source() -> None:
+    with pytest.raises(ValueError, match="source must not be empty"):
+        load("")
+
+
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="neither a file nor a folder"):
+        load(tmp_path / "pipe")
+
+
 def test_importing_fastgan_does_not_load_data_code() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", "import fastgan, sys; print('PIL' in sys.modules)"],
