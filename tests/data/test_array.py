@@ -116,6 +116,14 @@ def test_bad_floats(values: list[float], message: str) -> None:
         to_images(np.array(values).reshape(2, 1, 1, 1))
 
 
+@pytest.mark.parametrize("where", [0, 1500, 2599])
+def test_nan_in_any_chunk(where: int) -> None:
+    values = np.zeros((2600, 1, 1, 1))
+    values[where] = np.nan
+    with pytest.raises(DataError, match="NaN"):
+        to_images(values)
+
+
 @pytest.mark.parametrize("values", [[-1, 5], [0, 256]])
 def test_bad_integers(values: list[int]) -> None:
     with pytest.raises(DataError, match=r"dtype int64 must lie in 0\.\.255"):
@@ -154,11 +162,11 @@ def test_npz(tmp_path: Path, options: LoadOptions, image_key: str, label_key: st
 
 def test_npz_splits_and_options(tmp_path: Path) -> None:
     train, test = noise(5, 9, 8), noise(6, 9, 8)
-    path = save(tmp_path / "a.npz", x_train=train, y_train=[0] * 5, x_test=test, y_test=[1] * 6)
+    path = save(tmp_path / "a.npz", x_train=train, y_train=[0] * 5, x_test=test, y_test=range(6))
     dataset = load_array(path, LoadOptions(split="test", limit=2, image_size=16, channels=3))
     assert dataset.images.shape == (2, 3, 16, 16)
     assert dataset.labels is not None
-    assert dataset.labels.tolist() == [1, 1]
+    assert dataset.labels.tolist() == [0, 3]
     limited = load_array(path, LoadOptions(limit=2))
     assert np.array_equal(limited.images[:, 0].numpy(), train[[0, 2]])
 
