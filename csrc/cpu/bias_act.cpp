@@ -1,0 +1,118 @@
+// bias_act on the CPU. The forward is the normalising loop with mean 0 and scale 1; the backward reads
+// the output z and sums its result in the same pass.
+#include "walk.h"
+
+namespace fastgan {
+namespace {
+
+void check(const Tensor& x, const Layout& l, const std::optional<Tensor>& bias, int64_t activation) {
+  STD_TORCH_CHECK(activation >= kLeakyRelu && activation <= kSigmoid, "activation: unknown code ",
+                  activation);
+  if (!bias.has_value()) return;
+  STD_TORCH_CHECK(bias->scalar_type() == stat_type(x) && bias->is_contiguous() &&
+                      bias->numel() == l.channels,
+                  "bias: expected ", l.channels, " contiguous values in float32 (float64 for "
+                  "float64 x)");
+}
+
+Tile tile_of(const Tensor& x, int64_t activation, double slope) {
+  Tile t{};
+  t.dtype = dtype_of(x);
+  t.activation = static_cast<int>(activation);
+  t.slope = slope;
+  return t;
+}
+
+template <typename Function>
+void for_tiles(const Plan& plan, const Function& function) {
+  torch::stable::parallel_for(0, plan.tiles(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) function(i);
+  });
+}
+
+template <typename P>
+void forward_pass(const Tensor& x, const Tensor& z, const std::optional<Tensor>& bias,
+                  const Layout& l, int64_t activation, double slope) {
+  const Plan plan(l, 1, static_cast<int64_t>(x.element_size()));
+  Workspace<P> w(plan, 1);
+  const P* biases = data_or_null<P>(bias);
+  for (int64_t j = 0; j < plan.period; ++j) {
+    w.mean[j] = P(0);
+    w.scale[j] = P(1);
+    w.bias[j] = biases ? biases[j % l.channels] : P(0);
+  }
+  for_tiles(plan, [&](int64_t i) {
+    Tile t = tile_of(x, activation, slope);
+    const int64_t offset = plan.place(i, t);
+    t.x = at(x, offset);
+    t.out = at_mutable(z, offset);
+    w.bind(t, 0, 0);
+    tile_loops().forward(t);
+  });
+}
+
+template <typename P>
+void backward_pass(const Tensor& dz, const Tensor& z, const Tensor& dx, const Tensor& dbias,
+                   const Layout& l, int64_t activation, double slope) {
+  const Plan plan(l, 1, static_cast<int64_t>(z.element_size()));
+  Workspace<P> w(plan, 1);
+  w.reserve_partials(1);
+  for_tiles(plan, [&](int64_t i) {
+    Tile t = tile_of(z, activation, slope);
+    const int64_t offset = plan.place(i, t);
+    t.x = at(z, offset);
+    t.dz = at(dz, offset);
+    t.out = at_mutable(dx, offset);
+    w.bind(t, 0, i % plan.tiles_per_unit);
+    tile_loops().bias_backward(t);
+  });
+  if (dbias.numel() == 0) return;
+  std::vector<double> sums(l.channels);
+  P* out = static_cast<P*>(dbias.data_ptr());
+  for (int64_t unit = 0; unit < plan.units; ++unit) {
+    const Channels ch(plan, unit);
+    merge_sums(plan, w, 0, ch, false, sums.data(), sums.data());
+    for (int64_t c = 0; c < ch.count; ++c) out[ch.first + c] = P(sums[c]);
+  }
+}
+
+Tensor bias_act_forward(Tensor x, std::optional<Tensor> bias, int64_t activation, double slope) {
+  const Layout l = layout_of(x);
+  check(x, l, bias, activation);
+  Tensor z = torch::stable::empty_like(x);
+  if (x.numel() == 0) return z;
+  if (x.scalar_type() == ScalarType::Double) {
+    forward_pass<double>(x, z, bias, l, activation, slope);
+  } else {
+    forward_pass<float>(x, z, bias, l, activation, slope);
+  }
+  return z;
+}
+
+std::tuple<Tensor, Tensor> bias_act_backward(Tensor dz, Tensor z, int64_t activation, double slope,
+                                             bool need_dbias) {
+  const Layout l = layout_of(z);
+  check(z, l, std::nullopt, activation);
+  const Layout d = layout_of(dz);
+  STD_TORCH_CHECK(dz.scalar_type() == z.scalar_type() && d.batch == l.batch &&
+                      d.channels == l.channels && d.size == l.size && d.columns == l.columns,
+                  "dz: expected the dtype, shape and layout of z");
+  Tensor dx = torch::stable::empty_like(z);
+  Tensor dbias = torch::stable::new_empty(z, {need_dbias ? l.channels : 0}, stat_type(z));
+  if (z.numel() == 0) {
+    torch::stable::zero_(dbias);
+  } else if (z.scalar_type() == ScalarType::Double) {
+    backward_pass<double>(dz, z, dx, dbias, l, activation, slope);
+  } else {
+    backward_pass<float>(dz, z, dx, dbias, l, activation, slope);
+  }
+  return {dx, dbias};
+}
+
+}  // namespace
+}  // namespace fastgan
+
+STABLE_TORCH_LIBRARY_IMPL(fastgan_native, CPU, m) {
+  m.impl("bias_act_forward", TORCH_BOX(&fastgan::bias_act_forward));
+  m.impl("bias_act_backward", TORCH_BOX(&fastgan::bias_act_backward));
+}

@@ -1,0 +1,53 @@
+// The interface between the drivers (compiled once, knowing torch) and the tile loops (compiled
+// once for each instruction set, knowing only pointers and sizes).
+#pragma once
+
+#include <cstdint>
+
+namespace fastgan {
+
+enum class Dtype { kFloat32, kBFloat16, kFloat16, kFloat64 };
+
+// A tile is a rectangle of one segment, in one of two memory layouts.
+//   columns: memory is rows of `ld` columns; the tile is `rows` full rows from `x` on, columns
+//            [first, last), then an incomplete row of which columns below `tail` exist.
+//            Coefficients and results are indexed by column.
+//   planes:  memory is [batch][channels][size]; the tile is batch indices [0, rows) from `x` on,
+//            channels [first, last), elements [begin, end) of each plane.
+//            Coefficients and results are indexed by channel.
+// Coefficients and results are float, or double where dtype is kFloat64.
+struct Tile {
+  Dtype dtype;
+  int activation;
+  bool act_first;
+  bool planes;
+  double slope;
+
+  const void* x;
+  const void* dz;  // backward; for bias_backward, x holds the output z
+  void* out;
+
+  int64_t rows, first, last;
+  int64_t ld, tail;                    // columns
+  int64_t channels, size, begin, end;  // planes
+
+  const void *mean, *scale, *bias, *k0, *k1;
+  void *r1, *r2;
+};
+
+struct TileLoops {
+  const char* name;
+  void (*stats)(const Tile&);          // r1 = mean, r2 = M2 of this tile
+  void (*forward)(const Tile&);        // out = z
+  void (*reduce)(const Tile&);         // r1 = sum a, r2 = sum a * centred
+  void (*dx)(const Tile&);             // out = dx
+  void (*bias_backward)(const Tile&);  // out = dx; r1 = sum dx
+};
+
+// The widest set of loops this processor runs.
+const TileLoops& tile_loops();
+
+// Columns are padded to a multiple of this: the widest vector, in floats.
+constexpr int64_t kColumnQuantum = 16;
+
+}  // namespace fastgan

@@ -1,0 +1,215 @@
+// Vectors of float and double by GCC's vector extension, as wide as the instruction set this file
+// is compiled for, and their loads and stores from every storage type.
+//
+// Everything stands in an unnamed namespace: the including file is compiled once for each
+// instruction set, and no copy may replace another at link time.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__F16C__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#include "../elementwise.h"
+#include "tiles.h"
+
+#if defined(__AVX512F__)
+#define FASTGAN_VECTOR_BYTES 64
+#elif defined(__AVX2__)
+#define FASTGAN_VECTOR_BYTES 32
+#else
+#define FASTGAN_VECTOR_BYTES 16
+#endif
+
+namespace fastgan {
+namespace {
+
+typedef float VecF __attribute__((vector_size(FASTGAN_VECTOR_BYTES)));
+typedef int32_t VecI __attribute__((vector_size(FASTGAN_VECTOR_BYTES)));
+typedef uint32_t VecU __attribute__((vector_size(FASTGAN_VECTOR_BYTES)));
+typedef uint16_t VecH __attribute__((vector_size(FASTGAN_VECTOR_BYTES / 2)));
+typedef double VecD __attribute__((vector_size(FASTGAN_VECTOR_BYTES)));
+
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Half {
+  uint16_t bits;
+};
+
+template <typename To, typename From>
+FASTGAN_HD To bits_as(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+// Accumulation type, its vector and the number of lanes for a storage type T.
+template <typename T>
+struct Storage {
+  using Acc = float;
+  using Vec = VecF;
+};
+template <>
+struct Storage<double> {
+  using Acc = double;
+  using Vec = VecD;
+};
+template <typename T>
+using AccOf = typename Storage<T>::Acc;
+template <typename T>
+using VecOf = typename Storage<T>::Vec;
+template <typename T>
+constexpr int64_t kLanes = sizeof(VecOf<T>) / sizeof(AccOf<T>);
+
+// ---- one element
+
+FASTGAN_HD float load1(const float* p) { return *p; }
+FASTGAN_HD double load1(const double* p) { return *p; }
+FASTGAN_HD float load1(const BFloat16* p) { return bits_as<float>(uint32_t(p->bits) << 16); }
+FASTGAN_HD float load1(const Half* p) {
+  const uint32_t magnitude = uint32_t(p->bits & 0x7fffu) << 13;
+  // 2^112 moves the exponent bias from 15 to 127, subnormals included.
+  uint32_t bits = bits_as<uint32_t>(bits_as<float>(magnitude) * 0x1p112f);
+  if ((p->bits & 0x7c00u) == 0x7c00u) bits |= 0x7f800000u;
+  return bits_as<float>(bits | uint32_t(p->bits & 0x8000u) << 16);
+}
+
+FASTGAN_HD void store1(float* p, float v) { *p = v; }
+FASTGAN_HD void store1(double* p, double v) { *p = v; }
+FASTGAN_HD void store1(BFloat16* p, float v) {
+  const uint32_t u = bits_as<uint32_t>(v);
+  p->bits = v != v ? 0x7fc0 : uint16_t((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+}
+FASTGAN_HD void store1(Half* p, float v) {
+  const uint32_t u = bits_as<uint32_t>(v);
+  const uint32_t sign = (u >> 16) & 0x8000u;
+  const uint32_t magnitude = u & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) {
+    p->bits = uint16_t(sign | 0x7e00u);
+  } else if (magnitude >= 0x477ff000u) {  // rounds to 65520 or more: infinity
+    p->bits = uint16_t(sign | 0x7c00u);
+  } else if (magnitude < 0x38800000u) {  // subnormal: let the adder round at 2^-24
+    const float shifted = bits_as<float>(magnitude) + 0.5f;
+    p->bits = uint16_t(sign | (bits_as<uint32_t>(shifted) - 0x3f000000u));
+  } else {
+    const uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
+    p->bits = uint16_t(sign | ((rounded - 0x38000000u) >> 13));
+  }
+}
+
+// ---- one vector
+
+FASTGAN_HD VecF load(const float* p) {
+  VecF v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+FASTGAN_HD VecD load(const double* p) {
+  VecD v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+FASTGAN_HD VecF load(const BFloat16* p) {
+  VecH h;
+  std::memcpy(&h, p, sizeof h);
+  return bits_as<VecF>(__builtin_convertvector(h, VecU) << 16);
+}
+FASTGAN_HD VecF load(const Half* p) {
+#if defined(__AVX512F__)
+  return bits_as<VecF>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+#elif defined(__AVX2__) && defined(__F16C__)
+  return bits_as<VecF>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#else
+  VecF v;
+  for (int i = 0; i < kLanes<float>; ++i) v[i] = load1(p + i);
+  return v;
+#endif
+}
+
+FASTGAN_HD void store(float* p, VecF v) { std::memcpy(p, &v, sizeof v); }
+FASTGAN_HD void store(double* p, VecD v) { std::memcpy(p, &v, sizeof v); }
+FASTGAN_HD void store(BFloat16* p, VecF v) {
+  const VecU u = bits_as<VecU>(v);
+  const VecU rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+  const VecU quiet = VecU{} + 0x7fc0u;
+  const VecH h = __builtin_convertvector(v == v ? rounded : quiet, VecH);
+  std::memcpy(p, &h, sizeof h);
+}
+FASTGAN_HD void store(Half* p, VecF v) {
+#if defined(__AVX512F__)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_cvtps_ph(bits_as<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__AVX2__) && defined(__F16C__)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm256_cvtps_ph(bits_as<__m256>(v), _MM_FROUND_TO_NEAREST_INT));
+#else
+  for (int i = 0; i < kLanes<float>; ++i) store1(p + i, v[i]);
+#endif
+}
+
+template <typename V>
+FASTGAN_HD auto horizontal_sum(V v) {
+  constexpr int lanes = sizeof(V) / sizeof(v[0]);
+  auto total = v[0];
+  for (int i = 1; i < lanes; ++i) total += v[i];
+  return total;
+}
+
+// e^x with about two units in the last place (Cephes' polynomial). NaN stays NaN; the clamp keeps
+// 2^n a normal number.
+FASTGAN_HD VecF exp_vec(VecF x) {
+  x = x > 88.3f ? VecF{} + 88.3f : x;
+  x = x < -87.3f ? VecF{} - 87.3f : x;
+  const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  const VecF shifted = x * 1.44269504088896341f + magic;
+  const VecF n = shifted - magic;
+  const VecF r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+  VecF p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  const VecI exponent = (bits_as<VecI>(shifted) - bits_as<int32_t>(magic) + 127) << 23;
+  return p * bits_as<VecF>(exponent);
+}
+
+}  // namespace
+
+template <>
+struct Math<VecF> {
+  using Scalar = float;
+  static FASTGAN_HD VecF sigmoid(VecF y) { return 1.0f / (1.0f + exp_vec(-y)); }
+  // An odd polynomial near zero, where 1 - 2 / (e^2y + 1) would cancel.
+  static FASTGAN_HD VecF tanh(VecF y) {
+    const VecI sign = bits_as<VecI>(y) & INT32_MIN;
+    const VecF size = bits_as<VecF>(bits_as<VecI>(y) & INT32_MAX);
+    const VecF s = y * y;
+    VecF p = s * -5.70498872745e-3f + 2.06390887954e-2f;
+    p = p * s - 5.37397155531e-2f;
+    p = p * s + 1.33314422036e-1f;
+    p = p * s - 3.33332819422e-1f;
+    const VecF small = p * s * y + y;
+    const VecF large = 1.0f - 2.0f / (exp_vec(size + size) + 1.0f);
+    return size < 0.625f ? small : bits_as<VecF>(bits_as<VecI>(large) | sign);
+  }
+};
+
+template <>
+struct Math<VecD> {
+  using Scalar = double;
+  static FASTGAN_HD VecD sigmoid(VecD y) {
+    for (int i = 0; i < kLanes<double>; ++i) y[i] = Math<double>::sigmoid(y[i]);
+    return y;
+  }
+  static FASTGAN_HD VecD tanh(VecD y) {
+    for (int i = 0; i < kLanes<double>; ++i) y[i] = Math<double>::tanh(y[i]);
+    return y;
+  }
+};
+
+}  // namespace fastgan

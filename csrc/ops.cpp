@@ -1,0 +1,26 @@
+// Schemas only. Every device registers its kernels itself (csrc/cpu, csrc/cuda).
+//
+// x is N x C x spatial, dense, contiguous or channels-last; z and dx have its layout. Statistics are
+// (segments, C), float32 (float64 for float64); `var` is biased. What is not needed comes back empty.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(fastgan_native, m) {
+  m.def(
+      "norm_act_train(Tensor x, Tensor? weight, Tensor? bias, float eps, int activation, "
+      "float negative_slope, int segments, bool act_first) -> (Tensor z, Tensor mean, Tensor var)");
+  m.def(
+      "norm_act_eval(Tensor x, Tensor mean, Tensor var, Tensor? weight, Tensor? bias, float eps, "
+      "int activation, float negative_slope, int segments, bool act_first) -> Tensor z");
+  m.def(
+      "norm_act_backward(Tensor dz, Tensor x, Tensor mean, Tensor var, Tensor? weight, "
+      "Tensor? bias, float eps, int activation, float negative_slope, int segments, "
+      "bool act_first, bool training, bool need_dx, bool need_dparams) "
+      "-> (Tensor dx, Tensor dweight, Tensor dbias)");
+  m.def(
+      "update_running_stats_(Tensor(a!) running_mean, Tensor(b!) running_var, Tensor mean, "
+      "Tensor var, float momentum, int count, bool average) -> ()");
+  m.def("bias_act_forward(Tensor x, Tensor? bias, int activation, float negative_slope) -> Tensor");
+  m.def(
+      "bias_act_backward(Tensor dz, Tensor z, int activation, float negative_slope, "
+      "bool need_dbias) -> (Tensor dx, Tensor dbias)");
+}

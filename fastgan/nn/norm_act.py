@@ -1,0 +1,180 @@
+"""Normalisation + activation modules, in place of the `torch.nn` modules they derive from.
+
+Constructor arguments, parameters, buffers and `state_dict` are those of the base class, so weights
+interchange; `activation`, `negative_slope` and `order` come on top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastgan.ops import instance_norm_act, norm_act
+from fastgan.ops._tensors import activation_code
+from fastgan.ops.norm_act import check_order
+
+
+class _Activated(nn.Module):
+    """What the activated modules hold beside their base class."""
+
+    def _set_activation(self, activation: str, negative_slope: float, order: str) -> None:
+        activation_code(activation, negative_slope)
+        check_order(order)
+        self.activation = activation
+        self.negative_slope = negative_slope
+        self.order = order
+
+    def _activation_arguments(self) -> dict[str, Any]:
+        return {
+            "activation": self.activation,
+            "negative_slope": self.negative_slope,
+            "order": self.order,
+        }
+
+    def extra_repr(self) -> str:
+        text = f"{super().extra_repr()}, activation={self.activation}"
+        if self.activation == "leaky_relu":
+            text += f", negative_slope={self.negative_slope}"
+        return text if self.order == "norm_act" else f"{text}, order={self.order}"
+
+
+class _BatchNormAct(_Activated, nn.modules.batchnorm._BatchNorm):
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        activation: str = "leaky_relu",
+        negative_slope: float = 0.01,
+        order: str = "norm_act",
+        segments: int = 1,
+    ) -> None:
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype
+        )
+        self._set_activation(activation, negative_slope, order)
+        self.segments = segments
+
+    def forward(self, input: Tensor) -> Tensor:
+        self._check_input_dim(input)
+        by_batch = self.training or self.running_mean is None
+        moves = self.training and self.track_running_stats and self.running_mean is not None
+        momentum, average = 0.0, False
+        if moves and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(self.segments)
+            if self.momentum is None:
+                # The mean of all batches so far, in which this call's segments weigh one each.
+                momentum, average = self.segments / float(self.num_batches_tracked), True
+        if self.momentum is not None:
+            momentum = self.momentum
+        reads = moves or not by_batch
+        return norm_act(
+            input,
+            self.running_mean if reads else None,
+            self.running_var if reads else None,
+            self.weight,
+            self.bias,
+            by_batch,
+            momentum,
+            self.eps,
+            segments=self.segments,
+            average_segments=average,
+            **self._activation_arguments(),
+        )
+
+
+class BatchNormAct1d(_BatchNormAct, nn.BatchNorm1d):
+    """`nn.BatchNorm1d` and an activation in one op, for (N, C) and (N, C, L)."""
+
+
+class BatchNormAct2d(_BatchNormAct, nn.BatchNorm2d):
+    """`nn.BatchNorm2d` and an activation in one op, for (N, C, H, W).
+
+    activation: "leaky_relu", "relu", "identity", "tanh" or "sigmoid"; `negative_slope` is
+    LeakyReLU's. order: "norm_act", or "act_norm" to normalise the activated input. segments: the
+    batch is this many equal slices, normalised as in as many calls in training (see `segments`).
+
+    >>> block = nn.Sequential(nn.Conv2d(3, 64, 4, 2, 1, bias=False), BatchNormAct2d(64))
+    """
+
+
+class BatchNormAct3d(_BatchNormAct, nn.BatchNorm3d):
+    """`nn.BatchNorm3d` and an activation in one op, for (N, C, D, H, W)."""
+
+
+@contextmanager
+def segments(module: nn.Module, count: int) -> Iterator[None]:
+    """Within the block every BatchNormAct in `module` treats a batch as `count` equal slices.
+
+    A discriminator pass over `torch.cat([real, fake])` with `segments(discriminator, 2)` is then
+    two passes, running statistics included. ValueError for a count below 1.
+    """
+    if count < 1:
+        raise ValueError(f"count: expected at least 1 segment, got {count}")
+    layers = [m for m in module.modules() if isinstance(m, _BatchNormAct)]
+    previous = [m.segments for m in layers]
+    for layer in layers:
+        layer.segments = count
+    try:
+        yield
+    finally:
+        for layer, value in zip(layers, previous, strict=True):
+            layer.segments = value
+
+
+class _InstanceNormAct(_Activated, nn.modules.instancenorm._InstanceNorm):
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        affine: bool = False,
+        track_running_stats: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        activation: str = "leaky_relu",
+        negative_slope: float = 0.01,
+        order: str = "norm_act",
+    ) -> None:
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype
+        )
+        self._set_activation(activation, negative_slope, order)
+
+    def forward(self, input: Tensor) -> Tensor:
+        self._check_input_dim(input)
+        unbatched = input.dim() == self._get_no_batch_dim()
+        output = instance_norm_act(
+            input.unsqueeze(0) if unbatched else input,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training or not self.track_running_stats,
+            0.0 if self.momentum is None else self.momentum,
+            self.eps,
+            **self._activation_arguments(),
+        )
+        return output.squeeze(0) if unbatched else output
+
+
+class InstanceNormAct1d(_InstanceNormAct, nn.InstanceNorm1d):
+    """`nn.InstanceNorm1d` and an activation in one op, for (C, L) and (N, C, L)."""
+
+
+class InstanceNormAct2d(_InstanceNormAct, nn.InstanceNorm2d):
+    """`nn.InstanceNorm2d` and an activation in one op, for (C, H, W) and (N, C, H, W)."""
+
+
+class InstanceNormAct3d(_InstanceNormAct, nn.InstanceNorm3d):
+    """`nn.InstanceNorm3d` and an activation in one op, for (C, D, H, W) and (N, C, D, H, W)."""

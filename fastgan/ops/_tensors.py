@@ -1,0 +1,80 @@
+"""What the public ops check and prepare alike: activations, parameters and memory layout."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_CODES = {"leaky_relu": 0, "relu": 0, "identity": 0, "tanh": 1, "sigmoid": 2}
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def activation_code(activation: str, negative_slope: float) -> tuple[int, float]:
+    """(kernel code, slope). "relu" is LeakyReLU of slope 0 and "identity" of slope 1."""
+    if activation not in _CODES:
+        raise ValueError(f"activation: {activation!r} is not one of {', '.join(sorted(_CODES))}")
+    if activation == "relu":
+        return 0, 0.0
+    if activation == "identity":
+        return 0, 1.0
+    if activation == "leaky_relu" and not negative_slope >= 0:
+        raise ValueError(f"negative_slope: expected a number >= 0, got {negative_slope}")
+    return _CODES[activation], float(negative_slope)
+
+
+def check_input(x: Tensor) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x: expected a Tensor, got {type(x).__name__}")
+    if x.dtype not in _DTYPES:
+        names = ", ".join(str(d).removeprefix("torch.") for d in _DTYPES)
+        raise TypeError(f"x: expected one of {names}, got {x.dtype}")
+    if not 2 <= x.dim() <= 5:
+        shape = tuple(x.shape)
+        raise ValueError(f"x: expected (N, C) and 0 to 3 spatial dimensions, got shape {shape}")
+
+
+def stat_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype is torch.float64 else torch.float32
+
+
+def parameter(name: str, p: Tensor | None, x: Tensor) -> Tensor | None:
+    """A per-channel parameter or statistic of x, checked, in the dtype the kernels take.
+
+    That is float32, or float64 for float64 x. For a half-precision x one of x's own dtype is
+    converted (differentiably).
+    """
+    if p is None:
+        return None
+    if not isinstance(p, Tensor):
+        raise TypeError(f"{name}: expected a Tensor or None, got {type(p).__name__}")
+    if p.dim() != 1 or p.shape[0] != x.shape[1]:
+        wanted = f"({x.shape[1]},) for x of shape {tuple(x.shape)}"
+        raise ValueError(f"{name}: expected shape {wanted}, got {tuple(p.shape)}")
+    if p.device != x.device:
+        raise ValueError(f"{name}: is on {p.device}, x is on {x.device}")
+    wanted_dtype = stat_dtype(x)
+    if p.dtype not in (wanted_dtype, x.dtype):
+        raise TypeError(f"{name}: expected {wanted_dtype} for x of {x.dtype}, got {p.dtype}")
+    return p.to(wanted_dtype).contiguous()
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether x is dense with its channels innermost (any number of spatial dimensions)."""
+    return x.movedim(1, -1).is_contiguous()
+
+
+def dense(x: Tensor) -> Tensor:
+    """x itself where it is contiguous or channels-last, else a copy that is."""
+    if x.is_contiguous() or is_channels_last(x):
+        return x
+    if x.stride(1) == 1:
+        return x.movedim(1, -1).contiguous().movedim(-1, 1)
+    return x.contiguous()
+
+
+def dense_like(t: Tensor, x: Tensor) -> Tensor:
+    """t in the dtype and memory layout of x, which is dense."""
+    t = t.to(x.dtype)
+    if x.is_contiguous():
+        return t.contiguous()
+    return t.movedim(1, -1).contiguous().movedim(-1, 1)

@@ -1,0 +1,304 @@
+"""Builds `fastgan/_native.so` where a compiler and torch are there; installs without it otherwise.
+
+The library has no Python in it: it registers operators with torch when it is loaded, by torch's
+stable ABI, so one build serves every Python and every torch from 2.11 on. torch is never imported,
+fetched or replaced here: its headers are found in the environment that runs this file.
+
+Environment variables
+  FASTGAN_NATIVE=0          skip the native build
+  FASTGAN_REQUIRE_NATIVE=1  fail where it cannot be built, instead of installing without it
+  FASTGAN_CUDA_ARCHS        e.g. "90;120": the CUDA architectures to compile for
+  CXX, CUDACXX              the compilers
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from setuptools import Command, Distribution, find_packages, setup
+from setuptools.command.build import build
+from setuptools.command.build_py import build_py
+
+try:
+    from setuptools.command.bdist_wheel import bdist_wheel
+except ImportError:  # setuptools before 70.1
+    from wheel.bdist_wheel import bdist_wheel
+
+ROOT = Path(__file__).resolve().parent
+TORCH_MINIMUM = (2, 11)
+TORCH_TARGET_VERSION = "0x020b000000000000"
+CUDA_ARCHS = ("80", "90", "100", "120")
+
+# The loops over a tile are compiled once for each instruction set; the processor's is chosen when
+# the library is used.
+X86_SETS = {
+    "avx2": ["-mavx2", "-mfma", "-mf16c"],
+    "avx512": [
+        *("-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"),
+        "-mprefer-vector-width=512",
+    ],
+}
+
+
+class NotBuildable(Exception):
+    """The native library cannot be built here; the text says what is missing."""
+
+
+@dataclass(frozen=True)
+class Torch:
+    """What the installed torch says of itself, read without importing it."""
+
+    root: Path
+    version: str
+    cuda: str | None
+
+
+def site_directories() -> Iterator[Path]:
+    """The target environment's site-packages. Under build isolation sys.path does not hold them."""
+    prefixes = [sys.prefix, sys.base_prefix]
+    for prefix in dict.fromkeys(prefixes):
+        for name in ("platlib", "purelib"):
+            yield Path(sysconfig.get_path(name, vars={"base": prefix, "platbase": prefix}))
+    # Debian's patched base Python keeps its packages elsewhere; a plain sys.path still lists them.
+    yield from (Path(entry) for entry in sys.path if entry)
+
+
+def find_torch(directories: Iterator[Path] | None = None) -> Torch:
+    for directory in directories or site_directories():
+        root = directory / "torch"
+        if not (root / "version.py").is_file():
+            continue
+        text = (root / "version.py").read_text(encoding="utf-8")
+        version = re.search(r"^__version__\s*=\s*['\"]([^'\"]+)", text, re.M)
+        cuda = re.search(r"^cuda\b[^=]*=\s*['\"]([^'\"]+)", text, re.M)
+        if version is None:
+            raise NotBuildable(f"{root}/version.py names no version")
+        found = Torch(root, version[1], cuda[1] if cuda else None)
+        number = re.match(r"(\d+)\.(\d+)", found.version)
+        if number is None or (int(number[1]), int(number[2])) < TORCH_MINIMUM:
+            wanted = ".".join(map(str, TORCH_MINIMUM))
+            raise NotBuildable(f"torch {found.version} is older than {wanted}")
+        if not (root / "include" / "torch" / "csrc" / "stable" / "library.h").is_file():
+            raise NotBuildable(f"torch {found.version} has no C++ headers")
+        return found
+    raise NotBuildable("torch is not installed in this environment (install it first)")
+
+
+def find_compiler() -> list[str]:
+    command = shlex.split(os.environ.get("CXX") or "g++")
+    if shutil.which(command[0]) is None:
+        raise NotBuildable(f"no C++ compiler ({command[0]} is not on PATH)")
+    return command
+
+
+def find_nvcc(torch: Torch) -> tuple[str | None, str]:
+    """nvcc, or None and why the CUDA sources are left out."""
+    if not sorted((ROOT / "csrc" / "cuda").glob("*.cu")):
+        return None, "no CUDA sources"
+    if torch.cuda is None:
+        return None, f"torch {torch.version} is a CPU build"
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
+    nvcc = os.environ.get("CUDACXX") or shutil.which("nvcc") or shutil.which(f"{home}/bin/nvcc")
+    if nvcc is None:
+        return None, "nvcc is not on PATH"
+    return nvcc, ""
+
+
+def cuda_arch_flags(nvcc: str) -> list[str]:
+    """Machine code for each architecture this nvcc knows, and PTX of the newest for later ones."""
+    asked = os.environ.get("FASTGAN_CUDA_ARCHS")
+    listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True)
+    known = set(re.findall(r"compute_(\w+)", listed.stdout))
+    archs = re.split(r"[;,\s]+", asked.strip()) if asked else [a for a in CUDA_ARCHS if a in known]
+    unknown = [a for a in archs if a not in known]
+    if unknown or not archs:
+        raise NotBuildable(f"nvcc does not know the architectures {unknown or asked!r}")
+    flags = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
+    plain = [a for a in archs if a.isdigit()]
+    if plain:
+        newest = max(plain, key=int)
+        flags.append(f"-gencode=arch=compute_{newest},code=compute_{newest}")
+    return flags
+
+
+def compile_commands(
+    torch: Torch, cxx: list[str], nvcc: str | None, objects: Path
+) -> list[tuple[Path, list[str]]]:
+    """(object, command) of every translation unit."""
+    defines = [f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}"]
+    includes = [f"-I{torch.root / 'include'}"]
+    base = [*cxx, "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-psabi"]
+    base += ["-Wno-maybe-uninitialized", *shlex.split(os.environ.get("CXXFLAGS", ""))]
+    commands = []
+
+    def add(source: Path, name: str, flags: list[str]) -> None:
+        target = objects / f"{name}.o"
+        commands.append((target, [*base, *flags, "-c", str(source), "-o", str(target)]))
+
+    loops = ROOT / "csrc" / "cpu" / "tile_loops.cpp"
+    sets = X86_SETS if platform.machine() in ("x86_64", "AMD64") else {}
+    for isa, flags in {"baseline": [], **sets}.items():
+        add(loops, f"tile_loops_{isa}", [f"-DFASTGAN_ISA={isa}", *flags])
+    sources = [ROOT / "csrc" / "ops.cpp", *sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))]
+    for source in sources:
+        if source != loops:
+            add(source, source.stem, [*defines, *includes])
+    if nvcc is not None:
+        archs = cuda_arch_flags(nvcc)
+        for source in sorted((ROOT / "csrc" / "cuda").glob("*.cu")):
+            target = objects / f"{source.stem}_cuda.o"
+            flags = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden"]
+            flags += ["--expt-relaxed-constexpr", "-DUSE_CUDA", *archs, "-ccbin", cxx[0]]
+            command = [nvcc, *flags, *defines, *includes, "-c", str(source), "-o", str(target)]
+            commands.append((target, command))
+    return commands
+
+
+def run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        error = next(
+            (line for line in lines if "error" in line.lower()), lines[-1] if lines else ""
+        )
+        sys.stderr.write(done.stderr)
+        raise NotBuildable(f"{Path(command[0]).name} failed: {error.strip()[:300]}")
+
+
+def build_native(output: Path, objects: Path) -> dict[str, object]:
+    """Compiles and links the library; what it was built with. Raises NotBuildable."""
+    if os.environ.get("FASTGAN_NATIVE", "1") == "0":
+        raise NotBuildable("FASTGAN_NATIVE=0 was set")
+    if sys.platform != "linux":
+        raise NotBuildable(f"the native library is built on Linux only (this is {sys.platform})")
+    cxx = find_compiler()
+    torch = find_torch()
+    nvcc, cuda_reason = find_nvcc(torch)
+    objects.mkdir(parents=True, exist_ok=True)
+    commands = compile_commands(torch, cxx, nvcc, objects)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(run, (command for _, command in commands)))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # torch's libraries are in the process when this one is loaded: they are named so that their
+    # symbols resolve, with no path of the machine that built it.
+    libraries = [f"-L{torch.root / 'lib'}", "-ltorch_cpu"]
+    if nvcc is not None:
+        libraries += ["-ltorch_cuda", *cuda_runtime(nvcc)]
+    link = [*cxx, "-shared", *(str(target) for target, _ in commands), *libraries]
+    # Beside, then moved: a process that has the old library mapped keeps it.
+    beside = output.with_suffix(".so.new")
+    run([*link, "-Wl,--as-needed", "-Wl,--exclude-libs,ALL", "-o", str(beside)])
+    os.replace(beside, output)
+    return {"cuda": nvcc is not None, "cuda_reason": cuda_reason, "torch": torch.version}
+
+
+def cuda_runtime(nvcc: str) -> list[str]:
+    """The static runtime, so that no libcudart of another version is looked for."""
+    home = Path(os.path.realpath(nvcc)).parent.parent
+    candidates = [home / "lib64", home / "lib", *home.glob("targets/*/lib")]
+    for directory in candidates:
+        if (directory / "libcudart_static.a").is_file():
+            return [f"-L{directory}", "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
+    return [f"-L{directory}" for directory in candidates if directory.is_dir()] + ["-lcudart"]
+
+
+class BuildNative(Command):
+    """The library and the record of what was built, `_build.json`, which `fastgan doctor` reads."""
+
+    description = "build fastgan/_native.so"
+    user_options = [("build-lib=", "b", "directory of the built package")]  # noqa: RUF012
+    editable_mode = False
+
+    def initialize_options(self) -> None:
+        self.build_lib: str | None = None
+        self.build_temp: str | None = None
+
+    def finalize_options(self) -> None:
+        options = (("build_lib", "build_lib"), ("build_temp", "build_temp"))
+        self.set_undefined_options("build", *options)
+
+    def package(self) -> Path:
+        return ROOT / "fastgan" if self.editable_mode else Path(self.build_lib or "") / "fastgan"
+
+    def run(self) -> None:
+        package = self.package()
+        library = package / "_native.so"
+        record: dict[str, object] = {"native": False, "cuda": False, "reason": ""}
+        try:
+            built = build_native(library, Path(self.build_temp or "build") / "native")
+            record.update(built, native=True)
+        except NotBuildable as error:
+            if os.environ.get("FASTGAN_REQUIRE_NATIVE") == "1":
+                raise SystemExit(f"fastgan: the native library cannot be built: {error}") from error
+            record["reason"] = str(error)
+            library.unlink(missing_ok=True)
+            line = f"fastgan: installing without the native library: {error}"
+            print(line, file=sys.stderr)
+        package.mkdir(parents=True, exist_ok=True)
+        (package / "_build.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+    def get_source_files(self) -> list[str]:
+        files = [p for p in (ROOT / "csrc").rglob("*") if p.suffix in (".cpp", ".h", ".cu", ".cuh")]
+        return sorted(str(p.relative_to(ROOT)) for p in files)
+
+    def get_outputs(self) -> list[str]:
+        made = (self.package() / name for name in ("_native.so", "_build.json"))
+        return [str(p) for p in made if p.exists()]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        return {}
+
+
+class BuildPython(build_py):
+    """Copies `kernels/`, which has no `__init__.py`, to the place of the symlink."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return
+        target = Path(self.build_lib) / "fastgan" / "kernels"
+        target.mkdir(parents=True, exist_ok=True)
+        for source in sorted((ROOT / "kernels").glob("*.py")):
+            shutil.copyfile(source, target / source.name)
+
+
+class BinaryDistribution(Distribution):
+    def has_ext_modules(self) -> bool:
+        return True
+
+
+class PlatformWheel(bdist_wheel):
+    """Any Python 3, this platform: the library holds no Python C API."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return ("py3", "none", super().get_tag()[2])
+
+
+class Build(build):
+    sub_commands = [*build.sub_commands, ("build_native", None)]  # noqa: RUF012
+
+
+setup(
+    # kernels/ is no package (see BuildPython); everything else under fastgan/ is.
+    packages=find_packages(include=["fastgan", "fastgan.*"]),
+    package_data={"fastgan": ["py.typed"], "fastgan.data": ["embedded/*"]},
+    distclass=BinaryDistribution,
+    cmdclass={
+        "bdist_wheel": PlatformWheel,
+        "build": Build,
+        "build_native": BuildNative,
+        "build_py": BuildPython,
+    },
+)
