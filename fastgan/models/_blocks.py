@@ -1,0 +1,53 @@
+"""The repeating block: (transposed) convolution → batch norm → LeakyReLU (→ dropout)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import Tensor, nn
+
+from fastgan.nn import BatchNormAct2d
+
+
+class LatentProjection(nn.ConvTranspose2d):
+    """A transposed convolution of vectors [N, C_in] to maps [N, C_out, k, k], channels-last.
+
+    On a 1×1 input a transposed convolution is one matrix product, and as such several times faster.
+    Its weight is `nn.ConvTranspose2d`'s; in channels-last memory it is the matrix as it stands.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, bias: bool) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, bias=bias)
+
+    def forward(self, z: Tensor, output_size: list[int] | None = None) -> Tensor:
+        weight = self.weight.permute(0, 2, 3, 1)
+        x = (z @ weight.flatten(1)).unflatten(1, weight.shape[1:])
+        if self.bias is not None:
+            x = x + self.bias
+        return x.permute(0, 3, 1, 2)
+
+
+def conv_block(
+    conv: nn.Conv2d | nn.ConvTranspose2d,
+    *,
+    batch_norm: bool,
+    negative_slope: float,
+    dropout: float = 0.0,
+    eps: float = 1e-5,
+    momentum: float = 0.1,
+) -> nn.Sequential:
+    """`conv`, then batch norm (if asked for) and LeakyReLU, then dropout (if not 0).
+
+    Parameters are named `conv.*` and `norm.*`, as they are for the three separate torch.nn layers,
+    so weights interchange with models that are built of those.
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict(conv=conv)
+    if batch_norm:
+        layers["norm"] = BatchNormAct2d(
+            conv.out_channels, eps=eps, momentum=momentum, negative_slope=negative_slope
+        )
+    else:
+        layers["act"] = nn.LeakyReLU(negative_slope, inplace=True)
+    if dropout:
+        layers["dropout"] = nn.Dropout(dropout)
+    return nn.Sequential(layers)

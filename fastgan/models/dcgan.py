@@ -1,0 +1,154 @@
+"""DCGAN: 4×4 convolutions of stride 2, batch norm, LeakyReLU.
+
+Source: Radford, Metz, Chintala 2016, "Unsupervised Representation Learning with Deep Convolutional
+Generative Adversarial Networks" (arXiv:1511.06434), in the 4×4-kernel form of the authors' own and
+the Torch implementations.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ._base import Discriminator, Generator, dropout_rate, positive_int, slope
+from ._blocks import LatentProjection, conv_block
+from ._registry import register_model
+from .init import init_weights
+
+Norm = Literal["batch", "none"]
+
+
+def _plan(image_size: int, width: int, max_width: int) -> tuple[int, list[int]]:
+    """The smallest feature map's side, and the channels from the largest map to the smallest.
+
+    Halving the side doubles the channels, up to `max_width`; the map of half the image's side has
+    `width`. The smallest side is 4, or 7 for 7·2^k.
+    """
+    positive_int("image_size", image_size)
+    positive_int("width", width)
+    positive_int("max_width", max_width)
+    for base in (4, 7):
+        factor, rest = divmod(image_size, base)
+        if not rest and factor >= 2 and factor & (factor - 1) == 0:
+            halvings = factor.bit_length() - 1
+            return base, [min(width << i, max_width) for i in range(halvings)]
+    raise ValueError(
+        "image_size must be 4 or 7 times a power of two, at least 8 (8, 14, 16, 28, 32, 56, 64, "
+        f"128, ...), got {image_size}"
+    )
+
+
+def _uses_batch_norm(norm: str) -> bool:
+    if norm not in ("batch", "none"):
+        raise ValueError(f"norm must be 'batch' or 'none', got {norm!r}")
+    return norm == "batch"
+
+
+@register_model("dcgan_generator")
+class DCGANGenerator(Generator):
+    """z [N, latent_dim] → images [N, channels, image_size, image_size] in [-1, 1], channels-last.
+
+    Args:
+        latent_dim: length of the latent vector.
+        image_size: side of the square image: 4·2^k or 7·2^k with k ≥ 1.
+        channels: colour channels of the image.
+        width: channels of the feature map of half the image's side ("ngf"); doubles with each
+            halving of the side.
+        max_width: no feature map has more channels.
+        negative_slope: of the LeakyReLU; 0, the paper's choice, is ReLU.
+        norm: "batch", or "none" (convolutions then have a bias).
+
+    Raises ValueError for arguments that cannot be built, and in `forward` for a z of another shape
+    ([N, latent_dim, 1, 1] is accepted).
+    """
+
+    def __init__(
+        self,
+        latent_dim: int = 100,
+        image_size: int = 64,
+        channels: int = 3,
+        width: int = 64,
+        *,
+        max_width: int = 1024,
+        negative_slope: float = 0.0,
+        norm: Norm = "batch",
+    ) -> None:
+        super().__init__(latent_dim, image_size, channels)
+        base, widths = _plan(image_size, width, max_width)
+        batch_norm = _uses_batch_norm(norm)
+        negative_slope = slope("negative_slope", negative_slope)
+
+        def block(conv: nn.ConvTranspose2d) -> nn.Sequential:
+            return conv_block(conv, batch_norm=batch_norm, negative_slope=negative_slope)
+
+        widths.reverse()
+        bias = not batch_norm
+        self.project = block(LatentProjection(latent_dim, widths[0], base, bias=bias))
+        self.blocks = nn.Sequential(
+            *(
+                block(nn.ConvTranspose2d(c_in, c_out, 4, 2, 1, bias=bias))
+                for c_in, c_out in pairwise(widths)
+            )
+        )
+        self.output = nn.ConvTranspose2d(widths[-1], channels, 4, 2, 1)
+        init_weights(self)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.project(self.latent_vectors(z))
+        return torch.tanh(self.output(self.blocks(x)))
+
+
+@register_model("dcgan_discriminator")
+class DCGANDiscriminator(Discriminator):
+    """Images [N, channels, image_size, image_size] → logits [N].
+
+    The first and the last layer have no norm.
+
+    Args:
+        image_size, channels, width, max_width: as in the generator ("ndf" is width).
+        negative_slope: of the LeakyReLU.
+        norm: "batch", or "none" (convolutions then have a bias).
+        dropout: rate of dropout after each activation, in [0, 1).
+
+    Raises ValueError for arguments that cannot be built, and in `forward` for images of another
+    shape.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 64,
+        channels: int = 3,
+        width: int = 64,
+        *,
+        max_width: int = 1024,
+        negative_slope: float = 0.2,
+        norm: Norm = "batch",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(image_size, channels)
+        base, widths = _plan(image_size, width, max_width)
+        use_norm = _uses_batch_norm(norm)
+        negative_slope = slope("negative_slope", negative_slope)
+        dropout = dropout_rate(dropout)
+
+        def block(c_in: int, c_out: int, batch_norm: bool) -> nn.Sequential:
+            return conv_block(
+                nn.Conv2d(c_in, c_out, 4, 2, 1, bias=not batch_norm),
+                batch_norm=batch_norm,
+                negative_slope=negative_slope,
+                dropout=dropout,
+            )
+
+        self.blocks = nn.Sequential(
+            block(channels, widths[0], False),
+            *(block(c_in, c_out, use_norm) for c_in, c_out in pairwise(widths)),
+        )
+        self.output = nn.Conv2d(widths[-1], 1, base)
+        init_weights(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.check_images(images).to(memory_format=torch.channels_last)
+        return self.output(self.blocks(x)).flatten()

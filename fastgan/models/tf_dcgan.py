@@ -1,0 +1,143 @@
+"""The DCGAN of TensorFlow's tutorial: 5×5 convolutions, LeakyReLU of slope 0.3, dropout.
+
+Source: TensorFlow tutorials, "Deep Convolutional Generative Adversarial Network". Keras' defaults
+are part of the model: Glorot-uniform weights, batch norm with ε = 1e-3 and a running average that
+keeps 0.99 (torch's momentum 0.01), and "same" padding.
+
+"Same" padding of kernel 5 and stride 2 on an even side pads three in total; TensorFlow puts the odd
+one after the data, `padding=2` puts it before. The two are reflections of each other: spatially
+flipped kernels give flipped images.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+
+from fastgan.nn import BatchNormAct1d
+
+from ._base import Discriminator, Generator, dropout_rate, positive_int, slope
+from ._blocks import conv_block
+from ._registry import register_model
+
+# Keras' defaults.
+_EPS = 1e-3
+_MOMENTUM = 0.01
+
+
+def _quarter(image_size: int) -> int:
+    positive_int("image_size", image_size)
+    if image_size % 4:
+        raise ValueError(f"image_size must be a multiple of 4, got {image_size}")
+    return image_size // 4
+
+
+def _init_glorot(module: nn.Module) -> None:
+    for child in module.modules():
+        if isinstance(child, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.xavier_uniform_(child.weight)
+            if child.bias is not None:
+                nn.init.zeros_(child.bias)
+
+
+@register_model("tf_dcgan_generator")
+class TFDCGANGenerator(Generator):
+    """z [N, latent_dim] → images [N, channels, image_size, image_size] in [-1, 1], channels-last.
+
+    Dense to a quarter of the image's side → k5 s1 → k5 s2 → k5 s2 transposed convolutions.
+
+    Args:
+        latent_dim: length of the latent vector.
+        image_size: side of the square image, a multiple of 4.
+        channels: colour channels of the image.
+        width: channels of the largest feature map; 4·width at the smallest.
+        negative_slope: of the LeakyReLU.
+
+    Raises ValueError for arguments that cannot be built, and in `forward` for a z of another shape
+    ([N, latent_dim, 1, 1] is accepted).
+    """
+
+    def __init__(
+        self,
+        latent_dim: int = 100,
+        image_size: int = 28,
+        channels: int = 1,
+        width: int = 64,
+        *,
+        negative_slope: float = 0.3,
+    ) -> None:
+        super().__init__(latent_dim, image_size, channels)
+        positive_int("width", width)
+        negative_slope = slope("negative_slope", negative_slope)
+        self.base = _quarter(image_size)
+        features = self.base * self.base * 4 * width
+
+        def block(c_in: int, c_out: int, stride: int) -> nn.Sequential:
+            conv = nn.ConvTranspose2d(c_in, c_out, 5, stride, 2, stride - 1, bias=False)
+            return conv_block(
+                conv, batch_norm=True, negative_slope=negative_slope, eps=_EPS, momentum=_MOMENTUM
+            )
+
+        # The norm of the dense layer is over each feature, not each channel, as in the tutorial.
+        norm = BatchNormAct1d(features, negative_slope=negative_slope, eps=_EPS, momentum=_MOMENTUM)
+        self.project = nn.Sequential(
+            OrderedDict(dense=nn.Linear(latent_dim, features, bias=False), norm=norm)
+        )
+        self.blocks = nn.Sequential(block(4 * width, 2 * width, 1), block(2 * width, width, 2))
+        self.output = nn.ConvTranspose2d(width, channels, 5, 2, 2, 1, bias=False)
+        _init_glorot(self)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.project(self.latent_vectors(z))
+        # Features are ordered row, column, channel, which is channels-last memory as it stands.
+        x = x.unflatten(1, (self.base, self.base, -1)).permute(0, 3, 1, 2)
+        return torch.tanh(self.output(self.blocks(x)))
+
+
+@register_model("tf_dcgan_discriminator")
+class TFDCGANDiscriminator(Discriminator):
+    """Images [N, channels, image_size, image_size] → logits [N].
+
+    Two k5 s2 convolutions with LeakyReLU and dropout, then one dense unit; no norm.
+
+    Args:
+        image_size, channels: of the images; image_size is a multiple of 4.
+        width: channels of the first convolution; the second has twice as many.
+        negative_slope: of the LeakyReLU.
+        dropout: rate of dropout after each activation, in [0, 1).
+
+    Raises ValueError for arguments that cannot be built, and in `forward` for images of another
+    shape.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 28,
+        channels: int = 1,
+        width: int = 64,
+        *,
+        negative_slope: float = 0.3,
+        dropout: float = 0.3,
+    ) -> None:
+        super().__init__(image_size, channels)
+        positive_int("width", width)
+        negative_slope = slope("negative_slope", negative_slope)
+        dropout = dropout_rate(dropout)
+        base = _quarter(image_size)
+
+        def block(c_in: int, c_out: int) -> nn.Sequential:
+            conv = nn.Conv2d(c_in, c_out, 5, 2, 2)
+            return conv_block(
+                conv, batch_norm=False, negative_slope=negative_slope, dropout=dropout
+            )
+
+        self.blocks = nn.Sequential(block(channels, width), block(width, 2 * width))
+        self.output = nn.Linear(base * base * 2 * width, 1)
+        _init_glorot(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.blocks(self.check_images(images).to(memory_format=torch.channels_last))
+        # Row, column, channel: a view of channels-last memory.
+        return self.output(x.permute(0, 2, 3, 1).flatten(1)).flatten()

@@ -1,0 +1,99 @@
+"""DCGAN: every size, the widths of the paper, initialisation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from fastgan.models import DCGANDiscriminator, DCGANGenerator, init_weights
+
+
+@pytest.mark.parametrize("image_size", [8, 14, 16, 28, 32, 56, 64, 128])
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_every_size(image_size: int, channels: int) -> None:
+    generator = DCGANGenerator(7, image_size, channels, width=2)
+    discriminator = DCGANDiscriminator(image_size, channels, width=2)
+    images = generator(torch.randn(2, 7))
+    assert images.shape == (2, channels, image_size, image_size)
+    assert discriminator(images).shape == (2,)
+
+
+@pytest.mark.parametrize("image_size", [4, 7, 12, 20, 30, 48, 63, 100])
+def test_sizes_that_cannot_be_built(image_size: int) -> None:
+    for build in (lambda: DCGANGenerator(10, image_size), lambda: DCGANDiscriminator(image_size)):
+        with pytest.raises(ValueError, match=f"image_size must be 4 or 7 times .*got {image_size}"):
+            build()
+
+
+def test_widths_of_the_paper() -> None:
+    """Figure 1 of the paper: 4×4×1024 → 512 → 256 → 128 → 3 at 64×64."""
+    generator = DCGANGenerator(width=128)
+    convs = [m for m in generator.modules() if isinstance(m, nn.ConvTranspose2d)]
+    assert [conv.out_channels for conv in convs] == [1024, 512, 256, 128, 3]
+
+
+def test_max_width_caps_both_networks() -> None:
+    generator = DCGANGenerator(10, 128, 3, width=8, max_width=20)
+    discriminator = DCGANDiscriminator(128, 3, width=8, max_width=20)
+    up = [m.out_channels for m in generator.modules() if isinstance(m, nn.ConvTranspose2d)]
+    down = [m.out_channels for m in discriminator.modules() if isinstance(m, nn.Conv2d)]
+    assert up == [20, 20, 20, 16, 8, 3]
+    assert down == [8, 16, 20, 20, 20, 1]
+
+
+def test_no_bias_under_a_norm_and_none_of_norm_at_the_ends() -> None:
+    generator, discriminator = DCGANGenerator(10, 32, width=2), DCGANDiscriminator(32, width=2)
+    assert set(generator.state_dict()) == {
+        *(f"{block}.conv.weight" for block in ("project", "blocks.0", "blocks.1")),
+        *(
+            f"{block}.norm.{name}"
+            for block in ("project", "blocks.0", "blocks.1")
+            for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+        ),
+        *("output.weight", "output.bias"),
+    }
+    names = set(discriminator.state_dict())
+    assert {"blocks.0.conv.bias", "output.bias", "blocks.1.norm.weight"} <= names
+    assert not names & {"blocks.0.norm.weight", "output.norm.weight", "blocks.1.conv.bias"}
+
+
+def test_without_norm_every_convolution_has_a_bias() -> None:
+    for model in (DCGANGenerator(10, 16, norm="none"), DCGANDiscriminator(16, norm="none")):
+        convs = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+        assert all(conv.bias is not None for conv in convs)
+        assert not list(model.buffers())
+
+
+def test_unknown_norm() -> None:
+    for build in (DCGANGenerator, DCGANDiscriminator):
+        with pytest.raises(ValueError, match="norm must be 'batch' or 'none', got 'layer'"):
+            build(norm="layer")
+
+
+def test_initialisation_of_the_paper() -> None:
+    torch.manual_seed(0)
+    for model in (DCGANGenerator(), DCGANDiscriminator()):
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                assert not parameter.any(), name
+                continue
+            # Five standard errors: a sample of this size strays further once in a million.
+            mean, n = float("norm" in name), parameter.numel()
+            assert abs(parameter.mean().item() - mean) < 5 * 0.02 / n**0.5, name
+            assert abs(parameter.std().item() / 0.02 - 1) < 5 / (2 * n) ** 0.5, name
+
+
+def test_init_weights_reaches_separate_layers_and_linear_ones() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(50, 50), nn.BatchNorm1d(50), nn.InstanceNorm1d(50, affine=True)]
+    model = nn.Sequential(*layers, nn.BatchNorm1d(50, affine=False), nn.PReLU())
+    model[0].bias.data.fill_(1)
+    assert init_weights(model, std=0.5) is model
+    assert 0.45 < model[0].weight.std() < 0.55
+    assert not model[0].bias.any()
+    assert 0.25 < model[1].weight.std() < 0.75
+    assert 0.25 < model[2].weight.std() < 0.75
+    assert model[4].weight.item() == 0.25
+    with pytest.raises(ValueError, match="std must be at least 0, got -1"):
+        init_weights(model, std=-1)
