@@ -19,7 +19,7 @@ _LAZY = {
 }
 _SUBMODULES = ("data", "engine", "losses", "metrics", "models", "nn", "ops", "recipes")
 
-__all__ = ["Trainer", "TrainConfig", "__version__", "backend", "train"]
+__all__ = ["TrainConfig", "Trainer", "__version__", "backend", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,44 @@
+# `make train` and `make test` are all that a newcomer needs; `make help` lists the rest.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.fastgan-installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test lint types format bench dist clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(STAMP) ## make .venv and install fastgan into it, building the C++ extension
+
+$(STAMP): tools/bootstrap.py pyproject.toml setup.py constraints.txt $(wildcard csrc/*.* csrc/*/*.*)
+	$(PYTHON) tools/bootstrap.py $(VENV)
+	@touch $@
+
+train: setup ## train a DCGAN on the embedded digits; prints where the samples are
+	$(BIN)/fastgan train digits
+
+test: setup ## run the tests
+	$(BIN)/pytest
+
+lint: setup ## ruff: style and mistakes
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup ## ruff: mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: setup ## mypy
+	$(BIN)/mypy
+
+bench: setup ## the performance suite on this machine
+	$(BIN)/pytest bench --benchmark-only
+
+dist: setup ## sdist, and the wheel built from it, in dist/
+	$(BIN)/python -m build
+
+clean: ## remove the environment and everything built
+	rm -rf $(VENV) build dist *.egg-info fastgan/*.so fastgan/_build.json
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,208 @@
+"""The `fastgan` command."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+
+import fastgan
+from fastgan.engine.config import TrainConfig
+from fastgan.recipes import DataConfig, get_recipe, list_recipes, train
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TrainArguments:
+    """Train a recipe; `fastgan recipes` lists them."""
+
+    out: Path | None = None
+    """The run's folder. By default the first free one of runs/RECIPE, runs/RECIPE-2, ..."""
+    resume: bool = False
+    """Go on from the newest checkpoint (of --out, or of the newest unfinished run)."""
+    force: bool = False
+    """Clear the run that stands in --out."""
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+@dataclass(frozen=True)
+class SampleArguments:
+    """Draw images from a checkpoint."""
+
+    checkpoint: tyro.conf.Positional[Path]
+    """A checkpoint's folder, or a run's (its newest checkpoint)."""
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64
+    """How many images."""
+    seed: int = 0
+    """Seed of the noise."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("grid.png")
+    """The PNG to write."""
+    columns: int | None = None
+    """Images a row; by default the grid is about square."""
+    weights: Literal["ema", "raw"] = "ema"
+    """The moving average of the generator, or the weights that were being trained."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1 ...; auto takes a GPU where there is one."""
+
+
+@dataclass(frozen=True)
+class FetchArguments:
+    """Download a data set, verified by checksum."""
+
+    name: tyro.conf.Positional[str]
+    """mnist or fashion-mnist."""
+    root: Path | None = None
+    """Where data sets are kept; by default $FASTGAN_DATA or the user's cache folder."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0 done, 2 an error, 128 + n by signal n."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return 0
+    if arguments[0] == "--version":
+        print(f"fastgan {fastgan.__version__}")
+        return 0
+    try:
+        return _command(arguments[0])(arguments[1:])
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        if os.environ.get("FASTGAN_DEBUG"):
+            raise
+        print(f"fastgan: error: {_message(error)}", file=sys.stderr)
+        return 2
+
+
+def _train(arguments: list[str]) -> int:
+    named = bool(arguments) and not arguments[0].startswith("-")
+    recipe = get_recipe(arguments[0] if named else "digits")
+    chosen = _parse(
+        TrainArguments,
+        arguments[1:] if named else arguments,
+        prog=f"fastgan train {recipe.name}",
+        default=TrainArguments(data=recipe.data, train=recipe.train),
+    )
+    result = train(
+        recipe,
+        out=chosen.out,
+        resume=chosen.resume,
+        force=chosen.force,
+        **vars(chosen.data),
+        **vars(chosen.train),
+    )
+    if result.stopped_by is not None:
+        print(f"stopped at step {result.step}; everything is saved in {result.checkpoint}")
+        print(f"go on with: fastgan train {recipe.name} --out {result.out} --resume")
+        return 128 + result.stopped_by
+    print(f"{result.step} steps, {result.images_per_second:.0f} img/s")
+    print(f"checkpoint: {result.checkpoint}")
+    print(f"samples: {result.samples}")
+    return 0
+
+
+def _sample(arguments: list[str]) -> int:
+    from fastgan.engine import load_generator, sample_images, save_grid
+    from fastgan.engine.trainer import resolve_device
+
+    chosen = _parse(SampleArguments, arguments, prog="fastgan sample")
+    if chosen.columns is not None and chosen.columns < 1:
+        raise ValueError(f"columns must be at least 1, got {chosen.columns}")
+    generator = load_generator(
+        chosen.checkpoint, weights=chosen.weights, device=resolve_device(chosen.device)
+    )
+    images = sample_images(generator, chosen.n, seed=chosen.seed)
+    scale = max(1, 64 // images.shape[-1])
+    print(save_grid(images, chosen.out, columns=chosen.columns, scale=scale))
+    return 0
+
+
+def _recipes(arguments: list[str]) -> int:
+    _no_more("recipes", arguments)
+    recipes = list_recipes()
+    width = max(len(r.name) for r in recipes)
+    for recipe in recipes:
+        print(f"{recipe.name:{width}}  {recipe.summary}")
+    return 0
+
+
+def _doctor(arguments: list[str]) -> int:
+    from fastgan.doctor import report
+
+    _no_more("doctor", arguments)
+    print(report())
+    return 0
+
+
+def _data(arguments: list[str]) -> int:
+    from fastgan.data.fetch import fetch
+
+    if not arguments or arguments[0] != "fetch":
+        raise ValueError("usage: fastgan data fetch mnist|fashion-mnist [--root FOLDER]")
+    chosen = _parse(FetchArguments, arguments[1:], prog="fastgan data fetch")
+    print(fetch(chosen.name, chosen.root))
+    return 0
+
+
+_COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
+    "train": (_train, "train a recipe: fastgan train [RECIPE] [--steps N] [--data PATH] ..."),
+    "sample": (_sample, "draw images from a checkpoint: fastgan sample CKPT -n 64 -o grid.png"),
+    "recipes": (_recipes, "list the recipes"),
+    "data": (_data, "download data sets: fastgan data fetch mnist"),
+    "doctor": (_doctor, "versions, devices, and which backends can run here"),
+}
+
+
+def _usage() -> str:
+    lines = [f"  {name:8}  {summary}" for name, (_, summary) in _COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: fastgan COMMAND [ARGUMENTS]",
+            "",
+            "The fastest correct way to train convolutional GANs on PyTorch.",
+            "",
+            *lines,
+            "",
+            "fastgan COMMAND --help tells more; fastgan --version prints the version.",
+        ]
+    )
+
+
+def _command(name: str) -> Callable[[list[str]], int]:
+    if name not in _COMMANDS:
+        near = difflib.get_close_matches(name, _COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_COMMANDS)}"
+        raise ValueError(f"unknown command {name!r}: {hint}")
+    return _COMMANDS[name][0]
+
+
+def _parse(kind: type[T], arguments: list[str], *, prog: str, default: Any = None) -> T:
+    settings: dict[str, Any] = {} if default is None else {"default": default}
+    return tyro.cli(
+        kind,
+        prog=prog,
+        args=arguments,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        **settings,
+    )
+
+
+def _no_more(command: str, arguments: list[str]) -> None:
+    if arguments:
+        raise ValueError(f"fastgan {command} takes no arguments, got {' '.join(arguments)}")
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

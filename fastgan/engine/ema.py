@@ -1,0 +1,39 @@
+"""A moving average of a module's weights."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+
+class Ema:
+    """Exponential moving average of ``module``'s parameters and floating-point buffers.
+
+    ``average`` is a copy of the module in eval mode. The decay warms up as ``(1 + n) / (10 + n)``
+    after ``n`` updates until it reaches ``decay``, so that early averages are not dominated by the
+    initial weights. Integer buffers are copied.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.average = copy.deepcopy(module).eval().requires_grad_(False)
+        pairs = list(_tensors(self.average).items())
+        source = _tensors(module)
+        self._float = [(a, source[n]) for n, a in pairs if a.is_floating_point()]
+        self._other = [(a, source[n]) for n, a in pairs if not a.is_floating_point()]
+
+    @torch.no_grad()
+    def update(self, updates: int) -> None:
+        """Move the average toward the module after its ``updates``-th update (1 is the first)."""
+        decay = min(self.decay, (1 + updates) / (10 + updates))
+        if self._float:
+            averages, sources = (list(side) for side in zip(*self._float, strict=True))
+            torch._foreach_lerp_(averages, sources, 1.0 - decay)
+        for average, source in self._other:
+            average.copy_(source)
+
+
+def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}

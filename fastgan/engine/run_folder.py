@@ -1,0 +1,172 @@
+"""The folder of a run: who may write into it, and where things lie.
+
+run.json             what the run is (configuration, models, data), and whether it has finished
+metrics.jsonl        one JSON object a line
+samples/             step-00000500.png ...
+checkpoints/         step-00000500/ ...
+tensorboard/         event files, if asked for
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+RUN_FILE = "run.json"
+_CONTENT = (RUN_FILE, "metrics.jsonl", "samples", "checkpoints", "tensorboard", ".lock")
+
+
+class RunFolder:
+    """A run's folder, held by this process until :meth:`close`.
+
+    Args:
+        path: the folder; made if it does not stand.
+        resume: continue the run that stands there, if one does.
+        force: clear the run that stands there.
+
+    Raises:
+        FileExistsError: a run stands there and neither ``resume`` nor ``force`` was given, the run
+            to resume has finished, or the folder holds something that is not a run.
+        BlockingIOError: another process is writing into the folder.
+        OSError: the folder cannot be made or written.
+    """
+
+    def __init__(self, path: Path, *, resume: bool = False, force: bool = False) -> None:
+        if resume and force:
+            raise ValueError(
+                "resume and force exclude each other: one continues a run, one clears it"
+            )
+        self.path = path
+        self._make()
+        self._lock = self._take_lock()
+        try:
+            self.resumed = self._admit(resume, force)
+            for leftover in self.checkpoints.glob(".partial-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    def describe(self, info: dict[str, Any]) -> None:
+        """Write ``run.json`` as a whole."""
+        temporary = self.path / f".{RUN_FILE}.partial"
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(info, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.path / RUN_FILE)
+
+    def close(self) -> None:
+        """Let other processes write into the folder."""
+        os.close(self._lock)
+
+    def _make(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            raise FileExistsError(f"out folder {self.path} is a file") from error
+        except OSError as error:
+            raise OSError(
+                error.errno, f"cannot make the out folder ({error.strerror})", str(self.path)
+            ) from error
+
+    def _take_lock(self) -> int:
+        try:
+            lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise OSError(
+                error.errno, f"cannot write into the out folder ({error.strerror})", str(self.path)
+            ) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(lock)
+            raise BlockingIOError(
+                error.errno, "another process is training into this folder", str(self.path)
+            ) from error
+        return lock
+
+    def _admit(self, resume: bool, force: bool) -> bool:
+        run = read_run(self.path)
+        if run is None:
+            others = sorted(p.name for p in self.path.iterdir() if p.name not in _CONTENT)
+            if others:
+                raise FileExistsError(
+                    f"out folder {self.path} is not empty and holds no run: found {others[0]}"
+                )
+            return False
+        if resume:
+            return True
+        if not force:
+            state = "a finished run" if run.get("finished") else "an unfinished run"
+            way = (
+                "force clears it" if run.get("finished") else "resume continues it, force clears it"
+            )
+            raise FileExistsError(f"{self.path} holds {state}: {way}; or choose another out folder")
+        self._clear()
+        return False
+
+    def _clear(self) -> None:
+        for name in _CONTENT:
+            target = self.path / name
+            if target.is_dir():
+                shutil.rmtree(target)
+            elif name != ".lock":
+                target.unlink(missing_ok=True)
+
+
+def read_run(path: Path) -> dict[str, Any] | None:
+    """What ``path/run.json`` says, or None where no run stands.
+
+    Raises:
+        ValueError: ``run.json`` stands there and cannot be read.
+    """
+    try:
+        content = json.loads((path / RUN_FILE).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        raise ValueError(f"{path / RUN_FILE} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path / RUN_FILE} does not describe a run")
+    return content
+
+
+def next_free(parent: Path, name: str) -> Path:
+    """``parent/name``, or ``parent/name-2``, ``-3`` ... : the first that does not stand yet."""
+    candidate, number = parent / name, 1
+    while candidate.exists():
+        number += 1
+        candidate = parent / f"{name}-{number}"
+    return candidate
+
+
+def newest_unfinished(parent: Path, name: str) -> Path | None:
+    """The unfinished run ``name`` or ``name-<number>`` in ``parent`` that was written last."""
+    runs = [
+        p
+        for p in (parent.glob(f"{name}*") if parent.is_dir() else ())
+        if p.name == name or p.name[len(name) :].lstrip("-").isdigit()
+    ]
+    unfinished = [p for p in runs if (run := read_run(p)) is not None and not run.get("finished")]
+    return max(unfinished, key=lambda p: (p / RUN_FILE).stat().st_mtime, default=None)

@@ -1,0 +1,28 @@
+"""Named runs: models, data and hyper-parameters, each a small typed configuration."""
+
+from fastgan.recipes import dcgan, digits, mlp_gan
+from fastgan.recipes._recipe import (
+    DataConfig,
+    ModelSpec,
+    Recipe,
+    get_recipe,
+    list_recipes,
+    register_recipe,
+)
+from fastgan.recipes._run import build_models, build_trainer, override, train
+
+__all__ = [
+    "DataConfig",
+    "ModelSpec",
+    "Recipe",
+    "build_models",
+    "build_trainer",
+    "dcgan",
+    "digits",
+    "get_recipe",
+    "list_recipes",
+    "mlp_gan",
+    "override",
+    "register_recipe",
+    "train",
+]

@@ -1,0 +1,80 @@
+"""What a recipe is, and the register of them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from fastgan.data.options import Resize
+from fastgan.engine.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A registered model and its arguments: ``fastgan.models.create_model(name, **arguments)``."""
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "arguments": dict(self.arguments)}
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images to train on, as `fastgan.data.load` takes them."""
+
+    data: str = "mnist5k"
+    """mnist5k (ships with the package), mnist, fashion-mnist, or a path: a folder or zip of images,
+    IDX files, .npz or .npy."""
+    limit: int | None = None
+    """Use so many images only, evenly spaced over the source."""
+    resize: Resize = "center-crop"
+    """How an image of another aspect is made to fit."""
+    strict: bool = False
+    """An image that cannot be read is an error, instead of being skipped and counted."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named run: models, data and hyper-parameters."""
+
+    name: str
+    summary: str
+    generator: ModelSpec
+    discriminator: ModelSpec
+    image_size: int
+    channels: Literal[1, 3]
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+_RECIPES: dict[str, Recipe] = {}
+
+
+def register_recipe(recipe: Recipe) -> Recipe:
+    """Add ``recipe`` under its name, which must be free."""
+    if recipe.name in _RECIPES:
+        raise ValueError(f"a recipe named {recipe.name!r} is registered already")
+    _RECIPES[recipe.name] = recipe
+    return recipe
+
+
+def get_recipe(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        ValueError: there is none; the message suggests near names.
+    """
+    if name not in _RECIPES:
+        near = difflib.get_close_matches(name, _RECIPES, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(_RECIPES)}"
+        raise ValueError(f"unknown recipe {name!r}: {hint}")
+    return _RECIPES[name]
+
+
+def list_recipes() -> list[Recipe]:
+    """All recipes, in the order they were registered."""
+    return list(_RECIPES.values())

@@ -1,0 +1,114 @@
+"""From a recipe to a trained model."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastgan.data import load
+from fastgan.engine import Trainer, TrainResult
+from fastgan.engine.config import TrainConfig
+from fastgan.engine.log import Reporter, default_reporter
+from fastgan.engine.run_folder import newest_unfinished, next_free
+from fastgan.models import create_model
+from fastgan.recipes._recipe import DataConfig, Recipe, get_recipe
+
+RUNS = Path("runs")
+
+
+def train(
+    recipe: Recipe | str = "digits",
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    force: bool = False,
+    reporter: Reporter | None = None,
+    **overrides: Any,
+) -> TrainResult:
+    """Train ``recipe`` (or the recipe of that name).
+
+    Args:
+        out: the run's folder; by default the first free one of ``runs/<recipe>``,
+            ``runs/<recipe>-2`` ..., or, with ``resume``, the newest unfinished one of them.
+        resume: go on from the newest whole checkpoint there.
+        force: clear the run that stands in ``out``.
+        reporter: who is told of progress.
+        **overrides: fields of :class:`TrainConfig` or :class:`DataConfig`, such as ``steps=500`` or
+            ``data="photos.zip"``.
+
+    Raises:
+        ValueError, OSError: the recipe, an override, the data or the folder is bad; nothing that
+            stood before is lost.
+    """
+    recipe = override(get_recipe(recipe) if isinstance(recipe, str) else recipe, **overrides)
+    folder = _folder(recipe.name, out, resume)
+    reporter = reporter or default_reporter()
+    trainer = build_trainer(recipe)
+    if trainer.dataset.skipped:
+        reporter.note(f"skipped {trainer.dataset.skipped} images that could not be read")
+    return trainer.fit(folder, resume=resume, force=force, reporter=reporter)
+
+
+def build_trainer(recipe: Recipe) -> Trainer:
+    """Load the data and make the models of ``recipe``; the global seed is set to the recipe's."""
+    dataset = load(
+        recipe.data.data,
+        image_size=recipe.image_size,
+        channels=recipe.channels,
+        resize=recipe.data.resize,
+        strict=recipe.data.strict,
+        limit=recipe.data.limit,
+    )
+    torch.manual_seed(recipe.train.seed)
+    generator, discriminator = build_models(recipe)
+    description = {
+        "recipe": recipe.name,
+        "generator": recipe.generator.as_dict(),
+        "discriminator": recipe.discriminator.as_dict(),
+    }
+    return Trainer(generator, discriminator, dataset, recipe.train, description=description)
+
+
+def build_models(recipe: Recipe) -> tuple[nn.Module, nn.Module]:
+    """The recipe's generator and discriminator, freshly initialised."""
+    return (
+        create_model(recipe.generator.name, **recipe.generator.arguments),
+        create_model(recipe.discriminator.name, **recipe.discriminator.arguments),
+    )
+
+
+def override(recipe: Recipe, **values: Any) -> Recipe:
+    """``recipe`` with other values for fields of its :class:`TrainConfig` and :class:`DataConfig`.
+
+    Raises:
+        ValueError: a name is a field of neither.
+    """
+    train_fields = {f.name for f in dataclasses.fields(TrainConfig)}
+    data_fields = {f.name for f in dataclasses.fields(DataConfig)}
+    if unknown := values.keys() - train_fields - data_fields:
+        known = ", ".join(sorted(train_fields | data_fields))
+        raise ValueError(f"unknown setting {sorted(unknown)[0]!r}; there are {known}")
+    return dataclasses.replace(
+        recipe,
+        train=dataclasses.replace(
+            recipe.train, **{k: v for k, v in values.items() if k in train_fields}
+        ),
+        data=dataclasses.replace(
+            recipe.data, **{k: v for k, v in values.items() if k in data_fields}
+        ),
+    )
+
+
+def _folder(name: str, out: str | Path | None, resume: bool) -> Path:
+    if out is not None:
+        return Path(out)
+    if not resume:
+        return next_free(RUNS, name)
+    found = newest_unfinished(RUNS, name)
+    if found is None:
+        raise FileNotFoundError(f"nothing to resume: no unfinished run of {name!r} under {RUNS}/")
+    return found

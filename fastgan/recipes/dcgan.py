@@ -1,0 +1,40 @@
+"""The DCGAN family at four sizes."""
+
+from fastgan.engine.config import TrainConfig
+from fastgan.recipes._recipe import ModelSpec, Recipe, register_recipe
+
+DCGAN_28 = register_recipe(
+    Recipe(
+        name="dcgan-28",
+        summary="5x5 DCGAN of the TensorFlow tutorial, 28x28 grey, discriminator with dropout",
+        generator=ModelSpec("tf_dcgan_generator"),
+        discriminator=ModelSpec("tf_dcgan_discriminator"),
+        image_size=28,
+        channels=1,
+        train=TrainConfig(
+            steps=12_000, batch_size=256, lr_g=1e-4, lr_d=1e-4, beta1=0.9, checkpoint_every=1000
+        ),
+    )
+)
+
+
+def _dcgan(image_size: int, steps: int) -> Recipe:
+    arguments = {"image_size": image_size, "channels": 3}
+    return register_recipe(
+        Recipe(
+            name=f"dcgan-{image_size}",
+            summary=f"4x4 DCGAN, {image_size}x{image_size} RGB; give it images with --data",
+            generator=ModelSpec("dcgan_generator", arguments),
+            discriminator=ModelSpec("dcgan_discriminator", arguments),
+            image_size=image_size,
+            channels=3,
+            train=TrainConfig(
+                steps=steps, batch_size=128, sample_every=1000, checkpoint_every=1000
+            ),
+        )
+    )
+
+
+DCGAN_32 = _dcgan(32, steps=30_000)
+DCGAN_64 = _dcgan(64, steps=50_000)
+DCGAN_128 = _dcgan(128, steps=80_000)

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import fastgan
+from fastgan.cli import main
+from fastgan.recipes import list_recipes
+
+SHORT = ["--steps=2", "--batch-size=4", "--limit=16", "--sample-count=4", "--device=cpu"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("cli") / "run"
+    assert main(["train", "digits", "--out", str(out), *SHORT]) == 0
+    return out
+
+
+def error_of(capsys, *arguments: str) -> str:
+    assert main(list(arguments)) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("fastgan: error: ")
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+def test_train_prints_where_its_pictures_are(tmp_path, capsys):
+    assert main(["train", "--out", str(tmp_path / "run"), *SHORT]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"samples: {tmp_path / 'run' / 'samples' / 'step-00000002.png'}"
+    with Image.open(last.removeprefix("samples: ")) as image:
+        assert image.size == (124, 124)
+
+
+def test_runs_without_out_count_up_under_runs(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("digits", "digits-2"):
+        assert main(["train", *SHORT]) == 0
+        assert f"samples: runs/{name}/samples/" in capsys.readouterr().out
+
+
+def test_sample_draws_the_same_picture_for_the_same_seed(run, tmp_path, capsys):
+    pictures = []
+    for i, seed in enumerate((0, 0, 1)):
+        path = tmp_path / f"{i}.png"
+        assert main(["sample", str(run), "-n", "5", "--seed", str(seed), "-o", str(path)]) == 0
+        assert capsys.readouterr().out.strip() == str(path)
+        pictures.append(np.asarray(Image.open(path)))
+    assert (pictures[0] == pictures[1]).all()
+    assert (pictures[0] != pictures[2]).any()
+
+
+def test_recipes_lists_every_recipe(capsys):
+    assert main(["recipes"]) == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == [recipe.name for recipe in list_recipes()]
+    assert {"digits", "mlp-gan", "dcgan-28", "dcgan-64", "dcgan-128"} <= set(names)
+
+
+def test_doctor_tells_versions_and_every_backend(capsys):
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert metadata.version("torch") in out
+    for backend in ("reference", "cpu", "triton", "cuda"):
+        assert f"\n  {backend} " in out
+
+
+def test_help_and_version(capsys):
+    assert main([]) == 0
+    assert main(["--help"]) == 0
+    assert "fastgan COMMAND --help" in capsys.readouterr().out
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"fastgan {fastgan.__version__}\n"
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "digits", "--help"])
+    assert "--checkpoint-every" in capsys.readouterr().out
+
+
+def test_the_module_is_the_command():
+    module = subprocess.run(
+        [sys.executable, "-m", "fastgan", "recipes"], capture_output=True, text=True, check=True
+    )
+    script = Path(sys.executable).with_name("fastgan")
+    command = subprocess.run([script, "recipes"], capture_output=True, text=True, check=True)
+    assert module.stdout == command.stdout
+
+
+def test_importing_prints_and_builds_nothing():
+    code = "import fastgan, sys; assert 'torch' not in sys.modules and 'triton' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == done.stderr == ""
+
+
+def test_mistakes_are_told_in_one_line(run, tmp_path, capsys):
+    assert "did you mean digits?" in error_of(capsys, "train", "digit")
+    assert "did you mean train?" in error_of(capsys, "trian")
+    assert "takes no arguments" in error_of(capsys, "recipes", "all")
+    assert "usage: fastgan data fetch" in error_of(capsys, "data")
+    assert "no checkpoint or run at" in error_of(capsys, "sample", str(tmp_path / "none"))
+    assert "count must be at least 1, got 0" in error_of(capsys, "sample", str(run), "-n", "0")
+    assert "columns must be at least 1" in error_of(capsys, "sample", str(run), "--columns", "0")
+    out = ["--out", str(tmp_path / "new")]
+    assert "batch_size" in error_of(capsys, "train", *out, "--limit=4", "--batch-size=8")
+    assert "mnist5k" in error_of(capsys, "train", *out, "--data", "mnist5kk")
+    assert "finished run" in error_of(capsys, "train", "--out", str(run), *SHORT)
+    assert "device" in error_of(capsys, "train", *out, *SHORT[:-1], "--device=cuda:99")
+    assert "cannot make the out folder" in error_of(capsys, "train", "--out=/proc/run", *SHORT)
+    assert not (tmp_path / "new").exists()
+
+
+def test_nothing_to_resume_is_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "no unfinished run of 'digits'" in error_of(capsys, "train", "--resume")
+
+
+@pytest.mark.parametrize("flag", ["--steps=0", "--steps=many", "--batch-size=-3", "--lr-g=0"])
+def test_bad_numbers_are_refused(flag, tmp_path, capsys):
+    out = tmp_path / "run"
+    try:
+        status = main(["train", "digits", "--out", str(out), flag])
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 2
+    assert flag[2:].split("=")[0] in capsys.readouterr().err.replace("_", "-")
+    assert not out.exists()
