@@ -1,0 +1,81 @@
+"""The house rules that a machine can check: which room imports which."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "fastgan"
+
+# From the ground up. A room imports rooms of lower floors, and itself.
+FLOORS = [
+    {"kernels"},
+    {"ops"},
+    {"nn"},
+    {"models", "losses", "data", "metrics"},
+    {"engine"},
+    {"recipes"},
+    {"doctor"},
+    {"cli"},
+]
+HEIGHT = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def rooms() -> list[str]:
+    names = {p.stem for p in PACKAGE.iterdir() if p.is_dir() or p.suffix == ".py"}
+    return sorted(names - {"__init__", "__main__", "__pycache__"})
+
+
+def imported_rooms(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        parts = [name.split(".") for name in names]
+        found |= {p[1] for p in parts if p[0] == "fastgan" and len(p) > 1}
+    return found & HEIGHT.keys()
+
+
+def test_every_room_has_a_floor():
+    assert rooms() == sorted(HEIGHT)
+
+
+@pytest.mark.parametrize("room", sorted(HEIGHT))
+def test_a_room_imports_only_rooms_below_it(room):
+    files = [PACKAGE / f"{room}.py"]
+    if (PACKAGE / room).is_dir():
+        files = sorted((PACKAGE / room).rglob("*.py"))
+    for file in files:
+        above = {r for r in imported_rooms(file) if HEIGHT[r] >= HEIGHT[room] and r != room}
+        assert not above, f"{file.relative_to(ROOT)} imports {sorted(above)}"
+
+
+def test_kernels_stand_once_and_are_no_package_of_their_own():
+    assert (PACKAGE / "kernels").resolve() == ROOT / "kernels"
+    assert not (ROOT / "kernels" / "__init__.py").exists()
+    assert importlib.util.find_spec("fastgan.kernels.norm_act") is not None
+
+
+def test_ruff_refuses_a_top_level_kernels(tmp_path):
+    source = tmp_path / "user.py"
+    source.write_text("import kernels\n\nprint(kernels)\n")
+    ruff = Path(sys.executable).with_name("ruff")
+    if not ruff.exists():
+        pytest.skip("ruff is not installed in this environment")
+    done = subprocess.run(
+        [ruff, "check", "--config", ROOT / "pyproject.toml", source],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "TID251" in done.stdout
