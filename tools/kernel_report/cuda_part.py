@@ -1,0 +1,135 @@
+"""The CUDA C++ kernels of csrc/cuda, compiled by nvcc with the flags of the build, with no GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from .compare import Row, Section, Select
+
+TARGETS = ("sm_80", "sm_90", "sm_100", "sm_120")
+SOURCES = Path(__file__).resolve().parents[2] / "csrc" / "cuda"
+FLAGS = ("-std=c++17", "-O3", "--expt-relaxed-constexpr", "-DUSE_CUDA")
+DEFINES = ("-DTORCH_TARGET_VERSION=0x020b000000000000",)
+DTYPES = {"float": "float32", "Bf16": "bfloat16", "Fp16": "float16"}
+LAYOUTS = {"0": "channels-last", "1": "contiguous"}
+
+# Such as map_kernel<NormaliseBody<Bf16, 8, (Layout)0> >, reduce_kernel<RowSumBody> or
+# onchip_kernel<OnchipForwardBody<float, (Layout)1> >, once namespaces are taken off.
+_TEMPLATE = re.compile(r"(\w+)_kernel<(\w+?)Body(?:<(\w+)(?:, (\d+))?, \(Layout\)(\d)>)?\s*>")
+
+
+def unavailable() -> str | None:
+    missing = [name for name in ("nvcc", "cuobjdump", "nvdisasm", "c++filt") if _tool(name) is None]
+    if missing:
+        return f"{', '.join(missing)} not found"
+    return None if _torch_include() else "torch's headers are not installed"
+
+
+def collect(select: Select) -> Section:
+    """Compiles every source for every selected target and reads the machine code of its kernels."""
+    targets = [target for target in TARGETS if not select.targets or target in select.targets]
+    jobs = [(source, target) for source in sorted(SOURCES.glob("*.cu")) for target in targets]
+    with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
+        parts = list(pool.map(_compile, *zip(*jobs, strict=True))) if jobs else []
+    # A kernel that two sources share is compiled in both, from the same text.
+    rows = {row.key: row for part in parts for row in part}
+    selected = (row for row in rows.values() if select.wants(*row.key))
+    return Section(_toolchain(), tuple(sorted(selected)))
+
+
+def _compile(source: Path, target: str) -> list[Row]:
+    include = f"-I{_torch_include()}"
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = str(Path(folder) / "kernels.cubin")
+        arguments = [*FLAGS, *DEFINES, include, f"-arch={target}", "-cubin", str(source)]
+        _output(["nvcc", *arguments, "-o", cubin])
+        usage = _output(["cuobjdump", "-res-usage", cubin])
+        code = _output(["nvdisasm", "-c", cubin])
+    return list(_rows(usage, code, target))
+
+
+def _rows(usage: str, code: str, target: str) -> Iterable[Row]:
+    """One row a kernel, from cuobjdump's resource usage and nvdisasm's listing."""
+    section = re.compile(r"^\.text\.(\S+):\n(.*?)(?=^\.text\.|\Z)", re.MULTILINE | re.DOTALL)
+    listings = dict(section.findall(code))
+    found = re.findall(r"Function (\S+):\s*\n\s*(.*)", usage)
+    names = _output(["c++filt"], "\n".join(name for name, _ in found)).splitlines()
+    for (mangled, text), name in zip(found, names, strict=True):
+        figures = {key: int(n) for key, n in re.findall(r"\b(REG|STACK|LOCAL|SHARED):(\d+)", text)}
+        listing = listings[mangled]
+        kernel, variant = _describe(name)
+        yield Row(
+            kernel,
+            variant,
+            target,
+            registers=figures["REG"],
+            spills=figures["STACK"] + figures["LOCAL"],
+            shared=figures["SHARED"],
+            load=_widest(re.findall(r"\bLDG\.E([.\w]*)", listing)),
+            store=_widest(re.findall(r"\bSTG\.E([.\w]*)", listing)),
+        )
+
+
+def _describe(name: str) -> tuple[str, str]:
+    """("normalise", "bfloat16 channels-last 16 bytes") for a kernel of one body.
+
+    Shared memory is the static part; the single-launch kernels add what the tensor needs.
+    """
+    found = _TEMPLATE.search(name.replace("fastgan::cuda::", ""))
+    if found is None:
+        raise ValueError(f"expected a kernel over a body, got {name}")
+    kind, body, dtype, vector, layout = found.groups()
+    kernel = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", body).lower()
+    if dtype is None:
+        return kernel, kind
+    access = "one element" if vector == "1" else "16 bytes"
+    return kernel, f"{DTYPES[dtype]} {LAYOUTS[layout]} {access}"
+
+
+def _widest(suffixes: list[str]) -> int:
+    """Bytes of the widest access: .256, .128, .64, .U16 ..., 32 bits where no width is named."""
+    widths = [re.search(r"\.(?:[US])?(256|128|64|16|8)\b", suffix) for suffix in suffixes]
+    return max((int(found.group(1)) if found else 32 for found in widths), default=0) // 8
+
+
+def _tool(name: str) -> str | None:
+    """nvcc and c++filt of the machine; the disassemblers also from the triton wheel."""
+    if name == "nvcc" and os.environ.get("CUDACXX"):
+        return os.environ["CUDACXX"]
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    if name == "nvcc" and (path := shutil.which(name) or shutil.which(f"{home}/bin/{name}")):
+        return path
+    triton = importlib.util.find_spec("triton")
+    if name in ("cuobjdump", "nvdisasm") and triton and triton.origin:
+        bundled = Path(triton.origin).parent / "backends" / "nvidia" / "bin" / name
+        return str(bundled) if bundled.exists() else shutil.which(name)
+    return shutil.which(name)
+
+
+def _torch_include() -> Path | None:
+    spec = importlib.util.find_spec("torch")
+    include = Path(spec.origin).parent / "include" if spec and spec.origin else None
+    return include if include and (include / "torch/csrc/stable/library.h").is_file() else None
+
+
+def _toolchain() -> str:
+    version = re.search(r"\bV([\d.]+)", _output(["nvcc", "--version"]))
+    return f"nvcc {version[1] if version else 'of unknown version'}"
+
+
+def _output(command: list[str], text: str | None = None) -> str:
+    program = _tool(command[0]) or command[0]
+    done = subprocess.run(
+        [program, *command[1:]], input=text, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{command[0]} failed on {command[-1]}: {done.stderr.strip()[-2000:]}")
+    return done.stdout
