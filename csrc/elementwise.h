@@ -160,8 +160,8 @@ FASTGAN_HD void norm_act_terms(V dz, V x, P mean, P scale, P bias, ScalarOf<V> s
   }
 }
 
-// dx of one element: scale * (a - k0 - centred * k1), times act'(x) if act_first. In training
-// k0 = sum a / n and k1 = rstd^2 * sum(a * centred) / n; in eval both are zero.
+// dx of one element in training: scale * (a - k0 - centred * k1), times act'(x) if act_first, with
+// k0 = sum a / n and k1 = rstd^2 * sum(a * centred) / n.
 template <int A, bool ActFirst, typename V, typename P>
 FASTGAN_HD V norm_act_dx(V dz, V x, P mean, P scale, P bias, P k0, P k1, ScalarOf<V> slope) {
   V a, centred;
@@ -171,6 +171,17 @@ FASTGAN_HD V norm_act_dx(V dz, V x, P mean, P scale, P bias, P k0, P k1, ScalarO
     return act_grad<A>(du, x, slope);
   } else {
     return du;
+  }
+}
+
+// dx of one element in eval: no terms through the statistics. Not norm_act_dx with k0 = k1 = 0, which
+// would make NaN of an infinite x.
+template <int A, bool ActFirst, typename V, typename P>
+FASTGAN_HD V norm_act_dx_eval(V dz, V x, P mean, P scale, P bias, ScalarOf<V> slope) {
+  if constexpr (ActFirst) {
+    return act_grad<A>(V(dz * scale), x, slope);
+  } else {
+    return act_grad<A>(dz, V((x - mean) * scale + bias), slope) * scale;
   }
 }
 
