@@ -15,22 +15,13 @@ import math
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastgan.data import load
-from fastgan.engine import load_generator
+from fastgan.engine import load_generator, sample_images
 from fastgan.metrics import digit_accuracy, score_digits, train_lenet
 
 HELD_OUT = 1000
-
-
-@torch.no_grad()
-def sample(generator: nn.Module, n: int, seed: int, batch_size: int = 250) -> Tensor:
-    """`n` images [n, C, H, W] in [-1, 1] from latent vectors of `seed`."""
-    rng = torch.Generator().manual_seed(seed)
-    latent_dim = cast(int, generator.latent_dim)
-    z = torch.randn(n, latent_dim, generator=rng)
-    return torch.cat([generator(batch) for batch in z.split(batch_size)])
 
 
 def positive(text: str) -> int:
@@ -48,7 +39,7 @@ def main() -> None:
     args = parser.parse_args()
 
     try:
-        samples = sample(load_generator(args.checkpoint), args.n, args.seed)
+        samples = sample_images(load_generator(args.checkpoint), args.n, seed=args.seed)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     if samples.shape[1:] != (1, 28, 28):
