@@ -1,11 +1,12 @@
 # `make train` and `make test` are all that a newcomer needs; `make help` lists the rest.
 VENV ?= .venv
 PYTHON ?= python3
+GPU_PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.fastgan-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint types format bench dist clean
+.PHONY: help setup train test lint types format bench gpu kernel-report dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -35,6 +36,12 @@ types: setup ## mypy
 
 bench: setup ## the performance suite on this machine
 	$(BIN)/pytest bench --benchmark-only
+
+gpu: ## on a machine with an NVIDIA GPU, in GPU_PYTHON's own environment: build, test, measure
+	$(GPU_PYTHON) tools/gpu.py
+
+kernel-report: setup ## compile every kernel for every target; registers, spills, load widths
+	$(BIN)/python -m tools.kernel_report
 
 dist: setup ## sdist, and the wheel built from it, in dist/
 	$(BIN)/python -m build
