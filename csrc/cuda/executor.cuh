@@ -173,11 +173,7 @@ class Executor {
   template <typename Body>
   void onchip(const Body& body, int stash_bytes) const {
     const Plan& plan = body.plan();
-    cudaLaunchAttribute cluster{};
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim.x = static_cast<unsigned>(plan.chunks);
-    cluster.val.clusterDim.y = 1;
-    cluster.val.clusterDim.z = 1;
+    cudaLaunchAttribute cluster = cluster_of(plan.chunks);
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(grid_of(plan.blocks()));
     config.blockDim = dim3(kThreads);
@@ -204,10 +200,42 @@ class Executor {
       const int dynamic = info_.shared_per_block - int(attributes.sharedSizeBytes);
       STD_CUDA_CHECK(cudaFuncSetAttribute(onchip_kernel<Body>,
                                           cudaFuncAttributeMaxDynamicSharedMemorySize, dynamic));
-      known = info_.clusters && attributes.ptxVersion >= 90 ? 8 : 1;
+      const bool may = info_.clusters && attributes.ptxVersion >= 90;
+      known = may ? largest_cluster<Body>(dynamic) : 1;
       limit.store(known, std::memory_order_release);
     }
     return known;
+  }
+
+  // Up to 8 blocks (the portable maximum), if the device can hold that many at once, each with
+  // `dynamic` bytes: a slice of a device may not.
+  template <typename Body>
+  static int largest_cluster(int dynamic) {
+    int blocks = 8;
+    for (; blocks > 1; blocks /= 2) {
+      cudaLaunchAttribute cluster = cluster_of(blocks);
+      cudaLaunchConfig_t config{};
+      config.gridDim = dim3(static_cast<unsigned>(blocks));
+      config.blockDim = dim3(kThreads);
+      config.dynamicSmemBytes = static_cast<std::size_t>(dynamic);
+      config.attrs = &cluster;
+      config.numAttrs = 1;
+      int active = 0;
+      STD_CUDA_CHECK(cudaOccupancyMaxActiveClusters(&active, onchip_kernel<Body>, &config));
+      if (active > 0) {
+        break;
+      }
+    }
+    return blocks;
+  }
+
+  static cudaLaunchAttribute cluster_of(std::int64_t blocks) {
+    cudaLaunchAttribute cluster{};
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = static_cast<unsigned>(blocks);
+    cluster.val.clusterDim.y = 1;
+    cluster.val.clusterDim.z = 1;
+    return cluster;
   }
 
   const Tensor& like_;

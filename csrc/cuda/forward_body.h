@@ -163,7 +163,7 @@ struct NormaliseBody {
   using T = T_;
   static constexpr int kS = kSlots<L, V>;
   static constexpr int kU = kTile<V, 1>;
-  static constexpr int kBlocksPerSm = 3;
+  static constexpr int kBlocksPerSm = 2;
 
   Geometry geometry;
   Plan plan;

@@ -14,7 +14,7 @@ constexpr int kMergeLanes = kThreads / kMergeColumns;
 // (chunks, statistics) partial moments to mean and biased variance.
 struct MomentsMergeBody {
   using Scratch = MomentsScratch<1>;
-  static constexpr int kBlocksPerSm = 4;
+  static constexpr int kBlocksPerSm = 2;
   Geometry geometry;
   Plan plan;  // that of the kernel that made the partials
   const float* part_mean;

@@ -1,0 +1,61 @@
+"""The CUDA part of the static kernel report."""
+
+from __future__ import annotations
+
+import pytest
+
+from tools.kernel_report import cuda_part
+from tools.kernel_report.compare import Select
+
+USAGE = """
+Fatbin elf code:
+ Function _Z1a:
+  REG:40 STACK:8 SHARED:1024 LOCAL:0 CONSTANT[0]:900 TEXTURE:0 SURFACE:0 SAMPLER:0
+ Function _Z1b:
+  REG:32 STACK:0 SHARED:0 LOCAL:0 CONSTANT[0]:900 TEXTURE:0 SURFACE:0 SAMPLER:0
+"""
+CODE = """
+.text._Z1a:
+        /*0000*/  LDG.E.128 R4, desc[UR4][R2.64] ;
+        /*0010*/  STG.E desc[UR4][R2.64], R4 ;
+.text._Z1b:
+        /*0000*/  LDG.E.U16.CONSTANT R4, desc[UR4][R2.64] ;
+        /*0010*/  STG.E.64 desc[UR4][R2.64], R4 ;
+"""
+
+
+def test_figures_are_read_kernel_by_kernel(monkeypatch):
+    names = {
+        "_Z1a": "void fastgan::cuda::map_kernel<fastgan::cuda::NormaliseBody"
+        "<fastgan::cuda::Bf16, 8, (fastgan::cuda::Layout)0> >(x)",
+        "_Z1b": "void fastgan::cuda::reduce_kernel<fastgan::cuda::RowSumBody>(x)",
+    }
+    monkeypatch.setattr(
+        cuda_part, "_output", lambda command, text: "\n".join(names[n] for n in text.splitlines())
+    )
+    first, second = cuda_part._rows(USAGE, CODE, "sm_90")
+    assert first.key == ("normalise", "bfloat16 channels-last 16 bytes", "sm_90")
+    assert (first.registers, first.spills, first.shared, first.load, first.store) == (
+        40, 8, 1024, 16, 4,
+    )  # fmt: skip
+    assert second.key == ("row-sum", "reduce", "sm_90")
+    assert (second.spills, second.load, second.store) == (0, 2, 8)
+
+
+def test_a_kernel_of_another_kind_is_an_error():
+    with pytest.raises(ValueError, match="expected a kernel over a body, got stray"):
+        cuda_part._describe("stray(int)")
+
+
+@pytest.mark.slow
+def test_kernels_move_16_bytes_and_spill_nothing(monkeypatch):
+    if reason := cuda_part.unavailable():
+        pytest.skip(reason)
+    section = cuda_part.collect(Select("bias|row-sum", ("sm_80",)))
+    assert section.toolchain.startswith("nvcc ")
+    rows = [row for row in section.rows if row.kernel.startswith("bias")]
+    assert len(rows) == 24, "two kernels, three dtypes, two layouts, two widths"
+    for row in rows:
+        assert row.spills == 0
+        if "16 bytes" in row.variant:
+            assert (row.load, row.store) == (16, 16)
