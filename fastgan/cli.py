@@ -14,7 +14,15 @@ import tyro
 
 import fastgan
 from fastgan.engine.config import TrainConfig
-from fastgan.recipes import DataConfig, get_recipe, list_recipes, train
+from fastgan.recipes import (
+    DataConfig,
+    Recipe,
+    as_trained,
+    get_recipe,
+    list_recipes,
+    run_folder,
+    train,
+)
 
 T = TypeVar("T")
 
@@ -87,12 +95,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _train(arguments: list[str]) -> int:
     named = bool(arguments) and not arguments[0].startswith("-")
     recipe = get_recipe(arguments[0] if named else "digits")
-    chosen = _parse(
-        TrainArguments,
-        arguments[1:] if named else arguments,
-        prog=f"fastgan train {recipe.name}",
-        default=TrainArguments(data=recipe.data, train=recipe.train),
-    )
+    flags = arguments[1:] if named else arguments
+    chosen = _parse_train(recipe, flags)
+    if chosen.resume:
+        # The run's own settings stand in for those that are not given again.
+        recipe = as_trained(recipe, run_folder(recipe.name, chosen.out, resume=True))
+        chosen = _parse_train(recipe, flags)
     result = train(
         recipe,
         out=chosen.out,
@@ -109,6 +117,15 @@ def _train(arguments: list[str]) -> int:
     print(f"checkpoint: {result.checkpoint}")
     print(f"samples: {result.samples}")
     return 0
+
+
+def _parse_train(recipe: Recipe, flags: list[str]) -> TrainArguments:
+    return _parse(
+        TrainArguments,
+        flags,
+        prog=f"fastgan train {recipe.name}",
+        default=TrainArguments(data=recipe.data, train=recipe.train),
+    )
 
 
 def _sample(arguments: list[str]) -> int:

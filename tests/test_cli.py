@@ -115,6 +115,17 @@ def test_mistakes_are_told_in_one_line(run, tmp_path, capsys):
     assert not (tmp_path / "new").exists()
 
 
+def test_resume_takes_the_settings_of_the_run(tmp_path, capsys):
+    out = ["--out", str(tmp_path / "run")]
+    assert main(["train", "digits", *out, *SHORT]) == 0
+    assert main(["train", "digits", *out, "--resume", "--steps=3"]) == 0
+    assert "resumed" in capsys.readouterr().out
+    error = error_of(capsys, "train", "digits", *out, "--resume", "--steps=4", "--batch-size=5")
+    assert "batch_size: 4 in the checkpoint, 5 now" in error
+    error = error_of(capsys, "train", "mlp-gan", *out, "--resume", "--steps=4")
+    assert "is a run of 'digits', not of 'mlp-gan'" in error
+
+
 def test_nothing_to_resume_is_told(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "no unfinished run of 'digits'" in error_of(capsys, "train", "--resume")

@@ -9,12 +9,20 @@ from fastgan.recipes._recipe import (
     list_recipes,
     register_recipe,
 )
-from fastgan.recipes._run import build_models, build_trainer, override, train
+from fastgan.recipes._run import (
+    as_trained,
+    build_models,
+    build_trainer,
+    override,
+    run_folder,
+    train,
+)
 
 __all__ = [
     "DataConfig",
     "ModelSpec",
     "Recipe",
+    "as_trained",
     "build_models",
     "build_trainer",
     "dcgan",
@@ -24,5 +32,6 @@ __all__ = [
     "mlp_gan",
     "override",
     "register_recipe",
+    "run_folder",
     "train",
 ]

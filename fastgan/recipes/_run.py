@@ -13,7 +13,7 @@ from fastgan.data import load
 from fastgan.engine import Trainer, TrainResult
 from fastgan.engine.config import TrainConfig
 from fastgan.engine.log import Reporter, default_reporter
-from fastgan.engine.run_folder import newest_unfinished, next_free
+from fastgan.engine.run_folder import newest_unfinished, next_free, read_run
 from fastgan.models import create_model
 from fastgan.recipes._recipe import DataConfig, Recipe, get_recipe
 
@@ -34,7 +34,7 @@ def train(
     Args:
         out: the run's folder; by default the first free one of ``runs/<recipe>``,
             ``runs/<recipe>-2`` ..., or, with ``resume``, the newest unfinished one of them.
-        resume: go on from the newest whole checkpoint there.
+        resume: go on from the newest whole checkpoint there, with the settings of that run.
         force: clear the run that stands in ``out``.
         reporter: who is told of progress.
         **overrides: fields of :class:`TrainConfig` or :class:`DataConfig`, such as ``steps=500`` or
@@ -44,8 +44,9 @@ def train(
         ValueError, OSError: the recipe, an override, the data or the folder is bad; nothing that
             stood before is lost.
     """
-    recipe = override(get_recipe(recipe) if isinstance(recipe, str) else recipe, **overrides)
-    folder = _folder(recipe.name, out, resume)
+    recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
+    folder = run_folder(recipe.name, out, resume)
+    recipe = override(as_trained(recipe, folder) if resume else recipe, **overrides)
     reporter = reporter or default_reporter()
     trainer = build_trainer(recipe)
     if trainer.dataset.skipped:
@@ -67,6 +68,7 @@ def build_trainer(recipe: Recipe) -> Trainer:
     generator, discriminator = build_models(recipe)
     description = {
         "recipe": recipe.name,
+        "load": dataclasses.asdict(recipe.data),
         "generator": recipe.generator.as_dict(),
         "discriminator": recipe.discriminator.as_dict(),
     }
@@ -103,7 +105,28 @@ def override(recipe: Recipe, **values: Any) -> Recipe:
     )
 
 
-def _folder(name: str, out: str | Path | None, resume: bool) -> Path:
+def as_trained(recipe: Recipe, folder: Path) -> Recipe:
+    """``recipe`` with the settings of the run in ``folder``, or as it is where no run stands.
+
+    Raises:
+        ValueError: the run is of another recipe.
+    """
+    run = read_run(folder)
+    if run is None:
+        return recipe
+    if run.get("recipe") != recipe.name:
+        raise ValueError(f"{folder} is a run of {run.get('recipe')!r}, not of {recipe.name!r}")
+    known = {f.name for f in dataclasses.fields(TrainConfig)}
+    saved = {k: v for k, v in run["config"].items() if k in known}
+    return dataclasses.replace(recipe, train=TrainConfig(**saved), data=DataConfig(**run["load"]))
+
+
+def run_folder(name: str, out: str | Path | None, resume: bool) -> Path:
+    """Where a run of the recipe ``name`` goes; see :func:`train`.
+
+    Raises:
+        FileNotFoundError: ``resume`` without ``out``, and there is no unfinished run.
+    """
     if out is not None:
         return Path(out)
     if not resume:
