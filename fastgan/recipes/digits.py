@@ -3,16 +3,24 @@
 from fastgan.engine.config import TrainConfig
 from fastgan.recipes._recipe import ModelSpec, Recipe, register_recipe
 
+_SHAPE = {"image_size": 28, "channels": 1, "width": 32}
+
 DIGITS = register_recipe(
     Recipe(
         name="digits",
         summary="small DCGAN on the 5,000 embedded MNIST digits; minutes on a CPU",
-        generator=ModelSpec("dcgan_generator", {"image_size": 28, "channels": 1, "width": 32}),
-        discriminator=ModelSpec(
-            "dcgan_discriminator", {"image_size": 28, "channels": 1, "width": 32}
-        ),
+        generator=ModelSpec("dcgan_generator", {**_SHAPE, "negative_slope": 0.2}),
+        discriminator=ModelSpec("dcgan_discriminator", _SHAPE),
         image_size=28,
         channels=1,
-        train=TrainConfig(steps=2000, batch_size=64, sample_every=250, checkpoint_every=500),
+        train=TrainConfig(
+            steps=2500,
+            batch_size=64,
+            lr_g=5e-4,
+            lr_d=5e-4,
+            ema_decay=0.995,
+            sample_every=250,
+            checkpoint_every=500,
+        ),
     )
 )
