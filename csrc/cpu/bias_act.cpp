@@ -23,17 +23,10 @@ Tile tile_of(const Tensor& x, int64_t activation, double slope) {
   return t;
 }
 
-template <typename Function>
-void for_tiles(const Plan& plan, const Function& function) {
-  torch::stable::parallel_for(0, plan.tiles(), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) function(i);
-  });
-}
-
 template <typename P>
 void forward_pass(const Tensor& x, const Tensor& z, const std::optional<Tensor>& bias,
                   const Layout& l, int64_t activation, double slope) {
-  const Plan plan(l, 1, static_cast<int64_t>(x.element_size()));
+  const Plan plan(l, 1);
   Workspace<P> w(plan, 1);
   const P* biases = data_or_null<P>(bias);
   for (int64_t j = 0; j < plan.period; ++j) {
@@ -41,12 +34,13 @@ void forward_pass(const Tensor& x, const Tensor& z, const std::optional<Tensor>&
     w.scale[j] = P(1);
     w.bias[j] = biases ? biases[j % l.channels] : P(0);
   }
-  for_tiles(plan, [&](int64_t i) {
+  for_tiles(plan, 1, false, [&](int64_t, int64_t i) {
     Tile t = tile_of(x, activation, slope);
-    const int64_t offset = plan.place(i, t);
+    int64_t k;
+    const int64_t offset = plan.place(i, t, k);
     t.x = at(x, offset);
     t.out = at_mutable(z, offset);
-    w.bind(t, 0, 0);
+    w.bind(t, 0, k);
     tile_loops().forward(t);
   });
 }
@@ -54,26 +48,26 @@ void forward_pass(const Tensor& x, const Tensor& z, const std::optional<Tensor>&
 template <typename P>
 void backward_pass(const Tensor& dz, const Tensor& z, const Tensor& dx, const Tensor& dbias,
                    const Layout& l, int64_t activation, double slope) {
-  const Plan plan(l, 1, static_cast<int64_t>(z.element_size()));
+  const Plan plan(l, 1);
   Workspace<P> w(plan, 1);
   w.reserve_partials(1);
-  for_tiles(plan, [&](int64_t i) {
+  for_tiles(plan, 1, false, [&](int64_t, int64_t i) {
     Tile t = tile_of(z, activation, slope);
-    const int64_t offset = plan.place(i, t);
+    int64_t k;
+    const int64_t offset = plan.place(i, t, k);
     t.x = at(z, offset);
     t.dz = at(dz, offset);
     t.out = at_mutable(dx, offset);
-    w.bind(t, 0, i % plan.tiles_per_unit);
+    w.bind(t, 0, k);
     tile_loops().bias_backward(t);
   });
   if (dbias.numel() == 0) return;
-  std::vector<double> sums(l.channels);
   P* out = static_cast<P*>(dbias.data_ptr());
-  for (int64_t unit = 0; unit < plan.units; ++unit) {
-    const Channels ch(plan, unit);
-    merge_sums(plan, w, 0, ch, false, sums.data(), sums.data());
+  for_channels(plan, 1, [&](int64_t, const Channels& ch) {
+    std::vector<double> sums(ch.count);
+    merge_sums(plan, w, 0, ch, sums.data(), nullptr);
     for (int64_t c = 0; c < ch.count; ++c) out[ch.first + c] = P(sums[c]);
-  }
+  });
 }
 
 Tensor bias_act_forward(Tensor x, std::optional<Tensor> bias, int64_t activation, double slope) {

@@ -59,7 +59,7 @@ template <typename P>
 void forward_pass(const Tensor& x, const Tensor& z, const Tensor& mean, const Tensor& var,
                   const std::optional<Tensor>& weight, const std::optional<Tensor>& bias,
                   const Layout& l, const Spec& spec, bool training) {
-  const Plan plan(l, spec.segments, static_cast<int64_t>(x.element_size()));
+  const Plan plan(l, spec.segments);
   Workspace<P> w(plan, spec.segments);
   if (training) w.reserve_partials(spec.segments);
   P* means = static_cast<P*>(mean.data_ptr());
@@ -68,28 +68,30 @@ void forward_pass(const Tensor& x, const Tensor& z, const Tensor& mean, const Te
   const TileLoops& loops = tile_loops();
   const auto tile = [&](int64_t segment, int64_t index) {
     Tile t = tile_of(x, spec);
-    const int64_t offset = segment * plan.segment_elements() + plan.place(index, t);
+    int64_t k;
+    const int64_t offset = segment * plan.segment_elements() + plan.place(index, t, k);
     t.x = at(x, offset);
     t.out = at_mutable(z, offset);
-    w.bind(t, segment, index % plan.tiles_per_unit);
+    w.bind(t, segment, k);
     return t;
   };
-  const auto merge = [&](int64_t segment, int64_t unit) {
-    const Channels ch(plan, unit);
+  if (training) {
+    for_tiles(plan, spec.segments, false, [&](int64_t s, int64_t i) { loops.stats(tile(s, i)); });
+  }
+  for_channels(plan, spec.segments, [&](int64_t segment, const Channels& ch) {
     P *m = means + segment * l.channels, *v = vars + segment * l.channels;
     if (training) {
       std::vector<double> total(ch.count), m2(ch.count);
-      merge_moments(plan, w, segment, unit, ch, total.data(), m2.data());
+      merge_moments(plan, w, segment, ch, total.data(), m2.data());
       for (int64_t c = 0; c < ch.count; ++c) {
         m[ch.first + c] = P(total[c]);
         v[ch.first + c] = P(m2[c] / static_cast<double>(plan.channel_count()));
       }
     }
     set_affine(w, segment, ch, m, v, weights, biases, P(spec.eps));
-  };
-  walk(
-      plan, spec.segments, training, [&](int64_t s, int64_t i) { loops.stats(tile(s, i)); }, merge,
-      true, [&](int64_t s, int64_t i) { loops.forward(tile(s, i)); });
+  });
+  for_tiles(plan, spec.segments, training,
+            [&](int64_t s, int64_t i) { loops.forward(tile(s, i)); });
 }
 
 std::tuple<Tensor, Tensor, Tensor> norm_act_train(Tensor x, std::optional<Tensor> weight,
@@ -153,8 +155,7 @@ void backward_pass(const Tensor& dz, const Tensor& x, const Tensor& dx, const Te
                    const Tensor& var, const std::optional<Tensor>& weight,
                    const std::optional<Tensor>& bias, const Layout& l, const Spec& spec,
                    bool training, bool need_dx, Sums* sums) {
-  // Both x and dz are to be found in the cache again.
-  const Plan plan(l, spec.segments, 2 * static_cast<int64_t>(x.element_size()));
+  const Plan plan(l, spec.segments);
   Workspace<P> w(plan, spec.segments);
   const bool reduces = sums != nullptr;
   if (reduces) w.reserve_partials(spec.segments);
@@ -167,40 +168,37 @@ void backward_pass(const Tensor& dz, const Tensor& x, const Tensor& dx, const Te
 
   const auto tile = [&](int64_t segment, int64_t index) {
     Tile t = tile_of(x, spec);
-    const int64_t offset = segment * plan.segment_elements() + plan.place(index, t);
+    int64_t k;
+    const int64_t offset = segment * plan.segment_elements() + plan.place(index, t, k);
     t.x = at(x, offset);
     t.dz = at(dz, offset);
     if (need_dx) t.out = at_mutable(dx, offset);
-    w.bind(t, segment, index % plan.tiles_per_unit);
+    w.bind(t, segment, k);
+    if (!training) t.k0 = t.k1 = nullptr;
     return t;
   };
   // The coefficients must stand before the first pass, which recomputes act'(.) from x.
-  for (int64_t s = 0; s < spec.segments; ++s) {
-    for (int64_t unit = 0; unit < plan.units; ++unit) {
-      const Channels ch(plan, unit);
-      set_affine(w, s, ch, means + s * channels, vars + s * channels, weights, biases, P(spec.eps));
-    }
-  }
-  const auto merge = [&](int64_t segment, int64_t unit) {
-    const Channels ch(plan, unit);
-    double *s1 = nullptr, *s2 = nullptr;
-    if (reduces) {
-      s1 = sums->s1.data() + segment * channels + ch.first;
-      s2 = sums->s2.data() + segment * channels + ch.first;
-      merge_sums(plan, w, segment, ch, true, s1, s2);
-    }
-    for (int64_t g = 0; g < ch.groups; ++g) {
-      const int64_t base = segment * w.period + ch.column + g * ch.count;
-      for (int64_t c = 0; c < ch.count; ++c) {
-        const double v = vars[segment * channels + ch.first + c];
-        w.k0[base + c] = training && reduces ? P(s1[c] / n) : P(0);
-        w.k1[base + c] = training && reduces ? P(s2[c] / (n * (v + spec.eps))) : P(0);
+  for_channels(plan, spec.segments, [&](int64_t s, const Channels& ch) {
+    set_affine(w, s, ch, means + s * channels, vars + s * channels, weights, biases, P(spec.eps));
+  });
+  if (reduces) {
+    for_tiles(plan, spec.segments, false, [&](int64_t s, int64_t i) { loops.reduce(tile(s, i)); });
+    for_channels(plan, spec.segments, [&](int64_t segment, const Channels& ch) {
+      const int64_t first = segment * channels + ch.first;
+      double *s1 = sums->s1.data() + first, *s2 = sums->s2.data() + first;
+      merge_sums(plan, w, segment, ch, s1, s2);
+      for (int64_t g = 0; g < ch.groups; ++g) {
+        const int64_t base = segment * w.period + ch.first + g * ch.stride;
+        for (int64_t c = 0; c < ch.count; ++c) {
+          w.k0[base + c] = P(s1[c] / n);
+          w.k1[base + c] = P(s2[c] / (n * (static_cast<double>(vars[first + c]) + spec.eps)));
+        }
       }
-    }
-  };
-  walk(
-      plan, spec.segments, reduces, [&](int64_t s, int64_t i) { loops.reduce(tile(s, i)); }, merge,
-      need_dx, [&](int64_t s, int64_t i) { loops.dx(tile(s, i)); });
+    });
+  }
+  if (need_dx) {
+    for_tiles(plan, spec.segments, reduces, [&](int64_t s, int64_t i) { loops.dx(tile(s, i)); });
+  }
 }
 
 std::tuple<Tensor, Tensor, Tensor> norm_act_backward(

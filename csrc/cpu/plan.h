@@ -73,91 +73,82 @@ inline Layout layout_of(const Tensor& x) {
 // Elements in a tile: two passes over it stay in the second-level cache, and merging one mean and one
 // M2 for each of its columns is cheap beside reading it.
 constexpr int64_t kTileElements = 16384;
-constexpr int64_t kMinColumns = 128;
-// A unit (all tiles of a group of channels) no larger than this is walked whole by one thread for
-// every pass, so that the second pass finds it in that thread's cache.
-constexpr int64_t kUnitBytes = 512 * 1024;
+// Shorter rows are repeated up to this many columns, which keeps sums apart that would wait for each
+// other.
+constexpr int64_t kMinColumns = 256;
 
-// Tiles of one segment. A unit is a group of channels [first, last) (columns in the column layout)
-// with `tiles_per_unit` tiles each.
+// Tiles of one segment, numbered in the order of memory: the processor's prefetching wants long runs,
+// and walking one group of channels at a time is several times slower, cached or not.
+//
+// A tile covers a group of channels `unit` (all of them in the column layout) and a piece k of the
+// rest; partial results are kept by (k, column).
 class Plan {
  public:
-  Plan(const Layout& l, int64_t segments, int64_t element_bytes) : layout(l) {
-    batch = l.batch / segments;
+  Plan(const Layout& l, int64_t segments) : layout(l), batch(l.batch / segments) {
     if (l.columns) {
       period = std::lcm(l.channels, kColumnQuantum);
       if (period < kMinColumns) period *= (kMinColumns + period - 1) / period;
-      const int64_t total = batch * l.size * l.channels;
-      full_rows = total / period;
-      tail = total % period;
-      rows_per_tile = std::max<int64_t>(8, kTileElements / period / 8 * 8);
-      tiles_per_unit = std::max<int64_t>(1, (full_rows + rows_per_tile - 1) / rows_per_tile);
       width = period;
-      // Narrower units only when their rows are still several cache lines long.
-      const int64_t fitting = kUnitBytes / element_bytes / std::max<int64_t>(1, full_rows);
-      if (period == l.channels && fitting * element_bytes >= 256 && fitting < period) {
-        width = std::max(kColumnQuantum, fitting / kColumnQuantum * kColumnQuantum);
-      }
-      units = (period + width - 1) / width;
-      unit_bytes = full_rows * width * element_bytes;
-    } else {
-      width = std::clamp<int64_t>((1024 + l.size - 1) / l.size, 1, std::min<int64_t>(64, l.channels));
-      units = (l.channels + width - 1) / width;
-      pieces = std::max<int64_t>(1, (l.size + kTileElements - 1) / kTileElements);
-      piece = ((l.size + pieces - 1) / pieces + kColumnQuantum - 1) / kColumnQuantum * kColumnQuantum;
-      rows_per_tile = pieces > 1 ? 1 : std::max<int64_t>(1, kTileElements / (width * l.size));
-      row_tiles = (batch + rows_per_tile - 1) / rows_per_tile;
-      tiles_per_unit = row_tiles * pieces;
-      period = l.channels;
-      unit_bytes = batch * width * l.size * element_bytes;
+      total_rows = segment_elements() / period;
+      tail = segment_elements() % period;
+      rows_per_tile = std::max<int64_t>(8, kTileElements / period);
+      row_tiles = std::max<int64_t>(1, (total_rows + rows_per_tile - 1) / rows_per_tile);
+      return;
     }
+    period = l.channels;
+    total_rows = batch;
+    width = std::clamp<int64_t>(kTileElements / l.size, 1, l.channels);
+    units = (l.channels + width - 1) / width;
+    pieces = std::max<int64_t>(1, l.size / kTileElements);
+    piece = (l.size + pieces - 1) / pieces;
+    rows_per_tile = std::max<int64_t>(1, kTileElements / (l.channels * l.size));
+    row_tiles = (batch + rows_per_tile - 1) / rows_per_tile;
   }
 
-  int64_t tiles() const { return units * tiles_per_unit; }
-  bool fused(int64_t segments) const { return units * segments > 1 && unit_bytes <= kUnitBytes; }
+  int64_t partials() const { return row_tiles * pieces; }
+  int64_t tiles() const { return partials() * units; }
 
-  // The rectangle of tile `index`, and its offset in elements from the start of the segment.
-  int64_t place(int64_t index, Tile& t) const {
-    const int64_t unit = index / tiles_per_unit, k = index % tiles_per_unit;
+  // Sets the rectangle of tile `index`; gives its offset in elements from the start of the segment
+  // and, in k, the place of its partial results.
+  int64_t place(int64_t index, Tile& t, int64_t& k) const {
+    const int64_t p = index % pieces, unit = index / pieces % units, row_tile = index / pieces / units;
+    k = row_tile * pieces + p;
     t.planes = !layout.columns;
     t.first = unit * width;
     t.last = std::min(period, t.first + width);
-    if (layout.columns) {
-      const int64_t row = k * rows_per_tile;
-      t.rows = std::min(rows_per_tile, full_rows - row);
-      t.ld = period;
-      t.tail = k == tiles_per_unit - 1 ? tail : 0;
-      return row * period;
-    }
-    const int64_t row = k / pieces * rows_per_tile;
-    t.rows = std::min(rows_per_tile, batch - row);
+    t.rows = rows(row_tile);
+    t.ld = period;
+    t.tail = row_tile == row_tiles - 1 ? tail : 0;
     t.channels = layout.channels;
     t.size = layout.size;
-    t.begin = std::min(layout.size, k % pieces * piece);
+    t.begin = p * piece;
     t.end = std::min(layout.size, t.begin + piece);
-    return row * layout.channels * layout.size;
+    return row_tile * rows_per_tile * (layout.columns ? period : layout.channels * layout.size);
   }
 
-  // How many values of one channel (or column) a tile holds.
-  static int64_t count(const Tile& t, int64_t index) {
-    return t.planes ? t.rows * (t.end - t.begin) : t.rows + (index < t.tail ? 1 : 0);
+  // How many values of a channel (or column) the tiles of partial result k hold.
+  int64_t count(int64_t k, int64_t column) const {
+    const int64_t row_tile = k / pieces, p = k % pieces;
+    if (layout.columns) return rows(row_tile) + (row_tile == row_tiles - 1 && column < tail);
+    return rows(row_tile) * (std::min(layout.size, (p + 1) * piece) - p * piece);
   }
 
   int64_t segment_elements() const { return batch * layout.channels * layout.size; }
   int64_t channel_count() const { return batch * layout.size; }
 
   Layout layout;
-  int64_t batch;   // of one segment
-  int64_t period;  // columns of a row (a multiple of the channels), or the channels
-  int64_t width;   // columns or channels of a unit
-  int64_t units;
-  int64_t tiles_per_unit;
-  int64_t unit_bytes;
-  int64_t rows_per_tile;
+  int64_t batch;       // of one segment
+  int64_t period = 0;  // columns of a row (a multiple of the channels), or the channels
 
  private:
-  int64_t full_rows = 0, tail = 0;                // columns
-  int64_t pieces = 1, piece = 0, row_tiles = 1;  // planes
+  int64_t rows(int64_t row_tile) const {
+    return std::min(rows_per_tile, total_rows - row_tile * rows_per_tile);
+  }
+
+  int64_t width = 0, units = 1;       // columns or channels of a unit
+  int64_t total_rows = 0, tail = 0;   // whole rows (batch indices), columns of an incomplete one
+  int64_t rows_per_tile = 1, row_tiles = 1;
+  int64_t pieces = 1, piece = 0;      // of a plane larger than a tile
 };
 
 // Uninitialised memory for n values of P.

@@ -1,5 +1,6 @@
 // The loops over one tile. Compiled once for each instruction set; FASTGAN_ISA names the copy.
 #include <algorithm>
+#include <memory>
 #include <type_traits>
 
 #include "vec.h"
@@ -15,40 +16,35 @@
 namespace fastgan {
 namespace {
 
-// Each functor has one body for a vector and a scalar alike: `element(dz, x, coefficients...)`.
-template <int A, bool F>
-struct Element {
-  template <typename V>
-  static FASTGAN_HD V normalised_input(V x, ScalarOf<V> slope) {
-    if constexpr (F) return act<A>(x, slope);
-    return x;
-  }
-};
+// What is normalised: x, or act(x) where the activation comes first.
+template <int A, bool F, typename V>
+FASTGAN_HD V normalised_input(V x, ScalarOf<V> slope) {
+  if constexpr (F) return act<A>(x, slope);
+  return x;
+}
 
 template <typename P>
 FASTGAN_HD const P* as(const void* p) {
   return static_cast<const P*>(p);
 }
 
-// Rows are taken this many at a time, so that a coefficient or a partial sum that lives in the
-// first-level cache is loaded once for several rows.
-constexpr int kRowUnroll = 8;
+// Independent sums in flight over a run of one plane. The long code of tanh and sigmoid gains nothing.
+template <int A>
+constexpr int kChains = A == kLeakyRelu ? 4 : 1;
 
-// Calls body(x_row, column) for whole vectors, body1 for the elements of the incomplete row.
-template <typename T, typename Rows, typename Row, typename One>
-FASTGAN_HD void columns(const Tile& t, const Rows& many, const Row& single, const One& one) {
-  int64_t r = 0;
-  for (; r + kRowUnroll <= t.rows; r += kRowUnroll) {
-    for (int64_t j = t.first; j < t.last; j += kLanes<T>) many(r * t.ld + j, j);
-  }
-  for (; r < t.rows; ++r) {
-    for (int64_t j = t.first; j < t.last; j += kLanes<T>) single(r * t.ld + j, j);
+// Calls vector(offset, column) for the vectors of whole rows, one(...) for the elements of the
+// incomplete row. Row by row: several rows at once halve the loads of coefficients, but so many
+// streams in one page defeat the prefetcher, at a third of the speed.
+template <typename T, typename Vector, typename One>
+FASTGAN_HD void columns(const Tile& t, const Vector& vector, const One& one) {
+  for (int64_t r = 0; r < t.rows; ++r) {
+    for (int64_t j = t.first; j < t.last; j += kLanes<T>) vector(r * t.ld + j, j);
   }
   const int64_t stop = std::min(t.last, t.tail);
   for (int64_t j = t.first; j < stop; ++j) one(t.rows * t.ld + j, j);
 }
 
-// Calls body(offset, channel) for whole vectors of each plane, body1 for its remaining elements.
+// Calls vector(offset, channel) for whole vectors of each plane, one for its remaining elements.
 template <typename T, typename Vector, typename One>
 FASTGAN_HD void planes(const Tile& t, const Vector& vector, const One& one) {
   for (int64_t n = 0; n < t.rows; ++n) {
@@ -66,9 +62,10 @@ FASTGAN_HD void clear(void* p, int64_t first, int64_t last) {
   std::fill(static_cast<P*>(p) + first, static_cast<P*>(p) + last, P(0));
 }
 
-// Sums over a tile of up to two terms: term(offset, index, scalar-or-vector tag) -> (a, b).
-// Columns accumulate in r1, r2 directly. Planes keep a vector accumulator for a run of one plane.
-template <typename T, int Terms, typename Term>
+// Sums of one or two terms over a tile: term(offset, index, s1, s2) adds to s1 and s2, whose type, a
+// vector or a scalar, says how many elements it is asked for. Columns accumulate in r1 and r2
+// themselves, planes in registers.
+template <typename T, int A, int Terms, typename Term>
 FASTGAN_HD void accumulate(const Tile& t, const Term& term) {
   using P = AccOf<T>;
   using V = VecOf<T>;
@@ -82,12 +79,12 @@ FASTGAN_HD void accumulate(const Tile& t, const Term& term) {
         const int64_t base = (n * t.channels + c) * t.size;
         V s1[4] = {}, s2[4] = {};
         int64_t i = t.begin;
-        for (; i + 4 * kLanes<T> <= t.end; i += 4 * kLanes<T>) {
-          for (int u = 0; u < 4; ++u) term(base + i + u * kLanes<T>, c, s1[u], s2[u]);
+        for (; i + kChains<A> * kLanes<T> <= t.end; i += kChains<A> * kLanes<T>) {
+          for (int u = 0; u < kChains<A>; ++u) term(base + i + u * kLanes<T>, c, s1[u], s2[u]);
         }
         for (; i + kLanes<T> <= t.end; i += kLanes<T>) term(base + i, c, s1[0], s2[0]);
-        P p1 = horizontal_sum((s1[0] + s1[1]) + (s1[2] + s1[3]));
-        P p2 = horizontal_sum((s2[0] + s2[1]) + (s2[2] + s2[3]));
+        P p1 = horizontal_sum((s1[0] + s1[1]) + (s1[2] + s1[3])), p2 = 0;
+        if constexpr (Terms == 2) p2 = horizontal_sum((s2[0] + s2[1]) + (s2[2] + s2[3]));
         for (; i < t.end; ++i) term(base + i, c, p1, p2);
         r1[c] += p1;
         if constexpr (Terms == 2) r2[c] += p2;
@@ -95,23 +92,16 @@ FASTGAN_HD void accumulate(const Tile& t, const Term& term) {
     }
     return;
   }
-  const auto flush = [&](int64_t j, V s1, V s2) {
-    store(r1 + j, load(r1 + j) + s1);
-    if constexpr (Terms == 2) store(r2 + j, load(r2 + j) + s2);
-  };
   columns<T>(
       t,
-      [&](int64_t offset, int64_t j) {
-        V s1[2] = {}, s2[2] = {};
-        for (int u = 0; u < kRowUnroll; ++u) term(offset + u * t.ld, j, s1[u & 1], s2[u & 1]);
-        flush(j, s1[0] + s1[1], s2[0] + s2[1]);
-      },
-      [&](int64_t offset, int64_t j) {
-        V s1 = {}, s2 = {};
+      [&](int64_t offset, int64_t j) __attribute__((always_inline)) {
+        V s1 = load(r1 + j), s2 = {};
+        if constexpr (Terms == 2) s2 = load(r2 + j);
         term(offset, j, s1, s2);
-        flush(j, s1, s2);
+        store(r1 + j, s1);
+        if constexpr (Terms == 2) store(r2 + j, s2);
       },
-      [&](int64_t offset, int64_t j) {
+      [&](int64_t offset, int64_t j) __attribute__((always_inline)) {
         P s1 = 0, s2 = 0;
         term(offset, j, s1, s2);
         r1[j] += s1;
@@ -138,29 +128,43 @@ FASTGAN_HD auto coefficient(const P* p, int64_t index) {
   }
 }
 
+template <typename P>
+std::unique_ptr<P[]> scratch_like(const Tile& t, const P*) {
+  return std::unique_ptr<P[]>(new P[static_cast<size_t>(t.last)]);
+}
+
 template <typename T, int A, bool F, bool Planes>
 void stats(const Tile& t) {
   using P = AccOf<T>;
   const T* __restrict__ x = as<T>(t.x);
   const P slope = P(t.slope);
-  accumulate<T, 1>(t, [&](int64_t offset, int64_t, auto& s1, auto&) __attribute__((always_inline)) {
+  accumulate<T, F ? A : kLeakyRelu, 1>(t, [&](int64_t offset, int64_t, auto& s1, auto&) __attribute__((always_inline)) {
     using V = std::remove_reference_t<decltype(s1)>;
-    s1 += Element<A, F>::normalised_input(data<V>(x + offset), slope);
+    s1 += normalised_input<A, F>(data<V>(x + offset), slope);
   });
-  P* mean = static_cast<P*>(t.r1);
-  for (int64_t j = t.first; j < t.last; ++j) {
-    const int64_t count = Planes ? t.rows * (t.end - t.begin) : t.rows + (j < t.tail);
-    mean[j] = count > 0 ? mean[j] / P(count) : P(0);
-  }
-  Tile squares = t;
-  squares.r1 = t.r2;
-  accumulate<T, 1>(
-      squares, [&](int64_t offset, int64_t j, auto& s1, auto&) __attribute__((always_inline)) {
+  P *mean = static_cast<P*>(t.r1), *m2 = static_cast<P*>(t.r2);
+  const auto count = [&](int64_t j) {
+    return P(std::max<int64_t>(1, Planes ? t.rows * (t.end - t.begin) : t.rows + (j < t.tail)));
+  };
+  for (int64_t j = t.first; j < t.last; ++j) mean[j] /= count(j);
+  // The mean carries the rounding of a long sum. The deviations from it are small, so their own mean
+  // corrects it, and M2 with it.
+  Tile second = t;
+  const auto shift = scratch_like(t, mean);
+  second.r1 = shift.get();
+  accumulate<T, F ? A : kLeakyRelu, 2>(
+      second, [&](int64_t offset, int64_t j, auto& s1, auto& s2) __attribute__((always_inline)) {
         using V = std::remove_reference_t<decltype(s1)>;
-        const V u = Element<A, F>::normalised_input(data<V>(x + offset), slope);
+        const V u = normalised_input<A, F>(data<V>(x + offset), slope);
         const V centred = u - coefficient<V, Planes>(mean, j);
-        s1 += centred * centred;
+        s1 += centred;
+        s2 += centred * centred;
       });
+  for (int64_t j = t.first; j < t.last; ++j) {
+    const P delta = shift[j] / count(j);
+    mean[j] += delta;
+    m2[j] -= delta * shift[j];
+  }
 }
 
 template <typename T, int A, bool F, bool Planes>
@@ -170,7 +174,7 @@ void reduce(const Tile& t) {
   const T* __restrict__ dz = as<T>(t.dz);
   const P *mean = as<P>(t.mean), *scale = as<P>(t.scale), *bias = as<P>(t.bias);
   const P slope = P(t.slope);
-  accumulate<T, 2>(
+  accumulate<T, A, 2>(
       t, [&](int64_t offset, int64_t j, auto& s1, auto& s2) __attribute__((always_inline)) {
         using V = std::remove_reference_t<decltype(s1)>;
         V a, centred;
@@ -196,10 +200,7 @@ FASTGAN_HD void transform(const Tile& t, const Function& element) {
   if constexpr (Planes) {
     planes<T>(t, vector, one);
   } else {
-    const auto many = [&](int64_t offset, int64_t j) __attribute__((always_inline)) {
-      for (int u = 0; u < kRowUnroll; ++u) element(offset + u * t.ld, j, V{});
-    };
-    columns<T>(t, many, vector, one);
+    columns<T>(t, vector, one);
   }
 }
 
@@ -243,6 +244,17 @@ void dx(const Tile& t) {
   const P* __restrict__ k0 = as<P>(t.k0);
   const P* __restrict__ k1 = as<P>(t.k1);
   const P slope = P(t.slope);
+  if (k0 == nullptr) {
+    transform<T, Planes>(
+        t, [&](int64_t offset, int64_t j, auto tag) __attribute__((always_inline)) {
+          using V = decltype(tag);
+          put(out + offset, norm_act_dx_eval<A, F>(
+                                data<V>(dz + offset), data<V>(x + offset),
+                                coefficient<V, Planes>(mean, j), coefficient<V, Planes>(scale, j),
+                                coefficient<V, Planes>(bias, j), slope));
+        });
+    return;
+  }
   transform<T, Planes>(
       t, [&](int64_t offset, int64_t j, auto tag) __attribute__((always_inline)) {
         using V = decltype(tag);
@@ -261,7 +273,7 @@ void bias_backward(const Tile& t) {
   const T* __restrict__ dz = as<T>(t.dz);
   T* __restrict__ out = static_cast<T*>(t.out);
   const P slope = P(t.slope);
-  accumulate<T, 1>(t, [&](int64_t offset, int64_t, auto& s1, auto&) __attribute__((always_inline)) {
+  accumulate<T, A, 1>(t, [&](int64_t offset, int64_t, auto& s1, auto&) __attribute__((always_inline)) {
     using V = std::remove_reference_t<decltype(s1)>;
     const V g = act_grad_from_output<A>(data<V>(dz + offset), data<V>(z + offset), slope);
     put(out + offset, g);

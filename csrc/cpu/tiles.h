@@ -15,7 +15,7 @@ enum class Dtype { kFloat32, kBFloat16, kFloat16, kFloat64 };
 //   planes:  memory is [batch][channels][size]; the tile is batch indices [0, rows) from `x` on,
 //            channels [first, last), elements [begin, end) of each plane.
 //            Coefficients and results are indexed by channel.
-// Coefficients and results are float, or double where dtype is kFloat64.
+// Coefficients and results are float, or double where dtype is kFloat64. Null k0 and k1: evaluation.
 struct Tile {
   Dtype dtype;
   int activation;

@@ -30,6 +30,7 @@ typedef float VecF __attribute__((vector_size(FASTGAN_VECTOR_BYTES)));
 typedef int32_t VecI __attribute__((vector_size(FASTGAN_VECTOR_BYTES)));
 typedef uint32_t VecU __attribute__((vector_size(FASTGAN_VECTOR_BYTES)));
 typedef uint16_t VecH __attribute__((vector_size(FASTGAN_VECTOR_BYTES / 2)));
+typedef int64_t VecL __attribute__((vector_size(FASTGAN_VECTOR_BYTES)));
 typedef double VecD __attribute__((vector_size(FASTGAN_VECTOR_BYTES)));
 
 struct BFloat16 {
@@ -151,13 +152,16 @@ FASTGAN_HD void store(Half* p, VecF v) {
 #endif
 }
 
-template <typename V>
-FASTGAN_HD auto horizontal_sum(V v) {
+// The sum of the lanes, by halves.
+template <typename V, typename Index>
+FASTGAN_HD auto sum_of_lanes(V v, Index index) {
   constexpr int lanes = sizeof(V) / sizeof(v[0]);
-  auto total = v[0];
-  for (int i = 1; i < lanes; ++i) total += v[i];
-  return total;
+  for (int i = 0; i < lanes; ++i) index[i] = i;
+  for (int half = lanes / 2; half > 0; half /= 2) v += __builtin_shuffle(v, index + half);
+  return v[0];
 }
+FASTGAN_HD float horizontal_sum(VecF v) { return sum_of_lanes(v, VecI{}); }
+FASTGAN_HD double horizontal_sum(VecD v) { return sum_of_lanes(v, VecL{}); }
 
 // e^x with about two units in the last place (Cephes' polynomial). NaN stays NaN; the clamp keeps
 // 2^n a normal number.

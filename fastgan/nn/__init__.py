@@ -1,5 +1,6 @@
 """Modules over the fused operators, with the constructor arguments and weights of torch.nn's."""
 
+from fastgan.nn.bias_act import BiasAct
 from fastgan.nn.norm_act import (
     BatchNormAct1d,
     BatchNormAct2d,
@@ -14,6 +15,7 @@ __all__ = [
     "BatchNormAct1d",
     "BatchNormAct2d",
     "BatchNormAct3d",
+    "BiasAct",
     "InstanceNormAct1d",
     "InstanceNormAct2d",
     "InstanceNormAct3d",

@@ -1,6 +1,7 @@
 """Fused operators, each with a reference, a C++ CPU, a Triton and a CUDA backend."""
 
 from fastgan.ops._dispatch import available, backend
+from fastgan.ops.bias_act import bias_act
 from fastgan.ops.norm_act import instance_norm_act, norm_act
 
-__all__ = ["available", "backend", "instance_norm_act", "norm_act"]
+__all__ = ["available", "backend", "bias_act", "instance_norm_act", "norm_act"]

@@ -17,10 +17,15 @@ def act(y: Tensor, activation: int, slope: float) -> Tensor:
     return F.leaky_relu(y, slope)
 
 
+def _step(y: Tensor, slope: float) -> Tensor:
+    """1 where y > 0, else the slope, in y's dtype (`where` of two numbers would round to float32)."""
+    return torch.ones_like(y).masked_fill(~(y > 0), slope)
+
+
 def d_act(y: Tensor, activation: int, slope: float) -> Tensor:
     """act'(y); LeakyReLU's is the slope at zero, as PyTorch's."""
     if activation == LEAKY_RELU:
-        return torch.where(y > 0, 1.0, slope).to(y.dtype)
+        return _step(y, slope)
     return d_act_from_output(act(y, activation, slope), activation, slope)
 
 
@@ -30,7 +35,7 @@ def d_act_from_output(z: Tensor, activation: int, slope: float) -> Tensor:
         return 1 - z * z
     if activation == SIGMOID:
         return z * (1 - z)
-    return torch.where(z > 0, 1.0, slope).to(z.dtype)
+    return _step(z, slope)
 
 
 def d2_act(y: Tensor, activation: int, slope: float) -> Tensor:

@@ -36,12 +36,16 @@ def per_segment(s: Tensor) -> Tensor:
 
 
 def moments(u: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance per (segment, channel) of a split tensor; zero where it is empty."""
+    """Mean and biased variance per (segment, channel) of a split tensor; zero where it is empty.
+
+    The mean of the deviations corrects the rounding of the first, long sum.
+    """
     if u.numel() == 0:
         zeros = u.new_zeros(u.shape[0], u.shape[2])
         return zeros, zeros.clone()
-    mean = u.mean(_OVER)
-    return mean, (u - per_segment(mean)).square().mean(_OVER)
+    mean = u.mean(_OVER, True)
+    mean = mean + (u - mean).mean(_OVER, True)
+    return mean[:, 0, :, 0], (u - mean).square().mean(_OVER)
 
 
 def norm_act_eval(

@@ -1,0 +1,121 @@
+"""bias_act: a bias per channel and an activation as one op."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgan.ops import _dispatch
+from fastgan.ops._library import LIBRARY, define
+from fastgan.ops._tensors import (
+    activation_code,
+    check_input,
+    dense,
+    dense_like,
+    parameter,
+    stat_dtype,
+)
+from fastgan.ops.reference.activation import LEAKY_RELU, TANH
+
+
+def bias_act(
+    x: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: str = "leaky_relu",
+    negative_slope: float = 0.01,
+) -> Tensor:
+    """`act(x + bias)` in one op, with the bias of each channel.
+
+    Shapes: x (N, C, *spatial) with 0 to 3 spatial dimensions, bias (C,) or None. Returns z of x's
+    shape, dtype and memory layout (contiguous or channels-last; any other is copied to one).
+    dtypes: x float32, bfloat16, float16 or float64; bias float32 (float64 for float64 x; that of a
+    half-precision x may have its dtype and is converted). Arithmetic in float32.
+
+    activation, negative_slope: as norm_act's. Differentiable to any order in x and bias; saves its
+    output alone. The second order runs the same fused kernel as the first.
+
+    Errors: TypeError, ValueError for a wrong dtype, shape, device, activation or slope;
+    RuntimeError if the backend asked for cannot run.
+    """
+    check_input(x)
+    code, slope = activation_code(activation, negative_slope)
+    return _FORWARD(dense(x), parameter("bias", bias, x), code, slope, _dispatch.setting())
+
+
+# ---- the dispatcher ops: what `torch.compile` and `torch.export` see
+
+define(
+    "bias_act(Tensor x, Tensor? bias, int activation, float negative_slope, str backend) -> Tensor"
+)
+define(
+    "bias_act_backward(Tensor dz, Tensor z, int activation, float negative_slope, "
+    "bool need_dbias, str backend) -> (Tensor dx, Tensor dbias)"
+)
+_FORWARD = torch.ops.fastgan.bias_act.default
+_BACKWARD = torch.ops.fastgan.bias_act_backward.default
+
+
+def _run(x: Tensor, bias: Tensor | None, code: int, slope: float, backend: str) -> Tensor:
+    return _dispatch.kernels(backend, "bias_act", x).bias_act_forward(x, bias, code, slope)
+
+
+def _run_backward(dz: Tensor, z: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    return _dispatch.kernels(args[-1], "bias_act", z).bias_act_backward(dz, z, *args[:-1])
+
+
+def _fake_backward(dz: Tensor, z: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    channels = z.shape[1] if args[2] else 0
+    return torch.empty_like(z), z.new_empty(channels, dtype=stat_dtype(z))
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(output)
+    ctx.spec = inputs[2:]
+
+
+def _backward(ctx: Any, dz: Tensor) -> tuple[Any, ...]:
+    (z,) = ctx.saved_tensors
+    code, slope, backend = ctx.spec
+    need_dx, need_dbias = ctx.needs_input_grad[:2]
+    dx, dbias = _BACKWARD(dense_like(dz, z), z, code, slope, need_dbias, backend)
+    return dx if need_dx else None, dbias if need_dbias else None, None, None, None
+
+
+def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs[:2])
+    ctx.spec = inputs[2:]
+
+
+def _double_backward(ctx: Any, g_dx: Tensor | None, g_dbias: Tensor | None) -> tuple[Any, ...]:
+    """dx = act'(z) dz and dbias = sum dx are linear in dz: the same kernel, on v = g_dx + g_dbias.
+
+    act' in terms of z is 1 - z^2 for tanh and z (1 - z) for sigmoid, hence the factors of g_z; for
+    LeakyReLU it is piecewise constant.
+    """
+    dz, z = ctx.saved_tensors
+    code, slope, need_dbias, backend = ctx.spec
+    g_dbias = g_dbias if need_dbias else None
+    if g_dx is None and g_dbias is None:
+        return (None,) * 6
+    v = torch.zeros_like(z) if g_dx is None else g_dx
+    if g_dbias is not None:
+        v = (v + g_dbias.reshape(-1, *(1,) * (z.dim() - 2))).to(z.dtype)
+    g_dz, _ = _BACKWARD(dense_like(v, z), z, code, slope, False, backend)
+    g_z = None
+    if code != LEAKY_RELU and ctx.needs_input_grad[1]:
+        g_z = dz * v * (-2 * z if code == TANH else 1 - 2 * z)
+    return g_dz, g_z, None, None, None, None
+
+
+LIBRARY.impl("bias_act", _run, "CompositeExplicitAutograd")
+LIBRARY.impl("bias_act_backward", _run_backward, "CompositeExplicitAutograd")
+torch.library.register_fake("fastgan::bias_act", lambda x, *_: torch.empty_like(x), lib=LIBRARY)
+torch.library.register_fake("fastgan::bias_act_backward", _fake_backward, lib=LIBRARY)
+torch.library.register_autograd("fastgan::bias_act", _backward, setup_context=_save, lib=LIBRARY)
+torch.library.register_autograd(
+    "fastgan::bias_act_backward", _double_backward, setup_context=_save_backward, lib=LIBRARY
+)
