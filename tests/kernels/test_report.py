@@ -1,0 +1,166 @@
+"""The kernel report: its own logic, and a small part of the committed one compiled again."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def compare(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT))
+    return importlib.import_module("tools.kernel_report.compare")
+
+
+@pytest.fixture
+def rows(compare: ModuleType) -> tuple:
+    first = compare.Row("a_kernel", "bf16 x=1", "sm_90", 32, 0, 1024, 16, 8)
+    second = compare.Row("a_kernel", "bf16 x=2", "gfx942", 64, 0, 0, 4, 4, 2)
+    return first, second
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tools.kernel_report", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_a_report_survives_the_file(compare: ModuleType, rows: tuple, tmp_path: Path) -> None:
+    report = {"triton": compare.Section("triton 1.2", tuple(sorted(rows)))}
+    path = tmp_path / "kernels.json"
+    assert compare.load(path) == {}
+    path.write_text(compare.dump(report))
+    loaded = compare.load(path)
+    assert loaded["triton"].toolchain == "triton 1.2"
+    assert set(loaded["triton"].rows) == set(rows)
+    assert compare.dump(loaded) == path.read_text()
+    assert "| a_kernel | sm_90 | 1 | 32 | 0 | 1024 | 16 | 8 |" in compare.markdown(loaded)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"triton": {}}', '{"triton": {"toolchain": ""}}'])
+def test_a_malformed_report_is_an_error(compare: ModuleType, text: str, tmp_path: Path) -> None:
+    path = tmp_path / "kernels.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="not a kernel report"):
+        compare.load(path)
+
+
+def test_every_kind_of_difference_is_found(compare: ModuleType, rows: tuple) -> None:
+    first, second = rows
+    section = compare.Section
+    everything = compare.Select()
+    old = section("t", rows)
+    assert compare.differences(old, section("t", rows), everything) == []
+    changed = compare.Row(*first.key, 40, 0, 1024, 16, 8)
+    assert compare.differences(old, section("t", (changed, second)), everything) == [
+        "a_kernel bf16 x=1 sm_90: registers 32 -> 40"
+    ]
+    assert "no longer compiled" in compare.differences(old, section("t", (first,)), everything)[0]
+    assert "not in the report" in compare.differences(section("t", ()), old, everything)[0]
+    only = compare.Select("x=1", ("sm_90",))
+    assert compare.differences(old, section("t", (first,)), only) == []
+
+
+def test_a_spill_is_a_problem(compare: ModuleType) -> None:
+    row = compare.Row("a", "b", "sm_90", 255, 16, 0, 16, 16)
+    assert compare.spilled([row]) == ["a b sm_90: spills 16"]
+
+
+def test_unknown_parts_and_partial_writes_are_refused() -> None:
+    assert "unknown ['metal']" in run("--parts", "metal").stderr
+    assert "a written report is a whole one" in run("--only", "stats").stderr
+
+
+needs_compiler = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="triton is not installed"
+)
+
+
+@needs_compiler
+def test_the_committed_report_matches_what_compiles_now() -> None:
+    """A sample; `make kernel-report` with --check compiles all of it."""
+    select = ("--only", "stats_kernel bf16 .*BLOCK_W=64", "--targets", "sm_90,gfx942")
+    done = run("--check", "--parts", "triton", *select)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "compiled 0" not in done.stdout
+
+
+def test_nothing_that_ships_spills_and_wide_shapes_move_16_bytes(compare: ModuleType) -> None:
+    report = compare.load(ROOT / "bench" / "reports" / "kernels.json")
+    rows = report["triton"].rows
+    assert {row.target for row in rows} == {"sm_80", "sm_90", "sm_100", "sm_120", "gfx942"}
+    assert compare.spilled(rows) == []
+    # AMD's 64-wide warps leave 8 bytes a thread; single-launch tiles of tiny tensors less still.
+    tiled = ("stats_kernel", "apply_kernel", "backward_kernel", "bias_act_kernel")
+    wide = [r for r in rows if r.kernel in tiled and "VEC=16" in r.variant and r.target[:2] == "sm"]
+    assert len(wide) > 100
+    assert {row.load for row in wide} == {16}
+    stores = [row for row in wide if row.kernel in ("apply_kernel", "bias_act_kernel")]
+    assert {row.store for row in stores} == {16}
+
+
+@needs_compiler
+def test_widths_in_ptx_are_those_of_the_machine_code(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    part = importlib.import_module("tools.kernel_report.triton_part")
+    if reason := part.unavailable():
+        pytest.skip(reason)
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    disassembler = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm"
+    suffix = {16: ".128", 8: ".64", 4: "", 2: ".U16"}
+    seen = set()
+    for launch in part.launches():
+        row = (launch.kernel, launch.constexprs["VEC"]) if "VEC" in launch.constexprs else None
+        if row not in (("apply_kernel", 16), ("apply_kernel", 1)) or row in seen:
+            continue
+        seen.add(row)
+        source = ASTSource(
+            fn=launch.function,
+            signature=launch.signature,
+            constexprs=launch.constexprs,
+            attrs=launch.attributes,
+        )
+        compiled = triton.compile(source, GPUTarget("cuda", 90, 32), options=launch.options)
+        path = tmp_path / "kernel.cubin"
+        path.write_bytes(compiled.asm["cubin"])
+        command = [str(disassembler), "-c", "-ndf", str(path)]
+        code = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        figures = part._read_nvidia(compiled)
+        assert f"LDG.E{suffix[figures['load']]} " in code
+        assert f"STG.E{suffix[figures['store']]} " in code
+        assert figures["load"] == 16 or "LDG.E.128" not in code
+    assert len(seen) == 2
+
+
+@needs_compiler
+def test_a_report_that_no_longer_matches_fails(compare: ModuleType, tmp_path: Path) -> None:
+    report = compare.load(ROOT / "bench" / "reports" / "kernels.json")
+    part = report["triton"]
+    wrong = tuple(
+        compare.Row(*row.key, row.registers + 1, row.spills, row.shared, row.load, row.store)
+        for row in part.rows
+    )
+    import triton
+
+    path = tmp_path / "kernels.json"
+    current = f"triton {triton.__version__}"
+    path.write_text(compare.dump({"triton": compare.Section(current, wrong)}))
+    select = ("--only", "^running_kernel .*AVERAGE=1", "--targets", "sm_90")
+    done = run("--check", "--parts", "triton", *select, "--report", str(path))
+    assert done.returncode == 1
+    assert "registers" in done.stderr
+    path.write_text(compare.dump({"triton": compare.Section("triton 0.0", wrong)}))
+    done = run("--check", "--parts", "triton", *select, "--report", str(path))
+    assert done.returncode == 0, done.stderr
+    assert "not compared: the report is of triton 0.0" in done.stdout

@@ -1,0 +1,199 @@
+"""The Triton kernels on a GPU: every configuration, real sizes, determinism, extremes."""
+
+from __future__ import annotations
+
+import os
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+    pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="Triton interprets here"),
+]
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+LAYOUTS = pytest.mark.parametrize("channels_last", [True, False], ids=["channels-last", "contig"])
+# DCGAN-64 at batch 64, its RGB end, and sizes that divide nothing.
+SHAPES = [
+    (64, 512, 4, 4),
+    (64, 256, 8, 8),
+    (64, 128, 16, 16),
+    (64, 64, 32, 32),
+    (64, 3, 64, 64),
+    (7, 37, 19, 23),
+    (6, 24, 5, 9, 11),
+    (128, 1000),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@LAYOUTS
+@pytest.mark.parametrize("activation", [0, 1, 2], ids=["leaky_relu", "tanh", "sigmoid"])
+def test_every_configuration(
+    case: Any, dtype: torch.dtype, channels_last: bool, activation: int
+) -> None:
+    from fastgan.kernels import norm_act
+
+    for config in {*norm_act.configs(dtype), *norm_act.shipped_configs(dtype)}:
+        for shape, segments in (((16, 96, 33, 31), 2), ((32, 64, 8, 8), 1)):
+            c = case(
+                shape,
+                dtype,
+                channels_last,
+                activation=activation,
+                segments=segments,
+                act_first=segments == 1,
+                device="cuda",
+            )
+            try:
+                c.check(norm_act, config)
+            except AssertionError as error:
+                raise AssertionError(f"{config} on {shape}: {error}") from error
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@LAYOUTS
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_shipped_choice(
+    case: Any, dtype: torch.dtype, channels_last: bool, shape: tuple[int, ...]
+) -> None:
+    from fastgan.kernels import norm_act
+
+    for training, act_first in product((True, False), (True, False)):
+        case(
+            shape, dtype, channels_last, training=training, act_first=act_first, device="cuda"
+        ).check(norm_act)
+    if len(shape) > 2:
+        case(shape, dtype, channels_last, segments=shape[0], device="cuda").check(norm_act)
+
+
+@LAYOUTS
+@pytest.mark.parametrize("shape", [(64, 64, 32, 32), (64, 512, 4, 4), (64, 3, 64, 64)], ids=str)
+def test_runs_repeat_bit_for_bit(case: Any, channels_last: bool, shape: tuple[int, ...]) -> None:
+    from fastgan.kernels import norm_act
+
+    c = case(shape, torch.bfloat16, channels_last, segments=2, device="cuda")
+    first = c.launch(norm_act)
+    for _ in range(5):
+        again = c.launch(norm_act)
+        assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+@LAYOUTS
+@pytest.mark.parametrize("shape", [(64, 64, 32, 32), (16, 512, 4, 4)], ids=str)
+def test_large_mean_small_spread(case: Any, channels_last: bool, shape: tuple[int, ...]) -> None:
+    from fastgan.kernels import norm_act
+
+    c = case(shape, channels_last=channels_last, scale=1e-2, shift=100.0, device="cuda")
+    got = c.check(norm_act)
+    truth = c.statistics()["var"]
+    assert ((got["var"] - truth).abs() < 1e-4 * truth).all()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@LAYOUTS
+def test_one_bad_value_spoils_its_channel_only(case: Any, bad: float, channels_last: bool) -> None:
+    from fastgan.kernels import norm_act
+
+    for shape in ((64, 64, 32, 32), (4, 512, 4, 4)):
+        c = case(shape, channels_last=channels_last, segments=2, device="cuda")
+        c.x[-1, 1, 2, 2] = bad
+        got = c.launch(norm_act)
+        clean = torch.ones_like(c.x, dtype=torch.bool)
+        clean[shape[0] // 2 :, 1] = False
+        for name in ("z", "dx"):
+            assert got[name][~clean].isnan().all(), name
+            assert got[name][clean].isfinite().all(), name
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@LAYOUTS
+@pytest.mark.parametrize("activation", [0, 1, 2], ids=["leaky_relu", "tanh", "sigmoid"])
+def test_bias_act_every_configuration(
+    case: Any, close: Any, dtype: torch.dtype, channels_last: bool, activation: int
+) -> None:
+    from fastgan.kernels import bias_act
+
+    backward = {
+        0: lambda dz, z: torch.ops.aten.leaky_relu_backward(dz, z, 0.2, True),
+        1: torch.ops.aten.tanh_backward,
+        2: torch.ops.aten.sigmoid_backward,
+    }[activation]
+    for config in (None, *bias_act.configs(dtype), *bias_act.shipped_configs(dtype)):
+        for shape in ((16, 96, 33, 31), (64, 3, 64, 64), (7, 40, 5)):
+            c = case(shape, dtype, channels_last, activation=activation, device="cuda")
+            z = bias_act.bias_act_forward(c.x, c.bias, activation, 0.2, config=config)
+            dx, dbias = bias_act.bias_act_backward(c.dz, z, activation, 0.2, True, config=config)
+            bias = c.bias.reshape(-1, *[1] * (len(shape) - 2))
+            close("z", z, c.act(c.x.double() + bias.double()), c.act(c.x + bias.to(dtype)))
+            over = [d for d in range(len(shape)) if d != 1]
+            truth, own = backward(c.dz.double(), z.double()), backward(c.dz, z)
+            close("dx", dx, truth, own)
+            close("dbias", dbias, truth.sum(over), own.sum(over))
+
+
+def test_more_than_2_to_the_31_values() -> None:
+    """The last values lie where 32-bit offsets would have wrapped around."""
+    from fastgan.kernels import bias_act, norm_act
+
+    shape = (520, 64, 256, 256)
+    if torch.cuda.mem_get_info()[0] < 24 * 2**30:
+        pytest.skip("needs 24 GiB of free GPU memory")
+    for channels_last in (True, False):
+        memory = torch.channels_last if channels_last else torch.contiguous_format
+        x = torch.empty(shape, dtype=torch.bfloat16, device="cuda", memory_format=memory)
+        x.normal_()
+        bias = torch.linspace(-1, 1, 64, device="cuda")
+        z = bias_act.bias_act_forward(x, bias, 0, 0.2)
+        tail = x[-1].float() + bias[:, None, None]
+        torch.testing.assert_close(z[-1], torch.nn.functional.leaky_relu(tail, 0.2).bfloat16())
+        z, mean, var = norm_act.norm_act_train(x, None, None, 1e-5, 0, 1.0, 2, False)
+        tail = (x[-1].float() - mean[1, :, None, None]) * (var[1, :, None, None] + 1e-5).rsqrt()
+        torch.testing.assert_close(z[-1].float(), tail, rtol=2**-7, atol=1e-5)
+        torch.testing.assert_close(var, torch.ones_like(var), rtol=1e-3, atol=0)
+        del x, z, tail
+
+
+def test_a_side_stream_and_another_device() -> None:
+    from fastgan.kernels import norm_act
+
+    x = torch.randn(8, 16, 8, 8, device="cuda")
+    want = norm_act.norm_act_train(x, None, None, 1e-5, 0, 0.2, 1, False)
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        got = norm_act.norm_act_train(x, None, None, 1e-5, 0, 0.2, 1, False)
+    stream.synchronize()
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+    if torch.cuda.device_count() > 1:
+        other = norm_act.norm_act_train(x.to("cuda:1"), None, None, 1e-5, 0, 0.2, 1, False)
+        assert all(torch.equal(a.cpu(), b.cpu()) for a, b in zip(other, want, strict=True))
+
+
+def test_a_cuda_graph_captures_every_launch() -> None:
+    """Nothing synchronises with the host, in any path."""
+    from fastgan.kernels import norm_act
+
+    for shape in ((64, 64, 32, 32), (16, 64, 4, 4)):
+        x = torch.randn(shape, device="cuda", dtype=torch.bfloat16)
+        x = x.to(memory_format=torch.channels_last)
+        code = (1e-5, 0, 0.2, 2, False)
+
+        def step(x: torch.Tensor = x, code: Any = code) -> tuple[torch.Tensor, ...]:
+            z, mean, var = norm_act.norm_act_train(x, None, None, *code)
+            backward = norm_act.norm_act_backward(
+                x, x, mean, var, None, None, *code, True, True, True
+            )
+            return (z, *backward)
+
+        want = step()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            got = step()
+        graph.replay()
+        torch.cuda.synchronize()
+        assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))

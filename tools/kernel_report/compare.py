@@ -1,0 +1,135 @@
+"""Rows of the report, the committed file, and what differs between two reports."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+
+@dataclass(frozen=True, order=True)
+class Row:
+    """One kernel, compiled for one target. ``load`` and ``store`` are the widest access to global
+    memory in bytes a thread; ``spills`` counts spilled registers (AMD) or bytes of stack (NVIDIA).
+    ``matrix`` counts tensor-core instructions, where the kernel is meant to have any.
+    """
+
+    kernel: str
+    variant: str
+    target: str
+    registers: int
+    spills: int
+    shared: int
+    load: int
+    store: int
+    matrix: int | None = None
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.kernel, self.variant, self.target
+
+
+@dataclass(frozen=True)
+class Section:
+    """What one part compiled, and the toolchain (name and version) it did so with."""
+
+    toolchain: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Select:
+    """Which rows to compile: ``kernel variant`` matching a pattern, and some of the targets."""
+
+    pattern: str = ""
+    targets: tuple[str, ...] = ()
+
+    def wants(self, kernel: str, variant: str, target: str) -> bool:
+        named = re.search(self.pattern, f"{kernel} {variant}") is not None
+        return named and (not self.targets or target in self.targets)
+
+
+def dump(sections: dict[str, Section]) -> str:
+    """JSON with one row a line, so that a diff shows the kernels that changed."""
+    parts = []
+    for name in sorted(sections):
+        section = sections[name]
+        rows = ",\n".join(
+            "   " + json.dumps({k: v for k, v in asdict(row).items() if v is not None})
+            for row in sorted(section.rows, key=lambda row: row.key)
+        )
+        toolchain = json.dumps(section.toolchain)
+        parts.append(
+            f' {json.dumps(name)}: {{\n  "toolchain": {toolchain},\n  "rows": [\n{rows}\n  ]\n }}'
+        )
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def load(path: Path) -> dict[str, Section]:
+    """The committed report; empty where there is none yet. ValueError for a malformed one."""
+    if not path.exists():
+        return {}
+    try:
+        data = json.loads(path.read_text())
+        return {
+            name: Section(part["toolchain"], tuple(Row(**row) for row in part["rows"]))
+            for name, part in data.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: not a kernel report: {error}") from error
+
+
+def spilled(rows: Iterable[Row]) -> list[str]:
+    return [f"{' '.join(row.key)}: spills {row.spills}" for row in rows if row.spills]
+
+
+def differences(committed: Section, fresh: Section, select: Select) -> list[str]:
+    """One line for each row that is missing, new or changed among the selected ones."""
+    old = {row.key: row for row in committed.rows if select.wants(*row.key)}
+    new = {row.key: row for row in fresh.rows}
+    lines = [f"{' '.join(key)}: no longer compiled" for key in sorted(old.keys() - new.keys())]
+    lines += [f"{' '.join(key)}: not in the report" for key in sorted(new.keys() - old.keys())]
+    for key in sorted(old.keys() & new.keys()):
+        changed = [
+            f"{field.name} {getattr(old[key], field.name)} -> {getattr(new[key], field.name)}"
+            for field in fields(Row)
+            if getattr(old[key], field.name) != getattr(new[key], field.name)
+        ]
+        if changed:
+            lines.append(f"{' '.join(key)}: {', '.join(changed)}")
+    return lines
+
+
+def markdown(sections: dict[str, Section]) -> str:
+    """A table a reader can take in: one line a kernel and target over all its variants."""
+    lines = [
+        "# Compiled kernels",
+        "",
+        "Written by `make kernel-report`; every variant stands in `kernels.json`. Registers a",
+        "thread, shared memory a block and the widest global load and store in bytes a thread: the",
+        "smallest and largest over the variants of a kernel (narrow ones are the odd shapes).",
+    ]
+    for name in sorted(sections):
+        section = sections[name]
+        lines += [
+            "",
+            f"## {name}: {section.toolchain}",
+            "",
+            "| kernel | target | variants | registers | spills | shared | load | store |",
+            "| --- | --- | --: | --: | --: | --: | --: | --: |",
+        ]
+        groups: dict[tuple[str, str], list[Row]] = {}
+        for row in section.rows:
+            groups.setdefault((row.kernel, row.target), []).append(row)
+        for (kernel, target), rows in sorted(groups.items()):
+            cells = [_span(row.registers for row in rows), str(sum(row.spills for row in rows))]
+            cells += [_span(getattr(row, f) for row in rows) for f in ("shared", "load", "store")]
+            lines.append(f"| {kernel} | {target} | {len(rows)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _span(values: Iterable[int]) -> str:
+    low_high = sorted(set(values))
+    return str(low_high[0]) if len(low_high) == 1 else f"{low_high[0]}–{low_high[-1]}"
