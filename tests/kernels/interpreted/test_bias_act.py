@@ -12,8 +12,8 @@ from torch import Tensor
 from fastgan.kernels import bias_act
 from fastgan.kernels._geometry import Config
 
-TILED = Config(64, 8, 1)
-WHOLE = Config(64, 8, 1, stages=2, single=True)
+TILED = Config(128, 8, 1)
+WHOLE = Config(128, 8, 1, stages=2, single=True)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
