@@ -1,6 +1,5 @@
 // The loops over one tile. Compiled once for each instruction set; FASTGAN_ISA names the copy.
 #include <algorithm>
-#include <memory>
 #include <type_traits>
 
 #include "vec.h"
@@ -128,11 +127,6 @@ FASTGAN_HD auto coefficient(const P* p, int64_t index) {
   }
 }
 
-template <typename P>
-std::unique_ptr<P[]> scratch_like(const Tile& t, const P*) {
-  return std::unique_ptr<P[]>(new P[static_cast<size_t>(t.last)]);
-}
-
 template <typename T, int A, bool F, bool Planes>
 void stats(const Tile& t) {
   using P = AccOf<T>;
@@ -142,16 +136,15 @@ void stats(const Tile& t) {
     using V = std::remove_reference_t<decltype(s1)>;
     s1 += normalised_input<A, F>(data<V>(x + offset), slope);
   });
-  P *mean = static_cast<P*>(t.r1), *m2 = static_cast<P*>(t.r2);
+  P *mean = static_cast<P*>(t.r1), *m2 = static_cast<P*>(t.r2), *rest = static_cast<P*>(t.r3);
   const auto count = [&](int64_t j) {
     return P(std::max<int64_t>(1, Planes ? t.rows * (t.end - t.begin) : t.rows + (j < t.tail)));
   };
   for (int64_t j = t.first; j < t.last; ++j) mean[j] /= count(j);
-  // The mean carries the rounding of a long sum. The deviations from it are small, so their own mean
-  // corrects it, and M2 with it.
+  // The mean carries the rounding of a long sum and of its own storage. The deviations from it are
+  // small, so their own mean is what it lacks, and corrects M2.
   Tile second = t;
-  const auto shift = scratch_like(t, mean);
-  second.r1 = shift.get();
+  second.r1 = rest;
   accumulate<T, F ? A : kLeakyRelu, 2>(
       second, [&](int64_t offset, int64_t j, auto& s1, auto& s2) __attribute__((always_inline)) {
         using V = std::remove_reference_t<decltype(s1)>;
@@ -161,9 +154,9 @@ void stats(const Tile& t) {
         s2 += centred * centred;
       });
   for (int64_t j = t.first; j < t.last; ++j) {
-    const P delta = shift[j] / count(j);
-    mean[j] += delta;
-    m2[j] -= delta * shift[j];
+    const P sum = rest[j];
+    rest[j] = sum / count(j);
+    m2[j] -= rest[j] * sum;
   }
 }
 

@@ -32,12 +32,12 @@ struct Tile {
   int64_t channels, size, begin, end;  // planes
 
   const void *mean, *scale, *bias, *k0, *k1;
-  void *r1, *r2;
+  void *r1, *r2, *r3;
 };
 
 struct TileLoops {
   const char* name;
-  void (*stats)(const Tile&);          // r1 = mean, r2 = M2 of this tile
+  void (*stats)(const Tile&);          // r1 + r3 = mean, r2 = M2 of this tile
   void (*forward)(const Tile&);        // out = z
   void (*reduce)(const Tile&);         // r1 = sum a, r2 = sum a * centred
   void (*dx)(const Tile&);             // out = dx

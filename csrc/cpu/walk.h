@@ -1,6 +1,7 @@
 // The workspace of an op, the walks over its tiles, and the merging of partial results.
 #pragma once
 
+#include <cmath>
 #include <vector>
 
 #include "plan.h"
@@ -22,6 +23,7 @@ struct Workspace {
   void reserve_partials(int64_t segments) {
     r1 = scratch<P>(segments * partials * period);
     r2 = scratch<P>(segments * partials * period);
+    r3 = scratch<P>(segments * partials * period);
   }
 
   void bind(Tile& t, int64_t segment, int64_t k) const {
@@ -32,10 +34,11 @@ struct Workspace {
     t.k1 = k1.get() + segment * period;
     t.r1 = r1.get() + (segment * partials + k) * period;
     t.r2 = r2.get() + (segment * partials + k) * period;
+    t.r3 = r3.get() + (segment * partials + k) * period;
   }
 
   int64_t period, partials;
-  std::unique_ptr<P[]> mean, scale, bias, k0, k1, r1, r2;
+  std::unique_ptr<P[]> mean, scale, bias, k0, k1, r1, r2, r3;
 };
 
 // A block of channels, which one thread merges. Where a row repeats the channels they stand for
@@ -44,12 +47,18 @@ struct Channels {
   int64_t first, count, groups, stride;
 };
 
+// How many pieces of so many elements are worth a thread: waking one takes as long as 16k elements.
+inline int64_t grain(int64_t elements) {
+  return std::max<int64_t>(1, 16384 / std::max<int64_t>(1, elements));
+}
+
 // Calls function(segment, block of channels) for all of them, in parallel.
 template <typename Function>
 void for_channels(const Plan& plan, int64_t segments, const Function& function) {
   constexpr int64_t block = 64;
   const int64_t channels = plan.layout.channels, blocks = (channels + block - 1) / block;
-  torch::stable::parallel_for(0, segments * blocks, 1, [&](int64_t begin, int64_t end) {
+  const int64_t work = plan.partials() * plan.period / blocks;
+  torch::stable::parallel_for(0, segments * blocks, grain(work), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t first = i % blocks * block;
       const Channels ch{first, std::min(block, channels - first), plan.period / channels, channels};
@@ -63,8 +72,8 @@ void for_channels(const Plan& plan, int64_t segments, const Function& function) 
 // pass meets first what the one before it left in the cache.
 template <typename Function>
 void for_tiles(const Plan& plan, int64_t segments, bool reversed, const Function& function) {
-  const int64_t tiles = plan.tiles();
-  torch::stable::parallel_for(0, segments * tiles, 1, [&](int64_t begin, int64_t end) {
+  const int64_t tiles = plan.tiles(), work = plan.segment_elements() / tiles;
+  torch::stable::parallel_for(0, segments * tiles, grain(work), [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
       const int64_t i = reversed ? end - 1 - (n - begin) : n;
       function(i / tiles, i % tiles);
@@ -100,13 +109,15 @@ void merge_moments(const Plan& plan, const Workspace<P>& w, int64_t segment, con
       for (int64_t g = 0; g < ch.groups; ++g) {
         const int64_t column = ch.first + g * ch.stride;
         const int64_t at = (segment * plan.partials() + k) * plan.period + column;
-        const P *r1 = w.r1.get() + at, *r2 = w.r2.get() + at;
+        const P *r1 = w.r1.get() + at, *r2 = w.r2.get() + at, *r3 = w.r3.get() + at;
         for (int64_t c = 0; c < ch.count; ++c) {
           const double n = static_cast<double>(plan.count(k, column + c));
+          // An infinite mean has no finite rest.
+          const double own = std::isfinite(r3[c]) ? double(r1[c]) + double(r3[c]) : double(r1[c]);
           if (pass == 0) {
-            mean[c] += n * r1[c];
+            mean[c] += n * own;
           } else {
-            const double delta = r1[c] - mean[c];
+            const double delta = own - mean[c];
             m2[c] += r2[c] + n * delta * delta;
           }
         }

@@ -18,7 +18,7 @@ def act(y: Tensor, activation: int, slope: float) -> Tensor:
 
 
 def _step(y: Tensor, slope: float) -> Tensor:
-    """1 where y > 0, else the slope, in y's dtype (`where` of two numbers would round to float32)."""
+    """1 where y > 0, else the slope, in y's dtype (`where` of two numbers rounds to float32)."""
     return torch.ones_like(y).masked_fill(~(y > 0), slope)
 
 

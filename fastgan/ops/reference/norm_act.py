@@ -44,7 +44,8 @@ def moments(u: Tensor) -> tuple[Tensor, Tensor]:
         zeros = u.new_zeros(u.shape[0], u.shape[2])
         return zeros, zeros.clone()
     mean = u.mean(_OVER, True)
-    mean = mean + (u - mean).mean(_OVER, True)
+    # Exactly zero but for rounding, and so is its derivative; NaN where the mean is infinite.
+    mean = mean + (u - mean).detach().mean(_OVER, True).nan_to_num(0.0, 0.0, 0.0)
     return mean[:, 0, :, 0], (u - mean).square().mean(_OVER)
 
 

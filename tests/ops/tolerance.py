@@ -1,0 +1,53 @@
+"""The tolerance rule: at most twice the error of PyTorch's own composition, plus a floor.
+
+Errors are the largest deviation from a float64 reference, over the largest magnitude in it. The
+floor is for cases where PyTorch happens to be exact, or nearly: a few units in the last place (more
+for float64, where the reference is PyTorch's own result and its rounding counts against us).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+FLOOR = {
+    torch.float64: 1e-12,
+    torch.float32: 1e-6,
+    torch.float16: 1e-3,
+    torch.bfloat16: 8e-3,
+}
+
+
+def error(actual: Tensor, exact: Tensor, size: float = 0.0) -> float:
+    """Largest deviation relative to the largest magnitude; NaN and inf must stand alike.
+
+    size: the least magnitude to relate to. A sum over few values may cancel to nearly nothing,
+    which says nothing of its rounding; its natural size is the root of its summed squared terms.
+    """
+    actual, exact = actual.detach().double(), exact.detach().double()
+    assert actual.shape == exact.shape
+    finite = exact.isfinite()
+    torch.testing.assert_close(actual[~finite], exact[~finite], equal_nan=True)
+    if not finite.any():
+        return 0.0
+    assert actual[finite].isfinite().all(), "not finite where the reference is"
+    scale = exact[finite].abs().max().clamp_min(max(size, 1e-30))
+    return float((actual[finite] - exact[finite]).abs().max() / scale)
+
+
+def assert_as_exact(
+    name: str,
+    actual: Tensor,
+    eager: Tensor,
+    exact: Tensor,
+    *,
+    floor: torch.dtype | None = None,
+    size: float = 0.0,
+) -> None:
+    """Holds `actual` to the rule: `eager` is PyTorch at the dtype, `exact` at float64.
+
+    floor: the dtype whose floor applies, if not the result's own. size: as in `error`.
+    """
+    own, theirs = error(actual, exact, size), error(eager, exact, size)
+    allowed = 2 * theirs + FLOOR[floor or eager.dtype]
+    assert own <= allowed, f"{name}: error {own:.2e}, PyTorch's {theirs:.2e}, allowed {allowed:.2e}"
