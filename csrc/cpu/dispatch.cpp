@@ -1,4 +1,7 @@
 // Chooses the tile loops for the processor at hand, once.
+#include <cstdlib>
+#include <cstring>
+
 #include "tiles.h"
 
 namespace fastgan {
@@ -11,11 +14,19 @@ extern const TileLoops kTileLoops_avx512;
 
 namespace {
 
+// FASTGAN_CPU_ISA=baseline or avx2 keeps to narrower vectors, for tests and comparisons.
+bool allowed(const char* isa) {
+  const char* limit = std::getenv("FASTGAN_CPU_ISA");
+  if (limit == nullptr || std::strcmp(limit, "avx512") == 0) return true;
+  return std::strcmp(limit, "avx2") == 0 && std::strcmp(isa, "avx2") == 0;
+}
+
 const TileLoops& widest() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+  const bool avx2 = allowed("avx2") && __builtin_cpu_supports("avx2") &&
+                    __builtin_cpu_supports("fma");
+  if (avx2 && allowed("avx512") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
     return kTileLoops_avx512;
   }
