@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.fastgan-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint types format bench gpu kernel-report dist clean
+.PHONY: help setup train test lint types format bench gpu kernel-report kernel-check dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -35,13 +35,16 @@ types: setup ## mypy
 	$(BIN)/mypy
 
 bench: setup ## the performance suite on this machine
-	$(BIN)/pytest bench --benchmark-only
+	$(BIN)/pytest bench --benchmark -s
 
 gpu: ## on a machine with an NVIDIA GPU, in GPU_PYTHON's own environment: build, test, measure
 	$(GPU_PYTHON) tools/gpu.py
 
 kernel-report: setup ## compile every kernel for every target; registers, spills, load widths
 	$(BIN)/python -m tools.kernel_report
+
+kernel-check: setup ## as kernel-report, but fail where it differs from the committed one or spills
+	$(BIN)/python -m tools.kernel_report --check
 
 dist: setup ## sdist, and the wheel built from it, in dist/
 	$(BIN)/python -m build

@@ -218,19 +218,25 @@ class BuildNative(Command):
     """The library and the record of what was built, `_build.json`, which `fastgan doctor` reads."""
 
     description = "build fastgan/_native.so"
-    user_options = [("build-lib=", "b", "directory of the built package")]  # noqa: RUF012
+    user_options = [  # noqa: RUF012
+        ("build-lib=", "b", "directory of the built package"),
+        ("inplace", "i", "build into the source tree, as an editable installation does"),
+    ]
+    boolean_options = ["inplace"]  # noqa: RUF012
     editable_mode = False
 
     def initialize_options(self) -> None:
         self.build_lib: str | None = None
         self.build_temp: str | None = None
+        self.inplace = False
 
     def finalize_options(self) -> None:
         options = (("build_lib", "build_lib"), ("build_temp", "build_temp"))
         self.set_undefined_options("build", *options)
 
     def package(self) -> Path:
-        return ROOT / "fastgan" if self.editable_mode else Path(self.build_lib or "") / "fastgan"
+        in_place = self.editable_mode or self.inplace
+        return ROOT / "fastgan" if in_place else Path(self.build_lib or "") / "fastgan"
 
     def run(self) -> None:
         package = self.package()

@@ -80,7 +80,7 @@ def bench(results: Path) -> int:
     import torch
 
     target = results / f"{_slug(torch.cuda.get_device_name())}.json"
-    return _pytest("bench", "--benchmark-only", f"--benchmark-json={target}", "-q")
+    return _pytest("bench", "--benchmark", "-m", "gpu", f"--benchmark-json={target}", "-q", "-s")
 
 
 STAGES: dict[str, Callable[[Path], int]] = {

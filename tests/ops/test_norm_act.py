@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tolerance import assert_as_exact
+from parity import channels_last, check_parity
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -30,39 +30,6 @@ SHAPES = [
     (2, 4, 3, 4, 5),
 ]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
-
-
-def channels_last(x: Tensor) -> Tensor:
-    return x.movedim(1, -1).contiguous().movedim(-1, 1)
-
-
-def check_parity(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, dz: Tensor, training: bool, **spec: Any
-) -> None:
-    """Output, gradients and running statistics, by the tolerance rule."""
-    channels, dz = x.shape[1], dz.to(x.dtype)
-    statistics = (torch.randn(channels), torch.rand(channels) + 0.5)
-
-    def results(function: Any, dtype: torch.dtype, stat_dtype: torch.dtype) -> list[Tensor]:
-        running = [s.to(stat_dtype) for s in statistics]
-
-        def call(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-            return function(x, *running, weight, bias, training, **spec)
-
-        affine = [None if p is None else p.to(stat_dtype) for p in (weight, bias)]
-        return [*eager.gradients(call, [x.to(dtype), *affine], dz.to(dtype)), *running]
-
-    wide = torch.float64 if x.dtype is torch.float64 else torch.float32
-    own = results(norm_act, x.dtype, wide)
-    theirs = results(eager.norm_act, x.dtype, wide)
-    exact = results(eager.norm_act, torch.float64, torch.float64)
-    assert own[0].dtype is x.dtype
-    assert own[0].stride() == x.stride()
-    names = ["z", "dx"] + ["dweight"] * (weight is not None) + ["dbias"] * (bias is not None)
-    names += ["running_mean", "running_var"]
-    of_sums = float(dz.double().square().movedim(1, 0).flatten(1).sum(1).sqrt().max())
-    for name, *values in zip(names, own, theirs, exact, strict=True):
-        assert_as_exact(name, *values, size=of_sums if name in ("dweight", "dbias") else 0.0)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

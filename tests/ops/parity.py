@@ -1,0 +1,48 @@
+"""norm_act held to PyTorch's own layers: output, gradients and running statistics at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import eager
+import torch
+from tolerance import assert_as_exact
+from torch import Tensor
+
+from fastgan.ops import norm_act
+
+
+def channels_last(x: Tensor) -> Tensor:
+    return x.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def check_parity(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, dz: Tensor, training: bool, **spec: Any
+) -> None:
+    """Output, gradients and running statistics, by the tolerance rule."""
+    channels, dz = x.shape[1], dz.to(x.dtype)
+    statistics = (
+        torch.randn(channels, device=x.device),
+        torch.rand(channels, device=x.device) + 0.5,
+    )
+
+    def results(function: Any, dtype: torch.dtype, stat_dtype: torch.dtype) -> list[Tensor]:
+        running = [s.to(stat_dtype) for s in statistics]
+
+        def call(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+            return function(x, *running, weight, bias, training, **spec)
+
+        affine = [None if p is None else p.to(stat_dtype) for p in (weight, bias)]
+        return [*eager.gradients(call, [x.to(dtype), *affine], dz.to(dtype)), *running]
+
+    wide = torch.float64 if x.dtype is torch.float64 else torch.float32
+    own = results(norm_act, x.dtype, wide)
+    theirs = results(eager.norm_act, x.dtype, wide)
+    exact = results(eager.norm_act, torch.float64, torch.float64)
+    assert own[0].dtype is x.dtype
+    assert own[0].stride() == x.stride()
+    names = ["z", "dx"] + ["dweight"] * (weight is not None) + ["dbias"] * (bias is not None)
+    names += ["running_mean", "running_var"]
+    of_sums = float(dz.double().square().movedim(1, 0).flatten(1).sum(1).sqrt().max())
+    for name, *values in zip(names, own, theirs, exact, strict=True):
+        assert_as_exact(name, *values, size=of_sums if name in ("dweight", "dbias") else 0.0)
