@@ -45,7 +45,7 @@ def bias_act(
     return _FORWARD(dense(x), parameter("bias", bias, x), code, slope, _dispatch.setting())
 
 
-# ---- the dispatcher ops: what `torch.compile` and `torch.export` see
+# The dispatcher ops: what `torch.compile` and `torch.export` see.
 
 define(
     "bias_act(Tensor x, Tensor? bias, int activation, float negative_slope, str backend) -> Tensor"

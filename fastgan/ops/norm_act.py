@@ -172,7 +172,7 @@ def _update(
                 running.copy_(updated)
 
 
-# ---- the dispatcher ops: what `torch.compile` and `torch.export` see
+# The dispatcher ops: what `torch.compile` and `torch.export` see.
 
 _SPEC = "float eps, int activation, float negative_slope, int segments, bool act_first"
 
