@@ -8,6 +8,7 @@ from fastgan.nn.norm_act import (
     InstanceNormAct1d,
     InstanceNormAct2d,
     InstanceNormAct3d,
+    convert_sync_batchnorm,
     segments,
 )
 
@@ -19,5 +20,6 @@ __all__ = [
     "InstanceNormAct1d",
     "InstanceNormAct2d",
     "InstanceNormAct3d",
+    "convert_sync_batchnorm",
     "segments",
 ]

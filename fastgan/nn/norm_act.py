@@ -6,16 +6,20 @@ interchange; `activation`, `negative_slope` and `order` come on top.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from fastgan.ops import instance_norm_act, norm_act
+from fastgan.ops import instance_norm_act, norm_act, sync_norm_act
 from fastgan.ops._tensors import activation_code
 from fastgan.ops.norm_act import check_order
+
+_Module = TypeVar("_Module", bound=nn.Module)
 
 
 class _Activated(nn.Module):
@@ -57,12 +61,16 @@ class _BatchNormAct(_Activated, nn.modules.batchnorm._BatchNorm):
         negative_slope: float = 0.01,
         order: str = "norm_act",
         segments: int = 1,
+        sync: bool = False,
+        process_group: dist.ProcessGroup | None = None,
     ) -> None:
         super().__init__(
             num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype
         )
         self._set_activation(activation, negative_slope, order)
         self.segments = segments
+        self.sync = sync
+        self.process_group = process_group
 
     def forward(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)
@@ -77,19 +85,31 @@ class _BatchNormAct(_Activated, nn.modules.batchnorm._BatchNorm):
         if self.momentum is not None:
             momentum = self.momentum
         reads = moves or not by_batch
-        return norm_act(
-            input,
-            self.running_mean if reads else None,
-            self.running_var if reads else None,
-            self.weight,
-            self.bias,
-            by_batch,
-            momentum,
-            self.eps,
-            segments=self.segments,
-            average_segments=average,
+        running = (self.running_mean, self.running_var) if reads else (None, None)
+        options = {
+            "segments": self.segments,
+            "average_segments": average,
             **self._activation_arguments(),
+        }
+        if self.sync and self.training:
+            return sync_norm_act(
+                input, *running, self.weight, self.bias, momentum, self.eps,
+                process_group=self.process_group, **options,
+            )  # fmt: skip
+        return norm_act(
+            input, *running, self.weight, self.bias, by_batch, momentum, self.eps, **options
         )
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, sync=True" if self.sync else super().extra_repr()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _BatchNormAct:
+        # A process group cannot be copied: the copy (a moving average's, say) is in the same one.
+        memo[id(self.process_group)] = self.process_group
+        copied = self.__class__.__new__(self.__class__)
+        memo[id(self)] = copied
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
 
 
 class BatchNormAct1d(_BatchNormAct, nn.BatchNorm1d):
@@ -102,6 +122,8 @@ class BatchNormAct2d(_BatchNormAct, nn.BatchNorm2d):
     activation: "leaky_relu", "relu", "identity", "tanh" or "sigmoid"; `negative_slope` is
     LeakyReLU's. order: "norm_act", or "act_norm" to normalise the activated input. segments: the
     batch is this many equal slices, normalised as in as many calls in training (see `segments`).
+    sync: in training take the statistics over the processes of `process_group` (all, if None), as
+    `nn.SyncBatchNorm` does; without an initialised group it changes nothing.
 
     >>> block = nn.Sequential(nn.Conv2d(3, 64, 4, 2, 1, bias=False), BatchNormAct2d(64))
     """
@@ -129,6 +151,21 @@ def segments(module: nn.Module, count: int) -> Iterator[None]:
     finally:
         for layer, value in zip(layers, previous, strict=True):
             layer.segments = value
+
+
+def convert_sync_batchnorm(
+    module: _Module, process_group: dist.ProcessGroup | None = None
+) -> _Module:
+    """Makes every BatchNormAct in `module` synchronise its statistics, in place; returns `module`.
+
+    process_group: as of BatchNormAct2d. Parameters, buffers and `state_dict` stay as they are.
+    Layers of plain `nn.BatchNorm` are left alone. Do not use `nn.SyncBatchNorm`'s converter on a
+    model with BatchNormAct layers: it takes them for their base class and drops the activation.
+    """
+    for layer in module.modules():
+        if isinstance(layer, _BatchNormAct):
+            layer.sync, layer.process_group = True, process_group
+    return module
 
 
 class _InstanceNormAct(_Activated, nn.modules.instancenorm._InstanceNorm):
