@@ -58,8 +58,14 @@ def parameter(name: str, p: Tensor | None, x: Tensor) -> Tensor | None:
     return p.to(wanted_dtype).contiguous()
 
 
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
 def is_channels_last(x: Tensor) -> bool:
     """Whether x is dense with its channels innermost (any number of spatial dimensions)."""
+    known = _CHANNELS_LAST.get(x.dim())
+    if known is not None:  # several times faster than making a view to ask
+        return x.is_contiguous(memory_format=known)
     return x.movedim(1, -1).is_contiguous()
 
 
@@ -74,6 +80,8 @@ def dense(x: Tensor) -> Tensor:
 
 def dense_like(t: Tensor, x: Tensor) -> Tensor:
     """t in the dtype and memory layout of x, which is dense."""
+    if t.dtype is x.dtype and t.stride() == x.stride():
+        return t
     t = t.to(x.dtype)
     if x.is_contiguous():
         return t.contiguous()
