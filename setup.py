@@ -194,24 +194,18 @@ def build_native(output: Path, objects: Path) -> dict[str, object]:
     # torch's libraries are in the process when this one is loaded: they are named so that their
     # symbols resolve, with no path of the machine that built it.
     libraries = [f"-L{torch.root / 'lib'}", "-ltorch_cpu"]
+    link = [*cxx, "-shared", "-Wl,--as-needed", "-Wl,--exclude-libs,ALL"]
     if nvcc is not None:
-        libraries += ["-ltorch_cuda", *cuda_runtime(nvcc)]
-    link = [*cxx, "-shared", *(str(target) for target, _ in commands), *libraries]
+        # nvcc knows where its runtime lies; static, so that no libcudart of another version is
+        # looked for when the library is loaded.
+        link = [nvcc, "-shared", "-cudart=static", "-ccbin", cxx[0]]
+        link.append("-Xlinker=--as-needed,--exclude-libs,ALL")
+        libraries.append("-ltorch_cuda")
     # Beside, then moved: a process that has the old library mapped keeps it.
     beside = output.with_suffix(".so.new")
-    run([*link, "-Wl,--as-needed", "-Wl,--exclude-libs,ALL", "-o", str(beside)])
+    run([*link, *(str(target) for target, _ in commands), *libraries, "-o", str(beside)])
     os.replace(beside, output)
     return {"cuda": nvcc is not None, "cuda_reason": cuda_reason, "torch": torch.version}
-
-
-def cuda_runtime(nvcc: str) -> list[str]:
-    """The static runtime, so that no libcudart of another version is looked for."""
-    home = Path(os.path.realpath(nvcc)).parent.parent
-    candidates = [home / "lib64", home / "lib", *home.glob("targets/*/lib")]
-    for directory in candidates:
-        if (directory / "libcudart_static.a").is_file():
-            return [f"-L{directory}", "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
-    return [f"-L{directory}" for directory in candidates if directory.is_dir()] + ["-lcudart"]
 
 
 class BuildNative(Command):
