@@ -46,8 +46,8 @@ kernel-report: setup ## compile every kernel for every target; registers, spills
 kernel-check: setup ## as kernel-report, but fail where it differs from the committed one or spills
 	$(BIN)/python -m tools.kernel_report --check
 
-dist: setup ## sdist, and the wheel built from it, in dist/
-	$(BIN)/python -m build
+dist: setup ## sdist, and the wheel built from it with the torch of .venv, in dist/
+	$(BIN)/python -m build --no-isolation
 
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) build dist *.egg-info fastgan/*.so fastgan/_build.json
