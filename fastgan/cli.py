@@ -130,6 +130,7 @@ def _parse_train(recipe: Recipe, flags: list[str]) -> TrainArguments:
 
 def _sample(arguments: list[str]) -> int:
     from fastgan.engine import load_generator, sample_images, save_grid
+    from fastgan.engine.grid import screen_scale
     from fastgan.engine.trainer import resolve_device
 
     chosen = _parse(SampleArguments, arguments, prog="fastgan sample")
@@ -139,7 +140,7 @@ def _sample(arguments: list[str]) -> int:
         chosen.checkpoint, weights=chosen.weights, device=resolve_device(chosen.device)
     )
     images = sample_images(generator, chosen.n, seed=chosen.seed)
-    scale = max(1, 64 // images.shape[-1])
+    scale = screen_scale(images)
     print(save_grid(images, chosen.out, columns=chosen.columns, scale=scale))
     return 0
 

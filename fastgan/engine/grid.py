@@ -42,6 +42,11 @@ def make_grid(images: Tensor, columns: int | None = None, padding: int = 2) -> T
     return grid
 
 
+def screen_scale(images: Tensor) -> int:
+    """How many times to enlarge ``images`` so that small ones are about 64 pixels wide."""
+    return max(1, 64 // images.shape[-1])
+
+
 def save_grid(images: Tensor, path: Path, columns: int | None = None, scale: int = 1) -> Path:
     """Write :func:`make_grid` as a PNG, as a whole or not at all, and return its path.
 

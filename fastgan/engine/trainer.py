@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from fastgan.engine.checkpoint import (
 )
 from fastgan.engine.config import TrainConfig, TrainResult, changed_fields
 from fastgan.engine.ema import Ema
-from fastgan.engine.grid import save_grid
+from fastgan.engine.grid import save_grid, screen_scale
 from fastgan.engine.log import MetricsLog, Reporter, default_reporter
 from fastgan.engine.run_folder import RunFolder, read_run
 from fastgan.engine.signals import StopOnSignal
@@ -159,8 +160,8 @@ class Trainer:
         """
         saved = checkpoint.manifest
         changed = changed_fields(saved["config"], self.config)
-        if saved["data"]["fingerprint"] != self.dataset.fingerprint():
-            changed.append(f"data: {saved['data']} in the checkpoint, {self._data_facts()} now")
+        if saved["data"]["fingerprint"] != self._data_facts["fingerprint"]:
+            changed.append(f"data: {saved['data']} in the checkpoint, {self._data_facts} now")
         if changed:
             raise CheckpointError(
                 f"{checkpoint.path} cannot be resumed with another setting: {'; '.join(changed)}"
@@ -253,8 +254,8 @@ class Trainer:
 
     def _draw(self, folder: RunFolder) -> Path:
         images = self.sample(self.fixed_noise)
-        scale = max(1, 64 // images.shape[-1])
-        return save_grid(images, folder.samples / f"step-{self.step:08d}.png", scale=scale)
+        path = folder.samples / f"step-{self.step:08d}.png"
+        return save_grid(images, path, scale=screen_scale(images))
 
     def _resume(self, folder: RunFolder, reporter: Reporter) -> Checkpoint | None:
         torn: list[str] = []
@@ -277,9 +278,11 @@ class Trainer:
         reporter.note(f"{folder.path} has no whole checkpoint yet: starting from step 0")
 
     def _facts(self) -> dict[str, Any]:
-        return {"config": self.config.as_dict(), "data": self._data_facts(), **self.description}
+        return {"config": self.config.as_dict(), "data": self._data_facts, **self.description}
 
+    @cached_property
     def _data_facts(self) -> dict[str, Any]:
+        # Once a run: hashing a large set takes seconds, and every checkpoint names its data.
         return {
             "name": self.dataset.name,
             "images": list(self.dataset.images.shape),
