@@ -1,0 +1,134 @@
+"""Raw convolutions, ordinary and transposed, without autograd: forward and both gradients.
+
+Groups and dilation are 1. Weights have torch.nn's layout: (C_out, C_in, *k), transposed
+(C_in, C_out, *k), with any strides. Arithmetic is ATen's (oneDNN, cuDNN).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastgan.ops import _dispatch
+from fastgan.ops._tensors import dense_like, is_channels_last
+from fastgan.ops.reference.activation import LEAKY_RELU
+
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+class Geometry(NamedTuple):
+    """Where the taps of a convolution fall, one entry for each spatial dimension."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    output_padding: tuple[int, ...]  # transposed alone; zeros otherwise
+    transposed: bool
+
+
+def output_shape(
+    x_shape: tuple[int, ...], weight_shape: tuple[int, ...], geometry: Geometry
+) -> tuple[int, ...]:
+    """The shape of y. ValueError where the channels do not match or a size is not positive."""
+    x_shape, weight_shape = tuple(x_shape), tuple(weight_shape)
+    own, other = (0, 1) if geometry.transposed else (1, 0)
+    if len(weight_shape) != len(x_shape) or weight_shape[own] != x_shape[1]:
+        order = "(C_in, C_out, *k)" if geometry.transposed else "(C_out, C_in, *k)"
+        raise ValueError(
+            f"weight: expected {order} for x of shape {x_shape}, got shape {weight_shape}"
+        )
+    sizes = []
+    for d, (size, k) in enumerate(zip(x_shape[2:], weight_shape[2:], strict=True)):
+        stride, padding = geometry.stride[d], geometry.padding[d]
+        if geometry.transposed:
+            size = (size - 1) * stride - 2 * padding + k + geometry.output_padding[d]
+        else:
+            size = (size + 2 * padding - k) // stride + 1
+        sizes.append(size)
+    if min(sizes, default=1) < 1:
+        raise ValueError(
+            f"x: shape {x_shape} is too small for a kernel of {weight_shape[2:]}, stride "
+            f"{geometry.stride} and padding {geometry.padding}: the output would be {tuple(sizes)}"
+        )
+    return (x_shape[0], weight_shape[other], *sizes)
+
+
+def forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: Geometry,
+    activation: int,
+    slope: float,
+) -> Tensor:
+    """`act(conv(x) + bias)` in x's dtype, channels-last where x is, else contiguous.
+
+    bias float32 (float64 for float64 x) or None. A tensor that is both contiguous and
+    channels-last (one channel, or one position) counts as channels-last.
+    """
+    if x.dim() == 3:
+        flat = forward(*_as_2d(x, weight), bias, _geometry_2d(geometry), activation, slope)
+        return flat.squeeze(2)
+    identity = activation == LEAKY_RELU and slope == 1.0
+    fused = bias.to(x.dtype) if identity and bias is not None else None
+    y = torch.ops.aten.convolution(x, _laid_out(weight, x), fused, *_arguments(geometry))
+    y = y.contiguous(memory_format=_format(x))
+    if identity:
+        return y
+    kernels = _dispatch.kernels("auto", "bias_act", y)
+    activated: Tensor = kernels.bias_act_forward(y, bias, activation, slope)
+    return activated
+
+
+def backward_input(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """The gradient of x; of x itself only shape, dtype and layout are read."""
+    if x.dim() == 3:
+        flat = backward_input(dy.unsqueeze(2), *_as_2d(x, weight), _geometry_2d(geometry))
+        return flat.squeeze(2)
+    return dense_like(_aten_backward(dy, x, weight, geometry, 0), x)
+
+
+def backward_weight(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """The gradient of weight; of weight itself only shape, dtype and layout are read."""
+    if x.dim() == 3:
+        x, flat_weight = _as_2d(x, weight)
+        flat = backward_weight(dy.unsqueeze(2), x, flat_weight, _geometry_2d(geometry))
+        return flat.squeeze(2)
+    return dense_like(_aten_backward(dy, x, weight, geometry, 1), weight)
+
+
+def _aten_backward(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, of: int) -> Tensor:
+    """The gradient of x (of = 0) or weight (of = 1), and nothing else."""
+    dy, weight = dy.contiguous(memory_format=_format(x)), _laid_out(weight, x)
+    mask = [of == 0, of == 1, False]
+    gradients = torch.ops.aten.convolution_backward(
+        dy, x, weight, None, *_arguments(geometry), mask
+    )
+    chosen: Tensor = gradients[of]
+    return chosen
+
+
+def _arguments(geometry: Geometry) -> tuple[Any, ...]:
+    """stride, padding, dilation, transposed, output_padding and groups, in ATen's order."""
+    stride, padding, output_padding, transposed = geometry
+    return stride, padding, (1,) * len(stride), transposed, output_padding, 1
+
+
+def _format(x: Tensor) -> torch.memory_format:
+    return _CHANNELS_LAST[x.dim()] if is_channels_last(x) else torch.contiguous_format
+
+
+def _laid_out(weight: Tensor, x: Tensor) -> Tensor:
+    """weight as x lies: ATen works in channels-last as soon as one of the two does."""
+    return weight.contiguous(memory_format=_format(x))
+
+
+def _as_2d(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """One dimension as two with a height of 1, for which ATen knows channels-last."""
+    return x.unsqueeze(2), weight.unsqueeze(2)
+
+
+def _geometry_2d(geometry: Geometry) -> Geometry:
+    stride, padding, output_padding, transposed = geometry
+    return Geometry((1, *stride), (0, *padding), (0, *output_padding), transposed)
