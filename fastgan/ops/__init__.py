@@ -2,7 +2,16 @@
 
 from fastgan.ops._dispatch import available, backend
 from fastgan.ops.bias_act import bias_act
+from fastgan.ops.conv_block import conv_block
 from fastgan.ops.norm_act import instance_norm_act, norm_act
 from fastgan.ops.sync_norm_act import sync_norm_act
 
-__all__ = ["available", "backend", "bias_act", "instance_norm_act", "norm_act", "sync_norm_act"]
+__all__ = [
+    "available",
+    "backend",
+    "bias_act",
+    "conv_block",
+    "instance_norm_act",
+    "norm_act",
+    "sync_norm_act",
+]

@@ -1,0 +1,382 @@
+"""conv_block: a convolution that applies the previous block's norm and activation as it loads."""
+
+from __future__ import annotations
+
+from functools import partial
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastgan.ops import _dispatch
+from fastgan.ops._convolution import Geometry, output_shape
+from fastgan.ops._library import LIBRARY, define
+from fastgan.ops._tensors import (
+    activation_code,
+    check_input,
+    dense_like,
+    is_channels_last,
+    parameter,
+    stat_dtype,
+)
+from fastgan.ops.reference import conv_block as reference
+from fastgan.ops.reference.activation import LEAKY_RELU, TANH
+
+
+class Deferred(NamedTuple):
+    """The normalisation and activation that a raw convolution output still waits for.
+
+    mean, var: (S, C) float32, of S equal slices of the batch; var is biased. Both None: there is no
+    normalisation, only the activation. weight, bias: (C,) or None. activation, negative_slope: as
+    norm_act's.
+    """
+
+    mean: Tensor | None = None
+    var: Tensor | None = None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    eps: float = 1e-5
+    activation: str = "identity"
+    negative_slope: float = 0.01
+
+
+def conv_block(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    deferred: Deferred | None = None,
+    *,
+    stride: tuple[int, ...] | int = 1,
+    padding: tuple[int, ...] | int = 0,
+    output_padding: tuple[int, ...] | int = 0,
+    transposed: bool = False,
+    activation: str = "identity",
+    negative_slope: float = 0.01,
+    segments: int = 0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`y = act(conv(deferred(x)) + bias)` and the statistics of y, in one op.
+
+    Shapes: x (N, C_in, *spatial) with 1 to 3 spatial dimensions; weight (C_out, C_in, *kernel), or
+    (C_in, C_out, *kernel) with `transposed`; bias (C_out,). Returns (y, mean, var): y (N, C_out,
+    *spatial') channels-last in x's dtype; mean and biased var (segments, C_out) of y as stored, for
+    the `Deferred` of the next block; empty with `segments=0`.
+    dtypes: x float32, bfloat16, float16 or float64; weight is converted to x's; under autocast both
+    are converted to its dtype. bias, norm parameters and statistics float32 (float64 with x).
+
+    The padding is zero after the deferred norm and activation. Dilation and groups are 1.
+    Differentiable to any order in x, weight, bias and every tensor of `deferred`, mean and var
+    included: the gradient of x is whole once that of mean and var has come back to the block that
+    made them. It saves x and y alone; only the gradients asked for are computed.
+
+    Backends: triton (implicit GEMM) and reference. Errors: TypeError, ValueError naming the
+    argument; RuntimeError for another backend asked for.
+
+    Source: the transposed convolution's sub-pixel form, Shi et al. 2016, arXiv:1609.07009; the
+    statistics' merging, Chan, Golub and LeVeque 1979.
+    """
+    check_input(x)
+    geometry = _geometry(x, stride, padding, output_padding, transposed)
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+    output_shape(x.shape, weight.shape, geometry)
+    if segments < 0 or (segments and x.shape[0] % segments):
+        raise ValueError(f"segments: {segments} does not divide the batch of {x.shape[0]}")
+    norm = _norm_arguments(x, deferred or Deferred())
+    bias = _bias(x, bias, weight.shape[1 if transposed else 0])
+    y, mean, var = _FORWARD(
+        _channels_last(x), weight.to(x.dtype), bias, *norm, *map(list, geometry[:3]), transposed,
+        *activation_code(activation, negative_slope), segments, _dispatch.setting(),
+    )  # fmt: skip
+    return y, mean, var
+
+
+def _geometry(
+    x: Tensor,
+    stride: tuple[int, ...] | int,
+    padding: tuple[int, ...] | int,
+    output_padding: tuple[int, ...] | int,
+    transposed: bool,
+) -> Geometry:
+    dims = x.dim() - 2
+    if dims < 1:
+        raise ValueError(f"x: expected 1 to 3 spatial dimensions, got shape {tuple(x.shape)}")
+
+    def each(name: str, value: tuple[int, ...] | int, least: int) -> tuple[int, ...]:
+        values = (value,) * dims if isinstance(value, int) else tuple(value)
+        if len(values) != dims or any(v < least for v in values):
+            raise ValueError(f"{name}: expected {dims} numbers of at least {least}, got {value}")
+        return values
+
+    geometry = Geometry(
+        each("stride", stride, 1),
+        each("padding", padding, 0),
+        each("output_padding", output_padding, 0),
+        transposed,
+    )
+    if any(p >= s for p, s in zip(geometry.output_padding, geometry.stride, strict=True)):
+        raise ValueError(f"output_padding: expected less than stride {stride}: {output_padding}")
+    if any(geometry.output_padding) and not transposed:
+        raise ValueError(f"output_padding: {output_padding} is of transposed convolutions only")
+    return geometry
+
+
+def _norm_arguments(x: Tensor, deferred: Deferred) -> tuple[Any, ...]:
+    """(mean, var, weight, bias, eps, activation code, slope), checked, as the kernels take them."""
+    mean, var = deferred.mean, deferred.var
+    if (mean is None) != (var is None):
+        raise ValueError("deferred: give both mean and var, or neither")
+    if mean is None and not (deferred.weight is None and deferred.bias is None):
+        raise ValueError("deferred: weight and bias need mean and var")
+    for name, rows in (("mean", mean), ("var", var)):
+        if rows is None:
+            continue
+        fits = rows.dim() == 2 and rows.shape[1] == x.shape[1]
+        if not fits or rows.shape[0] < 1 or x.shape[0] % rows.shape[0]:
+            wanted = f"(S, {x.shape[1]}) with S a divisor of the batch of {x.shape[0]}"
+            raise ValueError(f"deferred.{name}: expected shape {wanted}, got {tuple(rows.shape)}")
+    affine = (
+        parameter("deferred.weight", deferred.weight, x),
+        parameter("deferred.bias", deferred.bias, x),
+    )
+    code = activation_code(deferred.activation, deferred.negative_slope)
+    return mean, var, *affine, deferred.eps, *code
+
+
+def _bias(x: Tensor, bias: Tensor | None, channels: int) -> Tensor | None:
+    if bias is None:
+        return None
+    if tuple(bias.shape) != (channels,):
+        raise ValueError(f"bias: expected shape ({channels},), got {tuple(bias.shape)}")
+    return bias.to(stat_dtype(x))
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x if is_channels_last(x) else x.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def _kernels(backend: str, x: Tensor) -> ModuleType:
+    """The raw kernels. On CPU tensors triton (the interpreter) runs only where it is asked for."""
+    if backend == "auto":
+        runs = x.is_cuda and _dispatch.why_not("triton", x.device.type, x.dtype) is None
+        backend = "triton" if runs else "reference"
+    if backend not in ("triton", "reference"):
+        raise RuntimeError(
+            f"backend {backend!r} cannot run: conv_block has none; see norm_act_conv"
+        )
+    return _dispatch.kernels(backend, "conv_block", x)
+
+
+# The dispatcher ops: what `torch.compile` and `torch.export` see.
+
+_NORM = "Tensor? mean, Tensor? var, Tensor? gamma, Tensor? beta, float eps, int pre_activation"
+_SPEC = (
+    "float pre_slope, int[] stride, int[] padding, int[] output_padding, bool transposed, "
+    "int activation, float slope, int segments"
+)
+define(
+    f"conv_block(Tensor x, Tensor weight, Tensor? bias, {_NORM}, {_SPEC}, str backend) "
+    "-> (Tensor y, Tensor mean, Tensor var)"
+)
+define(
+    "conv_block_backward(Tensor g_y, Tensor? g_mean, Tensor? g_var, Tensor x, Tensor y, "
+    f"Tensor y_mean, Tensor weight, {_NORM}, {_SPEC}, bool need_x, bool need_weight, "
+    "bool need_bias, str backend) -> (Tensor g_x, Tensor g_weight, Tensor g_bias, Tensor g_mean, "
+    "Tensor g_var, Tensor g_gamma, Tensor g_beta)"
+)
+_FORWARD = torch.ops.fastgan.conv_block.default
+_BACKWARD = torch.ops.fastgan.conv_block_backward.default
+
+
+def _run(x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _kernels(args[-1], x).conv_block_forward(x, *args[:-1])
+
+
+def _run_backward(g_y: Tensor, g_mean: Any, g_var: Any, x: Tensor, *args: Any) -> Any:
+    return _kernels(args[-1], x).conv_block_backward(g_y, g_mean, g_var, x, *args[:-1])
+
+
+def _fake(x: Tensor, weight: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *geometry, _, _, segments, _ = args[8:]
+    shape = output_shape(x.shape, weight.shape, Geometry(*geometry))
+    y = reference.channels_last_empty(x, list(shape))
+    rows = (segments, shape[1]) if segments else (0,)
+    return y, *(x.new_empty(rows, dtype=stat_dtype(x)) for _ in range(2))
+
+
+def _fake_backward(
+    g_y: Tensor, g_mean: Any, g_var: Any, x: Tensor, y: Tensor, y_mean: Tensor, weight: Tensor,
+    mean: Tensor | None, *args: Any,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    need_x, need_weight, need_bias, _ = args[-4:]
+
+    def rows(*shape: int) -> Tensor:
+        return x.new_empty(shape, dtype=stat_dtype(x))
+
+    normed = need_x and mean is not None
+    of_norm = [rows(*mean.shape) if normed and mean is not None else rows(0) for _ in range(2)]
+    of_affine = [rows(x.shape[1]) if normed else rows(0) for _ in range(2)]
+    return (
+        torch.empty_like(x) if need_x else x.new_empty(0),
+        torch.empty_like(weight) if need_weight else x.new_empty(0),
+        rows(y.shape[1] if need_bias else 0),
+        *of_norm,
+        *of_affine,
+    )
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, weight, _, mean, var, gamma, beta, *spec = inputs
+    y, y_mean, _ = output
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, y, y_mean, weight, mean, var, gamma, beta)
+    ctx.spec = spec
+
+
+def _backward(ctx: Any, g_y: Any, g_mean: Any, g_var: Any) -> tuple[Any, ...]:
+    if g_y is None and g_mean is None and g_var is None:
+        return (None,) * 18
+    x, y, y_mean, weight, mean, var, gamma, beta = ctx.saved_tensors
+    need_x, need_weight, need_bias, *need_norm = ctx.needs_input_grad[:7]
+    *spec, backend = ctx.spec
+    g_y = torch.zeros_like(y) if g_y is None else reference.stored_like(g_y, y)
+    results = _BACKWARD(
+        g_y, g_mean, g_var, x, y, y_mean, weight, mean, var, gamma, beta, *spec,
+        need_x or any(need_norm), need_weight, need_bias, backend,
+    )  # fmt: skip
+    wanted = zip(results, (need_x, need_weight, need_bias, *need_norm), strict=True)
+    return (*(g if needed else None for g, needed in wanted), *(None,) * 11)
+
+
+def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs[:11])
+    ctx.spec = inputs[11:]
+
+
+def _double_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
+    *spec, need_x, need_weight, need_bias, _ = ctx.spec
+    needed = (need_x, need_weight, need_bias, *(need_x,) * 4)
+    given = [g if use else None for g, use in zip(cotangents, needed, strict=True)]
+    nothing = (None,) * len(ctx.needs_input_grad)
+    if all(g is None for g in given):
+        return nothing
+    _, g_mean, g_var, *_ = ctx.saved_tensors
+    plain = g_mean is None and g_var is None and ctx.saved_tensors[7] is None
+    if plain and tuple(spec[1:3]) == _IDENTITY:
+        return (*_bilinear(ctx, *given[:3]), *nothing[11:])
+    return (*_differentiated(ctx, given), *nothing[11:])
+
+
+def _bilinear(
+    ctx: Any, v_x: Tensor | None, v_weight: Tensor | None, v_bias: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """Without a norm before it the backward is bilinear: these are the same kernels again.
+
+    With dy = act'(y) g_y it is (dgrad(dy, W), wgrad(x, dy), sum dy), and for cotangents v the sum
+    <dy, conv(v_x, W) + conv(x, v_W) + v_b>. act' in terms of y is 1 - y^2 for tanh and y (1 - y)
+    for sigmoid, hence the factors of g_saved; for LeakyReLU it is piecewise constant.
+    """
+    g_y, _, _, x, y, _, weight, *_ = ctx.saved_tensors
+    code, slope = ctx.spec[7:9]
+    *_, backend = ctx.spec
+    geometry = ctx.spec[3:7]
+    masked = partial(_through_activation, y=y, code=code, slope=slope, backend=backend)
+    dy = masked(g_y)
+    terms = [] if v_bias is None else [v_bias.reshape(-1, *(1,) * (y.dim() - 2)).to(y.dtype)]
+    g_x = g_weight = None
+    if v_x is not None:
+        terms.append(_convolution(v_x, weight, geometry, backend))
+        if ctx.needs_input_grad[6]:
+            _, g_weight = _convolution_gradients(v_x, dy, weight, geometry, False, True, backend)
+    if v_weight is not None:
+        terms.append(_convolution(x, v_weight, geometry, backend))
+        if ctx.needs_input_grad[3]:
+            g_x, _ = _convolution_gradients(x, dy, v_weight, geometry, True, False, backend)
+    q = sum(terms[1:], terms[0]).expand_as(y)
+    g_saved = None
+    if code != LEAKY_RELU and ctx.needs_input_grad[4]:
+        g_saved = g_y * q * (-2 * y if code == TANH else 1 - 2 * y)
+    g_gy = masked(q) if ctx.needs_input_grad[0] else None
+    return (g_gy, None, None, g_x, g_saved, None, g_weight, *(None,) * 4)
+
+
+def _differentiated(ctx: Any, given: list[Tensor | None]) -> list[Tensor | None]:
+    """Through a norm: the derivative of the backward's formula, its convolutions this op again."""
+    *spec, backend = ctx.spec
+
+    def gradients(
+        z: Tensor, dy: Tensor, weight: Tensor, *args: Any
+    ) -> tuple[Tensor | None, Tensor | None]:
+        z, dy = z.to(weight.dtype), dy.to(weight.dtype)
+        return _convolution_gradients(z, dy, weight, args[:4], *args[4:], backend)
+
+    found: list[Tensor | None] = [None] * 11
+    wanted = [i for i in range(11) if ctx.needs_input_grad[i]]
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Views, so that the formula is differentiated from here and no further.
+        inputs = [None if t is None else t.view_as(t) for t in ctx.saved_tensors]
+        outputs = reference.conv_block_backward(*inputs, *spec, gradients=gradients)
+        pairs = [
+            (out, g.to(out.dtype))
+            for out, g in zip(outputs, given, strict=True)
+            if g is not None and out.requires_grad
+        ]
+    if wanted and pairs:
+        of_wanted = torch.autograd.grad(
+            [out for out, _ in pairs], [inputs[i] for i in wanted], [g for _, g in pairs],
+            create_graph=again, allow_unused=True,
+        )  # fmt: skip
+        for i, g in zip(wanted, of_wanted, strict=True):
+            found[i] = g
+    return found
+
+
+_IDENTITY = (LEAKY_RELU, 1.0)
+
+
+def _through_activation(g: Tensor, y: Tensor, code: int, slope: float, backend: str) -> Tensor:
+    if (code, slope) == _IDENTITY:
+        return g
+    backward = torch.ops.fastgan.bias_act_backward.default
+    return backward(dense_like(g, y), y, code, slope, False, backend)[0]
+
+
+def _convolution(x: Tensor, weight: Tensor, geometry: tuple[Any, ...], backend: str) -> Tensor:
+    none = (None,) * 5
+    spec = (0.0, *_IDENTITY, *geometry, *_IDENTITY, 0, backend)
+    return _FORWARD(_channels_last(x), weight, *none, *spec)[0]
+
+
+def _convolution_gradients(
+    z: Tensor,
+    dy: Tensor,
+    weight: Tensor,
+    geometry: tuple[Any, ...],
+    need_input: bool,
+    need_weight: bool,
+    backend: str,
+) -> tuple[Tensor | None, Tensor | None]:
+    """(dz, dweight) of a plain convolution, from the kernels and differentiable to any order."""
+    z, dy = _channels_last(z), _channels_last(dy)
+    spec = (0.0, *_IDENTITY, *geometry, *_IDENTITY, 0, need_input, need_weight, False, backend)
+    no_rows, none = dy.new_empty(0, dtype=stat_dtype(dy)), (None,) * 4
+    dz, dweight, *_ = _BACKWARD(dy, None, None, z, dy, no_rows, weight, *none, *spec)
+    return dz if need_input else None, dweight if need_weight else None
+
+
+def _register() -> None:
+    LIBRARY.impl("conv_block", _run, "CompositeExplicitAutograd")
+    LIBRARY.impl("conv_block_backward", _run_backward, "CompositeExplicitAutograd")
+    fake, autograd = torch.library.register_fake, torch.library.register_autograd
+    fake("fastgan::conv_block", _fake, lib=LIBRARY)
+    fake("fastgan::conv_block_backward", _fake_backward, lib=LIBRARY)
+    for name, backward, save in (
+        ("conv_block", _backward, _save),
+        ("conv_block_backward", _double_backward, _save_backward),
+    ):
+        autograd(f"fastgan::{name}", backward, setup_context=save, lib=LIBRARY)
+
+
+_register()
