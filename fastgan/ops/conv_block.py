@@ -201,7 +201,8 @@ def _fake(x: Tensor, weight: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor
     shape = output_shape(x.shape, weight.shape, Geometry(*geometry))
     y = reference.channels_last_empty(x, list(shape))
     rows = (segments, shape[1]) if segments else (0,)
-    return y, *(x.new_empty(rows, dtype=stat_dtype(x)) for _ in range(2))
+    mean = x.new_empty(rows, dtype=stat_dtype(x))
+    return y, mean, torch.empty_like(mean)
 
 
 def _fake_backward(
@@ -309,14 +310,15 @@ def _differentiated(ctx: Any, given: list[Tensor | None]) -> list[Tensor | None]
         z: Tensor, dy: Tensor, weight: Tensor, *args: Any
     ) -> tuple[Tensor | None, Tensor | None]:
         z, dy = z.to(weight.dtype), dy.to(weight.dtype)
-        return _convolution_gradients(z, dy, weight, args[:4], *args[4:], backend)
+        need_input, need_weight = args[4:]
+        return _convolution_gradients(z, dy, weight, args[:4], need_input, need_weight, backend)
 
     found: list[Tensor | None] = [None] * 11
     wanted = [i for i in range(11) if ctx.needs_input_grad[i]]
     again = torch.is_grad_enabled()
     with torch.enable_grad():
         # Views, so that the formula is differentiated from here and no further.
-        inputs = [None if t is None else t.view_as(t) for t in ctx.saved_tensors]
+        inputs: list[Any] = [None if t is None else t.view_as(t) for t in ctx.saved_tensors]
         outputs = reference.conv_block_backward(*inputs, *spec, gradients=gradients)
         pairs = [
             (out, g.to(out.dtype))

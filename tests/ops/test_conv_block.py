@@ -15,6 +15,7 @@ from torch.library import opcheck
 
 from fastgan.ops import backend, conv_block
 from fastgan.ops.conv_block import Deferred
+from fastgan.ops.reference import conv_block as reference
 
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -127,11 +128,10 @@ def test_equals_pytorch(case: tuple[Any, ...], normed: bool, dtype: torch.dtype)
 
 
 @pytest.mark.parametrize("normed", [True, False])
-@pytest.mark.parametrize("case", [CASES[0], CASES[4], CASES[7]], ids=str)
+@pytest.mark.parametrize("case", [CASES[4], CASES[7]], ids=str)
 def test_first_and_second_derivatives(case: tuple[Any, ...], normed: bool) -> None:
     tensors, transposed, geometry = make(case, normed, biased=True)
-    leaves = [t[:2, ..., :6].double().clone().requires_grad_() for t in tensors[:1]]
-    leaves += [t.double().clone().requires_grad_() for t in tensors[1:]]
+    leaves = [t.double().requires_grad_() for t in (tensors[0][..., :4], *tensors[1:])]
 
     def function(x: Tensor, weight: Tensor, bias: Tensor, *norm: Tensor) -> tuple[Tensor, ...]:
         activations = ("tanh", "identity") if normed else ("identity", "leaky_relu")
@@ -144,9 +144,9 @@ def test_first_and_second_derivatives(case: tuple[Any, ...], normed: bool) -> No
 @pytest.mark.parametrize("activation", ["leaky_relu", "tanh", "sigmoid"])
 def test_bilinear_second_derivatives(activation: str) -> None:
     """The norm-free form, whose double backward is the same kernels again; and the third order."""
-    x = torch.randn(2, 2, 4, 4, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(3, 2, 3, 3, dtype=torch.float64, requires_grad=True)
-    bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(2, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(2, dtype=torch.float64, requires_grad=True)
 
     def function(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return conv_block(x, weight, bias, padding=1, activation=activation)[0]
@@ -158,23 +158,21 @@ def test_bilinear_second_derivatives(activation: str) -> None:
     assert gradgradcheck(gradient, (x, weight, bias))
 
 
-def test_only_the_gradients_asked_for_are_computed() -> None:
-    asked: list[tuple[bool, ...]] = []
-    native = torch.ops.aten.convolution_backward
+def test_only_the_gradients_asked_for_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[bool, bool]] = []
+    gradients = reference._aten_gradients
 
-    class Spy(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, f: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if f is native.default:
-                asked.append(tuple(args[-1]))
-            return f(*args, **(kwargs or {}))
+    def spy(*args: Any) -> Any:
+        asked.append(args[-2:])
+        return gradients(*args)
 
-    x = torch.randn(2, 3, 8, 8, requires_grad=True)
-    weight = torch.randn(4, 3, 4, 4, requires_grad=True)
-    y = conv_block(x, weight, stride=2, padding=1)[0]
-    with Spy():
-        torch.autograd.grad(y.sum(), x, retain_graph=True)
-        torch.autograd.grad(y.sum(), weight)
-    assert asked == [(True, False, False), (False, True, False)]
+    monkeypatch.setattr(reference, "_aten_gradients", spy)
+    for of_x, of_weight in ((True, False), (False, True)):
+        x = torch.randn(2, 3, 8, 8, requires_grad=of_x)
+        weight = torch.randn(4, 3, 4, 4, requires_grad=of_weight)
+        conv_block(x, weight, stride=2, padding=1)[0].sum().backward()
+        assert (x.grad is not None, weight.grad is not None) == (of_x, of_weight)
+    assert asked == [(True, False), (False, True)]
 
 
 def test_saves_its_input_and_output_alone() -> None:

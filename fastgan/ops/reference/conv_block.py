@@ -95,7 +95,7 @@ def conv_block_backward(
     g_x, g_mean_in, g_var_in, g_gamma, g_beta = x.new_empty(0), empty, empty, empty, empty
     if d_z is not None:
         a = wide(d_z) * d_act(u, pre_activation, pre_slope)
-        if x_hat is None:
+        if x_hat is None or rstd is None:
             g_x = a
         else:
             a = split(a, x_hat.shape[0])
