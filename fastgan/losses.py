@@ -2,37 +2,60 @@
 
 Logits may have any shape (one an image, or a patch map); a loss is the mean over all of them, in
 float32 for half-precision logits and in the logits' own precision otherwise. All are
-differentiable to any order.
+differentiable to any order, and none waits for the device or branches on a value.
 
-| name           | discriminator                              | generator         |
-|----------------|--------------------------------------------|-------------------|
-| non_saturating | E softplus(-r) + E softplus(f)             | E softplus(-f)    |
-| lsgan          | ½ E (r - 1)² + ½ E f²                      | ½ E (f - 1)²      |
-| hinge          | E max(0, 1 - r) + E max(0, 1 + f)          | -E f              |
-| wasserstein    | E f - E r                                  | -E f              |
+| name                 | discriminator                     | generator                   |
+|----------------------|-----------------------------------|-----------------------------|
+| non_saturating       | E s(-r) + E s(f)                  | E s(-f)                     |
+| saturating           | E s(-r) + E s(f)                  | -E s(f)                     |
+| lsgan                | ½ E (r - 1)² + ½ E f²             | ½ E (f - 1)²                |
+| hinge                | E max(0, 1 - r) + E max(0, 1 + f) | -E f                        |
+| wasserstein          | E f - E r                         | -E f                        |
+| relativistic_average | E s(E f - r) + E s(f - E r)       | E s(E r - f) + E s(r - E f) |
+| relativistic_pairing | E s(f - r)                        | E s(r - f)                  |
 
-with r the logits of real and f those of generated images. Sources: Goodfellow et al. 2014
-(non-saturating; softplus is binary cross-entropy on logits), Mao et al. 2017 (least squares, labels
-0 and 1), Lim and Ye 2017 (hinge), Arjovsky et al. 2017 (Wasserstein; the critic needs a Lipschitz
-constraint besides).
+with r the logits of real and f those of generated images, and s = softplus. Sources: Goodfellow et
+al. 2014 (non-saturating, saturating or minimax; softplus is binary cross-entropy on logits), Mao et
+al. 2017 (least squares, labels 0 and 1), Lim and Ye 2017 (hinge), Arjovsky et al. 2017
+(Wasserstein; the critic needs a Lipschitz constraint besides), Jolicoeur-Martineau 2018
+(relativistic average), Huang et al. 2024 (R3GAN's relativistic pairing; it needs R1 and R2 besides
+to converge).
+
+Label smoothing moves the discriminator's target of real images from 1 to 1 - smooth_real (Salimans
+et al. 2016, one-sided) and that of fakes from 0 to smooth_fake (two-sided). It is defined where the
+loss has a target for each side: cross-entropy and least squares. Generator losses keep theirs.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
+class GeneratorLoss(Protocol):
+    """The generator's half of a loss."""
+
+    def __call__(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
+        """A scalar; see GANLoss."""
+
+
 class GANLoss(NamedTuple):
-    """A pair of losses: `discriminator(real_logits, fake_logits)` and `generator(fake_logits)`."""
+    """A pair of losses: `discriminator(real_logits, fake_logits)` and `generator(fake_logits)`.
+
+    relativistic: the generator's loss compares with real images, so it must be called as
+    `generator(fake_logits, real_logits)` (ValueError if they are missing). The real logits are
+    those of the discriminator as it stands; no gradient of the generator comes from them, so they
+    can be computed without a graph. Other losses take and ignore them.
+    """
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
-    generator: Callable[[Tensor], Tensor]
+    generator: GeneratorLoss
+    relativistic: bool = False
 
 
 def _logits(name: str, logits: Tensor) -> Tensor:
@@ -41,6 +64,18 @@ def _logits(name: str, logits: Tensor) -> Tensor:
     if logits.numel() == 0:
         raise ValueError(f"{name} must not be empty, got shape {list(logits.shape)}")
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def _softplus(x: Tensor) -> Tensor:
+    # logsigmoid(x) = -softplus(-x), without softplus' switch to the identity above 20.
+    return -F.logsigmoid(-x)
+
+
+def _cross_entropy(x: Tensor, target: float) -> Tensor:
+    """Binary cross-entropy of logits against one label."""
+    if target in (0.0, 1.0):
+        return _softplus(-x if target else x)
+    return target * _softplus(-x) + (1 - target) * _softplus(x)
 
 
 def _pair(
@@ -54,42 +89,123 @@ def _pair(
         real, fake = _logits("real_logits", real_logits), _logits("fake_logits", fake_logits)
         return on_real(real).mean() + on_fake(fake).mean()
 
-    def generator(fake_logits: Tensor) -> Tensor:
+    def generator(fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
         return on_generated(_logits("fake_logits", fake_logits)).mean()
 
     return GANLoss(discriminator, generator)
 
 
-non_saturating = _pair(
-    # logsigmoid(x) = -softplus(-x), without softplus' switch to the identity above 20.
-    on_real=lambda r: -F.logsigmoid(r),
-    on_fake=lambda f: -F.logsigmoid(-f),
-    on_generated=lambda f: -F.logsigmoid(f),
-)
-lsgan = _pair(
-    on_real=lambda r: 0.5 * (r - 1).square(),
-    on_fake=lambda f: 0.5 * f.square(),
-    on_generated=lambda f: 0.5 * (f - 1).square(),
-)
+def _relativistic(name: str, compare: Callable[[Tensor, Tensor], Tensor]) -> GANLoss:
+    """A GANLoss that is `compare(real, fake)`, with the roles exchanged for the generator."""
+
+    def discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        return compare(_logits("real_logits", real_logits), _logits("fake_logits", fake_logits))
+
+    def generator(fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
+        if real_logits is None:
+            raise ValueError(f"real_logits: the generator's loss of {name} needs them, got None")
+        return compare(_logits("fake_logits", fake_logits), _logits("real_logits", real_logits))
+
+    return GANLoss(discriminator, generator, relativistic=True)
+
+
+def _make_non_saturating(real: float, fake: float) -> GANLoss:
+    return _pair(
+        on_real=lambda r: _cross_entropy(r, real),
+        on_fake=lambda f: _cross_entropy(f, fake),
+        on_generated=lambda f: _cross_entropy(f, 1.0),
+    )
+
+
+def _make_saturating(real: float, fake: float) -> GANLoss:
+    return _make_non_saturating(real, fake)._replace(
+        generator=_pair(torch.neg, torch.neg, lambda f: -_softplus(f)).generator
+    )
+
+
+def _make_lsgan(real: float, fake: float) -> GANLoss:
+    return _pair(
+        on_real=lambda r: 0.5 * (r - real).square(),
+        on_fake=lambda f: 0.5 * (f - fake).square(),
+        on_generated=lambda f: 0.5 * (f - 1).square(),
+    )
+
+
+def _make_relativistic_average(real: float, fake: float) -> GANLoss:
+    def compare(winner: Tensor, loser: Tensor, high: float, low: float) -> Tensor:
+        above = _cross_entropy(winner - loser.mean(), high).mean()
+        return above + _cross_entropy(loser - winner.mean(), low).mean()
+
+    name = "relativistic_average"
+    smooth = _relativistic(name, lambda r, f: compare(r, f, real, fake))
+    plain = _relativistic(name, lambda f, r: compare(f, r, 1.0, 0.0))
+    return smooth._replace(generator=plain.generator)
+
+
+def _pairing(winner: Tensor, loser: Tensor) -> Tensor:
+    if winner.shape != loser.shape:
+        raise ValueError(
+            "real_logits and fake_logits must have one shape to be paired, got "
+            f"{list(winner.shape)} and {list(loser.shape)}"
+        )
+    return _softplus(loser - winner).mean()
+
+
+# Losses with a target for each side, from those targets.
+_SMOOTHABLE: dict[str, Callable[[float, float], GANLoss]] = {
+    "lsgan": _make_lsgan,
+    "non_saturating": _make_non_saturating,
+    "relativistic_average": _make_relativistic_average,
+    "saturating": _make_saturating,
+}
+
+lsgan = _make_lsgan(1.0, 0.0)
+non_saturating = _make_non_saturating(1.0, 0.0)
+saturating = _make_saturating(1.0, 0.0)
 hinge = _pair(
     on_real=lambda r: F.relu(1 - r),
     on_fake=lambda f: F.relu(1 + f),
     on_generated=Tensor.neg,
 )
 wasserstein = _pair(on_real=Tensor.neg, on_fake=lambda f: f, on_generated=Tensor.neg)
+relativistic_average = _make_relativistic_average(1.0, 0.0)
+relativistic_pairing = _relativistic("relativistic_pairing", _pairing)
 
 LOSSES = {
     "hinge": hinge,
     "lsgan": lsgan,
     "non_saturating": non_saturating,
+    "relativistic_average": relativistic_average,
+    "relativistic_pairing": relativistic_pairing,
+    "saturating": saturating,
     "wasserstein": wasserstein,
 }
 
 
-def get_loss(name: str) -> GANLoss:
-    """The pair of losses called `name`; ValueError with suggestions if there is none."""
+def get_loss(name: str, *, smooth_real: float = 0.0, smooth_fake: float = 0.0) -> GANLoss:
+    """The pair of losses called `name`.
+
+    Args:
+        smooth_real: the discriminator's target for real images is 1 - smooth_real.
+        smooth_fake: its target for generated images is smooth_fake.
+
+    Raises:
+        ValueError: there is no such loss (suggestions are given), a smoothing lies outside
+            [0, 0.5), or the loss has no targets that could be smoothed.
+    """
     if name not in LOSSES:
         close = difflib.get_close_matches(name, LOSSES, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"losses: {', '.join(LOSSES)}"
         raise ValueError(f"unknown loss {name!r}; {hint}")
-    return LOSSES[name]
+    smoothing = {"smooth_real": smooth_real, "smooth_fake": smooth_fake}
+    for argument, value in smoothing.items():
+        if not 0 <= value < 0.5:
+            raise ValueError(f"{argument} must lie in [0, 0.5), got {value!r}")
+        if value and name not in _SMOOTHABLE:
+            raise ValueError(
+                f"{argument}: the loss {name!r} has no labels to smooth, got {value!r}; "
+                f"these have: {', '.join(_SMOOTHABLE)}"
+            )
+    if not (smooth_real or smooth_fake):
+        return LOSSES[name]
+    return _SMOOTHABLE[name](1.0 - smooth_real, float(smooth_fake))
