@@ -16,8 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastgan.ops import instance_norm_act, norm_act, sync_norm_act
-from fastgan.ops._tensors import activation_code
-from fastgan.ops.norm_act import check_order
+from fastgan.ops._tensors import activation_code, check_order
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -74,22 +73,26 @@ class _BatchNormAct(_Activated, nn.modules.batchnorm._BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)
-        by_batch = self.training or self.running_mean is None
-        moves = self.training and self.track_running_stats and self.running_mean is not None
-        momentum, average = 0.0, False
+        running = self.running_mean, self.running_var  # read once: a module's lookups are slow
+        tracked = running[0] is not None
+        by_batch = self.training or not tracked
+        moves = self.training and self.track_running_stats and tracked
+        momentum, average = self.momentum, False
         if moves and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(self.segments)
-            if self.momentum is None:
+            if momentum is None:
                 # The mean of all batches so far, in which this call's segments weigh one each.
                 momentum, average = self.segments / float(self.num_batches_tracked), True
-        if self.momentum is not None:
-            momentum = self.momentum
-        reads = moves or not by_batch
-        running = (self.running_mean, self.running_var) if reads else (None, None)
-        options = {
+        if momentum is None:
+            momentum = 0.0
+        if by_batch and not moves:
+            running = None, None
+        options: dict[str, Any] = {
+            "activation": self.activation,
+            "negative_slope": self.negative_slope,
             "segments": self.segments,
+            "order": self.order,
             "average_segments": average,
-            **self._activation_arguments(),
         }
         if self.sync and self.training:
             return sync_norm_act(

@@ -19,6 +19,7 @@ from fastgan.ops import _native
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 _PREFERENCE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
 _setting = "auto"
 
 # (device type, dtype) -> (backend, {backend passed over: why}) of every automatic choice so far.
@@ -102,6 +103,22 @@ def resolve(name: str, x: torch.Tensor) -> str:
             passed[candidate] = reason
         known = choices[device, x.dtype] = (candidate, passed)
     return known[0]
+
+
+def is_eager(*tensors: torch.Tensor | None) -> bool:
+    """Whether a call on these tensors may pass by the dispatcher, straight to the raw kernels.
+
+    Not while something may want to see the operator: the compiler, a trace, a function transform,
+    a dispatch mode (fake tensors among them), a tensor of another class or without memory.
+    """
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state() is not None
+    ):
+        return False
+    return all(t is None or (type(t) in _PLAIN and not t.is_meta) for t in tensors)
 
 
 def available() -> dict[str, str | None]:

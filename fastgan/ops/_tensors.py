@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_ORDERS = ("norm_act", "act_norm")
 _CODES = {"leaky_relu": 0, "relu": 0, "identity": 0, "tanh": 1, "sigmoid": 2}
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -22,6 +23,11 @@ def activation_code(activation: str, negative_slope: float) -> tuple[int, float]
     return _CODES[activation], float(negative_slope)
 
 
+def check_order(order: str) -> None:
+    if order not in _ORDERS:
+        raise ValueError(f"order: {order!r} is not one of {', '.join(_ORDERS)}")
+
+
 def check_input(x: Tensor) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"x: expected a Tensor, got {type(x).__name__}")
@@ -31,6 +37,13 @@ def check_input(x: Tensor) -> None:
     if not 2 <= x.dim() <= 5:
         shape = tuple(x.shape)
         raise ValueError(f"x: expected (N, C) and 0 to 3 spatial dimensions, got shape {shape}")
+
+
+def spatial_size(x: Tensor) -> int:
+    size = 1
+    for extent in x.shape[2:]:
+        size *= extent
+    return size
 
 
 def stat_dtype(x: Tensor) -> torch.dtype:
@@ -47,7 +60,7 @@ def parameter(name: str, p: Tensor | None, x: Tensor) -> Tensor | None:
         return None
     if not isinstance(p, Tensor):
         raise TypeError(f"{name}: expected a Tensor or None, got {type(p).__name__}")
-    if p.dim() != 1 or p.shape[0] != x.shape[1]:
+    if p.dim() != 1 or p.size(0) != x.size(1):
         wanted = f"({x.shape[1]},) for x of shape {tuple(x.shape)}"
         raise ValueError(f"{name}: expected shape {wanted}, got {tuple(p.shape)}")
     if p.device != x.device:
@@ -55,7 +68,35 @@ def parameter(name: str, p: Tensor | None, x: Tensor) -> Tensor | None:
     wanted_dtype = stat_dtype(x)
     if p.dtype not in (wanted_dtype, x.dtype):
         raise TypeError(f"{name}: expected {wanted_dtype} for x of {x.dtype}, got {p.dtype}")
-    return p.to(wanted_dtype).contiguous()
+    if p.dtype is not wanted_dtype:
+        p = p.to(wanted_dtype)
+    return p if p.is_contiguous() else p.contiguous()
+
+
+def prepare(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    activation: str,
+    negative_slope: float,
+    order: str,
+) -> tuple[tuple[Tensor | None, Tensor | None], tuple[int, float, bool]]:
+    """((weight, bias), (activation code, slope, act_first)), checked."""
+    check_order(order)
+    code, slope = activation_code(activation, negative_slope)
+    affine = parameter("weight", weight, x), parameter("bias", bias, x)
+    return affine, (code, slope, order == "act_norm")
+
+
+def running_pair(
+    x: Tensor, running_mean: Tensor | None, running_var: Tensor | None
+) -> tuple[Tensor, Tensor] | None:
+    """The running statistics, checked and in the dtype of statistics; None if there are none."""
+    mean, var = parameter("running_mean", running_mean, x), parameter("running_var", running_var, x)
+    if (mean is None) != (var is None):
+        missing = "running_mean" if mean is None else "running_var"
+        raise ValueError(f"{missing}: give both running_mean and running_var, or neither")
+    return None if mean is None or var is None else (mean, var)
 
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from fastgan.ops import _dispatch
-from fastgan.ops._tensors import check_input, dense
-from fastgan.ops.norm_act import _prepare, _running, _spatial, norm_act
+from fastgan.ops._tensors import check_input, dense, prepare, running_pair, spatial_size
+from fastgan.ops.norm_act import norm_act
 from fastgan.ops.reference.activation import act
 from fastgan.ops.reference.norm_act import wide
 
@@ -60,10 +60,10 @@ def sync_norm_act(
             average_segments=average_segments,
         )  # fmt: skip
     check_input(x)
-    (gamma, beta), (code, slope, act_first) = _prepare(
+    (gamma, beta), (code, slope, act_first) = prepare(
         x, weight, bias, activation, negative_slope, order
     )
-    _running(x, running_mean, running_var)
+    running_pair(x, running_mean, running_var)
     if _dispatch.setting() not in ("auto", "reference"):
         raise RuntimeError(
             f"backend {_dispatch.setting()!r} cannot run: sync_norm_act runs on reference only"
@@ -75,7 +75,7 @@ def sync_norm_act(
     u = wide(dense(x)).unflatten(0, (segments, x.shape[0] // segments))
     if act_first:
         u = act(u, code, slope)
-    count = x.shape[0] // segments * _spatial(x)
+    count = x.shape[0] // segments * spatial_size(x)
     mean, var, total = _merged_moments(u, count, process_group, world)
     # Where the total is 1, no process has more: one that has need not wait for the number.
     if count <= 1 and int(total) == 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastgan
 from fastgan.ops import _dispatch, _native, available, norm_act
@@ -73,3 +74,52 @@ def test_a_library_that_does_not_load(monkeypatch: pytest.MonkeyPatch, tmp_path)
     monkeypatch.setattr(_native, "_PACKAGE", tmp_path)
     assert "does not load" in _native.load.__wrapped__()
     assert "not installed" in _native.build_record.__wrapped__()["reason"]
+
+
+def test_what_keeps_a_call_from_the_raw_kernels() -> None:
+    """Whoever watches operators must see them: modes, transforms, traces, other classes."""
+    x, answers = torch.ones(2, 3), []
+
+    def ask(t: torch.Tensor) -> torch.Tensor:
+        answers.append(_dispatch.is_eager(t))
+        return t + 0
+
+    ask(x)
+    ask(torch.nn.Parameter(x))
+    assert answers == [True, True]
+    answers.clear()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        ask(x)
+    torch.func.vmap(ask)(x)
+    torch.jit.trace(ask, x, check_trace=False)
+    torch.compile(ask, backend="eager")(x)
+    ask(x.to("meta"))
+    ask(x.as_subclass(type("Other", (torch.Tensor,), {})))
+    assert answers
+    assert not any(answers)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_eager_calls_equal_the_operator(
+    host_backend: str, training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outputs, statistics and gradients bit for bit, batched gradients included."""
+    given = [torch.randn(4, 3, 5, 5), torch.zeros(3), torch.ones(3), torch.randn(3), torch.randn(3)]
+    cotangents = torch.randn(2, 4, 3, 5, 5)
+
+    def results() -> list[torch.Tensor]:
+        x, mean, var, weight, bias = (t.clone() for t in given)
+        leaves = [t.requires_grad_() for t in (x, weight, bias)]
+        z = norm_act(x, mean, var, weight, bias, training)
+        plain = torch.autograd.grad(z, leaves, cotangents[0], retain_graph=True)
+        batched = ()
+        if host_backend == "cpu":  # the reference writes into a tensor that vmap does not batch
+            batched = torch.autograd.grad(z, leaves, cotangents, is_grads_batched=True)
+        with torch.no_grad():
+            again = norm_act(x, mean, var, weight, bias, training)
+        return [z, again, mean, var, *plain, *batched]
+
+    eager = results()
+    monkeypatch.setattr(_dispatch, "is_eager", lambda *_: False)
+    for a, b in zip(eager, results(), strict=True):
+        assert torch.equal(a, b)

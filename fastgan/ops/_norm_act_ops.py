@@ -1,0 +1,154 @@
+"""The dispatcher ops of norm_act: what `torch.compile`, `torch.export` and transforms see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgan.ops import _dispatch
+from fastgan.ops._library import LIBRARY, define
+from fastgan.ops._norm_act_second import norm_act_double_backward
+from fastgan.ops._tensors import dense_like, stat_dtype
+
+_SPEC = "float eps, int activation, float negative_slope, int segments, bool act_first"
+
+define(
+    f"norm_act_train(Tensor x, Tensor? weight, Tensor? bias, {_SPEC}, str backend) "
+    "-> (Tensor z, Tensor mean, Tensor var)"
+)
+define(
+    f"norm_act_eval(Tensor x, Tensor mean, Tensor var, Tensor? weight, Tensor? bias, {_SPEC}, "
+    "str backend) -> Tensor"
+)
+define(
+    "norm_act_backward(Tensor dz, Tensor x, Tensor mean, Tensor var, Tensor? weight, Tensor? bias, "
+    f"{_SPEC}, bool training, bool need_dx, bool need_dparams, str backend) "
+    "-> (Tensor dx, Tensor dweight, Tensor dbias)"
+)
+define(
+    "update_running_stats_(Tensor(a!) running_mean, Tensor(b!) running_var, Tensor mean, "
+    "Tensor var, float momentum, int count, bool average, str backend) -> ()"
+)
+TRAIN = torch.ops.fastgan.norm_act_train.default
+EVAL = torch.ops.fastgan.norm_act_eval.default
+BACKWARD = torch.ops.fastgan.norm_act_backward.default
+UPDATE = torch.ops.fastgan.update_running_stats_.default
+
+
+def _run_train(x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _dispatch.kernels(args[-1], "norm_act", x).norm_act_train(x, *args[:-1])
+
+
+def _run_eval(x: Tensor, *args: Any) -> Tensor:
+    return _dispatch.kernels(args[-1], "norm_act", x).norm_act_eval(x, *args[:-1])
+
+
+def _run_backward(dz: Tensor, x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _dispatch.kernels(args[-1], "norm_act", x).norm_act_backward(dz, x, *args[:-1])
+
+
+def _run_update(running_mean: Tensor, *args: Any) -> None:
+    module = _dispatch.kernels(args[-1], "norm_act", running_mean)
+    module.update_running_stats_(running_mean, *args[:-1])
+
+
+def _stats_like(x: Tensor, *shape: int) -> Tensor:
+    return x.new_empty(shape, dtype=stat_dtype(x))
+
+
+def _fake_train(x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    shape = args[5], x.shape[1]
+    return torch.empty_like(x), _stats_like(x, *shape), _stats_like(x, *shape)
+
+
+def _fake_backward(dz: Tensor, x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    need_dx, need_dparams = args[-3:-1]
+    params = x.shape[1] if need_dparams else 0
+    dx = torch.empty_like(x) if need_dx else x.new_empty(0)
+    return dx, _stats_like(x, params), _stats_like(x, params)
+
+
+def _save_train(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, weight, bias, *spec = inputs
+    _, mean, var = output
+    ctx.mark_non_differentiable(mean, var)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, mean, var, weight, bias)
+    ctx.spec = spec
+
+
+def _save_eval(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, mean, var, weight, bias, *spec = inputs
+    ctx.save_for_backward(x, mean, var, weight, bias)
+    ctx.spec = spec
+
+
+def _gradients(ctx: Any, dz: Tensor, training: bool, needs: tuple[bool, ...]) -> tuple[Any, ...]:
+    """(dx, dweight, dbias), None for each that `needs` does not ask for."""
+    x, mean, var, weight, bias = ctx.saved_tensors
+    *spec, backend = ctx.spec
+    need_dx, need_weight, need_bias = needs
+    dx, dweight, dbias = BACKWARD(
+        dense_like(dz, x), x, mean, var, weight, bias, *spec, training, need_dx,
+        need_weight or need_bias, backend,
+    )  # fmt: skip
+    return dx if need_dx else None, dweight if need_weight else None, dbias if need_bias else None
+
+
+def _backward_train(ctx: Any, dz: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    rest = (None,) * 6
+    if dz is None:
+        return (None,) * 3 + rest
+    return (*_gradients(ctx, dz, True, ctx.needs_input_grad[:3]), *rest)
+
+
+def _backward_eval(ctx: Any, dz: Tensor) -> tuple[Any, ...]:
+    needs = ctx.needs_input_grad
+    dx, dweight, dbias = _gradients(ctx, dz, False, (needs[0], needs[3], needs[4]))
+    return (dx, None, None, dweight, dbias, *(None,) * 6)
+
+
+def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs[:6])
+    ctx.spec = inputs[6:]
+
+
+def _double_backward(ctx: Any, g_dx: Any, g_dweight: Any, g_dbias: Any) -> tuple[Any, ...]:
+    *spec, need_dx, need_dparams, _ = ctx.spec
+    g_dx = g_dx if need_dx else None
+    g_dweight, g_dbias = (g_dweight, g_dbias) if need_dparams else (None, None)
+    if g_dx is None and g_dweight is None and g_dbias is None:
+        return (None,) * 15
+    g_dz, g_x, g_weight, g_bias = norm_act_double_backward(
+        g_dx, g_dweight, g_dbias, *ctx.saved_tensors, *spec
+    )
+    return (g_dz, g_x, None, None, g_weight, g_bias, *(None,) * 9)
+
+
+for _name, _implementation in {
+    "norm_act_train": _run_train,
+    "norm_act_eval": _run_eval,
+    "norm_act_backward": _run_backward,
+    "update_running_stats_": _run_update,
+}.items():
+    LIBRARY.impl(_name, _implementation, "CompositeExplicitAutograd")
+
+
+def _register() -> None:
+    fake, autograd = torch.library.register_fake, torch.library.register_autograd
+    fake("fastgan::norm_act_train", _fake_train, lib=LIBRARY)
+    fake("fastgan::norm_act_eval", lambda x, *_: torch.empty_like(x), lib=LIBRARY)
+    fake("fastgan::norm_act_backward", _fake_backward, lib=LIBRARY)
+    fake("fastgan::update_running_stats_", lambda *_: None, lib=LIBRARY)
+    for name, backward, save in (
+        ("norm_act_train", _backward_train, _save_train),
+        ("norm_act_eval", _backward_eval, _save_eval),
+        ("norm_act_backward", _double_backward, _save_backward),
+    ):
+        autograd(f"fastgan::{name}", backward, setup_context=save, lib=LIBRARY)
+
+
+_register()
