@@ -17,7 +17,17 @@ _LAZY = {
     "train": "fastgan.recipes",
     "backend": "fastgan.ops",
 }
-_SUBMODULES = ("data", "engine", "losses", "metrics", "models", "nn", "ops", "recipes")
+_SUBMODULES = (
+    "data",
+    "engine",
+    "losses",
+    "metrics",
+    "models",
+    "nn",
+    "ops",
+    "recipes",
+    "regularizers",
+)
 
 __all__ = ["TrainConfig", "Trainer", "__version__", "backend", "train"]
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastgan.ops import _dispatch, _native
 
@@ -46,3 +49,23 @@ def host_backend(request: pytest.FixtureRequest) -> Iterator[str]:
         request.getfixturevalue("native")
     with _dispatch.backend(request.param):
         yield request.param
+
+
+class _NoHostSync(TorchDispatchMode):
+    """Refuses the operators by which the host waits for a value or a data-dependent shape."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "_unique", "equal")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        assert not name.startswith(self.WAITING), f"{func} would make the host wait"
+        if name in ("index", "index_put", "index_put_"):
+            masks = [i for i in args[1] if i is not None and i.dtype in (torch.bool, torch.uint8)]
+            assert not masks, f"{func} with a mask would make the host wait"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def no_host_sync() -> Callable[[], AbstractContextManager[Any]]:
+    """`with no_host_sync():` fails where code would not be capturable as a CUDA graph."""
+    return _NoHostSync

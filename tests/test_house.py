@@ -18,7 +18,7 @@ FLOORS = [
     {"kernels"},
     {"ops"},
     {"nn"},
-    {"models", "losses", "data", "metrics"},
+    {"models", "losses", "regularizers", "data", "metrics"},
     {"engine"},
     {"recipes"},
     {"doctor"},
