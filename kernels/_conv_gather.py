@@ -1,11 +1,11 @@
 """Device code of direct and transposed convolution: one implicit GEMM that gathers its rows.
 
-Forward pass and data gradient of both kinds are this kernel; `_conv_tiles.py` says how rows, taps and
-operands are formed. What it stores is its epilogue:
+Forward pass and data gradient of both kinds are this kernel; `_conv_tiles.py` says how rows, taps
+and operands are formed. What it stores is its epilogue:
 
-    OUTPUT      y = act(acc + bias), and unless the partials are None, for every tile and channel the
-                count, mean and M2 of y as stored
-    GRADIENT    a * scale, a = acc * act'(u), u the normalised raw input of the forward pass; and
+    output      y = act(acc + bias), and unless the partials are None, for every tile and channel
+                the count, mean and M2 of y as stored
+    gradient    a * scale, a = acc * act'(u), u the normalised raw input of the forward pass; and
                 unless the partials are None the tile's sums of a and of a * (raw - center)
 
 Tiles never cross segments, and each has partials of its own, merged in one order afterwards
@@ -97,10 +97,10 @@ def conv_kernel(
     """One tile: BLOCK_M output positions of a segment (``images`` of them) and phase by BLOCK_N
     channels. Programs that share rows stand side by side in the grid: column tiles, then phases.
 
-    x (and y, for PROLOGUE "gradient") is read, out written; all channels-last. weight: packed (taps,
-    channels_in, channels_out), zero up to whole blocks. rows (S, 3, C_in), raw_rows (S, 3, C_out):
-    a row of S serves ``share`` segments. counts (segments, tiles * phases), partials with C_out
-    behind. bias (C_out). All of these float32.
+    x (and y, for PROLOGUE "gradient") is read, out written; all channels-last. weight: packed
+    (taps, channels_in, channels_out), zero up to whole blocks. In float32: bias (C_out); rows
+    (S, 3, C_in) and raw_rows (S, 3, C_out), a row of S for ``share`` segments; counts (segments,
+    tiles * phases) and the partials, with C_out behind.
     """
     PHASES: tl.constexpr = SD * SH * SW if TRANSPOSED else 1
     channels_in = units_in * VEC_IN

@@ -84,9 +84,9 @@ def shared_limit(device: torch.device) -> int:
 
 @dataclass(frozen=True)
 class ConvGeometry:
-    """One gather (see ``_conv_tiles.py``), of ``images`` images: what is read has ``channels_in`` and
-    ``size_in``, what is written ``channels_out`` and ``size_out``; always three axes, (D, H, W), of
-    which ``dims`` count.
+    """One gather (see ``_conv_tiles.py``), of ``images`` images: what is read has ``channels_in``
+    and ``size_in``, what is written ``channels_out`` and ``size_out``. Always three axes, D, H and
+    W, of which the last ``dims`` count.
     """
 
     images: int
@@ -165,10 +165,10 @@ def conv_geometry(
     output_padding: list[int],
     transposed: bool,
 ) -> ConvGeometry:
-    """The geometry of a forward convolution; weight (C_out, C_in, *k), transposed (C_in, C_out, *k).
+    """The geometry of a forward pass; weight (C_out, C_in, *k), transposed (C_in, C_out, *k).
 
-    Raises TypeError for a dtype that Triton's kernels do not take, ValueError for shapes that do not
-    match or leave no output.
+    Raises TypeError for a dtype that Triton's kernels do not take, ValueError for shapes that do
+    not match or leave no output.
     """
     if x.dtype not in DTYPES:
         raise TypeError(f"x: expected float32, bfloat16 or float16 for Triton, got {x.dtype}")
@@ -254,8 +254,5 @@ def configure(
         and (config.block_m <= 64 or config.block_m < 2 * rows)
     ]
     busy = [config for config in fitting if programs(config) >= FEW_PROGRAMS]
-    if busy:
-        chosen = busy[0]
-    else:
-        chosen = max(fitting or available, key=programs)
+    chosen = busy[0] if busy else max(fitting or available, key=programs)
     return chosen.fitted(dtype.itemsize, tensors, limit)

@@ -1,4 +1,4 @@
-"""Device code around the convolutions: packed weights, rows, and partials merged in a fixed order."""
+"""Device code around the convolutions: packed weights, rows, partials merged in a fixed order."""
 
 import triton
 import triton.language as tl

@@ -1,27 +1,25 @@
 """Device functions of the implicit-GEMM convolutions: rows, taps, operands.
 
-A convolution is a gather: an output position q and a tap j name one input position. Rows of the GEMM
-are output positions (image, d, h, w), flat; its columns are output channels; it sums over taps and
-input channels. Every axis is three-dimensional, with size, kernel and stride 1 where there is less,
-and ``DIMS`` (1, 2 or 3) drops the arithmetic of the axes that are not there. In memory everything is
-channels-last: element c of position p stands at ``p * C + c``.
+A convolution is a gather: an output position q and a tap j name one input position. Rows of the
+GEMM are output positions (image, d, h, w), flat; its columns are output channels; it sums over taps
+and input channels. There are always three axes, with size, kernel and stride 1 where the tensor has
+fewer, and ``DIMS`` (1, 2 or 3) drops the arithmetic of those. Memory is channels-last: element c of
+position p stands at ``p * C + c``.
 
-    direct       output q reads input  q * stride - padding + j         with weight tap j
-    transposed   output q * stride + e reads input
-                 q + (e + padding) // stride - j                        with weight tap r + j * stride,
-                 r = (e + padding) % stride, 0 <= e < stride
+    direct       output q reads input q * stride - padding + j, with weight tap j
+    transposed   output q * stride + e reads input q + (e + padding) // stride - j, with weight tap
+                 (e + padding) % stride + j * stride, 0 <= e < stride
 
-The second line is the sub-pixel form of a transposed convolution: each of the stride^d phases e is
-an ordinary convolution with every stride-th tap. It is the data gradient of the direct form, and the
-reverse.
+The second is the sub-pixel form of a transposed convolution: each of its stride^d phases e is an
+ordinary convolution with every stride-th tap. Either is the data gradient of the other.
 
 An operand is formed as it is loaded (its prologue):
 
     input      z = act((x - center) * scale + shift), or act(x), or x
-    gradient   dy = (g + k1 * (y - center) + k2) * act'(y), act' from the output y, or without either
+    gradient   dy = (g + k1 * (y - center) + k2) * act'(y), act' from the output y; or part of it
 
-The three values a channel lie side by side, rows (segments, 3, C) float32: (center, scale, shift) or
-(center, k1, k2). Positions outside the tensor give 0, after the activation.
+Three values a channel: rows (segments, 3, C) float32 of (center, scale, shift) or (center, k1, k2).
+Positions outside the tensor give 0, after the activation.
 """
 
 import triton

@@ -1,14 +1,13 @@
 """Triton launchers of direct and transposed convolution with everything that rides along.
 
-No autograd, no broadcasting. Tensors are float32, bfloat16 or float16 in channels-last memory; rows,
-biases, statistics and sums are float32. `conv_forward` and `conv_data_gradient` each are one gather
-(`_conv_gather.py`), preceded by a launch that packs the weight, followed by one (two, where there are
-many tiles) that merges the partials.
+No autograd, no broadcasting. Tensors are float32, bfloat16 or float16 in channels-last memory;
+rows, biases, statistics and sums are float32. `conv_forward` and `conv_data_gradient` each are one
+gather (`_conv_gather.py`), preceded by a launch that packs the weight, followed by one (two, where
+there are many tiles) that merges the partials.
 
 The weight is packed for the call to (taps, channels in, channels out), in x's dtype and padded with
-zeros to whole tiles: torch's layout has the taps innermost, so no strides of it would let a tile be
-loaded in vectors, and master weights in float32 would be converted once a tile of rows instead of
-once. It moves at most 8 bytes a weight, where the GEMM moves at least as many for each tile of rows.
+zeros to whole tiles: torch's layout has the taps innermost, so with its strides no tile could be
+loaded in vectors, and float32 master weights would be converted again for each tile of rows.
 """
 
 from dataclasses import dataclass

@@ -178,7 +178,10 @@ def _describe(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> L
 def _variant(signature: dict[str, str], constexprs: dict[str, Any], options: dict[str, int]) -> str:
     """A name that is the same wherever the compiled code is, and only there."""
     dtype = next(iter(signature.values())).strip("*")
-    words = [dtype, *(f"{k}={int(v)}" for k, v in constexprs.items() if v is not None)]
+    values = {
+        k: v if isinstance(v, str) else int(v) for k, v in constexprs.items() if v is not None
+    }
+    words = [dtype, *(f"{k}={v}" for k, v in values.items())]
     absent = [k.removesuffix("_ptr") for k, v in constexprs.items() if v is None]
     words += [f"no-{name}" for name in absent]
     words += [f"{k}={v}" for k, v in options.items()]
