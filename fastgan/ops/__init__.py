@@ -4,6 +4,7 @@ from fastgan.ops._dispatch import available, backend
 from fastgan.ops.bias_act import bias_act
 from fastgan.ops.conv_block import conv_block
 from fastgan.ops.norm_act import instance_norm_act, norm_act
+from fastgan.ops.norm_act_conv import norm_act_conv
 from fastgan.ops.sync_norm_act import sync_norm_act
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "conv_block",
     "instance_norm_act",
     "norm_act",
+    "norm_act_conv",
     "sync_norm_act",
 ]

@@ -27,6 +27,37 @@ class Geometry(NamedTuple):
     transposed: bool
 
 
+def make_geometry(
+    x: Tensor,
+    stride: tuple[int, ...] | int,
+    padding: tuple[int, ...] | int,
+    output_padding: tuple[int, ...] | int,
+    transposed: bool,
+) -> Geometry:
+    """The geometry of a call, one number standing for all dimensions; ValueError if it is none."""
+    dims = x.dim() - 2
+    if dims < 1:
+        raise ValueError(f"x: expected 1 to 3 spatial dimensions, got shape {tuple(x.shape)}")
+
+    def each(name: str, value: tuple[int, ...] | int, least: int) -> tuple[int, ...]:
+        values = (value,) * dims if isinstance(value, int) else tuple(value)
+        if len(values) != dims or any(v < least for v in values):
+            raise ValueError(f"{name}: expected {dims} numbers of at least {least}, got {value}")
+        return values
+
+    geometry = Geometry(
+        each("stride", stride, 1),
+        each("padding", padding, 0),
+        each("output_padding", output_padding, 0),
+        transposed,
+    )
+    if any(p >= s for p, s in zip(geometry.output_padding, geometry.stride, strict=True)):
+        raise ValueError(f"output_padding: expected less than stride {stride}: {output_padding}")
+    if any(geometry.output_padding) and not transposed:
+        raise ValueError(f"output_padding: {output_padding} is of transposed convolutions only")
+    return geometry
+
+
 def output_shape(
     x_shape: tuple[int, ...], weight_shape: tuple[int, ...], geometry: Geometry
 ) -> tuple[int, ...]:

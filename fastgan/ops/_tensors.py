@@ -99,6 +99,19 @@ def running_pair(
     return None if mean is None or var is None else (mean, var)
 
 
+def values_per_channel(x: Tensor, segments: int) -> int:
+    """How many values training statistics are over; ValueError where there is only one."""
+    if segments < 1 or x.shape[0] % segments:
+        raise ValueError(f"segments: {segments} does not divide the batch of {x.shape[0]}")
+    count = x.shape[0] // segments * spatial_size(x)
+    if count == 1:
+        raise ValueError(
+            "x: expected more than 1 value per channel when training, got shape "
+            f"{tuple(x.shape)} in {segments} segment(s)"
+        )
+    return count
+
+
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 

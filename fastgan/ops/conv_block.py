@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgan.ops import _dispatch
-from fastgan.ops._convolution import Geometry, output_shape
+from fastgan.ops._convolution import Geometry, make_geometry, output_shape
 from fastgan.ops._library import LIBRARY, define
 from fastgan.ops._tensors import (
     activation_code,
@@ -76,7 +76,7 @@ def conv_block(
     statistics' merging, Chan, Golub and LeVeque 1979.
     """
     check_input(x)
-    geometry = _geometry(x, stride, padding, output_padding, transposed)
+    geometry = make_geometry(x, stride, padding, output_padding, transposed)
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
     output_shape(x.shape, weight.shape, geometry)
@@ -89,36 +89,6 @@ def conv_block(
         *activation_code(activation, negative_slope), segments, _dispatch.setting(),
     )  # fmt: skip
     return y, mean, var
-
-
-def _geometry(
-    x: Tensor,
-    stride: tuple[int, ...] | int,
-    padding: tuple[int, ...] | int,
-    output_padding: tuple[int, ...] | int,
-    transposed: bool,
-) -> Geometry:
-    dims = x.dim() - 2
-    if dims < 1:
-        raise ValueError(f"x: expected 1 to 3 spatial dimensions, got shape {tuple(x.shape)}")
-
-    def each(name: str, value: tuple[int, ...] | int, least: int) -> tuple[int, ...]:
-        values = (value,) * dims if isinstance(value, int) else tuple(value)
-        if len(values) != dims or any(v < least for v in values):
-            raise ValueError(f"{name}: expected {dims} numbers of at least {least}, got {value}")
-        return values
-
-    geometry = Geometry(
-        each("stride", stride, 1),
-        each("padding", padding, 0),
-        each("output_padding", output_padding, 0),
-        transposed,
-    )
-    if any(p >= s for p, s in zip(geometry.output_padding, geometry.stride, strict=True)):
-        raise ValueError(f"output_padding: expected less than stride {stride}: {output_padding}")
-    if any(geometry.output_padding) and not transposed:
-        raise ValueError(f"output_padding: {output_padding} is of transposed convolutions only")
-    return geometry
 
 
 def _norm_arguments(x: Tensor, deferred: Deferred) -> tuple[Any, ...]:

@@ -7,7 +7,14 @@ from torch import Tensor
 
 from fastgan.ops import _dispatch, _norm_act_eager
 from fastgan.ops._norm_act_ops import EVAL, TRAIN, UPDATE
-from fastgan.ops._tensors import check_input, dense, prepare, running_pair, spatial_size
+from fastgan.ops._tensors import (
+    check_input,
+    dense,
+    prepare,
+    running_pair,
+    spatial_size,
+    values_per_channel,
+)
 
 
 def norm_act(
@@ -68,14 +75,7 @@ def norm_act(
         if eager:
             return _norm_act_eager.evaluate(dense(x), mean, var, *affine, spec, backend)
         return EVAL(dense(x), mean, var, *affine, *spec, backend)
-    if segments < 1 or x.shape[0] % segments:
-        raise ValueError(f"segments: {segments} does not divide the batch of {x.shape[0]}")
-    count = x.shape[0] // segments * spatial_size(x)
-    if count == 1:
-        raise ValueError(
-            "x: expected more than 1 value per channel when training, got shape "
-            f"{tuple(x.shape)} in {segments} segment(s)"
-        )
+    count = values_per_channel(x, segments)
     if not count:
         running = None
     moving = momentum, count, average_segments
@@ -87,11 +87,11 @@ def norm_act(
             with torch.no_grad():
                 UPDATE(*running, mean, var, *moving, backend)
     if running is not None:
-        _narrow((running_mean, running_var), running)
+        hand_back((running_mean, running_var), running)
     return z
 
 
-def _narrow(given: tuple[Tensor | None, Tensor | None], moved: tuple[Tensor, Tensor]) -> None:
+def hand_back(given: tuple[Tensor | None, Tensor | None], moved: tuple[Tensor, Tensor]) -> None:
     """Hands the moved statistics back where the kernels moved a float32 copy of those given."""
     for own, wide in zip(given, moved, strict=True):
         if own is not None and own is not wide:

@@ -1,0 +1,117 @@
+"""norm_act_conv: the norm and activation that a tensor waits for, then a convolution, as one op."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastgan.ops._convolution import make_geometry, output_shape
+from fastgan.ops._norm_act_conv_ops import run
+from fastgan.ops._norm_act_conv_raw import Spec
+from fastgan.ops._tensors import (
+    activation_code,
+    check_input,
+    dense,
+    parameter,
+    running_pair,
+    stat_dtype,
+    values_per_channel,
+)
+from fastgan.ops.norm_act import hand_back
+
+
+class Norm(NamedTuple):
+    """A batch norm that is still to be applied: the arguments of `norm_act` that concern it."""
+
+    running_mean: Tensor | None = None
+    running_var: Tensor | None = None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    training: bool = True
+    momentum: float = 0.1
+    eps: float = 1e-5
+    segments: int = 1
+    average_segments: bool = False
+
+
+def norm_act_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    norm: Norm | None = None,
+    *,
+    pre_activation: str = "identity",
+    pre_slope: float = 0.01,
+    stride: tuple[int, ...] | int = 1,
+    padding: tuple[int, ...] | int = 0,
+    output_padding: tuple[int, ...] | int = 0,
+    transposed: bool = False,
+    activation: str = "identity",
+    negative_slope: float = 0.01,
+    keep_z: bool = False,
+) -> Tensor:
+    """`act(conv(pre_act(batch_norm(x))) + bias)` in one op.
+
+    Shapes: x (N, C_in, *spatial) with 1 to 3 spatial dimensions; weight (C_out, C_in, *kernel), or
+    (C_in, C_out, *kernel) with `transposed`; bias (C_out,). Returns y (N, C_out, *spatial') in x's
+    dtype, channels-last where x is and contiguous otherwise. Dilation and groups are 1; the padding
+    is zero after norm and activation.
+    dtypes: as norm_act's; weight and bias are converted to x's. Under autocast x is converted to
+    its dtype.
+
+    norm: absent (None), or as the arguments of `norm_act`, which it equals: in training by the
+    statistics of x itself (which then move the running ones), else by the running statistics.
+    pre_activation and pre_slope, activation and negative_slope: as norm_act's.
+
+    Differentiable to any order in x, weight, bias and the norm's weight and bias. It saves x (and
+    y, where `activation` is not the identity): the input z of the convolution is computed again in
+    backward, or saved as well with `keep_z`. Only the gradients asked for are computed. Under
+    `create_graph` the backward is a composition of differentiable ops.
+
+    Errors: TypeError, ValueError for a wrong dtype, shape, geometry or activation, and as of
+    norm_act; RuntimeError if the backend asked for cannot run.
+    """
+    check_input(x)
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"weight: expected a Tensor, got {type(weight).__name__}")
+    geometry = make_geometry(x, stride, padding, output_padding, transposed)
+    shape = output_shape(x.shape, weight.shape, geometry)
+    x = dense(autocast(x))
+    if bias is not None:
+        if tuple(bias.shape) != (shape[1],):
+            raise ValueError(f"bias: expected shape ({shape[1]},), got {tuple(bias.shape)}")
+        bias = bias.to(stat_dtype(x))
+    norm = norm or NO_NORM
+    running = running_pair(x, norm.running_mean, norm.running_var)
+    known: tuple[Tensor | None, Tensor | None] = (None, None)
+    segments, count = 1, 0
+    if norm.training:
+        segments, count = norm.segments, values_per_channel(x, norm.segments)
+    elif running is not None:
+        known = running[0].reshape(1, -1), running[1].reshape(1, -1)
+    elif norm is not NO_NORM:
+        raise ValueError("norm: evaluation needs running_mean and running_var")
+    affine = parameter("norm.weight", norm.weight, x), parameter("norm.bias", norm.bias, x)
+    spec = Spec(
+        norm.eps, *activation_code(pre_activation, pre_slope), norm.training, segments, geometry,
+        *activation_code(activation, negative_slope),
+    )  # fmt: skip
+    moving = norm.momentum, count, norm.average_segments
+    moves = running if norm.training and count else None
+    y = run(x, weight.to(x.dtype), bias, (*known, *affine), spec, keep_z, moves, moving)
+    if moves is not None:
+        hand_back((norm.running_mean, norm.running_var), moves)
+    return y
+
+
+NO_NORM = Norm(training=False)
+
+
+def autocast(x: Tensor) -> Tensor:
+    """x in the dtype of the autocast region that the call stands in, if any, as convolutions do."""
+    device = x.device.type
+    if x.dtype is torch.float64 or not torch.is_autocast_enabled(device):
+        return x
+    return x.to(torch.get_autocast_dtype(device))
