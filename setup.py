@@ -25,6 +25,7 @@ import sysconfig
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from setuptools import Command, Distribution, find_packages, setup
@@ -41,8 +42,8 @@ TORCH_MINIMUM = (2, 11)
 TORCH_TARGET_VERSION = "0x020b000000000000"
 CUDA_ARCHS = ("80", "90", "100", "120")
 
-# The loops over a tile are compiled once for each instruction set; the processor's is chosen when
-# the library is used.
+# The inner loops, csrc/cpu/*_loops.cpp, are compiled once for each instruction set; the processor's
+# is chosen when the library is used.
 X86_SETS = {
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
     "avx512": [
@@ -147,13 +148,13 @@ def compile_commands(
         target = objects / f"{name}.o"
         commands.append((target, [*base, *flags, "-c", str(source), "-o", str(target)]))
 
-    loops = ROOT / "csrc" / "cpu" / "tile_loops.cpp"
+    loops = sorted((ROOT / "csrc" / "cpu").glob("*_loops.cpp"))
     sets = X86_SETS if platform.machine() in ("x86_64", "AMD64") else {}
-    for isa, flags in {"baseline": [], **sets}.items():
-        add(loops, f"tile_loops_{isa}", [f"-DFASTGAN_ISA={isa}", *flags])
+    for source, (isa, flags) in product(loops, {"baseline": [], **sets}.items()):
+        add(source, f"{source.stem}_{isa}", [f"-DFASTGAN_ISA={isa}", *flags])
     sources = [ROOT / "csrc" / "ops.cpp", *sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))]
     for source in sources:
-        if source != loops:
+        if source not in loops:
             add(source, source.stem, [*defines, *includes])
     if nvcc is not None:
         archs = cuda_arch_flags(nvcc)

@@ -23,4 +23,16 @@ STABLE_TORCH_LIBRARY(fastgan_native, m) {
   m.def(
       "bias_act_backward(Tensor dz, Tensor z, int activation, float negative_slope, "
       "bool need_dbias) -> (Tensor dx, Tensor dbias)");
+  // Convolutions between an image of at most four channels and a wide, channels-last tensor; weight
+  // is (wide channels, image channels, kernel). thin_conv reads the image and thin_conv_transpose
+  // writes it, of `size`; each is the other's data gradient. thin_conv_weight is the gradient of both.
+  m.def(
+      "thin_conv(Tensor image, Tensor weight, Tensor? bias, int[] stride, int[] padding, "
+      "int[] size, int activation, float negative_slope) -> Tensor");
+  m.def(
+      "thin_conv_transpose(Tensor wide, Tensor weight, Tensor? bias, int[] stride, int[] padding, "
+      "int[] size, int activation, float negative_slope, bool channels_last) -> Tensor");
+  m.def(
+      "thin_conv_weight(Tensor image, Tensor wide, int[] kernel, int[] stride, int[] padding) "
+      "-> Tensor");
 }

@@ -1,7 +1,8 @@
 """Raw convolutions, ordinary and transposed, without autograd: forward and both gradients.
 
 Groups and dilation are 1. Weights have torch.nn's layout: (C_out, C_in, *k), transposed
-(C_in, C_out, *k), with any strides. Arithmetic is ATen's (oneDNN, cuDNN).
+(C_in, C_out, *k), with any strides. Arithmetic is ATen's (oneDNN, cuDNN), or that of fastgan's own
+kernels where one side is an image of few channels (see _thin).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastgan.ops import _dispatch
+from fastgan.ops import _dispatch, _thin
 from fastgan.ops._tensors import dense_like, is_channels_last
 from fastgan.ops.reference.activation import LEAKY_RELU
 
@@ -101,6 +102,10 @@ def forward(
     if x.dim() == 3:
         flat = forward(*_as_2d(x, weight), bias, _geometry_2d(geometry), activation, slope)
         return flat.squeeze(2)
+    size = output_shape(x.shape, weight.shape, geometry)[2:]
+    thin = _thin.forward(x, weight, bias, geometry, activation, slope, size)
+    if thin is not None:
+        return thin
     identity = activation == LEAKY_RELU and slope == 1.0
     fused = bias.to(x.dtype) if identity and bias is not None else None
     y = torch.ops.aten.convolution(x, _laid_out(weight, x), fused, *_arguments(geometry))
@@ -117,7 +122,8 @@ def backward_input(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) ->
     if x.dim() == 3:
         flat = backward_input(dy.unsqueeze(2), *_as_2d(x, weight), _geometry_2d(geometry))
         return flat.squeeze(2)
-    return dense_like(_aten_backward(dy, x, weight, geometry, 0), x)
+    dx = _thin.backward_input(dy, x, weight, geometry)
+    return dense_like(_aten_backward(dy, x, weight, geometry, 0) if dx is None else dx, x)
 
 
 def backward_weight(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
@@ -126,7 +132,10 @@ def backward_weight(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -
         x, flat_weight = _as_2d(x, weight)
         flat = backward_weight(dy.unsqueeze(2), x, flat_weight, _geometry_2d(geometry))
         return flat.squeeze(2)
-    return dense_like(_aten_backward(dy, x, weight, geometry, 1), weight)
+    dweight = _thin.backward_weight(dy, x, weight, geometry)
+    if dweight is None:
+        dweight = _aten_backward(dy, x, weight, geometry, 1)
+    return dense_like(dweight, weight)
 
 
 def _aten_backward(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, of: int) -> Tensor:

@@ -36,6 +36,25 @@ def results() -> list[Tensor]:
         found.append(bias_act(hard.repeat(4).reshape(1, 1, 32).to(dtype), activation="identity"))
         scaled = hard.repeat(4).reshape(1, 32, 1).to(dtype)
         found.append(bias_act(scaled, torch.full((32,), 1e-3), activation="identity"))
+    return found + thin_results()
+
+
+def thin_results() -> list[Tensor]:
+    """Convolutions from and to an image: partly filled vectors, odd sizes, several groups."""
+    native, found = torch.ops.fastgan_native, []
+    for dtype in DTYPES[:3]:
+        for c, wide in ((3, 72), (1, 21), (4, 16)):
+            image = torch.randn(2, c, 11, 13).to(dtype)
+            other = (
+                torch.randn(2, wide, 5, 6).to(dtype).contiguous(memory_format=torch.channels_last)
+            )
+            weight = (torch.randn(wide, c, 5, 4) / 8).to(dtype)
+            place = ((2, 2), (1, 1))
+            found += [
+                native.thin_conv(image, weight, None, *place, (5, 6), 0, 0.2),
+                native.thin_conv_transpose(other, weight, None, *place, (11, 13), 1, 0.0, True),
+                native.thin_conv_weight(image, other, (5, 4), *place),
+            ]
     return found
 
 
@@ -44,7 +63,8 @@ def test_narrower_loops(native: None, isa: str, tmp_path: Path) -> None:
     target = str(tmp_path / "r")
     code = f"import torch, test_instruction_sets as t; torch.save(t.results(), {target!r})"
     here = str(Path(__file__).resolve().parent)
-    env = {**os.environ, "FASTGAN_CPU_ISA": isa, "PYTHONPATH": here}
+    path = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = {**os.environ, "FASTGAN_CPU_ISA": isa, "PYTHONPATH": path}
     subprocess.run([sys.executable, "-c", code], env=env, check=True, cwd=here)
     for own, other in zip(results(), torch.load(tmp_path / "r"), strict=True):
         step = torch.finfo(own.dtype).eps

@@ -1,0 +1,495 @@
+// The loops of the thin convolutions. Compiled once for each instruction set; FASTGAN_ISA names the
+// copy. All three are one product of register tiles over different operands, left one broadcast:
+//   from_image   positions x taps (of the padded image)      by  taps x wide channels
+//   to_image     positions x wide channels                   by  wide channels x taps
+//   weight       taps (of the padded image) x positions      by  positions x wide channels
+#include <algorithm>
+#include <type_traits>
+#include <utility>
+
+#include "thin_conv.h"
+#include "vec.h"
+
+#ifndef FASTGAN_ISA
+#define FASTGAN_ISA baseline
+#endif
+#define FASTGAN_JOIN2(a, b) a##b
+#define FASTGAN_JOIN(a, b) FASTGAN_JOIN2(a, b)
+
+// Unrolled early, an array indexed by constants stays in registers.
+#define FASTGAN_UNROLL _Pragma("GCC unroll 8")
+
+namespace fastgan {
+namespace {
+
+constexpr int64_t kWidth = kLanes<float>;
+constexpr int64_t kMostRows = 8;
+#if defined(__AVX512F__)
+constexpr int64_t kMostVectors = 4, kAccumulators = 24;  // of 32 registers
+#else
+constexpr int64_t kMostVectors = 2, kAccumulators = 12;  // of 16
+#endif
+// Positions that the weight gradient takes at once: with 64 channels they fill a third of a
+// first-level cache.
+constexpr int64_t kBlock = 64;
+
+constexpr int64_t ceil_div(int64_t n, int64_t by) { return (n + by - 1) / by; }
+
+// ---- the product
+
+// c[p][v] = (or +=) the sum over t < n of a[p][offset[t]] * b[t][v].
+struct Product {
+  const float* a[kMostRows];
+  const int32_t* offset;
+  int64_t n;
+  const float* b;
+  int64_t ldb;
+  float* c;
+  int64_t ldc;
+};
+
+template <int P, int V, bool Add>
+void product(const Product& o) {
+  const float* a[P];
+  VecF sum[P][V];
+  FASTGAN_UNROLL
+  for (int p = 0; p < P; ++p) {
+    a[p] = o.a[p];
+    FASTGAN_UNROLL
+    for (int v = 0; v < V; ++v) sum[p][v] = VecF{};
+  }
+  const float* b = o.b;
+  for (int64_t t = 0; t < o.n; ++t, b += o.ldb) {
+    const int64_t at = o.offset[t];
+    VecF right[V];
+    FASTGAN_UNROLL
+    for (int v = 0; v < V; ++v) right[v] = load(b + v * kWidth);
+    FASTGAN_UNROLL
+    for (int p = 0; p < P; ++p) {
+      FASTGAN_UNROLL
+      for (int v = 0; v < V; ++v) sum[p][v] += a[p][at] * right[v];
+    }
+  }
+  FASTGAN_UNROLL
+  for (int p = 0; p < P; ++p) {
+    FASTGAN_UNROLL
+    for (int v = 0; v < V; ++v) {
+      float* c = o.c + p * o.ldc + v * kWidth;
+      store(c, Add ? load(c) + sum[p][v] : sum[p][v]);
+    }
+  }
+}
+
+constexpr int64_t most_rows(int64_t vectors) { return std::min(kMostRows, kAccumulators / vectors); }
+
+// product<P, V, Add> at [V - 1][P - 1].
+template <bool Add>
+struct Products {
+  void (*of[kMostVectors][kMostRows])(const Product&) = {};
+
+  constexpr Products() { fill(std::make_integer_sequence<int, kMostVectors>{}); }
+
+ private:
+  template <int... V>
+  constexpr void fill(std::integer_sequence<int, V...>) {
+    (fill_rows<V>(std::make_integer_sequence<int, most_rows(V + 1)>{}), ...);
+  }
+  template <int V, int... P>
+  constexpr void fill_rows(std::integer_sequence<int, P...>) {
+    ((of[V][P] = product<P + 1, V + 1, Add>), ...);
+  }
+};
+
+template <bool Add>
+constexpr Products<Add> kProducts{};
+
+// Calls function(first, count) for pieces of [0, n), as equal as may be and at most so long.
+template <typename Function>
+FASTGAN_HD void in_pieces(int64_t n, int64_t most, const Function& function) {
+  for (int64_t pieces = ceil_div(n, most), first = 0; pieces > 0; --pieces) {
+    const int64_t count = ceil_div(n - first, pieces);
+    function(first, count);
+    first += count;
+  }
+}
+
+// ---- operands
+
+template <typename T>
+FASTGAN_HD void widen(const T* from, int64_t n, float* to) {
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) store(to + i, load(from + i));
+  for (; i < n; ++i) to[i] = load1(from + i);
+}
+
+// Where the taps lie in an image padded with zeros, channels as in the image itself.
+struct Padded {
+  int64_t height, width, inner, planes;
+
+  Padded(const ThinShape& s, int64_t rows)
+      : height((rows - 1) * s.stride[0] + s.kernel[0]),
+        width((s.columns - 1) * s.stride[1] + s.kernel[1]),
+        inner(s.interleaved ? s.channels : 1),
+        planes(s.interleaved ? 1 : s.channels) {}
+
+  int64_t row() const { return width * inner; }
+  int64_t size() const { return planes * height * row(); }
+  int64_t channel() const { return planes == 1 ? 1 : height * row(); }
+};
+
+// The part of the image that rows [first, ..) of the wide tensor meet.
+template <typename T>
+void pad(const ThinShape& s, const Padded& p, const T* image, int64_t first, float* to) {
+  const int64_t left = std::min(s.padding[1], p.width), held = std::min(s.width, p.width - left);
+  for (int64_t plane = 0; plane < p.planes; ++plane) {
+    for (int64_t r = 0; r < p.height; ++r, to += p.row()) {
+      const int64_t row = first * s.stride[0] - s.padding[0] + r;
+      if (row < 0 || row >= s.height) {
+        std::fill(to, to + p.row(), 0.0f);
+        continue;
+      }
+      std::fill(to, to + left * p.inner, 0.0f);
+      widen(image + (plane * s.height + row) * s.width * p.inner, held * p.inner,
+            to + left * p.inner);
+      std::fill(to + (left + held) * p.inner, to + p.row(), 0.0f);
+    }
+  }
+}
+
+void tap_offsets(const ThinShape& s, const Padded& p, int32_t* to) {
+  for (int64_t c = 0; c < s.channels; ++c) {
+    for (int64_t i = 0; i < s.kernel[0]; ++i) {
+      for (int64_t j = 0; j < s.kernel[1]; ++j) {
+        *to++ = static_cast<int32_t>(c * p.channel() + i * p.row() + j * p.inner);
+      }
+    }
+  }
+}
+
+// One position's products on the way to the image. The kernel's columns are cut into chunks as long
+// as the stride, the last one filled with zeros: chunk m of position q falls on output chunk q + m.
+struct Chunks {
+  int64_t length, in_row, columns, padded, ring;
+
+  explicit Chunks(const ThinShape& s)
+      : length(s.stride[1] * s.channels),
+        in_row(ceil_div(s.kernel[1], s.stride[1])),
+        columns(s.kernel[0] * in_row * length),
+        padded(ceil_div(columns, kWidth) * kWidth),
+        ring(ceil_div(s.kernel[0], s.stride[0])) {}
+
+  int64_t in_line(const ThinShape& s) const { return s.columns + in_row - 1; }
+  // From the left padding on, far enough for the image where output padding enlarges it.
+  int64_t line(const ThinShape& s) const {
+    return std::max(in_line(s) * length, (s.padding[1] + s.width) * s.channels);
+  }
+};
+
+int64_t wide_vectors(const ThinShape& s) { return ceil_div(s.wide, kWidth); }
+
+ThinSizes sizes(const ThinShape& s, bool to_image, int64_t rows) {
+  const int64_t vectors = wide_vectors(s), offsets = std::max({s.taps(), s.wide, kBlock});
+  const int64_t tile = kMostRows * kMostVectors * kWidth, row = s.columns * s.wide;
+  if (!to_image) {
+    const int64_t block = std::max(tile, kBlock * kMostVectors * kWidth);
+    const int64_t scratch = Padded(s, rows).size() + block;
+    return {s.taps() * vectors * kWidth, scratch, offsets + s.taps(), vectors * kWidth};
+  }
+  const Chunks k(s);
+  // A vector past the end of a chunk is read, or of the line written.
+  const int64_t scratch = k.ring * s.columns * k.padded + 2 * k.line(s) + row + 8 * kWidth * kMostRows;
+  return {s.wide * k.padded, scratch, offsets, 0};
+}
+
+template <typename T>
+void pack_weight(const ThinShape& s, const ThinWeight& w, bool to_image, float* packed) {
+  const Chunks chunks(s);
+  const int64_t depth = to_image ? s.wide : s.taps();
+  const int64_t columns = to_image ? chunks.padded : wide_vectors(s) * kWidth;
+  std::fill(packed, packed + depth * columns, 0.0f);
+  // Groups of as many vectors as a tile has lie one after the other, [depth][group's columns] each.
+  const auto place = [&](int64_t at, int64_t column, float value) {
+    in_pieces(columns / kWidth, kMostVectors, [&](int64_t v, int64_t vectors) {
+      const int64_t inside = column - v * kWidth, width = vectors * kWidth;
+      if (inside >= 0 && inside < width) packed[v * kWidth * depth + at * width + inside] = value;
+    });
+  };
+  const T* data = static_cast<const T*>(w.data);
+  for (int64_t k = 0; k < s.wide; ++k) {
+    for (int64_t c = 0; c < s.channels; ++c) {
+      for (int64_t i = 0; i < s.kernel[0]; ++i) {
+        for (int64_t j = 0; j < s.kernel[1]; ++j) {
+          const float value = load1(data + k * w.stride[0] + c * w.stride[1] + i * w.stride[2] +
+                                    j * w.stride[3]);
+          if (to_image) {
+            const int64_t chunk = i * chunks.in_row + j / s.stride[1];
+            place(k, chunk * chunks.length + j % s.stride[1] * s.channels + c, value);
+          } else {
+            place((c * s.kernel[0] + i) * s.kernel[1] + j, k, value);
+          }
+        }
+      }
+    }
+  }
+}
+
+// ---- from the image
+
+// Activates a tile of sums and stores its channels from vector `v` on.
+template <typename T, int A>
+void store_wide(const ThinShape& s, const ThinEpilogue& e, const float* sums, int64_t positions,
+                int64_t v, int64_t vectors, T* out) {
+  for (int64_t p = 0; p < positions; ++p, out += s.wide) {
+    for (int64_t k = v * kWidth; k < (v + vectors) * kWidth; k += kWidth, sums += kWidth) {
+      const VecF z = act<A>(load(sums) + load(e.bias + k), e.slope);
+      if (k + kWidth <= s.wide) {
+        store(out + k, z);
+      } else {
+        for (int64_t i = k; i < s.wide; ++i) store1(out + i, z[i - k]);
+      }
+    }
+  }
+}
+
+template <typename T, int A>
+void from_image(const ThinShape& s, const ThinEpilogue& e, const float* packed, const void* image,
+                int64_t first, int64_t last, void* out, const ThinScratch& scratch) {
+  const Padded padded(s, last - first);
+  float* const pixels = scratch.floats;
+  pad(s, padded, static_cast<const T*>(image), first, pixels);
+  tap_offsets(s, padded, scratch.offsets);
+  Product o{};
+  o.offset = scratch.offsets;
+  o.n = s.taps();
+  o.c = pixels + padded.size();
+  for (int64_t r = first; r < last; ++r) {
+    const float* const line = pixels + (r - first) * s.stride[0] * padded.row();
+    in_pieces(wide_vectors(s), kMostVectors, [&](int64_t v, int64_t vectors) {
+      o.b = packed + v * kWidth * o.n;
+      o.ldb = o.ldc = vectors * kWidth;
+      in_pieces(s.columns, most_rows(vectors), [&](int64_t q, int64_t count) {
+        for (int64_t p = 0; p < count; ++p) o.a[p] = line + (q + p) * s.stride[1] * padded.inner;
+        kProducts<false>.of[vectors - 1][count - 1](o);
+        T* const to = static_cast<T*>(out) + (r * s.columns + q) * s.wide;
+        store_wide<T, A>(s, e, o.c, count, v, vectors, to);
+      });
+    });
+  }
+}
+
+// ---- to the image
+
+// The products of one row of the wide tensor, [position][tap].
+template <typename T>
+void row_products(const ThinShape& s, const Chunks& k, const float* packed, const T* row,
+                  float* widened, float* to, const int32_t* offsets) {
+  const float* values = widened;
+  if constexpr (std::is_same_v<T, float>) {
+    values = row;
+  } else {
+    widen(row, s.columns * s.wide, widened);
+  }
+  Product o{};
+  o.offset = offsets;
+  o.n = s.wide;
+  o.ldc = k.padded;
+  in_pieces(k.padded / kWidth, kMostVectors, [&](int64_t v, int64_t vectors) {
+    o.b = packed + v * kWidth * o.n;
+    o.ldb = vectors * kWidth;
+    in_pieces(s.columns, most_rows(vectors), [&](int64_t q, int64_t count) {
+      for (int64_t p = 0; p < count; ++p) o.a[p] = values + (q + p) * s.wide;
+      o.c = to + q * k.padded + v * kWidth;
+      kProducts<false>.of[vectors - 1][count - 1](o);
+    });
+  });
+}
+
+// Adds the chunks that fall on each chunk of a line of the image. Whole vectors are stored: the next
+// chunk overwrites what is beyond this one, which nothing has to wait for.
+template <int W>
+void gather(const ThinShape& s, const Chunks& k, const float* const* rows, int64_t count,
+            float* line) {
+  for (int64_t q = 0; q < k.in_line(s); ++q) {
+    const int64_t begin = std::max<int64_t>(0, q - s.columns + 1);
+    const int64_t end = std::min(k.in_row, q + 1);
+    VecF sum[W] = {};
+    for (int64_t r = 0; r < count; ++r) {
+      for (int64_t m = begin; m < end; ++m) {
+        const float* const from = rows[r] + (q - m) * k.padded + m * k.length;
+        for (int w = 0; w < W; ++w) sum[w] += load(from + w * kWidth);
+      }
+    }
+    for (int w = 0; w < W; ++w) store(line + q * k.length + w * kWidth, sum[w]);
+  }
+}
+
+template <typename T, int A>
+void store_image_row(const ThinShape& s, const ThinEpilogue& e, const float* bias, float* line,
+                     int64_t row, T* out) {
+  const int64_t n = s.width * s.channels;
+  for (int64_t i = 0; i < n; i += kWidth) {
+    store(line + i, act<A>(load(line + i) + load(bias + i), e.slope));
+  }
+  if (s.interleaved) {
+    T* const to = out + row * n;
+    int64_t i = 0;
+    for (; i + kWidth <= n; i += kWidth) store(to + i, load(line + i));
+    for (; i < n; ++i) store1(to + i, line[i]);
+    return;
+  }
+  for (int64_t c = 0; c < s.channels; ++c) {
+    T* const to = out + (c * s.height + row) * s.width;
+    for (int64_t q = 0; q < s.width; ++q) store1(to + q, line[q * s.channels + c]);
+  }
+}
+
+template <typename T, int A>
+void to_image(const ThinShape& s, const ThinEpilogue& e, const float* packed, const void* wide,
+              int64_t first, int64_t last, void* out, const ThinScratch& scratch) {
+  const Chunks k(s);
+  const int64_t slack = kMostRows * kWidth, slot = s.columns * k.padded;
+  float* const products = scratch.floats;
+  float* const line = products + k.ring * slot + slack;
+  float* const bias = line + k.line(s) + slack;
+  float* const widened = bias + s.width * s.channels + slack;
+  for (int64_t i = 0; i < s.width * s.channels + kWidth; ++i) bias[i] = e.bias[i % s.channels];
+  for (int64_t i = 0; i < s.wide; ++i) scratch.offsets[i] = static_cast<int32_t>(i);
+  const int64_t chunk_vectors = ceil_div(k.length, kWidth);
+  int64_t next = -1;  // row of the wide tensor whose products are still to be formed
+  for (int64_t r = first; r < last; ++r) {
+    // Row h of the wide tensor falls on this one by row i = above - h * stride of the kernel.
+    const int64_t above = r + s.padding[0], step = s.stride[0];
+    const int64_t low = std::max<int64_t>(0, ceil_div(above - s.kernel[0] + 1, step));
+    const int64_t high = std::min(s.rows - 1, above / step);
+    const float* rows[kThinKernel];
+    int64_t count = 0;
+    for (int64_t h = low; h <= high; ++h) {
+      float* const at = products + h % k.ring * slot;
+      if (h >= next) {
+        const T* const row = static_cast<const T*>(wide) + h * s.columns * s.wide;
+        row_products(s, k, packed, row, widened, at, scratch.offsets);
+        next = h + 1;
+      }
+      rows[count++] = at + (above - h * step) * k.in_row * k.length;
+    }
+    if (chunk_vectors == 1) {
+      gather<1>(s, k, rows, count, line);
+    } else if (chunk_vectors == 2) {
+      gather<2>(s, k, rows, count, line);
+    } else {
+      gather<4>(s, k, rows, count, line);
+    }
+    std::fill(line + k.in_line(s) * k.length, line + k.line(s) + kWidth, 0.0f);
+    store_image_row<T, A>(s, e, bias, line + s.padding[1] * s.channels, r, static_cast<T*>(out));
+  }
+}
+
+// ---- the weight gradient
+
+// Positions [0, count) and channels of `vectors` vectors, side by side and filled with zeros.
+template <typename T>
+void gather_wide(const ThinShape& s, const T* from, int64_t count, int64_t channels,
+                 int64_t vectors, float* to) {
+  for (int64_t p = 0; p < count; ++p, to += vectors * kWidth) {
+    widen(from + p * s.wide, channels, to);
+    std::fill(to + channels, to + vectors * kWidth, 0.0f);
+  }
+}
+
+template <typename T>
+void weight(const ThinShape& s, const void* image, const void* wide, int64_t first, int64_t last,
+            float* sums, const ThinScratch& scratch) {
+  const Padded padded(s, last - first);
+  float *const pixels = scratch.floats, *const block = pixels + padded.size();
+  int32_t *const positions = scratch.offsets, *const taps = positions + kBlock;
+  pad(s, padded, static_cast<const T*>(image), first, pixels);
+  tap_offsets(s, padded, taps);
+  const int64_t columns = wide_vectors(s) * kWidth;
+  const bool in_place = std::is_same_v<T, float> && s.wide <= kMostVectors * kWidth &&
+                        s.wide % kWidth == 0;
+  Product o{};
+  o.offset = positions;
+  o.ldc = columns;
+  in_pieces((last - first) * s.columns, kBlock, [&](int64_t begin, int64_t count) {
+    const T* const from = static_cast<const T*>(wide) + (first * s.columns + begin) * s.wide;
+    for (int64_t p = 0; p < count; ++p) {
+      const int64_t r = (begin + p) / s.columns, q = (begin + p) % s.columns;
+      positions[p] = static_cast<int32_t>(r * s.stride[0] * padded.row() +
+                                          q * s.stride[1] * padded.inner);
+    }
+    o.n = count;
+    in_pieces(wide_vectors(s), kMostVectors, [&](int64_t v, int64_t vectors) {
+      o.b = block;
+      o.ldb = vectors * kWidth;
+      if (in_place) {
+        o.b = reinterpret_cast<const float*>(from);
+      } else {
+        const int64_t channels = std::min(vectors * kWidth, s.wide - v * kWidth);
+        gather_wide(s, from + v * kWidth, count, channels, vectors, block);
+      }
+      in_pieces(s.taps(), most_rows(vectors), [&](int64_t tap, int64_t taps_here) {
+        for (int64_t p = 0; p < taps_here; ++p) o.a[p] = pixels + taps[tap + p];
+        o.c = sums + tap * columns + v * kWidth;
+        kProducts<true>.of[vectors - 1][taps_here - 1](o);
+      });
+    });
+  });
+}
+
+// ---- by dtype and activation
+
+template <typename Function>
+void with_type(Dtype dtype, const Function& function) {
+  switch (dtype) {
+    case Dtype::kBFloat16: return function(BFloat16{});
+    case Dtype::kFloat16: return function(Half{});
+    default: return function(float{});
+  }
+}
+
+template <int A>
+using Code = std::integral_constant<int, A>;
+
+template <typename Function>
+void with_types(Dtype dtype, int activation, const Function& function) {
+  with_type(dtype, [&](auto type) {
+    switch (activation) {
+      case kTanh: return function(type, Code<kTanh>{});
+      case kSigmoid: return function(type, Code<kSigmoid>{});
+      default: return function(type, Code<kLeakyRelu>{});
+    }
+  });
+}
+
+void pack_any(const ThinShape& s, const ThinWeight& w, bool to_image, float* packed) {
+  with_type(s.dtype, [&](auto type) { pack_weight<decltype(type)>(s, w, to_image, packed); });
+}
+
+void from_any(const ThinShape& s, const ThinEpilogue& e, const float* packed, const void* image,
+              int64_t first, int64_t last, void* out, const ThinScratch& scratch) {
+  with_types(s.dtype, e.activation, [&](auto type, auto code) {
+    from_image<decltype(type), decltype(code)::value>(s, e, packed, image, first, last, out, scratch);
+  });
+}
+
+void to_any(const ThinShape& s, const ThinEpilogue& e, const float* packed, const void* wide,
+            int64_t first, int64_t last, void* out, const ThinScratch& scratch) {
+  with_types(s.dtype, e.activation, [&](auto type, auto code) {
+    to_image<decltype(type), decltype(code)::value>(s, e, packed, wide, first, last, out, scratch);
+  });
+}
+
+void weight_any(const ThinShape& s, const void* image, const void* wide, int64_t first, int64_t last,
+                float* sums, const ThinScratch& scratch) {
+  with_type(s.dtype, [&](auto type) {
+    weight<decltype(type)>(s, image, wide, first, last, sums, scratch);
+  });
+}
+
+}  // namespace
+
+extern const ThinLoops FASTGAN_JOIN(kThinLoops_, FASTGAN_ISA);
+const ThinLoops FASTGAN_JOIN(kThinLoops_, FASTGAN_ISA) = {sizes,  pack_any, from_any,
+                                                          to_any, weight_any};
+
+}  // namespace fastgan

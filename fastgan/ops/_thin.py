@@ -1,0 +1,166 @@
+"""Convolutions with an image of at most four channels on one side: `None` where ATen runs them.
+
+Seen from the wide tensor, its position q meets position q * stride - padding + i of the image for
+each tap i. An ordinary convolution of an image reads it so, a transposed one to an image writes it,
+and each is the other's data gradient. With stride 1 the image may stand on the other side as well
+(to RGB by an ordinary convolution): the same thing with the kernel turned round.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastgan.ops import _native
+from fastgan.ops._tensors import dense, is_channels_last
+from fastgan.ops.reference.activation import LEAKY_RELU
+
+if TYPE_CHECKING:
+    from fastgan.ops._convolution import Geometry
+
+_MOST_CHANNELS = 4
+_MOST_STRIDE = 4
+_MOST_TAPS = 7
+_LEAST_WIDE = 16  # channels; fewer leave vectors empty
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+# "auto", or "always" and "never" to compare. "auto" leaves CUDA tensors to cuDNN: which is faster
+# there has not been measured yet.
+setting = "auto"
+
+
+class _Thin(NamedTuple):
+    weight: Tensor  # a view (wide channels, image channels, kh, kw)
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    image_is_x: bool
+    turned: bool  # weight is the transpose of the layer's, its taps in reverse
+
+
+def _find(x: Tensor, weight: Tensor, geometry: Geometry) -> _Thin | None:
+    """What the kernels take, where this is a thin convolution they can run."""
+    stride, padding, _, transposed = geometry
+    kernel = tuple(weight.shape[2:])
+    if (
+        setting == "never"
+        or (setting == "auto" and x.device.type != "cpu")
+        or x.dim() != 4
+        or x.dtype not in _DTYPES
+        or weight.dtype is not x.dtype
+        or x.numel() == 0
+        or max(kernel) > _MOST_TAPS
+        or max(stride) > _MOST_STRIDE
+        or (_native.load() if x.device.type == "cpu" else _native.why_no_cuda()) is not None
+    ):
+        return None
+    if weight.shape[1] <= _MOST_CHANNELS:
+        return _Thin(weight, stride, padding, not transposed, False)
+    turned = tuple(k - 1 - p for k, p in zip(kernel, padding, strict=True))
+    if weight.shape[0] > _MOST_CHANNELS or max(stride) > 1 or min(turned) < 0:
+        return None
+    if not transposed:
+        # The kernels visit every position of x, also where the output has none for it.
+        height, width = (n - t + p for n, t, p in zip(x.shape[2:], turned, padding, strict=True))
+        if 4 * height * width < 3 * x.shape[2] * x.shape[3]:
+            return None
+    return _Thin(weight.transpose(0, 1).flip(2, 3), stride, turned, transposed, True)
+
+
+def _wins(thin: _Thin, reads_image: bool, activated: bool) -> bool:
+    """Whether to run a pass, "auto" by measurement on a CPU with AVX-512, channels-last.
+
+    To an image the kernels take a quarter of oneDNN's time. From one, and for the weight gradient,
+    oneDNN's float32 kernels are as fast, except with one channel, or turned; but the activation
+    costs them a pass over memory. In half precision they take up to twice as long.
+    """
+    if setting == "always":
+        return True
+    wide, channels = thin.weight.shape[:2]
+    if wide < _LEAST_WIDE:
+        return False
+    if not reads_image or thin.weight.dtype is not torch.float32:
+        return True
+    return activated or thin.turned or channels == 1
+
+
+def forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: Geometry,
+    activation: int,
+    slope: float,
+    size: tuple[int, ...],
+) -> Tensor | None:
+    """As `_convolution.forward`; size is that of y."""
+    thin = _find(x, weight, geometry)
+    activated = activation != LEAKY_RELU or slope != 1.0
+    if thin is None or not _wins(thin, thin.image_is_x, activated):
+        return None
+    channels_last = is_channels_last(x)
+    if not thin.image_is_x:
+        return _to_image(x, thin, bias, size, activation, slope, channels_last)
+    if not channels_last:
+        return None
+    return _from_image(x, thin, bias, size, activation, slope)
+
+
+def backward_input(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor | None:
+    """As `_convolution.backward_input`, but in x's memory format."""
+    thin = _find(x, weight, geometry)
+    if thin is None or not _wins(thin, not thin.image_is_x, False):
+        return None
+    size = tuple(x.shape[2:])
+    if thin.image_is_x:
+        return _to_image(dy, thin, None, size, LEAKY_RELU, 1.0, is_channels_last(x))
+    if not is_channels_last(x):
+        return None
+    return _from_image(dense(dy), thin, None, size, LEAKY_RELU, 1.0)
+
+
+def backward_weight(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor | None:
+    """As `_convolution.backward_weight`, contiguous or a view of that."""
+    thin = _find(x, weight, geometry)
+    if thin is None or not _wins(thin, True, False):
+        return None
+    image, wide = (x, dy) if thin.image_is_x else (dy, x)
+    if not is_channels_last(wide):
+        return None
+    kernel = list(weight.shape[2:])
+    gradient: Tensor = torch.ops.fastgan_native.thin_conv_weight(
+        dense(image), wide, kernel, thin.stride, thin.padding
+    )
+    return gradient.transpose(0, 1).flip(2, 3) if thin.turned else gradient
+
+
+def _from_image(
+    image: Tensor,
+    thin: _Thin,
+    bias: Tensor | None,
+    size: tuple[int, ...],
+    activation: int,
+    slope: float,
+) -> Tensor:
+    wide: Tensor = torch.ops.fastgan_native.thin_conv(
+        image, thin.weight, bias, thin.stride, thin.padding, size, activation, slope
+    )
+    return wide
+
+
+def _to_image(
+    wide: Tensor,
+    thin: _Thin,
+    bias: Tensor | None,
+    size: tuple[int, ...],
+    activation: int,
+    slope: float,
+    channels_last: bool,
+) -> Tensor:
+    # A contiguous tensor is worth a copy: ATen's kernels are slower still in that layout.
+    wide = wide.contiguous(memory_format=torch.channels_last)
+    image: Tensor = torch.ops.fastgan_native.thin_conv_transpose(
+        wide, thin.weight, bias, thin.stride, thin.padding, size, activation, slope, channels_last
+    )
+    return image
