@@ -18,6 +18,7 @@ _LAZY = {
     "backend": "fastgan.ops",
 }
 _SUBMODULES = (
+    "augment",
     "data",
     "engine",
     "losses",

@@ -18,7 +18,7 @@ FLOORS = [
     {"kernels"},
     {"ops"},
     {"nn"},
-    {"models", "losses", "regularizers", "data", "metrics"},
+    {"models", "losses", "regularizers", "augment", "data", "metrics"},
     {"engine"},
     {"recipes"},
     {"doctor"},

@@ -1,0 +1,95 @@
+"""What every augmentation is, and the register of them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+_Class = TypeVar("_Class", bound="type[Augmentation]")
+
+_AUGMENTATIONS: dict[str, type[Augmentation]] = {}
+
+
+class Augmentation(nn.Module):
+    """Images `[N, C, H, W]` to images of that shape and dtype; see the package's text.
+
+    It acts in training and evaluation mode alike: who wants plain images does not call it.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def update(self, real_logits: Tensor) -> None:
+        """Take note of one update of the discriminator and its logits of augmented real images."""
+
+
+class Chain(Augmentation):
+    """Augmentations one after the other."""
+
+    def __init__(self, *augmentations: Augmentation) -> None:
+        super().__init__()
+        for i, augmentation in enumerate(augmentations):
+            if not isinstance(augmentation, Augmentation):
+                raise TypeError(f"augmentations[{i}] must be an Augmentation, got {augmentation!r}")
+        self.augmentations = nn.ModuleList(augmentations)
+
+    def forward(self, images: Tensor) -> Tensor:
+        for augmentation in self.augmentations:
+            images = augmentation(images)
+        return images
+
+    def update(self, real_logits: Tensor) -> None:
+        for augmentation in self.augmentations:
+            augmentation.update(real_logits)  # type: ignore[operator]
+
+
+def register(name: str) -> Callable[[_Class], _Class]:
+    """Registers a class of augmentations under `name`."""
+
+    def add(augmentation: _Class) -> _Class:
+        _AUGMENTATIONS[name] = augmentation
+        return augmentation
+
+    return add
+
+
+def get_augmentation(name: str, **options: Any) -> Augmentation:
+    """The augmentation called `name`; options go to its constructor.
+
+    Raises:
+        ValueError: there is none of that name (suggestions are given), or a bad value.
+        TypeError: it has no such option.
+    """
+    if name not in _AUGMENTATIONS:
+        close = difflib.get_close_matches(name, _AUGMENTATIONS, n=1)
+        listed = ", ".join(list_augmentations())
+        hint = f"did you mean {close[0]!r}?" if close else f"there are {listed}"
+        raise ValueError(f"unknown augmentation {name!r}; {hint}")
+    return _AUGMENTATIONS[name](**options)
+
+
+def list_augmentations() -> list[str]:
+    """Sorted names that `get_augmentation` knows."""
+    return sorted(_AUGMENTATIONS)
+
+
+def checked(images: Tensor) -> Tensor:
+    """`images` in at least float32, or an error if they are no batch of images."""
+    if not images.is_floating_point():
+        raise TypeError(f"images must be floating point, got {images.dtype}")
+    if images.dim() != 4 or images.numel() == 0:
+        raise ValueError(
+            f"images must have shape [N, C, H, W] and not be empty, got {list(images.shape)}"
+        )
+    return images.float() if images.dtype in (torch.float16, torch.bfloat16) else images
+
+
+def fraction(name: str, value: float) -> float:
+    """`value` if it lies in [0, 1], else ValueError naming the argument."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must lie in [0, 1], got {value!r}")
+    return float(value)
