@@ -79,15 +79,25 @@ class ResidentLoader:
         Raises:
             TypeError, ValueError: `step` is not an int or negative.
         """
+        return self.gather(*self.rows(step))
+
+    def rows(self, step: int) -> tuple[Tensor, Tensor | None]:
+        """Return which images make up `step`: int64 [B], and bool [B] of those that are mirrored.
+
+        None stands for the mirroring if `flip` is off. Nothing waits for the device.
+        """
         epoch = self.epoch(step)
         if epoch != self._epoch:
             self._start(epoch)
         first = (step % self.steps_per_epoch * self.world_size + self.rank) * self.batch_size
         chosen = slice(first, first + self.batch_size)
-        index = self._order[chosen]
+        return self._order[chosen], self._flips[chosen] if self.flip else None
+
+    def gather(self, index: Tensor, flips: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return the batch of what `rows` gave: a function of tensors alone."""
         images = self._images.index_select(0, index)
-        if self.flip:
-            images = torch.where(self._flips[chosen, None, None, None], images.flip(2), images)
+        if flips is not None:
+            images = torch.where(flips[:, None, None, None], images.flip(2), images)
         labels = None if self._labels is None else self._labels.index_select(0, index)
         scaled = images.to(torch.float32).div_(127.5).sub_(1.0)
         return scaled.permute(0, 3, 1, 2), labels
@@ -98,8 +108,13 @@ class ResidentLoader:
         # Drawn on the CPU, so that the order is the same on every device.
         generator = torch.Generator().manual_seed(int(mixed >> np.uint64(1)))
         count = len(self._images)
-        self._order = torch.randperm(count, generator=generator).to(self.device)
+        self._order = self._sent(torch.randperm(count, generator=generator))
         if self.flip:
             draws = torch.randint(0, 2, (count,), generator=generator, dtype=torch.bool)
-            self._flips = draws.to(self.device)
+            self._flips = self._sent(draws)
         self._epoch = epoch
+
+    def _sent(self, drawn: Tensor) -> Tensor:
+        if self.device.type != "cuda":
+            return drawn.to(self.device)
+        return drawn.pin_memory().to(self.device, non_blocking=True)

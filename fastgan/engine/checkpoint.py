@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -146,6 +147,26 @@ def newest_checkpoint(folder: Path, torn: list[str] | None = None) -> Checkpoint
     return None
 
 
+def prune_checkpoints(folder: Path, keep_last: int, keep_best: int = 0) -> None:
+    """Remove checkpoints but the newest ``keep_last`` and, of those with a score, the best.
+
+    With ``keep_last`` 0 all are kept. A checkpoint goes as a whole: one whose removal is cut short
+    is never taken for a whole one.
+    """
+    if keep_last == 0:
+        return
+    scored = [
+        (score, path) for path in list_checkpoints(folder) if (score := _score(path)) is not None
+    ]
+    best = sorted(scored, reverse=True)[:keep_best]
+    kept = {*list_checkpoints(folder)[:keep_last], *(path for _, path in best)}
+    for path in set(list_checkpoints(folder)) - kept:
+        leaving = path.with_name(f".partial-{path.name}")
+        shutil.rmtree(leaving, ignore_errors=True)
+        path.rename(leaving)
+        shutil.rmtree(leaving, ignore_errors=True)
+
+
 def find_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint that ``path`` names: a checkpoint folder, or a run's folder (its newest)."""
     if not path.exists():
@@ -187,7 +208,11 @@ def pack_optimizer(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, A
     entries = {f"{i}.{key}": v for i, kept in state["state"].items() for key, v in kept.items()}
     tensors = {name: value for name, value in entries.items() if isinstance(value, Tensor)}
     values = {name: value for name, value in entries.items() if name not in tensors}
-    return tensors, {"values": values, "param_groups": state["param_groups"]}
+    groups = [
+        {k: float(v) if isinstance(v, Tensor) else v for k, v in group.items()}
+        for group in state["param_groups"]
+    ]
+    return tensors, {"values": values, "param_groups": groups}
 
 
 def unpack_optimizer(
@@ -198,16 +223,29 @@ def unpack_optimizer(
     for name, value in {**tensors, **info["values"]}.items():
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = value
+    rates = [group["lr"] for group in optimizer.param_groups]
     try:
         optimizer.load_state_dict({"state": state, "param_groups": info["param_groups"]})
     except (ValueError, KeyError) as error:
         raise CheckpointError(f"the checkpoint's optimizer does not fit: {error}") from error
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        if isinstance(rate, Tensor):
+            # A captured step reads the rate from this very tensor.
+            group["lr"] = rate.fill_(group["lr"])
     for parameter, entries in optimizer.state.items():
         for key, value in entries.items():
             # Fused optimizers walk a parameter and its moments in memory order, so a moment must
             # have its parameter's strides; a file keeps no strides.
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 entries[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _score(path: Path) -> float | None:
+    try:
+        score = json.loads((path / MANIFEST).read_bytes()).get("score")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return float(score) if score is not None and math.isfinite(score) else None
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -6,9 +6,14 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-Precision = Literal["float32", "bfloat16"]
+from fastgan.engine.precision import PRECISIONS, Precision
+from fastgan.engine.schedule import SCHEDULES, Schedule
+
+UpdateRule = Literal["alternating", "simultaneous", "one_stage"]
+NanPolicy = Literal["stop", "skip", "rollback"]
+Capture = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True)
@@ -21,9 +26,14 @@ class TrainConfig:
     steps: int = 2000
     """Generator updates to make."""
     batch_size: int = 64
-    """Real images a step, and fakes a step."""
+    """Real images an update, and fakes: of all processes together."""
     loss: str = "non_saturating"
-    """non_saturating, lsgan, hinge or wasserstein."""
+    """non_saturating, saturating, lsgan, hinge, wasserstein, relativistic_average or
+    relativistic_pairing."""
+    smooth_real: float = 0.0
+    """The discriminator's target for real images is 1 less this (label smoothing)."""
+    smooth_fake: float = 0.0
+    """Its target for generated images."""
     lr_g: float = 2e-4
     """Adam's learning rate for the generator."""
     lr_d: float = 2e-4
@@ -34,12 +44,40 @@ class TrainConfig:
     """Adam's second-moment decay."""
     discriminator_steps: int = 1
     """Discriminator updates for each generator update (n_critic)."""
+    lr_schedule: Schedule = "constant"
+    """How the learning rates fall over the run: constant, linear or cosine (both to 0)."""
+    warmup_steps: int = 0
+    """Steps over which the learning rates rise first."""
+    clip_grad: float = 0.0
+    """Gradients are scaled down to this norm, a network at a time. 0 leaves them."""
+    accumulate: int = 1
+    """Work a batch through in so many parts, for less memory; see docs/training.md."""
+    update_rule: UpdateRule = "alternating"
+    """alternating; simultaneous, both gradients at the same weights; one_stage, the same from one
+    backward pass, for discriminators without batch norm."""
+    joint_batch: bool = False
+    """One discriminator pass over real and fake images together; exact with BatchNormAct."""
+    share_fakes: bool = True
+    """Both networks' updates use the same fakes, and so one generator pass."""
+    sync_batchnorm: bool = False
+    """Take BatchNormAct's statistics over all processes."""
+    conditional: bool = False
+    """Give the images' labels to both networks: generator(noise, labels), and the same for the
+    discriminator."""
     ema_decay: float = 0.999
     """Decay of the generator's moving average, which samples are drawn from. 0 turns it off."""
     flip: bool = False
     """Mirror half of the real images."""
     precision: Precision = "float32"
-    """Type of convolutions and matrix products; parameters and statistics stay float32."""
+    """Of convolutions and matrix products: float32, tf32, bfloat16 or float16 (with dynamic loss
+    scaling); parameters and statistics stay float32."""
+    capture: Capture = "auto"
+    """Run steps as CUDA graphs; auto does so on a GPU."""
+    nan_policy: NanPolicy = "stop"
+    """When gradients were not finite: stop, skip those updates and go on, or rollback to the newest
+    checkpoint. No such update is ever applied."""
+    max_rollbacks: int = 3
+    """Rollbacks before the run stops."""
     device: str = "auto"
     """cpu, cuda, cuda:1 ...; auto takes a GPU where there is one."""
     seed: int = 0
@@ -50,26 +88,45 @@ class TrainConfig:
     """Steps between sample grids. 0 draws only the last one."""
     checkpoint_every: int = 500
     """Steps between checkpoints. 0 saves only the last one."""
+    keep_last: int = 0
+    """Checkpoints to keep, the newest. 0 keeps all."""
+    keep_best: int = 0
+    """Checkpoints to keep beside them: those that a callback scored best."""
     sample_count: int = 64
     """Images in a sample grid, from noise that stays the same for the whole run."""
     tensorboard: bool = False
     """Also write TensorBoard event files (needs fastgan[tensorboard])."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "discriminator_steps", "log_every", "sample_count"):
+        for name in (
+            "steps", "batch_size", "discriminator_steps", "accumulate", "log_every", "sample_count",
+        ):  # fmt: skip
             _require_int(name, getattr(self, name), minimum=1)
-        for name in ("sample_every", "checkpoint_every", "seed"):
+        for name in (
+            "sample_every", "checkpoint_every", "seed", "warmup_steps", "max_rollbacks",
+            "keep_last", "keep_best",
+        ):  # fmt: skip
             _require_int(name, getattr(self, name), minimum=0)
         for name in ("lr_g", "lr_d"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be a positive number, got {value!r}")
+        if not (math.isfinite(self.clip_grad) and self.clip_grad >= 0):
+            raise ValueError(f"clip_grad must be a number of at least 0, got {self.clip_grad!r}")
         for name in ("beta1", "beta2", "ema_decay"):
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {value!r}")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision must be float32 or bfloat16, got {self.precision!r}")
+        _require_choice("precision", self.precision, PRECISIONS)
+        _require_choice("lr_schedule", self.lr_schedule, SCHEDULES)
+        _require_choice("update_rule", self.update_rule, get_args(UpdateRule))
+        _require_choice("nan_policy", self.nan_policy, get_args(NanPolicy))
+        _require_choice("capture", self.capture, get_args(Capture))
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size must be a multiple of accumulate = {self.accumulate}, "
+                f"got {self.batch_size}"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values."""
@@ -78,18 +135,29 @@ class TrainConfig:
 
 # What may differ between a run and its continuation: it changes neither the weights nor the data.
 RESUMABLE_FIELDS = frozenset(
-    {"steps", "log_every", "sample_every", "checkpoint_every", "tensorboard", "device"}
-)
+    {
+        "steps", "log_every", "sample_every", "checkpoint_every", "tensorboard", "device",
+        "capture", "nan_policy", "max_rollbacks", "keep_last", "keep_best",
+    }
+)  # fmt: skip
 
 
 def changed_fields(saved: dict[str, Any], config: TrainConfig) -> list[str]:
     """What ``config`` would change in the run that ``saved`` describes, an entry a field."""
     now = config.as_dict()
+    # A falling learning rate depends on where the run ends.
+    free = RESUMABLE_FIELDS - ({"steps"} if config.lr_schedule != "constant" else set())
     return [
         f"{name}: {saved[name]!r} in the checkpoint, {now[name]!r} now"
-        for name in sorted(now.keys() & saved.keys() - RESUMABLE_FIELDS)
+        for name in sorted(now.keys() & saved.keys() - free)
         if saved[name] != now[name]
     ]
+
+
+def _require_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        listed = f"{', '.join(choices[:-1])} or {choices[-1]}"
+        raise ValueError(f"{name} must be {listed}, got {value!r}")
 
 
 def _require_int(name: str, value: Any, minimum: int) -> None:

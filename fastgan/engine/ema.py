@@ -24,13 +24,28 @@ class Ema:
         self._float = [(a, source[n]) for n, a in pairs if a.is_floating_point()]
         self._other = [(a, source[n]) for n, a in pairs if not a.is_floating_point()]
 
+        device = next(module.parameters()).device
+        # In a captured step a number would stay what it was when the step was captured.
+        self._weight = torch.zeros((), device=device) if device.type == "cuda" else None
+        self._new = 0.0
+
+    def before(self, updates: int) -> None:
+        """Set the weight of the next update, the module's ``updates``-th (1 is the first)."""
+        self._new = 1.0 - min(self.decay, (1 + updates) / (10 + updates))
+        if self._weight is not None:
+            self._weight.fill_(self._new)
+
     @torch.no_grad()
-    def update(self, updates: int) -> None:
-        """Move the average toward the module after its ``updates``-th update (1 is the first)."""
-        decay = min(self.decay, (1 + updates) / (10 + updates))
+    def update(self) -> None:
+        """Move the average toward the module."""
         if self._float:
             averages, sources = (list(side) for side in zip(*self._float, strict=True))
-            torch._foreach_lerp_(averages, sources, 1.0 - decay)
+            if self._weight is None:
+                torch._foreach_lerp_(averages, sources, self._new)
+            else:
+                steps = torch._foreach_sub(sources, averages)
+                torch._foreach_mul_(steps, self._weight)
+                torch._foreach_add_(averages, steps)
         for average, source in self._other:
             average.copy_(source)
 

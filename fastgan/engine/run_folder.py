@@ -51,6 +51,13 @@ class RunFolder:
             self.close()
             raise
 
+    @classmethod
+    def seen(cls, path: Path) -> RunFolder:
+        """The folder of a run whose first process holds it: neither made nor locked."""
+        folder = cls.__new__(cls)
+        folder.path = path
+        return folder
+
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import TracebackType
 from typing import Any
 
@@ -12,12 +13,14 @@ class StopOnSignal:
     """Inside, SIGINT and SIGTERM ask for a stop instead of ending the process.
 
     ``received`` is the signal's number once one has come. A second signal does what it would have
-    done outside. In a thread other than the main one, where Python allows no handlers, nothing
-    changes.
+    done outside, unless it comes within ``same_request`` seconds of the first. In a thread other
+    than the main one, where Python allows no handlers, nothing changes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, same_request: float = 0.0) -> None:
         self.received: int | None = None
+        self._same_request = same_request
+        self._received_at = 0.0
         self._outer: dict[int, Any] = {}
 
     def __enter__(self) -> StopOnSignal:
@@ -27,8 +30,13 @@ class StopOnSignal:
         return self
 
     def _receive(self, number: int, _frame: object) -> None:
-        self.received = number
-        self._restore()
+        if self.received is None:
+            self.received, self._received_at = number, time.monotonic()
+            if not self._same_request:
+                self._restore()
+        elif time.monotonic() - self._received_at > self._same_request:
+            self._restore()
+            signal.raise_signal(number)
 
     def __exit__(
         self,

@@ -1,75 +1,306 @@
-"""One GAN step as a plain function of tensors."""
+"""One GAN step as plain functions of tensors.
+
+The step reads from top to bottom: :func:`gan_step`, then its phases. Nothing in it waits for the
+device or draws on the host's state, so it can be captured in a CUDA graph as it stands. A step of
+your own may use the phases or replace them: ``Trainer(..., step=my_step)``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
+from fastgan.engine.config import UpdateRule
+from fastgan.engine.precision import Precision, autocast
+from fastgan.engine.ranks import Ranks
+from fastgan.engine.update import Update
 from fastgan.losses import GANLoss
+from fastgan.nn import segments
+
+Metrics = dict[str, Tensor]
+
+
+class Penalty(Protocol):
+    """A regulariser of the discriminator, added to its loss on every ``every``-th update.
+
+    One whose attribute ``takes`` is "logits" also has ``penalty(real_logits, fake_logits)``, which
+    needs no pass of its own.
+    """
+
+    weight: float
+    every: int
+
+    def __call__(
+        self, discriminator: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor
+    ) -> Tensor: ...
 
 
 @dataclass(frozen=True)
-class StepMetrics:
-    """Scalars of one step, left on the device: reading one waits for the step to end."""
+class Batch:
+    """What one discriminator update works on.
 
-    loss_d: Tensor
-    loss_g: Tensor
-    real_logit: Tensor
-    fake_logit: Tensor
+    images: float [N, C, H, W] in [-1, 1]; labels: int64 [N], or None; noise: [N, latent_dim].
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    noise: Tensor
+
+    def split(self, parts: int) -> list[Batch]:
+        """``parts`` batches of N / parts."""
+        if parts == 1:
+            return [self]
+        labels = [None] * parts if self.labels is None else self.labels.chunk(parts)
+        both = zip(self.images.chunk(parts), labels, self.noise.chunk(parts), strict=True)
+        return [Batch(*part) for part in both]
+
+
+@dataclass
+class GAN:
+    """Two networks, how each is updated, and the choices of the step."""
+
+    generator: nn.Module
+    discriminator: nn.Module
+    update_g: Update
+    update_d: Update
+    loss: GANLoss
+    penalties: Sequence[Penalty] = ()
+    augment: nn.Module | None = None
+    ranks: Ranks = field(default_factory=Ranks)
+    precision: Precision = "float32"
+    discriminator_steps: int = 1
+    """Discriminator updates a step."""
+    joint_batch: bool = False
+    """One discriminator pass over [real; fake] instead of two. Exact, running statistics included,
+    for BatchNormAct layers and for layers that treat images apart; dropout draws other masks, and
+    spectral norm's power iteration runs once instead of twice."""
+    share_fakes: bool = True
+    """The last discriminator update and the generator's use the same fakes, so one generator pass
+    (as in the DCGAN algorithm). Exact: the generator does not change in between. Off: the
+    generator's update draws its own, as in Goodfellow et al. 2014."""
+    update_rule: UpdateRule = "alternating"
+    """alternating: the generator's update sees the updated discriminator. simultaneous: both
+    gradients are taken at the same weights, and the discriminator's pass over the fakes serves
+    both; another algorithm, computed exactly. one_stage: simultaneous, and the generator's gradient
+    is read off the discriminator's backward pass; exact up to rounding where the discriminator
+    treats images apart (no batch norm)."""
+    accumulate: int = 1
+    """A batch is worked through in so many parts, whose gradients are averaged. Exact up to
+    rounding for losses that are means over images and networks that treat images apart; batch norm
+    takes its statistics over a part. The generator's pass is made again for its own update."""
+
+    def autocast(self, enabled: bool = True) -> torch.autocast:
+        return autocast(self.update_g.device, self.precision, enabled)
+
+    def generate(self, batch: Batch) -> Tensor:
+        if batch.labels is None:
+            return self.generator(batch.noise)
+        return self.generator(batch.noise, batch.labels)
+
+    def discriminate(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """The logits of ``images``, augmented if the run augments."""
+        return self._logits(images if self.augment is None else self.augment(images), labels)
+
+    def discriminate_both(self, batch: Batch, fakes: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits of the batch's real images and of ``fakes``."""
+        labels = batch.labels
+        if not self.joint_batch:
+            return self.discriminate(batch.images, labels), self.discriminate(fakes, labels)
+        both = [batch.images, fakes]
+        both = both if self.augment is None else [self.augment(images) for images in both]
+        twice = None if labels is None else torch.cat([labels, labels])
+        with segments(self.discriminator, 2):
+            real_logits, fake_logits = self._logits(torch.cat(both), twice).chunk(2)
+        return real_logits, fake_logits
+
+    def discriminator_loss(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        if self._relativistic:
+            real_logits = self.ranks.gather(real_logits)
+            fake_logits = self.ranks.gather(fake_logits)
+        return self.loss.discriminator(real_logits, fake_logits)
+
+    def generator_loss(self, fake_logits: Tensor, real_logits: Callable[[], Tensor]) -> Tensor:
+        """``real_logits`` is only asked for by a relativistic loss, which compares the two."""
+        if not self._relativistic:
+            return self.loss.generator(fake_logits)
+        fake_logits, reals = self.ranks.gather(fake_logits), self.ranks.gather(real_logits())
+        return self.loss.generator(fake_logits, reals)
+
+    @property
+    def _relativistic(self) -> bool:
+        return bool(getattr(self.loss, "relativistic", False))
+
+    def _logits(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        return self.discriminator(images) if labels is None else self.discriminator(images, labels)
 
 
 def gan_step(
-    generator: nn.Module,
-    discriminator: nn.Module,
-    optimizer_g: Optimizer,
-    optimizer_d: Optimizer,
-    loss: GANLoss,
-    reals: Callable[[int], Tensor],
-    noise: Callable[[], Tensor],
-    discriminator_steps: int = 1,
-) -> StepMetrics:
-    """``discriminator_steps`` discriminator updates, then one generator update.
-
-    As in the DCGAN algorithm (Radford et al. 2016), the fakes of the last discriminator update are
-    those of the generator's: the generator does not change in between, so one pass serves both.
-    Earlier discriminator updates draw fakes without a graph. During the generator's update the
-    discriminator's weight gradients are not computed.
+    gan: GAN,
+    batches: Callable[[int], Batch],
+    due: Sequence[Sequence[bool]] = (),
+) -> Metrics:
+    """``gan.discriminator_steps`` discriminator updates and one generator update.
 
     Args:
-        reals: ``reals(i)`` gives the real images of the i-th discriminator update, float
-            ``[N, C, H, W]`` in [-1, 1].
-        noise: gives a fresh latent ``[N, latent_dim]``.
+        batches: ``batches(i)`` gives the batch of the i-th discriminator update, and then, with
+            ``share_fakes`` off, one more whose noise is the generator's.
+        due: ``due[i][j]``: whether the i-th discriminator update applies the j-th penalty; by
+            default it applies all.
+
+    Returns:
+        Scalars that are left on the device: reading one waits for the step to end.
     """
-    for i in range(discriminator_steps):
-        last = i == discriminator_steps - 1
-        with torch.set_grad_enabled(last):
-            fakes = generator(noise())
-        real_logits = discriminator(reals(i))
-        fake_logits = discriminator(fakes.detach())
-        loss_d = loss.discriminator(real_logits, fake_logits)
-        _update(optimizer_d, loss_d)
-
-    with frozen(discriminator):
-        loss_g = loss.generator(discriminator(fakes))
-        _update(optimizer_g, loss_g)
-
-    return StepMetrics(
-        loss_d=loss_d.detach(),
-        loss_g=loss_g.detach(),
-        real_logit=real_logits.detach().float().mean(),
-        fake_logit=fake_logits.detach().float().mean(),
-    )
+    metrics: Metrics = {}
+    for i in range(gan.discriminator_steps):
+        last = i == gan.discriminator_steps - 1
+        batch = batches(i)
+        penalties = [p for j, p in enumerate(gan.penalties) if not due or due[i][j]]
+        if last and gan.update_rule != "alternating":
+            return metrics | simultaneous_phase(gan, batch, penalties)
+        keep = last and gan.share_fakes and gan.accumulate == 1
+        fakes, found = discriminator_phase(gan, batch, penalties, keep_graph=keep)
+        metrics |= found
+    if not gan.share_fakes:
+        batch = batches(gan.discriminator_steps)
+    return metrics | generator_phase(gan, batch, fakes if keep else None)
 
 
-def _update(optimizer: Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
+def discriminator_phase(
+    gan: GAN, batch: Batch, penalties: Sequence[Penalty] = (), *, keep_graph: bool = False
+) -> tuple[Tensor, Metrics]:
+    """One update of the discriminator; returns its fakes, with their graph if asked for."""
+    gan.update_d.start()
+    on_logits = [p for p in penalties if getattr(p, "takes", "images") == "logits"]
+    on_images = [p for p in penalties if p not in on_logits]
+    metrics = []
+    for part in batch.split(gan.accumulate):
+        with gan.autocast():
+            with torch.set_grad_enabled(keep_graph):
+                fakes = gan.generate(part)
+            real_logits, fake_logits = gan.discriminate_both(part, fakes.detach())
+            loss = gan.discriminator_loss(real_logits, fake_logits)
+            found = _metrics(loss, real_logits, fake_logits)
+            for penalty in on_logits:
+                value = penalty.penalty(real_logits, fake_logits)  # type: ignore[attr-defined]
+                loss = loss + value * (penalty.weight * penalty.every)
+                found[_penalty_name(penalty)] = value.detach()
+        gan.update_d.backward(loss / gan.accumulate)
+        metrics.append(found | penalty_phase(gan, part, fakes.detach(), on_images))
+    gan.update_d.finish()
+    return fakes, _mean(metrics)
+
+
+def penalty_phase(gan: GAN, batch: Batch, fakes: Tensor, penalties: Sequence[Penalty]) -> Metrics:
+    """Adds the gradients of the penalties that are due to the discriminator's.
+
+    A penalty that is applied on every k-th update weighs k times as much, so that its mean is that
+    of one applied always (lazy regularisation, Karras et al. 2020). With float16 it is computed in
+    float32: the gradients inside it have no loss scale.
+    """
+    metrics = {}
+    for penalty in penalties:
+        with gan.autocast(enabled=gan.precision != "float16"):
+            value = penalty(
+                lambda images: gan.discriminate(images, batch.labels),
+                batch.images,
+                fakes.to(batch.images.dtype),
+            )
+        gan.update_d.backward(value * (penalty.weight * penalty.every / gan.accumulate))
+        metrics[_penalty_name(penalty)] = value.detach()
+    return metrics
+
+
+def generator_phase(gan: GAN, batch: Batch, fakes: Tensor | None = None) -> Metrics:
+    """One update of the generator through ``fakes``, or through fakes of ``batch`` if None.
+
+    The discriminator's weight gradients are not computed.
+    """
+    gan.update_g.start()
+    metrics = []
+    with frozen(gan.discriminator):
+        for part in batch.split(gan.accumulate):
+            with gan.autocast():
+                images = gan.generate(part) if fakes is None else fakes
+                logits = gan.discriminate(images, part.labels)
+                real_logits = partial(gan.discriminate, part.images, part.labels)
+                loss = gan.generator_loss(logits, real_logits)
+            gan.update_g.backward(loss / gan.accumulate)
+            metrics.append({"loss_g": loss.detach()})
+    gan.update_g.finish()
+    return _mean(metrics)
+
+
+def simultaneous_phase(gan: GAN, batch: Batch, penalties: Sequence[Penalty] = ()) -> Metrics:
+    """Both networks' updates from gradients at the same weights, with one pass through each.
+
+    one_stage (Shen et al. 2021): where each image has its own logit f, ∂L_G/∂x is ∂L_D/∂x times
+    L_G'(f) / L_D'(f), so the discriminator's backward pass gives the generator's gradient too.
+    """
+    gan.update_d.start()
+    gan.update_g.start()
+    metrics = []
+    for part in batch.split(gan.accumulate):
+        with gan.autocast():
+            fakes = gan.generate(part)
+            seen = fakes.detach().requires_grad_()
+            real_logits, fake_logits = gan.discriminate_both(part, seen)
+            loss_d = gan.discriminator_loss(real_logits, fake_logits)
+            loss_g = gan.generator_loss(fake_logits, real_logits.detach)
+        if gan.update_rule == "one_stage":
+            gan.update_d.backward(loss_d / gan.accumulate)
+            assert seen.grad is not None
+            ratio = _one_stage_ratio(gan, real_logits, fake_logits)
+            slope = (seen.grad * ratio.view(-1, *[1] * (seen.dim() - 1))).to(fakes.dtype)
+        else:
+            scaled = gan.update_g.scaled(loss_g / gan.accumulate)
+            (slope,) = torch.autograd.grad(scaled, seen, retain_graph=True)
+            gan.update_d.backward(loss_d / gan.accumulate, own_only=True)
+        extra = penalty_phase(gan, part, fakes.detach(), penalties)
+        fakes.backward(slope)
+        found = _metrics(loss_d, real_logits, fake_logits) | extra
+        metrics.append(found | {"loss_g": loss_g.detach()})
+    gan.update_d.finish()
+    gan.update_g.finish()
+    return _mean(metrics)
+
+
+def _one_stage_ratio(gan: GAN, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """L_G'(f) / L_D'(f) for each image, and the ratio of the two networks' loss scales."""
+    if fake_logits.dim() > 1 and fake_logits[0].numel() != 1:
+        raise ValueError(
+            "update_rule one_stage needs one logit an image, got logits of shape "
+            f"{list(fake_logits.shape)}"
+        )
+    f = fake_logits.detach().float().flatten().requires_grad_()
+    real_logits = real_logits.detach().float().flatten()
+    with torch.enable_grad():
+        (down,) = torch.autograd.grad(gan.loss.discriminator(real_logits, f), f)
+        (up,) = torch.autograd.grad(gan.loss.generator(f), f)
+    return up / down * (gan.update_g.scale / gan.update_d.scale)
+
+
+def _metrics(loss_d: Tensor, real_logits: Tensor, fake_logits: Tensor) -> Metrics:
+    return {
+        "loss_d": loss_d.detach(),
+        "real_logit": real_logits.detach().float().mean(),
+        "fake_logit": fake_logits.detach().float().mean(),
+    }
+
+
+def _mean(parts: list[Metrics]) -> Metrics:
+    if len(parts) == 1:
+        return parts[0]
+    return {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
+
+
+def _penalty_name(penalty: Penalty) -> str:
+    return str(getattr(penalty, "name", type(penalty).__name__.lower()))
 
 
 @contextmanager

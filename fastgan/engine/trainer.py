@@ -1,54 +1,67 @@
-"""The training loop."""
+"""The trainer: networks, data and configuration, put together."""
 
 from __future__ import annotations
 
-import time
-from contextlib import nullcontext
+import os
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
 from fastgan.data import ImageDataset, ResidentLoader
-from fastgan.engine.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    load_module,
-    newest_checkpoint,
-    pack_optimizer,
-    save_checkpoint,
-    unpack_optimizer,
-)
-from fastgan.engine.config import TrainConfig, TrainResult, changed_fields
+from fastgan.engine.callbacks import Callback
+from fastgan.engine.capture import Inputs, StepRunner
+from fastgan.engine.checkpoint import Checkpoint
+from fastgan.engine.config import TrainConfig, TrainResult
 from fastgan.engine.ema import Ema
-from fastgan.engine.grid import save_grid, screen_scale
-from fastgan.engine.log import MetricsLog, Reporter, default_reporter
-from fastgan.engine.run_folder import RunFolder, read_run
-from fastgan.engine.signals import StopOnSignal
-from fastgan.engine.step import StepMetrics, gan_step
-from fastgan.losses import get_loss
+from fastgan.engine.log import Reporter
+from fastgan.engine.loop import Loop
+from fastgan.engine.precision import LossScale, float32_products
+from fastgan.engine.ranks import Ranks
+from fastgan.engine.schedule import lr_factor
+from fastgan.engine.state import load_state, save_state
+from fastgan.engine.step import GAN, Batch, Metrics, Penalty, gan_step
+from fastgan.engine.update import Update
+from fastgan.engine.validate import check_choices
+from fastgan.losses import GANLoss, get_loss
+from fastgan.nn import convert_sync_batchnorm
 
 # Streams that must not collide with each other or with the data order's.
 _NOISE_STREAM, _FIXED_NOISE_STREAM = 1, 2
+
+Step = Callable[[GAN, Callable[[int], Batch], Sequence[Sequence[bool]]], Metrics]
 
 
 class Trainer:
     """Trains any generator against any discriminator.
 
+    In a run of several processes (see docs/distributed.md) each of them makes the same trainer; the
+    networks start as the first one's.
+
     Args:
         generator: takes noise ``[N, latent_dim]``, gives images ``[N, C, H, W]`` in [-1, 1].
-        discriminator: takes images, gives logits (one an image, of any shape).
+        discriminator: takes images, gives logits (one an image, of any shape ``[N, ...]``). With
+            ``config.conditional`` both take labels, int64 ``[N]``, as a second argument.
         dataset: the real images.
         config: how to train.
         latent_dim: the noise's width; by default ``generator.latent_dim``.
+        loss: in place of the one that ``config.loss`` names.
+        penalties: regularisers of the discriminator (see :class:`fastgan.engine.step.Penalty`).
+        augment: applied to all images that the discriminator sees. If it has a method ``update``,
+            that is given the logits of the real images after each discriminator update.
+        callbacks: called as the run goes on.
+        step: one step, in place of :func:`fastgan.engine.gan_step`.
         description: JSON-ready facts that are saved with the run and its checkpoints, such as how
             to build the models again.
 
     Raises:
-        ValueError: ``config`` does not fit the data or the models.
+        ValueError: ``config`` does not fit the data, the models or the device.
     """
 
     def __init__(
@@ -59,35 +72,72 @@ class Trainer:
         config: TrainConfig | None = None,
         *,
         latent_dim: int | None = None,
+        loss: GANLoss | None = None,
+        penalties: Sequence[Penalty] = (),
+        augment: nn.Module | None = None,
+        callbacks: Sequence[Callback] = (),
+        step: Step = gan_step,
         description: dict[str, Any] | None = None,
     ) -> None:
-        self.config = config or TrainConfig()
-        self.device = resolve_device(self.config.device)
-        self.loss = get_loss(self.config.loss)
+        self.config = config = config or TrainConfig()
+        self.ranks = Ranks.current()
+        self.device = resolve_device(config.device)
         self.latent_dim = _latent_dim(generator, latent_dim)
         self.description = description or {}
         self.dataset = dataset
+        self.callbacks = list(callbacks)
+        self.step = 0
+        self.rollbacks = 0
+        loss = loss or get_loss(
+            config.loss, smooth_real=config.smooth_real, smooth_fake=config.smooth_fake
+        )
+        check_choices(config, discriminator, dataset, self.ranks)
         self.loader = ResidentLoader(
             dataset,
-            self.config.batch_size,
-            seed=self.config.seed,
+            self.ranks.share(config.batch_size, "batch_size"),
+            seed=config.seed,
             device=self.device,
-            flip=self.config.flip,
+            flip=config.flip,
+            rank=self.ranks.rank,
+            world_size=self.ranks.size,
         )
-        self.generator = _place(generator, self.device).train()
-        self.discriminator = _place(discriminator, self.device).train()
-        betas = (self.config.beta1, self.config.beta2)
-        self.optimizer_g = _adam(self.generator, self.config.lr_g, betas)
-        self.optimizer_d = _adam(self.discriminator, self.config.lr_d, betas)
-        self.ema = Ema(self.generator, self.config.ema_decay) if self.config.ema_decay else None
-        self.noise = self._generator(_NOISE_STREAM)
+        self.generator = self._place(generator)
+        self.discriminator = self._place(discriminator)
+        if augment is not None:
+            augment = augment.to(self.device)
+        for penalty in penalties:
+            if isinstance(penalty, nn.Module):
+                penalty.to(self.device)
+        self.ema = Ema(self.generator, config.ema_decay) if config.ema_decay else None
+        self.gan = GAN(
+            self.generator,
+            self.discriminator,
+            self._update(self.generator, config.lr_g),
+            self._update(self.discriminator, config.lr_d),
+            loss,
+            penalties,
+            augment,
+            self.ranks,
+            precision=config.precision,
+            discriminator_steps=config.discriminator_steps,
+            joint_batch=config.joint_batch,
+            share_fakes=config.share_fakes,
+            update_rule=config.update_rule,
+            accumulate=config.accumulate,
+        )
+        self.noise = self._random(_NOISE_STREAM)
         self.fixed_noise = torch.randn(
-            self.config.sample_count,
+            config.sample_count,
             self.latent_dim,
-            generator=self._generator(_FIXED_NOISE_STREAM),
+            generator=self._random(_FIXED_NOISE_STREAM),
             device=self.device,
         )
-        self.step = 0
+        self._step_function = step
+        self._runner = StepRunner(
+            self._run_step, self.device, config.capture, [self.noise], shared=self.ranks.size > 1
+        )
+        if self.ranks.size > 1:
+            self.reseed()
 
     def fit(
         self,
@@ -105,52 +155,49 @@ class Trainer:
             out: the run's folder (see :mod:`fastgan.engine.run_folder`).
             resume: go on from the newest whole checkpoint in ``out``; the weights after any step
                 are then those of an uninterrupted run, bit for bit, on the same machine and number
-                of threads. Without a checkpoint there the run starts anew.
+                of threads and processes. Without a checkpoint there the run starts anew.
             force: clear a run that stands in ``out``.
             reporter: who is told of progress; by default a live bar or plain lines.
+
+        Raises:
+            NonFiniteError: gradients were not finite, and ``config.nan_policy`` says to stop.
+            LostRankError: another process of the run has ended.
         """
-        reporter = reporter or default_reporter()
-        folder = RunFolder(Path(out), resume=resume, force=force)
-        try:
-            checkpoint = self._resume(folder, reporter) if folder.resumed else None
-            run = {**self._facts(), "finished": False}
-            if self.step >= self.config.steps and checkpoint is not None:
-                raise FileExistsError(
-                    f"{folder.path} has made its {self.step} steps already; "
-                    "ask for more steps, or choose another out folder"
-                )
-            folder.describe(run)
-            result = self._loop(folder, reporter)
-            folder.describe({**run, "finished": result.finished})
-            return result
-        finally:
-            folder.close()
+        with float32_products(self.config.precision):
+            return Loop(self, Path(out), reporter).fit(resume=resume, force=force)
+
+    def train_step(self) -> None:
+        """Make one step. Its scalars are then in :attr:`latest`, on the device."""
+        config, first = self.config, self.step * self.config.discriminator_steps
+        factor = lr_factor(config.lr_schedule, self.step, config.steps, config.warmup_steps)
+        self.gan.update_g.set_lr(config.lr_g * factor)
+        self.gan.update_d.set_lr(config.lr_d * factor)
+        if self.ema:
+            self.ema.before(self.step + 1)
+        updates = range(first, first + config.discriminator_steps)
+        due = tuple(tuple(u % p.every == 0 for p in self.gan.penalties) for u in updates)
+        self._runner([self.loader.rows(u) for u in updates], due)
+        self.step += 1
+
+    @property
+    def latest(self) -> Metrics:
+        """The newest value of every scalar that steps give; reading one waits for the device."""
+        return self._runner.latest
 
     @torch.no_grad()
-    def sample(self, noise: Tensor) -> Tensor:
+    def sample(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images of the averaged generator (the plain one where averaging is off), in eval mode."""
         model = self.ema.average if self.ema else self.generator
         was_training = model.training
         try:
-            return model.eval()(noise)
+            model.eval()
+            return model(noise) if labels is None else model(noise, labels)
         finally:
             model.train(was_training)
 
-    def save(self, folder: Path) -> Path:
+    def save(self, folder: Path, **info: Any) -> Path:
         """Write a checkpoint of everything the run's future depends on; see ``save_checkpoint``."""
-        tensors_g, info_g = pack_optimizer(self.optimizer_g)
-        tensors_d, info_d = pack_optimizer(self.optimizer_d)
-        files = {
-            "generator": self.generator.state_dict(),
-            "discriminator": self.discriminator.state_dict(),
-            "optimizer_g": tensors_g,
-            "optimizer_d": tensors_d,
-            "rng": self._rng_state(),
-        }
-        if self.ema:
-            files["generator_ema"] = self.ema.average.state_dict()
-        info = {**self._facts(), "optimizer_g": info_g, "optimizer_d": info_d}
-        return save_checkpoint(folder, self.step, files, info)
+        return save_state(self, folder, **info)
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Go back to where ``checkpoint`` was written.
@@ -158,127 +205,72 @@ class Trainer:
         Raises:
             CheckpointError: it is of other models, other data or another configuration.
         """
-        saved = checkpoint.manifest
-        changed = changed_fields(saved["config"], self.config)
-        if saved["data"]["fingerprint"] != self._data_facts["fingerprint"]:
-            changed.append(f"data: {saved['data']} in the checkpoint, {self._data_facts} now")
-        if changed:
-            raise CheckpointError(
-                f"{checkpoint.path} cannot be resumed with another setting: {'; '.join(changed)}"
-            )
-        load_module(self.generator, checkpoint.tensors("generator"), "generator")
-        load_module(self.discriminator, checkpoint.tensors("discriminator"), "discriminator")
-        if self.ema:
-            load_module(self.ema.average, checkpoint.tensors("generator_ema"), "averaged generator")
-        for name in ("optimizer_g", "optimizer_d"):
-            unpack_optimizer(getattr(self, name), checkpoint.tensors(name), saved[name])
-        self._set_rng_state(checkpoint.tensors("rng"))
-        self.step = checkpoint.step
+        load_state(self, checkpoint)
+        self._runner.forget()
 
-    def _loop(self, folder: RunFolder, reporter: Reporter) -> TrainResult:
-        config = self.config
-        log = MetricsLog(
-            folder.metrics, self.step, folder.tensorboard if config.tensorboard else None
-        )
-        first, started, marked = self.step, time.monotonic(), (self.step, time.monotonic())
-        reporter.start(config.steps, self.step)
-        samples = checkpoint = None
-        saved_at = drawn_at = -1
-        try:
-            with StopOnSignal() as signals:
-                while self.step < config.steps and signals.received is None:
-                    metrics = self._train_step()
-                    self.step += 1
-                    values = None
-                    if self.step % config.log_every == 0 or self.step == config.steps:
-                        values = self._read(metrics, marked)
-                        marked = (self.step, time.monotonic())
-                        log.write({"step": self.step, "seconds": marked[1] - started, **values})
-                    reporter.update(self.step, values)
-                    if config.sample_every and self.step % config.sample_every == 0:
-                        samples, drawn_at = self._draw(folder), self.step
-                    if config.checkpoint_every and self.step % config.checkpoint_every == 0:
-                        checkpoint, saved_at = self.save(folder.checkpoints), self.step
-                if samples is None or drawn_at != self.step:
-                    samples = self._draw(folder)
-                if checkpoint is None or saved_at != self.step:
-                    checkpoint = self.save(folder.checkpoints)
-        finally:
-            log.close()
-            reporter.stop()
-        seconds = time.monotonic() - started
-        return TrainResult(
-            out=folder.path,
-            step=self.step,
-            finished=self.step >= config.steps,
-            checkpoint=checkpoint,
-            samples=samples,
-            images_per_second=self._images(self.step - first) / max(seconds, 1e-9),
-            stopped_by=signals.received,
-        )
+    def reseed(self) -> None:
+        """Start torch's random streams anew: each rank's own, and others after each rollback."""
+        entropy = [self.config.seed, self.rollbacks, self.ranks.rank]
+        seed, noise = np.random.SeedSequence(entropy).generate_state(2, np.uint64)
+        torch.manual_seed(int(seed >> np.uint64(1)))
+        if self.rollbacks:
+            self.noise.manual_seed(self.ranks.from_first(lambda: int(noise >> np.uint64(1))))
 
-    def _train_step(self) -> StepMetrics:
-        config, device = self.config, self.device.type
-        lower = config.precision == "bfloat16"
-        with torch.autocast(device, torch.bfloat16) if lower else nullcontext():
-            metrics = gan_step(
-                self.generator,
-                self.discriminator,
-                self.optimizer_g,
-                self.optimizer_d,
-                self.loss,
-                reals=lambda i: self.loader.batch(self.step * config.discriminator_steps + i)[0],
-                noise=self._draw_noise,
-                discriminator_steps=config.discriminator_steps,
-            )
+    def facts(self) -> dict[str, Any]:
+        """What the run is, for its folder and its checkpoints."""
+        facts = {"config": self.config.as_dict(), "data": self._data_facts, **self.description}
+        return facts | {"rollbacks": self.rollbacks}
+
+    @property
+    def optimizer_g(self) -> Adam:
+        return self.gan.update_g.optimizer
+
+    @property
+    def optimizer_d(self) -> Adam:
+        return self.gan.update_d.optimizer
+
+    @property
+    def fixed_labels(self) -> Tensor | None:
+        """The labels of the sample grid: all in turn."""
+        if not self.config.conditional:
+            return None
+        assert self.dataset.labels is not None
+        classes = int(self.dataset.labels.max()) + 1
+        return torch.arange(len(self.fixed_noise), device=self.device) % classes
+
+    def _run_step(self, inputs: Inputs, due: Hashable) -> Metrics:
+        """The whole step as a function of tensors: from the rows of the data to the average."""
+
+        def batches(i: int) -> Batch:
+            if i >= len(inputs):
+                return replace(made[-1], noise=self._draw_noise())
+            images, labels = self.loader.gather(*inputs[i])  # type: ignore[arg-type]
+            noise = self._draw_noise()
+            made.append(Batch(images, labels if self.config.conditional else None, noise))
+            return made[-1]
+
+        made: list[Batch] = []
+        metrics = self._step_function(self.gan, batches, due)  # type: ignore[arg-type]
         if self.ema:
-            self.ema.update(self.step + 1)
+            self.ema.update()
         return metrics
 
     def _draw_noise(self) -> Tensor:
-        return torch.randn(
-            self.config.batch_size, self.latent_dim, generator=self.noise, device=self.device
-        )
+        # Drawn for all ranks by each of them, so that their noise does not depend on their number.
+        shape = self.config.batch_size, self.latent_dim
+        return self.ranks.part(torch.randn(*shape, generator=self.noise, device=self.device))
 
-    def _read(self, metrics: StepMetrics, marked: tuple[int, float]) -> dict[str, float]:
-        read = torch.stack(
-            [metrics.loss_d, metrics.loss_g, metrics.real_logit, metrics.fake_logit]
-        ).tolist()
-        names = ("loss_d", "loss_g", "real_logit", "fake_logit")
-        images = self._images(self.step - marked[0])
-        rate = images / max(time.monotonic() - marked[1], 1e-9)
-        return {**dict(zip(names, read, strict=True)), "img_per_s": rate}
+    def _place(self, module: nn.Module) -> nn.Module:
+        self.ranks.align(module.to(self.device))
+        if self.config.sync_batchnorm and self.ranks.size > 1:
+            convert_sync_batchnorm(module)
+        return module.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
 
-    def _images(self, steps: int) -> int:
-        return steps * self.config.batch_size * self.config.discriminator_steps
-
-    def _draw(self, folder: RunFolder) -> Path:
-        images = self.sample(self.fixed_noise)
-        path = folder.samples / f"step-{self.step:08d}.png"
-        return save_grid(images, path, scale=screen_scale(images))
-
-    def _resume(self, folder: RunFolder, reporter: Reporter) -> Checkpoint | None:
-        torn: list[str] = []
-        checkpoint = newest_checkpoint(folder.checkpoints, torn)
-        for problem in torn:
-            reporter.note(f"not used: {problem}")
-        if checkpoint is None:
-            self._start_anew(folder, reporter)
-            return None
-        self.load(checkpoint)
-        reporter.note(f"resumed {checkpoint.path} at step {self.step}")
-        return checkpoint
-
-    def _start_anew(self, folder: RunFolder, reporter: Reporter) -> None:
-        run = read_run(folder.path) or {}
-        if changed := changed_fields(run.get("config", {}), self.config):
-            raise CheckpointError(
-                f"{folder.path} cannot be resumed with another setting: {'; '.join(changed)}"
-            )
-        reporter.note(f"{folder.path} has no whole checkpoint yet: starting from step 0")
-
-    def _facts(self) -> dict[str, Any]:
-        return {"config": self.config.as_dict(), "data": self._data_facts, **self.description}
+    def _update(self, module: nn.Module, lr: float) -> Update:
+        config = self.config
+        scale = LossScale(self.device) if config.precision == "float16" else None
+        betas = (config.beta1, config.beta2)
+        return Update(module, lr, betas, loss_scale=scale, clip=config.clip_grad, ranks=self.ranks)
 
     @cached_property
     def _data_facts(self) -> dict[str, Any]:
@@ -289,50 +281,32 @@ class Trainer:
             "fingerprint": self.dataset.fingerprint(),
         }
 
-    def _generator(self, stream: int) -> torch.Generator:
+    def _random(self, stream: int) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(self.config.seed * 4 + stream)
-
-    def _rng_state(self) -> dict[str, Tensor]:
-        state = {"noise": self.noise.get_state(), "torch": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            state["cuda"] = torch.cuda.get_rng_state(self.device)
-        return state
-
-    def _set_rng_state(self, state: dict[str, Tensor]) -> None:
-        self.noise.set_state(state["noise"])
-        torch.set_rng_state(state["torch"])
-        if self.device.type == "cuda" and "cuda" in state:
-            torch.cuda.set_rng_state(state["cuda"], self.device)
 
 
 def resolve_device(name: str) -> torch.device:
-    """``auto`` is a GPU where there is one, else the CPU.
+    """``auto`` is a GPU where there is one, else the CPU; torchrun's processes take one GPU each.
 
     Raises:
         ValueError: the name is not a device, or this machine or build of torch does not have it.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"device must be auto, cpu, cuda or cuda:<n>, got {name!r}") from error
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"device must be auto, cpu, cuda or cuda:<n>, got {name!r}")
+    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"device {name!r} is not there: torch {torch.__version__} sees "
             f"{torch.cuda.device_count()} CUDA devices"
         )
     return device
-
-
-def _place(module: nn.Module, device: torch.device) -> nn.Module:
-    return module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def _adam(module: nn.Module, lr: float, betas: tuple[float, float]) -> Adam:
-    return Adam(module.parameters(), lr=lr, betas=betas, fused=True)
 
 
 def _latent_dim(generator: nn.Module, given: int | None) -> int:

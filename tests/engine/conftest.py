@@ -1,6 +1,13 @@
-"""A tiny GAN and tiny data, so that an engine test takes a second."""
+"""A tiny GAN and tiny data, so that an engine test takes a second.
+
+The tolerance rule comes from tests/ops.
+"""
 
 from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +16,8 @@ from fastgan.data import ImageDataset
 from fastgan.engine import TrainConfig, Trainer
 from fastgan.engine.log import SilentReporter
 from fastgan.models import create_model
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ops"))
 
 TINY = {"image_size": 8, "channels": 1, "width": 8}
 
@@ -39,15 +48,23 @@ def tiny_data(count: int = 40, seed: int = 0) -> ImageDataset:
     return ImageDataset(images=images, labels=None, classes=None, name="tiny", skipped=0)
 
 
-def tiny_trainer(data: ImageDataset | None = None, dropout: float = 0.25, **settings) -> Trainer:
+def tiny_trainer(
+    data: ImageDataset | None = None,
+    dropout: float = 0.25,
+    norm: str = "batch",
+    parts: dict[str, Any] | None = None,
+    **settings,
+) -> Trainer:
+    """settings: of TrainConfig; parts: further arguments of Trainer."""
     defaults = {"steps": 6, "batch_size": 8, "log_every": 2, "sample_every": 0, "sample_count": 4}
     config = TrainConfig(**{**defaults, "checkpoint_every": 2, **settings})
     torch.manual_seed(config.seed)
     return Trainer(
-        create_model("dcgan_generator", latent_dim=6, **TINY),
-        create_model("dcgan_discriminator", dropout=dropout, **TINY),
+        create_model("dcgan_generator", latent_dim=6, norm=norm, **TINY),
+        create_model("dcgan_discriminator", dropout=dropout, norm=norm, **TINY),
         data or tiny_data(),
         config,
+        **(parts or {}),
     )
 
 

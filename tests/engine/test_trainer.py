@@ -11,8 +11,7 @@ from torch import nn
 from fastgan.data import ImageDataset
 from fastgan.engine import CheckpointError, TrainConfig, Trainer, find_checkpoint
 from fastgan.engine.checkpoint import list_checkpoints
-from fastgan.engine.step import frozen, gan_step
-from fastgan.losses import get_loss
+from fastgan.engine.step import Batch, frozen, gan_step
 
 from .conftest import all_tensors, tiny_data, tiny_trainer
 
@@ -213,15 +212,7 @@ def test_the_step_equals_the_tutorials_loop_written_out():
     trainer, plain = tiny_trainer(dropout=0.0), tiny_trainer(dropout=0.0)
     reals = torch.rand(8, 1, 8, 8) * 2 - 1
     z = torch.randn(8, 6)
-    metrics = gan_step(
-        trainer.generator,
-        trainer.discriminator,
-        trainer.optimizer_g,
-        trainer.optimizer_d,
-        get_loss("non_saturating"),
-        reals=lambda _: reals,
-        noise=lambda: z,
-    )
+    metrics = gan_step(trainer.gan, lambda _: Batch(reals, None, z))
 
     g, d = plain.generator, plain.discriminator
     bce = nn.BCEWithLogitsLoss()
@@ -237,8 +228,8 @@ def test_the_step_equals_the_tutorials_loop_written_out():
     loss_g.backward()
     plain.optimizer_g.step()
 
-    torch.testing.assert_close(metrics.loss_d, (loss_real + loss_fake).detach())
-    torch.testing.assert_close(metrics.loss_g, loss_g.detach())
+    torch.testing.assert_close(metrics["loss_d"], (loss_real + loss_fake).detach())
+    torch.testing.assert_close(metrics["loss_g"], loss_g.detach())
     for name, parameter in trainer.generator.named_parameters():
         torch.testing.assert_close(parameter, dict(g.named_parameters())[name])
     for name, parameter in trainer.discriminator.named_parameters():
@@ -269,7 +260,7 @@ def test_the_generators_update_leaves_no_gradient_in_the_discriminator():
         ({"lr_d": float("nan")}, "lr_d must be a positive number"),
         ({"beta1": 1.0}, r"beta1 must be in \[0, 1\)"),
         ({"ema_decay": -0.1}, r"ema_decay must be in \[0, 1\)"),
-        ({"precision": "int8"}, "precision must be float32 or bfloat16"),
+        ({"precision": "int8"}, "precision must be float32, tf32, bfloat16 or float16, got 'int8'"),
     ],
 )
 def test_bad_settings_name_themselves(settings, message):

@@ -1,0 +1,126 @@
+"""Running a step: eagerly, or as CUDA graphs that the host only launches."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+
+import torch
+from torch import Tensor
+
+from fastgan.engine.config import Capture
+
+Inputs = Sequence[tuple[Tensor | None, ...]]
+StepFunction = Callable[[Inputs, Hashable], dict[str, Tensor]]
+
+
+class CaptureError(ValueError):
+    """A step that cannot be captured as a CUDA graph, or a device that has no graphs."""
+
+
+class StepRunner:
+    """Runs ``function(inputs, variant)``, and keeps the newest value of each scalar it returns.
+
+    Captured, the function runs as it stands for the first ``WARM_UP`` steps of each variant (those
+    steps count like any other), and is then recorded once; from there on a step copies its inputs
+    to where the graph reads them and launches the graph. Python code of the function does not run
+    in a launch: what it does must be done by tensor operations on the device, of the same shapes
+    in every step of a variant.
+
+    Args:
+        function: one step, a function of tensors.
+        device: where it runs.
+        capture: auto captures on CUDA devices.
+        generators: random number generators that the function draws from, besides the default one.
+        shared: the function talks to other processes (NCCL's threads then run beside the capture).
+
+    Raises:
+        CaptureError: ``capture`` is on and the device is not a CUDA device.
+    """
+
+    WARM_UP = 3
+
+    def __init__(
+        self,
+        function: StepFunction,
+        device: torch.device,
+        capture: Capture = "auto",
+        generators: Sequence[torch.Generator] = (),
+        shared: bool = False,
+    ) -> None:
+        if capture == "on" and device.type != "cuda":
+            raise CaptureError(f"capture is on, but CUDA graphs need a CUDA device, got {device}")
+        self.captures = capture != "off" and device.type == "cuda"
+        self.latest: dict[str, Tensor] = {}
+        self._function = function
+        self._generators = generators
+        self._error_mode = "thread_local" if shared else "global"
+        self._made: Counter[Hashable] = Counter()
+        self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
+        self._inputs: Inputs | None = None
+        if self.captures:
+            self._side = torch.cuda.Stream(device)
+            self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, inputs: Inputs, variant: Hashable) -> None:
+        """Make one step; ``variant`` tells apart the steps that do different things."""
+        if not self.captures:
+            self._step(inputs, variant)
+            return
+        held = self._hold(inputs)
+        if variant in self._graphs:
+            self._graphs[variant].replay()
+        elif self._made[variant] < self.WARM_UP:
+            self._warm_up(held, variant)
+        else:
+            self._graphs[variant] = self._record(held, variant)
+            self._graphs[variant].replay()
+
+    def forget(self) -> None:
+        """Record anew: tensors that the function works on were replaced by others."""
+        self._graphs.clear()
+        self._made.clear()
+
+    def _step(self, inputs: Inputs, variant: Hashable) -> None:
+        for name, value in self._function(inputs, variant).items():
+            if name in self.latest:
+                self.latest[name].copy_(value)
+            else:
+                self.latest[name] = value.clone()
+
+    def _hold(self, inputs: Inputs) -> Inputs:
+        """Copy ``inputs`` to the buffers that the graphs read."""
+        if self._inputs is None:
+            self._inputs = [tuple(None if t is None else t.clone() for t in row) for row in inputs]
+            return self._inputs
+        for held, given in zip(self._inputs, inputs, strict=True):
+            for target, source in zip(held, given, strict=True):
+                if target is not None and source is not None:
+                    target.copy_(source, non_blocking=True)
+        return self._inputs
+
+    def _warm_up(self, inputs: Inputs, variant: Hashable) -> None:
+        # On the stream of the capture, so that what is made lazily is made for it.
+        self._made[variant] += 1
+        self._side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._side):
+            self._step(inputs, variant)
+        torch.cuda.current_stream().wait_stream(self._side)
+
+    def _record(self, inputs: Inputs, variant: Hashable) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        for generator in self._generators:
+            graph.register_generator_state(generator)
+        try:
+            # One pool for all graphs: they run one after another, and nothing that a graph
+            # allocates is read after it.
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=self._side, capture_error_mode=self._error_mode
+            ):
+                self._step(inputs, variant)
+        except RuntimeError as error:
+            raise CaptureError(
+                f"the step cannot be captured as a CUDA graph ({str(error).splitlines()[0]}); "
+                "capture=off runs it as it stands"
+            ) from error
+        return graph

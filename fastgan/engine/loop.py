@@ -1,0 +1,255 @@
+"""The loop around the step: what happens between two steps, and when."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from fastgan.engine.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    newest_checkpoint,
+    open_checkpoint,
+    prune_checkpoints,
+)
+from fastgan.engine.config import TrainResult, changed_fields
+from fastgan.engine.grid import save_grid, screen_scale
+from fastgan.engine.log import MetricsLog, Reporter, SilentReporter, default_reporter
+from fastgan.engine.run_folder import RunFolder, read_run
+from fastgan.engine.signals import StopOnSignal
+
+if TYPE_CHECKING:
+    from fastgan.engine.trainer import Trainer
+
+# torchrun passes on the signal that the terminal has sent to all processes already.
+_SAME_REQUEST_SECONDS = 5.0
+
+
+class NonFiniteError(ArithmeticError):
+    """Gradients that are infinite or not a number, and a policy that does not go on with them."""
+
+
+class Loop:
+    """One call of ``Trainer.fit``: the run's folder, its log, and the points of the clockwork.
+
+    Every rank of a run goes through the same points; the first one writes.
+    """
+
+    def __init__(self, trainer: Trainer, out: Path, reporter: Reporter | None) -> None:
+        self.trainer = trainer
+        self.config = trainer.config
+        self.ranks = trainer.ranks
+        self.out = out
+        self.reporter = reporter or default_reporter()
+        if not self.ranks.is_first:
+            self.reporter = SilentReporter()
+        self.samples: Path | None = None
+        self.checkpoint: Path | None = None
+        self._saved_at = self._drawn_at = -1
+
+    def fit(self, *, resume: bool, force: bool) -> TrainResult:
+        opened: list[RunFolder] = []
+
+        def open_folder() -> bool:
+            opened.append(RunFolder(self.out, resume=resume, force=force))
+            return opened[0].resumed
+
+        try:
+            resumed = self.ranks.from_first(open_folder)
+            self.folder = opened[0] if opened else RunFolder.seen(self.out)
+            found = self._resume() if resumed else None
+            if self.trainer.step >= self.config.steps and found is not None:
+                raise FileExistsError(
+                    f"{self.out} has made its {self.trainer.step} steps already; "
+                    "ask for more steps, or choose another out folder"
+                )
+            self._describe(finished=False)
+            result = self._run()
+            self._describe(finished=result.finished)
+            return result
+        finally:
+            for folder in opened:
+                folder.close()
+
+    def _run(self) -> TrainResult:
+        trainer, config = self.trainer, self.config
+        first, self._started = trainer.step, time.monotonic()
+        self._marked = first, self._started
+        self._non_finite = self._count_non_finite()
+        self._open_log()
+        self.reporter.start(config.steps, first)
+        try:
+            with StopOnSignal(_SAME_REQUEST_SECONDS if self.ranks.size > 1 else 0.0) as signals:
+                stopped_by = None
+                while trainer.step < config.steps and stopped_by is None:
+                    trainer.train_step()
+                    at_log_point = self._due(config.log_every) or trainer.step == config.steps
+                    values = self._log() if at_log_point else None
+                    self.reporter.update(trainer.step, values)
+                    for callback in trainer.callbacks:
+                        callback.on_step(trainer)
+                    if self._due(config.sample_every):
+                        self._draw()
+                    if self._due(config.checkpoint_every):
+                        self._save()
+                    stopped_by = self._agreed(signals.received, at_log_point)
+                if self._drawn_at != trainer.step:
+                    self._draw()
+                if self._saved_at != trainer.step:
+                    self._save()
+        finally:
+            if self._metrics is not None:
+                self._metrics.close()
+            self.reporter.stop()
+        return self._result(first, stopped_by)
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.trainer.step % every == 0
+
+    def _agreed(self, received: int | None, at_log_point: bool) -> int | None:
+        """The signal that ends the run after this step, the same for all ranks.
+
+        Ranks agree where they meet anyway, or at every step where meeting is cheap.
+        """
+        if self.ranks.size == 1:
+            return received
+        if self.trainer.device.type == "cuda" and not at_log_point:
+            return None
+        return max(self.ranks.collect(received or 0)) or None
+
+    def _log(self) -> dict[str, float]:
+        """Read the device's scalars, once for all of them; write them; look for bad gradients."""
+        trainer, latest = self.trainer, self.trainer.latest
+        names = list(latest)
+        non_finite = self._count_non_finite_on_device()
+        updates = trainer.gan.update_g, trainer.gan.update_d
+        skipped = updates[0].skipped + updates[1].skipped
+        means = self.ranks.mean(torch.stack([latest[n].float() for n in names]))
+        read = torch.cat([means, torch.stack([skipped, non_finite])]).tolist()
+        values = dict(zip([*names, "skipped"], read, strict=False))
+        now = time.monotonic()
+        images = self._images(trainer.step - self._marked[0])
+        values["img_per_s"] = images / max(now - self._marked[1], 1e-9)
+        self._marked = trainer.step, now
+        for callback in trainer.callbacks:
+            callback.on_log(trainer, values)
+        if self._metrics is not None:
+            seconds = now - self._started
+            self._metrics.write({"step": trainer.step, "seconds": seconds, **values})
+        new, self._non_finite = int(read[-1]) - self._non_finite, int(read[-1])
+        if new > 0:
+            self._on_non_finite(new)
+        return values
+
+    def _on_non_finite(self, new: int) -> None:
+        trainer, config = self.trainer, self.config
+        what = f"{new} updates by step {trainer.step} had gradients that were not finite"
+        if config.nan_policy == "skip":
+            self.reporter.note(f"{what}: skipped")
+            return
+        kept = self.ranks.from_first(lambda: newest_checkpoint(self.folder.checkpoints))
+        where = f"the newest checkpoint is {kept.path}" if kept else "there is no checkpoint yet"
+        if config.nan_policy == "stop":
+            raise NonFiniteError(
+                f"{what}, and were not made; {where}. A lower learning rate, clip_grad or another "
+                "precision may help; nan_policy=skip goes on, rollback goes back to the checkpoint"
+            )
+        if kept is None or trainer.rollbacks >= config.max_rollbacks:
+            raise NonFiniteError(f"{what} after {trainer.rollbacks} rollbacks; {where}")
+        done = trainer.rollbacks + 1
+        trainer.load(kept)
+        # The same random numbers would lead to the same place.
+        trainer.rollbacks = done
+        trainer.reseed()
+        self._non_finite = self._count_non_finite()
+        self._marked = trainer.step, time.monotonic()
+        if self._metrics is not None:
+            self._metrics.close()
+        self._open_log()
+        self.reporter.note(f"{what}: back to step {trainer.step} (rollback {done})")
+
+    def _count_non_finite_on_device(self) -> torch.Tensor:
+        g, d = self.trainer.gan.update_g, self.trainer.gan.update_d
+        return g.skipped - g.overflows + d.skipped - d.overflows
+
+    def _count_non_finite(self) -> int:
+        return int(self._count_non_finite_on_device())
+
+    def _open_log(self) -> None:
+        self._metrics = None
+        if self.ranks.is_first:
+            events = self.folder.tensorboard if self.config.tensorboard else None
+            self._metrics = MetricsLog(self.folder.metrics, self.trainer.step, events)
+
+    def _draw(self) -> None:
+        trainer = self.trainer
+        self._drawn_at = trainer.step
+        self.samples = self.folder.samples / f"step-{trainer.step:08d}.png"
+        if self.ranks.is_first:
+            images = trainer.sample(trainer.fixed_noise, trainer.fixed_labels)
+            save_grid(images, self.samples, scale=screen_scale(images))
+
+    def _save(self) -> None:
+        trainer, config = self.trainer, self.config
+        scores = [s for c in trainer.callbacks if (s := c.score(trainer)) is not None]
+        info = {"score": float(scores[0])} if scores else {}
+        self.checkpoint = trainer.save(self.folder.checkpoints, **info)
+        self._saved_at = trainer.step
+        if self.ranks.is_first:
+            prune_checkpoints(self.folder.checkpoints, config.keep_last, config.keep_best)
+        for callback in trainer.callbacks:
+            callback.on_checkpoint(trainer, self.checkpoint)
+
+    def _result(self, first: int, stopped_by: int | None) -> TrainResult:
+        assert self.samples is not None
+        assert self.checkpoint is not None
+        seconds = time.monotonic() - self._started
+        result = TrainResult(
+            out=self.out,
+            step=self.trainer.step,
+            finished=self.trainer.step >= self.config.steps,
+            checkpoint=self.checkpoint,
+            samples=self.samples,
+            images_per_second=self._images(self.trainer.step - first) / max(seconds, 1e-9),
+            stopped_by=stopped_by,
+        )
+        for callback in self.trainer.callbacks:
+            callback.on_end(self.trainer, result)
+        return result
+
+    def _images(self, steps: int) -> int:
+        return steps * self.config.batch_size * self.config.discriminator_steps
+
+    def _describe(self, finished: bool) -> None:
+        facts = {**self.trainer.facts(), "finished": finished}
+        self.ranks.from_first(lambda: self.folder.describe(facts))
+
+    def _resume(self) -> Checkpoint | None:
+        torn: list[str] = []
+        found = self.ranks.from_first(
+            lambda: _path(newest_checkpoint(self.folder.checkpoints, torn))
+        )
+        for problem in torn:
+            self.reporter.note(f"not used: {problem}")
+        if found is None:
+            self._start_anew()
+            return None
+        checkpoint = open_checkpoint(found)
+        self.trainer.load(checkpoint)
+        self.reporter.note(f"resumed {checkpoint.path} at step {self.trainer.step}")
+        return checkpoint
+
+    def _start_anew(self) -> None:
+        run = read_run(self.out) or {}
+        if changed := changed_fields(run.get("config", {}), self.config):
+            raise CheckpointError(
+                f"{self.out} cannot be resumed with another setting: {'; '.join(changed)}"
+            )
+        self.reporter.note(f"{self.out} has no whole checkpoint yet: starting from step 0")
+
+
+def _path(checkpoint: Checkpoint | None) -> Path | None:
+    return checkpoint.path if checkpoint else None

@@ -1,0 +1,211 @@
+"""The processes that train together, one a device: what they share and how they agree.
+
+A single process is one rank of one: everything here then returns at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+T = TypeVar("T")
+
+
+class LostRankError(ConnectionError):
+    """Another process of the run has ended or cannot be reached."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together."""
+
+    rank: int = 0
+    size: int = 1
+    _buffers: dict[tuple[int, ...], list[_Flat]] = field(default_factory=dict, repr=False)
+
+    @staticmethod
+    def current() -> Ranks:
+        """Of the default process group, if one is initialised."""
+        if dist.is_available() and dist.is_initialized():
+            return Ranks(dist.get_rank(), dist.get_world_size())
+        return Ranks()
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the run's folder and speaks for all."""
+        return self.rank == 0
+
+    def share(self, count: int, what: str) -> int:
+        """This rank's part of ``count``.
+
+        Raises:
+            ValueError: ``count`` cannot be divided among the processes.
+        """
+        if count % self.size:
+            raise ValueError(f"{what} must be a multiple of the {self.size} processes, got {count}")
+        return count // self.size
+
+    def part(self, whole: Tensor) -> Tensor:
+        """This rank's part of a tensor that is the same in all, along its first dimension."""
+        return whole if self.size == 1 else whole.chunk(self.size)[self.rank]
+
+    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Give every rank the mean of all ranks' gradients: one all-reduce of one flat buffer.
+
+        The gradients become views of the buffer, in their parameters' memory layout. A parameter
+        without a gradient keeps none; it must be without one on every rank.
+        """
+        if self.size == 1:
+            return
+        given = [p for p in parameters if p.grad is not None]
+        key = tuple(map(id, given))
+        if key not in self._buffers:
+            self._require_alike([list(p.shape) for p in given], "parameters with a gradient")
+            self._buffers[key] = _flat_buffers(given)
+        for flat in self._buffers[key]:
+            gradients = [p.grad for p in flat.parameters if p.grad is not None]
+            torch._foreach_copy_(flat.views, gradients)
+            with _told():
+                dist.all_reduce(flat.values)
+            flat.values.div_(self.size)
+            for parameter, view in zip(flat.parameters, flat.views, strict=True):
+                parameter.grad = view
+
+    def gather(self, logits: Tensor) -> Tensor:
+        """All ranks' logits, put together in the order of the ranks.
+
+        A loss that every rank takes of all logits has, after the gradients are averaged, the
+        gradient of the loss in a single process. Differentiable once.
+        """
+        return logits if self.size == 1 else _Gather.apply(logits.contiguous(), self)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of all ranks' ``values``."""
+        if self.size > 1:
+            with _told():
+                dist.all_reduce(values)
+            values = values / self.size
+        return values
+
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Whether ``flag`` is true on any rank; waits for all of them."""
+        if self.size == 1:
+            return flag
+        return bool(self.mean(torch.tensor(float(flag), device=device)) > 0)
+
+    def collect(self, value: T) -> list[T]:
+        """Every rank's ``value``, in the order of the ranks."""
+        found: list[Any] = [value] * self.size
+        if self.size > 1:
+            with _told():
+                dist.all_gather_object(found, value)
+        return found
+
+    def from_first(self, function: Callable[[], T]) -> T:
+        """What ``function`` returns on the first rank, or raises there, on every rank."""
+        if self.size == 1:
+            return function()
+        outcome: list[Any] = [None, None]
+        if self.is_first:
+            try:
+                outcome[0] = function()
+            except Exception as error:
+                outcome[1] = error
+        with _told():
+            dist.broadcast_object_list(outcome, src=0)
+        if outcome[1] is not None:
+            raise outcome[1]
+        return outcome[0]
+
+    def align(self, module: nn.Module) -> None:
+        """Give every rank the first one's parameters and buffers."""
+        if self.size > 1:
+            with _told(), torch.no_grad():
+                for tensor in module.state_dict().values():
+                    sent = tensor.contiguous()
+                    dist.broadcast(sent, src=0)
+                    tensor.copy_(sent)
+
+    def _require_alike(self, value: Any, what: str) -> None:
+        others = self.collect(value)
+        if any(other != value for other in others):
+            raise RuntimeError(f"the ranks have different {what}: {others}")
+
+
+@contextmanager
+def launched(device: str = "auto") -> Iterator[Ranks]:
+    """The ranks of a run that torchrun started, joined inside; one rank of one otherwise.
+
+    Uses NCCL where the run is on GPUs and gloo on CPUs. A group that is initialised already is
+    taken as it is.
+    """
+    alone = "RANK" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1"
+    if alone or dist.is_initialized():
+        yield Ranks.current()
+        return
+    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    with _told():
+        dist.init_process_group("nccl" if on_gpu else "gloo")
+    yield Ranks.current()
+    dist.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class _Flat:
+    """One buffer for gradients of one type, and its pieces in their parameters' layout."""
+
+    values: Tensor
+    parameters: list[nn.Parameter]
+    views: list[Tensor]
+
+
+def _flat_buffers(parameters: Sequence[nn.Parameter]) -> list[_Flat]:
+    by_type: dict[torch.dtype, list[nn.Parameter]] = defaultdict(list)
+    for parameter in parameters:
+        by_type[parameter.dtype].append(parameter)
+    buffers = []
+    for dtype, group in by_type.items():
+        values = torch.zeros(sum(p.numel() for p in group), dtype=dtype, device=group[0].device)
+        pieces = values.split([p.numel() for p in group])
+        views = [
+            piece.as_strided(p.shape, torch.empty_like(p).stride(), piece.storage_offset())
+            for piece, p in zip(pieces, group, strict=True)
+        ]
+        buffers.append(_Flat(values, group, views))
+    return buffers
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, ranks: Ranks) -> Tensor:
+        ctx.ranks = ranks
+        parts = [torch.empty_like(logits) for _ in range(ranks.size)]
+        with _told():
+            dist.all_gather(parts, logits)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        # Averaging the parameters' gradients divides by the number of ranks: undone here.
+        return gradient.chunk(ctx.ranks.size)[ctx.ranks.rank] * ctx.ranks.size, None
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise LostRankError(
+            "another process of this run has ended or cannot be reached "
+            f"({str(error).splitlines()[0]}); resume continues from the newest checkpoint"
+        ) from error

@@ -1,0 +1,106 @@
+"""From a network's losses to its new weights."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam
+
+from fastgan.engine.precision import LossScale
+from fastgan.engine.ranks import Ranks
+
+
+class Update:
+    """The gradients of one network and the optimizer that applies them, all on the device.
+
+    ``start``, any number of ``backward``, ``finish``: the mean of the gradients over the processes
+    is taken, then they are checked, clipped and applied. An update with a gradient that is not
+    finite changes neither weights nor moments, and is counted.
+
+    Args:
+        module: its parameters are updated.
+        lr, betas: Adam's.
+        loss_scale: for float16.
+        clip: the gradient is scaled down to this norm; 0 leaves it.
+        ranks: the processes that train together.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        lr: float,
+        betas: tuple[float, float],
+        *,
+        loss_scale: LossScale | None = None,
+        clip: float = 0.0,
+        ranks: Ranks | None = None,
+    ) -> None:
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.device = next(module.parameters()).device
+        on_gpu = self.device.type == "cuda"
+        self.optimizer = Adam(module.parameters(), lr, betas, fused=True, capturable=on_gpu)
+        if on_gpu:
+            # In a captured step a number would stay what it was when the step was captured.
+            self.optimizer.param_groups[0]["lr"] = torch.tensor(lr, device=self.device)
+        self.loss_scale = loss_scale
+        self.clip = clip
+        self.ranks = ranks or Ranks()
+        self.skipped = torch.zeros((), device=self.device)
+        """Updates that were skipped for a gradient that was not finite."""
+        self.overflows = torch.zeros((), device=self.device)
+        """Of them those that a smaller loss scale may mend: the ordinary life of float16."""
+        self._found_inf = torch.zeros((), device=self.device)
+        self._one = torch.ones((), device=self.device)
+
+    @property
+    def scale(self) -> Tensor:
+        """What losses are multiplied by before their backward pass."""
+        return self._one if self.loss_scale is None else self.loss_scale.value
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        return loss if self.loss_scale is None else loss * self.loss_scale.value
+
+    def set_lr(self, lr: float) -> None:
+        """The learning rate of the next update; on a GPU it is written without waiting."""
+        group = self.optimizer.param_groups[0]
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
+
+    def start(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def backward(self, loss: Tensor, *, own_only: bool = False) -> None:
+        """Add the gradients of ``loss``; ``own_only`` leaves other leaves of its graph alone."""
+        self.scaled(loss).backward(inputs=self.parameters if own_only else None)
+
+    def finish(self) -> None:
+        """Apply the gradients."""
+        self.ranks.average_gradients(self.parameters)
+        self._unscale_and_check()
+        if self.clip:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        self.optimizer.found_inf = self._found_inf  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self.skipped += self._found_inf
+        if self.loss_scale is not None:
+            self.overflows += self._found_inf * (self.loss_scale.value > 1)
+            self.loss_scale.update(self._found_inf)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What is not in the optimizer, by name: counts, and the loss scale. To be written into."""
+        counts = {"skipped": self.skipped, "overflows": self.overflows}
+        return counts | (self.loss_scale.state_dict() if self.loss_scale else {})
+
+    def _unscale_and_check(self) -> None:
+        by_type: dict[torch.dtype, list[Tensor]] = defaultdict(list)
+        for parameter in self.parameters:
+            if parameter.grad is not None:
+                by_type[parameter.grad.dtype].append(parameter.grad)
+        inverse = self._one if self.loss_scale is None else self.scale.double().reciprocal().float()
+        self._found_inf.zero_()
+        for gradients in by_type.values():
+            torch._amp_foreach_non_finite_check_and_unscale_(gradients, self._found_inf, inverse)

@@ -1,0 +1,246 @@
+"""Precision, schedules, clipping, and gradients that are not finite."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastgan.engine import Callback, NonFiniteError, TrainConfig, Trainer
+from fastgan.engine.precision import LossScale, float32_products
+from fastgan.engine.schedule import lr_factor
+from fastgan.engine.update import Update
+
+from .conftest import all_tensors, tiny_data, tiny_trainer
+
+
+def updated(parameter: Tensor, gradient: Tensor, **options) -> Update:
+    """An update of one parameter whose gradient is ``gradient``."""
+    module = nn.Module()
+    module.weight = nn.Parameter(parameter.clone())
+    update = Update(module, 0.1, (0.5, 0.9), **options)
+    update.start()
+    update.backward((module.weight * gradient).sum())
+    update.finish()
+    return update
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted():
+    weight = torch.tensor([1.0, 2.0])
+    for bad in (math.inf, -math.inf, math.nan):
+        update = updated(weight, torch.tensor([1.0, bad]))
+        assert torch.equal(update.parameters[0], weight)
+        state = update.optimizer.state[update.parameters[0]]
+        assert not state["exp_avg"].any()
+        assert state["step"] == 0
+        assert update.skipped == 1
+    assert updated(weight, torch.tensor([1.0, 1.0])).skipped == 0
+
+
+def test_the_loss_scale_halves_on_overflow_doubles_after_its_interval_and_stays_above_one():
+    scale = LossScale(torch.device("cpu"))
+    bad, good = torch.ones(()), torch.zeros(())
+    scale.update(bad)
+    assert scale.value == LossScale.INITIAL / 2
+    for _ in range(LossScale.INTERVAL):
+        scale.update(good)
+    assert scale.value == LossScale.INITIAL
+    for _ in range(20):
+        scale.update(bad)
+    assert scale.value == 1.0
+
+
+def test_scaled_losses_give_the_same_update():
+    weight, gradient = torch.tensor([1.0, 2.0]), torch.tensor([0.3, -0.7])
+    plain = updated(weight, gradient)
+    scaled = updated(weight, gradient, loss_scale=LossScale(torch.device("cpu")))
+    assert torch.equal(scaled.parameters[0].grad, gradient)
+    assert torch.equal(scaled.parameters[0], plain.parameters[0])
+
+
+def test_an_overflow_of_the_scaled_loss_is_told_from_a_gradient_that_is_not_finite():
+    scale = LossScale(torch.device("cpu"))
+    update = updated(torch.ones(1), torch.tensor([1e35]), loss_scale=scale)
+    assert (update.skipped, update.overflows) == (1, 1)
+    scale.value.fill_(1.0)
+    update.start()
+    update.backward((update.parameters[0] * math.nan).sum())
+    update.finish()
+    assert (update.skipped, update.overflows) == (2, 1)
+
+
+def test_gradients_are_clipped_to_a_norm():
+    weight, gradient = torch.zeros(2), torch.tensor([3.0, 4.0])
+    torch.testing.assert_close(updated(weight, gradient, clip=1.0).parameters[0].grad, gradient / 5)
+    assert torch.equal(updated(weight, gradient, clip=9.0).parameters[0].grad, gradient)
+
+
+def test_schedules():
+    rates = [lr_factor("constant", s, 10, 4) for s in range(6)]
+    assert rates == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert [lr_factor("linear", s, 10, 0) for s in (0, 5, 9, 10)] == [1.0, 0.5, 1 - 0.9, 0.0]
+    assert lr_factor("cosine", 5, 10, 0) == pytest.approx(0.5)
+    assert lr_factor("cosine", 6, 10, 2) == pytest.approx(0.5)
+
+
+def test_the_schedule_reaches_both_optimizers_as_tensors_too():
+    settings = {"lr_schedule": "linear", "warmup_steps": 2, "steps": 4, "lr_g": 1e-3, "lr_d": 2e-3}
+    trainer, on_device = tiny_trainer(**settings), tiny_trainer(**settings)
+    for update in (on_device.gan.update_g, on_device.gan.update_d):
+        update.optimizer.param_groups[0]["lr"] = torch.tensor(0.0)
+    rates = []
+    for _ in range(4):
+        for each in (trainer, on_device):
+            torch.manual_seed(0)
+            each.train_step()
+        rates.append(trainer.optimizer_d.param_groups[0]["lr"])
+    assert rates == pytest.approx([1e-3, 2e-3, 2e-3, 1e-3])
+    assert on_device.optimizer_d.param_groups[0]["lr"] == torch.tensor(1e-3)
+    for name, value in all_tensors(trainer).items():
+        torch.testing.assert_close(all_tensors(on_device)[name], value)
+
+
+def test_a_learning_rate_that_is_a_tensor_stays_it_through_a_checkpoint(tmp_path, recorder):
+    trainer = tiny_trainer(steps=2, lr_schedule="cosine")
+    rate = torch.tensor(0.0)
+    trainer.optimizer_g.param_groups[0]["lr"] = rate
+    trainer.fit(tmp_path / "run", reporter=recorder)
+    from fastgan.engine import find_checkpoint
+
+    rate.fill_(7.0)
+    trainer.load(find_checkpoint(tmp_path / "run"))
+    assert trainer.optimizer_g.param_groups[0]["lr"] is rate
+    assert 0 < rate < 2e-4
+
+
+def test_a_falling_rate_depends_on_the_steps_so_they_cannot_change(tmp_path, recorder):
+    tiny_trainer(steps=2, lr_schedule="linear").fit(tmp_path / "run", reporter=recorder)
+    with pytest.raises(ValueError, match="steps: 2 in the checkpoint, 4 now"):
+        tiny_trainer(steps=4, lr_schedule="linear").fit(
+            tmp_path / "run", resume=True, reporter=recorder
+        )
+
+
+def test_float16_trains_with_float32_parameters_and_resumes_exactly(tmp_path, recorder):
+    settings = {"precision": "float16", "clip_grad": 1.0, "norm": "none"}
+    whole = tiny_trainer(**settings)
+    torch.manual_seed(7)
+    whole.fit(tmp_path / "whole", reporter=recorder)
+    assert whole.gan.update_d.loss_scale is not whole.gan.update_g.loss_scale
+    assert {p.dtype for p in whole.generator.parameters()} == {torch.float32}
+
+    first = tiny_trainer(**settings, checkpoint_every=3)
+    torch.manual_seed(7)
+    first.gan.update_d.loss_scale.value.fill_(512.0)
+    first.fit(tmp_path / "parts", reporter=recorder)
+    again = tiny_trainer(**settings, steps=8)
+    again.fit(tmp_path / "parts", resume=True, reporter=recorder)
+    assert again.gan.update_d.loss_scale.value == 512.0
+    assert again.gan.update_g.loss_scale.value == LossScale.INITIAL
+
+
+def test_tf32_is_used_only_if_asked_for_and_the_setting_is_put_back():
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    for precision, expected in (("float32", False), ("tf32", True)):
+        with float32_products(precision):
+            assert (matmul.allow_tf32, cudnn.allow_tf32) == (expected, expected)
+        assert (matmul.allow_tf32, cudnn.allow_tf32) == before
+
+
+class Failing(nn.Module):
+    """A discriminator whose logits are not a number in some of its passes."""
+
+    def __init__(self, bad: range) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
+        self.bad, self.passes = bad, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.passes += 1
+        logits = self.body(images)
+        return logits * math.nan if self.passes - 1 in self.bad else logits
+
+
+def failing_trainer(bad: range, **settings) -> Trainer:
+    """Each step makes three passes; ``bad`` counts them."""
+    torch.manual_seed(0)
+    generator = nn.Sequential(nn.Linear(4, 64), nn.Unflatten(1, (1, 8, 8)))
+    common = {"steps": 8, "batch_size": 8, "log_every": 1, "checkpoint_every": 2}
+    config = TrainConfig(**common, **settings)
+    return Trainer(generator, Failing(bad), tiny_data(), config, latent_dim=4)
+
+
+def test_by_default_a_run_stops_at_gradients_that_are_not_finite(tmp_path, recorder):
+    trainer = failing_trainer(range(15, 18))
+    expected = r"2 updates by step 6 .* the newest checkpoint is .*step-00000004"
+    with pytest.raises(NonFiniteError, match=expected):
+        trainer.fit(tmp_path / "run", reporter=recorder)
+    assert all(p.isfinite().all() for p in trainer.discriminator.parameters())
+    # The run can go on from where it was sound.
+    result = failing_trainer(range(0)).fit(tmp_path / "run", resume=True, reporter=recorder)
+    assert result.finished
+
+
+def test_a_run_can_skip_them(tmp_path, recorder):
+    trainer = failing_trainer(range(15, 18), nan_policy="skip")
+    assert trainer.fit(tmp_path / "run", reporter=recorder).finished
+    assert recorder.notes == ["2 updates by step 6 had gradients that were not finite: skipped"]
+    lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["skipped"] for line in lines] == [0] * 5 + [2] * 3
+
+
+def test_a_run_can_go_back_to_its_checkpoint_with_other_random_numbers(tmp_path, recorder):
+    noise = []
+
+    class Watch(Callback):
+        def on_step(self, trainer: Trainer) -> None:
+            noise.append((trainer.step, trainer.noise.get_state()))
+
+    trainer = failing_trainer(range(15, 18), nan_policy="rollback")
+    trainer.callbacks.append(Watch())
+    assert trainer.fit(tmp_path / "run", reporter=recorder).finished
+    assert [step for step, _ in noise] == [1, 2, 3, 4, 5, 4, 5, 6, 7, 8]
+    assert "back to step 4 (rollback 1)" in recorder.notes[0]
+    assert not torch.equal(noise[4][1], noise[6][1])
+    lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6, 7, 8]
+    again = failing_trainer(range(0), nan_policy="rollback")
+    from fastgan.engine import find_checkpoint
+
+    again.load(find_checkpoint(tmp_path / "run"))
+    assert again.rollbacks == 1
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (range(15, 999), "after 2 rollbacks; the newest checkpoint is"),
+        (range(999), "after 0 rollbacks; there is no checkpoint yet"),
+    ],
+)
+def test_rollbacks_have_an_end(tmp_path, recorder, bad, message):
+    trainer = failing_trainer(bad, nan_policy="rollback", max_rollbacks=2)
+    with pytest.raises(NonFiniteError, match=message):
+        trainer.fit(tmp_path / "run", reporter=recorder)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"clip_grad": -1.0}, "clip_grad must be a number of at least 0"),
+        ({"accumulate": 3}, "batch_size must be a multiple of accumulate = 3, got 8"),
+        ({"lr_schedule": "steps"}, "lr_schedule must be constant, linear or cosine, got 'steps'"),
+        ({"update_rule": "both"}, "update_rule must be alternating, simultaneous or one_stage"),
+        ({"nan_policy": "ignore"}, "nan_policy must be stop, skip or rollback"),
+        ({"capture": "maybe"}, "capture must be auto, on or off"),
+        ({"warmup_steps": -1}, "warmup_steps must be at least 0"),
+        ({"keep_last": 1.5}, "keep_last must be a whole number"),
+    ],
+)
+def test_bad_settings_name_themselves(settings, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**{"batch_size": 8, **settings})
