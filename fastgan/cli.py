@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 
 import fastgan
-from fastgan.engine.config import TrainConfig
+from fastgan.engine import LostRankError, NonFiniteError, TrainConfig
 from fastgan.recipes import (
     DataConfig,
     Recipe,
@@ -85,10 +85,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, ModuleNotFoundError, NonFiniteError) as error:
         if os.environ.get("FASTGAN_DEBUG"):
             raise
-        print(f"fastgan: error: {_message(error)}", file=sys.stderr)
+        # The first process speaks for what befalls all of them.
+        if _is_first() or isinstance(error, LostRankError):
+            print(f"fastgan: error: {_message(error)}", file=sys.stderr)
         return 2
 
 
@@ -109,6 +111,8 @@ def _train(arguments: list[str]) -> int:
         **vars(chosen.data),
         **vars(chosen.train),
     )
+    if not _is_first():
+        return 0 if result.stopped_by is None else 128 + result.stopped_by
     if result.stopped_by is not None:
         print(f"stopped at step {result.step}; everything is saved in {result.checkpoint}")
         print(f"go on with: fastgan train {recipe.name} --out {result.out} --resume")
@@ -213,6 +217,10 @@ def _parse(kind: type[T], arguments: list[str], *, prog: str, default: Any = Non
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
         **settings,
     )
+
+
+def _is_first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _no_more(command: str, arguments: list[str]) -> None:

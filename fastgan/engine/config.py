@@ -34,6 +34,14 @@ class TrainConfig:
     """The discriminator's target for real images is 1 less this (label smoothing)."""
     smooth_fake: float = 0.0
     """Its target for generated images."""
+    regularizer: str = "none"
+    """Of the discriminator: r1, r2, r1_r2, wgan_gp, dragan or lecam."""
+    reg_weight: float | None = None
+    """The regulariser's weight; by default the usual one of its paper."""
+    reg_every: int = 1
+    """Discriminator updates from one evaluation of the regulariser to the next."""
+    clip_weights: float = 0.0
+    """Clip the discriminator's weights to so much after each update. 0 leaves them."""
     lr_g: float = 2e-4
     """Adam's learning rate for the generator."""
     lr_d: float = 2e-4
@@ -100,6 +108,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in (
             "steps", "batch_size", "discriminator_steps", "accumulate", "log_every", "sample_count",
+            "reg_every",
         ):  # fmt: skip
             _require_int(name, getattr(self, name), minimum=1)
         for name in (
@@ -111,8 +120,10 @@ class TrainConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be a positive number, got {value!r}")
-        if not (math.isfinite(self.clip_grad) and self.clip_grad >= 0):
-            raise ValueError(f"clip_grad must be a number of at least 0, got {self.clip_grad!r}")
+        for name in ("clip_grad", "clip_weights"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
         for name in ("beta1", "beta2", "ema_decay"):
             value = getattr(self, name)
             if not 0 <= value < 1:

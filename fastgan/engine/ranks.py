@@ -125,6 +125,12 @@ class Ranks:
             raise outcome[1]
         return outcome[0]
 
+    def in_turn(self, function: Callable[[], T]) -> T:
+        """``function()`` of every rank, the first one's before the others': it may fill a cache."""
+        own: list[T] = []
+        self.from_first(lambda: own.append(function()))
+        return own[0] if own else function()
+
     def align(self, module: nn.Module) -> None:
         """Give every rank the first one's parameters and buffers."""
         if self.size > 1:

@@ -31,6 +31,7 @@ from fastgan.engine.update import Update
 from fastgan.engine.validate import check_choices
 from fastgan.losses import GANLoss, get_loss
 from fastgan.nn import convert_sync_batchnorm
+from fastgan.regularizers import get_regularizer
 
 # Streams that must not collide with each other or with the data order's.
 _NOISE_STREAM, _FIXED_NOISE_STREAM = 1, 2
@@ -52,7 +53,8 @@ class Trainer:
         config: how to train.
         latent_dim: the noise's width; by default ``generator.latent_dim``.
         loss: in place of the one that ``config.loss`` names.
-        penalties: regularisers of the discriminator (see :class:`fastgan.engine.step.Penalty`).
+        penalties: regularisers of the discriminator (see :class:`fastgan.engine.step.Penalty`),
+            beside the one that ``config.regularizer`` names.
         augment: applied to all images that the discriminator sees. If it has a method ``update``,
             that is given the logits of the real images after each discriminator update.
         callbacks: called as the run goes on.
@@ -103,17 +105,16 @@ class Trainer:
         )
         self.generator = self._place(generator)
         self.discriminator = self._place(discriminator)
-        if augment is not None:
-            augment = augment.to(self.device)
-        for penalty in penalties:
-            if isinstance(penalty, nn.Module):
-                penalty.to(self.device)
+        penalties = [*_named_penalties(config), *penalties]
+        for part in (augment, *penalties):
+            if isinstance(part, nn.Module):
+                part.to(self.device)
         self.ema = Ema(self.generator, config.ema_decay) if config.ema_decay else None
         self.gan = GAN(
             self.generator,
             self.discriminator,
             self._update(self.generator, config.lr_g),
-            self._update(self.discriminator, config.lr_d),
+            self._update(self.discriminator, config.lr_d, bound=config.clip_weights),
             loss,
             penalties,
             augment,
@@ -266,11 +267,17 @@ class Trainer:
             convert_sync_batchnorm(module)
         return module.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
 
-    def _update(self, module: nn.Module, lr: float) -> Update:
+    def _update(self, module: nn.Module, lr: float, bound: float = 0.0) -> Update:
         config = self.config
-        scale = LossScale(self.device) if config.precision == "float16" else None
-        betas = (config.beta1, config.beta2)
-        return Update(module, lr, betas, loss_scale=scale, clip=config.clip_grad, ranks=self.ranks)
+        return Update(
+            module,
+            lr,
+            (config.beta1, config.beta2),
+            loss_scale=LossScale(self.device) if config.precision == "float16" else None,
+            clip=config.clip_grad,
+            bound=bound,
+            ranks=self.ranks,
+        )
 
     @cached_property
     def _data_facts(self) -> dict[str, Any]:
@@ -307,6 +314,12 @@ def resolve_device(name: str) -> torch.device:
             f"{torch.cuda.device_count()} CUDA devices"
         )
     return device
+
+
+def _named_penalties(config: TrainConfig) -> list[Penalty]:
+    if config.regularizer == "none":
+        return []
+    return [get_regularizer(config.regularizer, config.reg_weight, config.reg_every)]
 
 
 def _latent_dim(generator: nn.Module, given: int | None) -> int:

@@ -10,6 +10,7 @@ from torch.optim import Adam
 
 from fastgan.engine.precision import LossScale
 from fastgan.engine.ranks import Ranks
+from fastgan.regularizers import clip_weights_
 
 
 class Update:
@@ -24,6 +25,7 @@ class Update:
         lr, betas: Adam's.
         loss_scale: for float16.
         clip: the gradient is scaled down to this norm; 0 leaves it.
+        bound: the parameters are clipped to [-bound, bound] after each update; 0 leaves them.
         ranks: the processes that train together.
     """
 
@@ -35,6 +37,7 @@ class Update:
         *,
         loss_scale: LossScale | None = None,
         clip: float = 0.0,
+        bound: float = 0.0,
         ranks: Ranks | None = None,
     ) -> None:
         self.parameters = [p for p in module.parameters() if p.requires_grad]
@@ -46,6 +49,8 @@ class Update:
             self.optimizer.param_groups[0]["lr"] = torch.tensor(lr, device=self.device)
         self.loss_scale = loss_scale
         self.clip = clip
+        self.bound = bound
+        self._module = module
         self.ranks = ranks or Ranks()
         self.skipped = torch.zeros((), device=self.device)
         """Updates that were skipped for a gradient that was not finite."""
@@ -85,6 +90,8 @@ class Update:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
         self.optimizer.found_inf = self._found_inf  # type: ignore[attr-defined]
         self.optimizer.step()
+        if self.bound:
+            clip_weights_(self._module, self.bound)
         self.skipped += self._found_inf
         if self.loss_scale is not None:
             self.overflows += self._found_inf * (self.loss_scale.value > 1)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fastgan.data import load
-from fastgan.engine import Trainer, TrainResult
+from fastgan.engine import Ranks, Trainer, TrainResult, launched
 from fastgan.engine.config import TrainConfig
 from fastgan.engine.log import Reporter, default_reporter
 from fastgan.engine.run_folder import newest_unfinished, next_free, read_run
@@ -29,7 +29,7 @@ def train(
     reporter: Reporter | None = None,
     **overrides: Any,
 ) -> TrainResult:
-    """Train ``recipe`` (or the recipe of that name).
+    """Train ``recipe`` (or the recipe of that name), on all processes if torchrun started several.
 
     Args:
         out: the run's folder; by default the first free one of ``runs/<recipe>``,
@@ -45,24 +45,28 @@ def train(
             stood before is lost.
     """
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
-    folder = run_folder(recipe.name, out, resume)
-    recipe = override(as_trained(recipe, folder) if resume else recipe, **overrides)
-    reporter = reporter or default_reporter()
-    trainer = build_trainer(recipe)
-    if trainer.dataset.skipped:
-        reporter.note(f"skipped {trainer.dataset.skipped} images that could not be read")
-    return trainer.fit(folder, resume=resume, force=force, reporter=reporter)
+    name = recipe.name
+    with launched(overrides.get("device", recipe.train.device)) as ranks:
+        folder = ranks.from_first(lambda: run_folder(name, out, resume))
+        recipe = override(as_trained(recipe, folder) if resume else recipe, **overrides)
+        reporter = reporter or default_reporter()
+        trainer = build_trainer(recipe)
+        if trainer.dataset.skipped and ranks.is_first:
+            reporter.note(f"skipped {trainer.dataset.skipped} images that could not be read")
+        return trainer.fit(folder, resume=resume, force=force, reporter=reporter)
 
 
 def build_trainer(recipe: Recipe) -> Trainer:
     """Load the data and make the models of ``recipe``; the global seed is set to the recipe's."""
-    dataset = load(
-        recipe.data.data,
-        image_size=recipe.image_size,
-        channels=recipe.channels,
-        resize=recipe.data.resize,
-        strict=recipe.data.strict,
-        limit=recipe.data.limit,
+    dataset = Ranks.current().in_turn(
+        lambda: load(
+            recipe.data.data,
+            image_size=recipe.image_size,
+            channels=recipe.channels,
+            resize=recipe.data.resize,
+            strict=recipe.data.strict,
+            limit=recipe.data.limit,
+        )
     )
     torch.manual_seed(recipe.train.seed)
     generator, discriminator = build_models(recipe)

@@ -244,3 +244,29 @@ def test_rollbacks_have_an_end(tmp_path, recorder, bad, message):
 def test_bad_settings_name_themselves(settings, message):
     with pytest.raises(ValueError, match=message):
         TrainConfig(**{"batch_size": 8, **settings})
+
+
+def test_a_regulariser_and_clipped_weights_are_a_setting_away(tmp_path, recorder):
+    trainer = tiny_trainer(norm="none", regularizer="r1", reg_every=2, clip_weights=0.01)
+    (penalty,) = trainer.gan.penalties
+    assert (penalty.name, penalty.weight, penalty.every) == ("r1", 10.0, 2)
+    trainer.fit(tmp_path / "run", reporter=recorder)
+    assert "r1" in recorder.values[0][1]
+    largest = [
+        max(p.detach().abs().max() for p in network.parameters())
+        for network in (trainer.discriminator, trainer.generator)
+    ]
+    assert largest[0] == torch.tensor(0.01) < largest[1]
+
+
+def test_the_state_of_a_regulariser_is_in_the_checkpoint(tmp_path, recorder):
+    settings = {"regularizer": "lecam", "dropout": 0.0}
+    whole = tiny_trainer(**settings)
+    whole.fit(tmp_path / "whole", reporter=recorder)
+    tiny_trainer(**settings, steps=4).fit(tmp_path / "parts", reporter=recorder)
+    again = tiny_trainer(**settings)
+    again.fit(tmp_path / "parts", resume=True, reporter=recorder)
+    assert whole.gan.penalties[0].anchors.any()
+    assert torch.equal(again.gan.penalties[0].anchors, whole.gan.penalties[0].anchors)
+    for name, value in all_tensors(whole).items():
+        assert torch.equal(all_tensors(again)[name], value), name
