@@ -2,7 +2,7 @@
 
 Groups and dilation are 1. Weights have torch.nn's layout: (C_out, C_in, *k), transposed
 (C_in, C_out, *k), with any strides. Arithmetic is ATen's (oneDNN, cuDNN), or that of fastgan's own
-kernels where one side is an image of few channels (see _thin).
+kernels where one side is an image of few channels (_thin), or matrix products (_lowered).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastgan.ops import _dispatch, _thin
+from fastgan.ops import _dispatch, _lowered, _thin
 from fastgan.ops._tensors import dense_like, is_channels_last
 from fastgan.ops.reference.activation import LEAKY_RELU
 
@@ -107,10 +107,13 @@ def forward(
     if thin is not None:
         return thin
     identity = activation == LEAKY_RELU and slope == 1.0
-    fused = bias.to(x.dtype) if identity and bias is not None else None
-    y = torch.ops.aten.convolution(x, _laid_out(weight, x), fused, *_arguments(geometry))
+    fused = bias if identity else None
+    y = _lowered.forward(x, weight, geometry, size)
+    if y is None:
+        y = _aten_forward(x, weight, fused, geometry)
+        bias = None if identity else bias
     y = y.contiguous(memory_format=_format(x))
-    if identity:
+    if identity and bias is None:
         return y
     kernels = _dispatch.kernels("auto", "bias_act", y)
     activated: Tensor = kernels.bias_act_forward(y, bias, activation, slope)
@@ -123,7 +126,11 @@ def backward_input(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) ->
         flat = backward_input(dy.unsqueeze(2), *_as_2d(x, weight), _geometry_2d(geometry))
         return flat.squeeze(2)
     dx = _thin.backward_input(dy, x, weight, geometry)
-    return dense_like(_aten_backward(dy, x, weight, geometry, 0) if dx is None else dx, x)
+    if dx is None:
+        dx = _lowered.backward_input(dy, x, weight, geometry)
+    if dx is None:
+        dx = _aten_backward(dy, x, weight, geometry, 0)
+    return dense_like(dx, x)
 
 
 def backward_weight(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
@@ -134,19 +141,32 @@ def backward_weight(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -
         return flat.squeeze(2)
     dweight = _thin.backward_weight(dy, x, weight, geometry)
     if dweight is None:
+        dweight = _lowered.backward_weight(dy, x, weight, geometry)
+    if dweight is None:
         dweight = _aten_backward(dy, x, weight, geometry, 1)
     return dense_like(dweight, weight)
 
 
+def _aten_forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    dtype = _lowered.arithmetic(x)
+    x_, weight = x.to(dtype), _laid_out(weight.to(dtype), x)
+    bias = None if bias is None else bias.to(dtype)
+    return torch.ops.aten.convolution(x_, weight, bias, *_arguments(geometry)).to(x.dtype)
+
+
 def _aten_backward(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, of: int) -> Tensor:
     """The gradient of x (of = 0) or weight (of = 1), and nothing else."""
-    dy, weight = dy.contiguous(memory_format=_format(x)), _laid_out(weight, x)
+    dtype = _lowered.arithmetic(x)
+    dy = dy.to(dtype).contiguous(memory_format=_format(x))
+    # Of the tensor whose gradient is formed only shape and layout are read.
+    x_ = x.to(dtype) if of == 1 else torch.empty_like(x, dtype=dtype)
+    weight = torch.empty_like(weight, dtype=dtype) if of == 1 else weight.to(dtype)
     mask = [of == 0, of == 1, False]
     gradients = torch.ops.aten.convolution_backward(
-        dy, x, weight, None, *_arguments(geometry), mask
+        dy, x_, _laid_out(weight, x), None, *_arguments(geometry), mask
     )
     chosen: Tensor = gradients[of]
-    return chosen
+    return chosen.to(x.dtype)
 
 
 def _arguments(geometry: Geometry) -> tuple[Any, ...]:
