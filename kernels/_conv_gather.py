@@ -154,6 +154,13 @@ def conv_kernel(
     if y_ptr is not None:
         y_ptr += image0 * ID * IH * IW * channels_in
 
+    # One register a row through the loop, where its four indices would take four.
+    if TRANSPOSED:
+        row_out = ravel(image, qd * SD + ed, qh * SH + eh, qw * SW + ew, OD, OH, OW, DIMS)
+    else:
+        row_out = ravel(image, qd, qh, qw, OD, OH, OW, DIMS)
+    row_out = row_out * channels_out
+
     k_blocks = (channels_in + BLOCK_K - 1) // BLOCK_K
     packed_k = k_blocks * BLOCK_K
     packed_n = column_tiles * BLOCK_N
@@ -199,11 +206,6 @@ def conv_kernel(
         b = tl.load(weight_ptr + start + in_tile)
         acc = tl.dot(a, b, acc, input_precision=PRECISION)
 
-    # The epilogue's indices are formed here, not held in registers through the loop.
-    od, oh, ow = qd, qh, qw
-    if TRANSPOSED:
-        od, oh, ow = qd * SD + ed, qh * SH + eh, qw * SW + ew
-    row_out = ravel(image, od, oh, ow, OD, OH, OW, DIMS) * channels_out
     image_out = image0 * OD * OH * OW * channels_out
     offsets = row_out[:, None] + n[None, :]
     column_mask = n < channels_out

@@ -3,6 +3,7 @@
 import functools
 from dataclasses import dataclass, replace
 from math import lcm, prod
+from typing import NamedTuple
 
 import torch
 
@@ -10,14 +11,26 @@ from fastgan.kernels._geometry import DTYPES, INDEX_LIMIT, cdiv
 
 Triple = tuple[int, int, int]
 
-# No GPU that is served has more shared memory a block than this.
-LARGEST_SHARED = 232448
+
+class Target(NamedTuple):
+    """What a device limits: bytes of shared memory a block, and registers a thread (None: the
+    compiler's choice).
+    """
+
+    shared: int = 232448
+    registers: int | None = None
+
+
+# Blackwell's assembler spills a few registers to run more blocks at once, though there the tiles'
+# sums lie in tensor memory and shared memory is what limits their number: given all, it does not.
+BLACKWELL_REGISTERS = 255
 
 
 @dataclass(frozen=True)
 class ConvConfig:
     """One launch configuration: ``block_m`` output positions by ``block_n`` output channels a
-    program, ``block_k`` input channels a step, on ``warps`` warps, loads ``stages`` deep.
+    program, ``block_k`` input channels a step, on ``warps`` warps, loads ``stages`` deep, with at
+    most ``registers`` a thread if given.
     """
 
     block_m: int
@@ -25,6 +38,7 @@ class ConvConfig:
     block_k: int
     warps: int
     stages: int
+    registers: int | None = None
 
     def shared(self, itemsize: int, tensors: int) -> int:
         """Bytes of shared memory of the pipelined loads: ``tensors`` (1 or 2) make one operand."""
@@ -39,18 +53,19 @@ class ConvConfig:
         return replace(self, stages=stages)
 
 
-# The configurations that ship: for 16-bit tensors, TF32, and float32 without tensor cores.
-# 128 x 128 x 64 (bytes: 128 x 128 x 128) is the tile that fills a Hopper matrix unit.
-_SIXTEEN = (
+# The configurations that ship: for 16-bit tensors, TF32, and float32 without tensor cores. A step
+# is 128 bytes of a position (a cache line). TF32 lacks the largest tile: the data gradient, whose
+# epilogue holds a tile of float32 more, would spill registers.
+_HALF = (
     ConvConfig(128, 128, 64, 8, 3),
-    ConvConfig(128, 64, 64, 4, 3),
-    ConvConfig(64, 128, 64, 4, 3),
-    ConvConfig(64, 64, 64, 4, 3),
+    ConvConfig(128, 64, 64, 8, 3),
+    ConvConfig(64, 128, 64, 8, 3),
+    ConvConfig(64, 64, 64, 4, 4),
     ConvConfig(128, 32, 32, 4, 3),
 )
 CONFIGS = {
-    "half": _SIXTEEN,
-    "tf32": tuple(replace(config, block_k=config.block_k // 2) for config in _SIXTEEN),
+    "half": _HALF,
+    "tf32": tuple(replace(config, block_k=config.block_k // 2) for config in _HALF[1:]),
     "ieee": (ConvConfig(64, 64, 16, 8, 2), ConvConfig(64, 32, 16, 4, 2)),
 }
 # Below so many programs the large tile leaves multiprocessors idle (132 on an H100).
@@ -66,20 +81,36 @@ def precision(x: torch.Tensor) -> str:
     return "tf32" if torch.backends.cudnn.conv.fp32_precision == "tf32" else "ieee"
 
 
-def configs(dtype: torch.dtype, input_precision: str) -> tuple[ConvConfig, ...]:
-    """Every configuration that `configure` can return, before `ConvConfig.fitted`."""
-    return CONFIGS["half" if dtype.itemsize == 2 else input_precision]
+def configs(
+    dtype: torch.dtype, input_precision: str, tensors: int = 1, target: Target | None = None
+) -> list[ConvConfig]:
+    """Every configuration that `configure` can return where ``tensors`` make an operand. Two come
+    in steps of half as many channels, so that registers hold them.
+    """
+    target = target or Target()
+    return [
+        replace(
+            config, block_k=max(16, config.block_k // tensors), registers=target.registers
+        ).fitted(dtype.itemsize, tensors, target.shared)
+        for config in CONFIGS["half" if dtype.itemsize == 2 else input_precision]
+    ]
 
 
 @functools.cache
-def shared_limit(device: torch.device) -> int:
-    """Bytes of shared memory a block may have on a device."""
+def device_target(device: torch.device) -> Target:
     if device.type != "cuda":
-        return LARGEST_SHARED
+        return Target()
     from triton.runtime import driver
 
     index = torch.cuda.current_device() if device.index is None else device.index
-    return int(driver.active.utils.get_device_properties(index)["max_shared_mem"])
+    shared = int(driver.active.utils.get_device_properties(index)["max_shared_mem"])
+    blackwell = not torch.version.hip and torch.cuda.get_device_capability(index) >= (10, 0)
+    return Target(shared, BLACKWELL_REGISTERS if blackwell else None)
+
+
+def shared_limit(device: torch.device) -> int:
+    """Bytes of shared memory a block may have on a device."""
+    return device_target(device).shared
 
 
 @dataclass(frozen=True)
@@ -185,7 +216,7 @@ def conv_geometry(
             f"{stride}, {padding}, {output_padding}"
         )
     channels = (0, 1) if transposed else (1, 0)
-    if weight.dim() != x.dim() or weight.shape[channels[0]] != x.shape[1]:
+    if weight.dim() != x.dim() or weight.shape[channels[0]] != x.shape[1] or not weight.numel():
         raise ValueError(
             f"weight: shape {tuple(weight.shape)} does not take x {tuple(x.shape)}"
             f"{' transposed' if transposed else ''}"
@@ -234,13 +265,13 @@ def configure(
     input_precision: str,
     tensors: int,
     segments: int,
-    limit: int,
+    target: Target,
 ) -> ConvConfig:
     """The shipped configuration for a geometry. The tile is 128 x 128 where both sides fill it and
     there are programs enough for every multiprocessor; as the output has fewer channels, then as
     segments have fewer rows, then as the programs run out, it is halved.
     """
-    available = configs(dtype, input_precision)
+    available = configs(dtype, input_precision, tensors, target)
     rows = geo.images // segments * geo.positions
 
     def programs(config: ConvConfig) -> int:
@@ -254,5 +285,4 @@ def configure(
         and (config.block_m <= 64 or config.block_m < 2 * rows)
     ]
     busy = [config for config in fitting if programs(config) >= FEW_PROGRAMS]
-    chosen = busy[0] if busy else max(fitting or available, key=programs)
-    return chosen.fitted(dtype.itemsize, tensors, limit)
+    return busy[0] if busy else max(fitting or available, key=programs)

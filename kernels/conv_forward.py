@@ -23,8 +23,8 @@ from fastgan.kernels._conv_geometry import (
     ConvGeometry,
     common_segments,
     configure,
+    device_target,
     precision,
-    shared_limit,
 )
 from fastgan.kernels._conv_merge import (
     finish_gradient_kernel,
@@ -70,18 +70,19 @@ def conv_rows(
     norm: (mean, var, gamma, beta, eps), statistics (segments, C).
     gradient: (y_mean, g_mean, g_var, count), ``count`` values a (segment, channel) of y.
     """
-    rows: list[Tensor | None] = []
-    for part in (norm, gradient):
-        like = None if part is None else part[0]
-        rows.append(None if like is None else like.new_empty((like.shape[0], 3, like.shape[1])))
-    mean, var, gamma, beta, eps = norm or (None,) * 4 + (0.0,)
-    y_mean, g_mean, g_var, count = gradient or (None,) * 3 + (1,)
+    mean, var, gamma, beta, eps = norm or (None, None, None, None, 0.0)
+    y_mean, g_mean, g_var, count = gradient or (None, None, None, 1)
+    rows = [None if t is None else t.new_empty((t.shape[0], 3, t.shape[1])) for t in (mean, y_mean)]
+    like = mean if mean is not None else y_mean
+    if like is None:
+        return None, None
     sizes = [(0, 1) if t is None else (t.numel(), t.shape[1]) for t in (mean, y_mean)]
-    one = mean if mean is not None else y_mean
-    if one is None or one.numel() == 0:
-        return rows[0], rows[1]
+    mean, var, gamma, beta, y_mean, g_mean, g_var = (
+        None if t is None else t.contiguous()
+        for t in (mean, var, gamma, beta, y_mean, g_mean, g_var)
+    )
     block = 256
-    with device_guard(one):
+    with device_guard(like):
         rows_kernel[(cdiv(max(sizes[0][0], sizes[1][0]), block),)](
             mean, var, gamma, beta, rows[0], y_mean, g_mean, g_var, rows[1],
             eps, float(count), *sizes[0], *sizes[1], BLOCK=block, num_warps=4,
@@ -141,6 +142,8 @@ class _Plan:
             "num_warps": config.warps,
             "num_stages": config.stages,
         }
+        if config.registers is not None:
+            named["maxnreg"] = config.registers
         axes = {"I": geo.size_in, "O": geo.size_out, "P": geo.padding}
         for letter, values in (axes | {"K": geo.kernel, "S": geo.stride}).items():
             named |= {letter + axis: value for axis, value in zip("DHW", values, strict=True)}
@@ -162,8 +165,8 @@ def _plan(
     input_precision = input_precision or precision(x)
     parts = common_segments(*segments)
     if config is None:
-        limit = shared_limit(x.device)
-        config = configure(geo, x.dtype, input_precision, tensors, parts, limit)
+        target = device_target(x.device)
+        config = configure(geo, x.dtype, input_precision, tensors, parts, target)
     return _Plan(geo, config, input_precision, parts)
 
 
@@ -208,6 +211,7 @@ def conv_forward(
     """
     rows_segments = 1 if rows is None else rows.shape[0]
     plan = _plan(geo, x, 1, (rows_segments, segments), config, input_precision)
+    bias = None if bias is None else bias.contiguous()
     y = _output(x, geo)
     counts = means = m2s = None
     with device_guard(x):
@@ -269,7 +273,7 @@ def conv_data_gradient(
             )  # fmt: skip
     if first is None or second is None:
         return g_x, None, None
-    shape = (shares[1], -1, back.channels_out)
+    shape = (shares[1], plan.segments // shares[1] * first.shape[1], back.channels_out)
     return g_x, first.view(shape), second.view(shape)
 
 
@@ -278,6 +282,7 @@ def conv_norm_gradients(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(g_mean, g_var, g_gamma, g_beta) from the partial sums of `conv_data_gradient`."""
     groups, partials, channels = sum_a.shape
+    var, gamma = var.contiguous(), None if gamma is None else gamma.contiguous()
     g_mean, g_var = var.new_empty((2, groups, channels))
     programs = 1 if groups <= MERGE_GROUPS else groups
     g_gamma, g_beta = var.new_empty((2, programs, channels))
