@@ -86,11 +86,11 @@ class Loop:
                 stopped_by = None
                 while trainer.step < config.steps and stopped_by is None:
                     trainer.train_step()
+                    for callback in trainer.callbacks:
+                        callback.on_step(trainer)
                     at_log_point = self._due(config.log_every) or trainer.step == config.steps
                     values = self._log() if at_log_point else None
                     self.reporter.update(trainer.step, values)
-                    for callback in trainer.callbacks:
-                        callback.on_step(trainer)
                     if self._due(config.sample_every):
                         self._draw()
                     if self._due(config.checkpoint_every):

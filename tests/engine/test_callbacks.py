@@ -37,11 +37,11 @@ def test_callbacks_are_called_in_order_and_may_add_to_the_log(tmp_path, recorder
     trainer.fit(tmp_path / "run", reporter=recorder)
     assert diary.entries == [
         "step 1",
-        "log",
         "step 2",
-        "step-00000002",
         "log",
+        "step-00000002",
         "step 3",
+        "log",
         "step-00000003",
         "end 3",
     ]

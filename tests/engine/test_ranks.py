@@ -1,0 +1,151 @@
+"""Two gloo processes against one, and a worker that dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tolerance import assert_as_exact
+
+from fastgan.engine import find_checkpoint
+from fastgan.engine.ranks import Ranks
+
+from .ranks_worker import CASES, RUN
+
+WORKER = Path(__file__).with_name("ranks_worker.py")
+
+
+def free_port() -> str:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return str(bound.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes made, and what one made."""
+    folder = tmp_path_factory.mktemp("ranks")
+    together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    settings = [{}, *({**together, "RANK": str(r), "LOCAL_RANK": str(r)} for r in range(2))]
+    workers = [
+        subprocess.Popen(
+            [sys.executable, WORKER, folder],
+            env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for variables in settings
+    ]
+    try:
+        outputs = [worker.communicate(timeout=120)[0] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    assert [w.returncode for w in workers] == [0, 0, 0], "\n".join(outputs)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(folder: Path) -> dict[str, Any]:
+    return {name: torch.load(folder / f"result{name}.pt") for name in ("", "0", "1")}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_make_the_step_of_one(results, case):
+    """The same batch, the same noise, and gradients within the tolerance rule; penalties on."""
+    alone, first, second = (results[name]["steps"] for name in ("", "0", "1"))
+    exact, eager = alone[case, torch.float64], alone[case, torch.float32]
+    for name, own in first[case, torch.float32].items():
+        assert torch.equal(own, second[case, torch.float32][name]), name
+        size = 0.25 if name == "d.output.bias" else 0.0  # a sum of ±½ / 8 that nearly cancels
+        assert_as_exact(name, own, eager[name], exact[name], size=size)
+    # In float64 nothing hides behind rounding: a wrong scale or a missing part would show.
+    for name, own in first[case, torch.float64].items():
+        torch.testing.assert_close(own, exact[name], rtol=1e-7, atol=1e-10)
+
+
+def test_a_run_of_two_processes_resumes_exactly_with_random_numbers_of_their_own(results):
+    first, second = results["0"]["run"], results["1"]["run"]
+    for rank in (first, second):
+        different = [
+            k for k in rank["whole"] if not torch.equal(rank["whole"][k], rank["parts"][k])
+        ]
+        assert not different
+    assert all(torch.equal(v, second["whole"][k]) for k, v in first["whole"].items())
+    assert not torch.equal(first["torch"], second["torch"])
+
+
+def test_a_signal_to_one_process_stops_both_after_the_same_step(results):
+    assert results["0"]["stopped"] == results["1"]["stopped"] == (3, signal.SIGTERM)
+
+
+def test_every_process_hears_of_a_mistake(results):
+    assert results["0"]["messages"] == results["1"]["messages"]
+    share, parts, standing, uneven = results["0"]["messages"]
+    assert "batch_size must be a multiple of the 2 processes, got 9" in share
+    assert "a multiple of accumulate = 8 on each of 2 processes, got 8" in parts
+    assert standing.startswith("FileExistsError:")
+    assert "the ranks have different parameters with a gradient" in uneven
+
+
+def test_a_single_process_is_a_rank_of_its_own():
+    ranks, values = Ranks.current(), torch.ones(2)
+    assert (ranks.rank, ranks.size, ranks.is_first) == (0, 1, True)
+    assert ranks.gather(values) is ranks.mean(values) is ranks.part(values) is values
+    assert ranks.any(True, values.device)
+    assert ranks.collect(3) == [3]
+    assert ranks.in_turn(lambda: 4) == ranks.from_first(lambda: 4) == 4
+
+
+def torchrun(out: Path, *more: str) -> list[str]:
+    run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    run += [f"--master-port={free_port()}", "-m", "fastgan", "train", "mlp-gan", f"--out={out}"]
+    return [*run, *(f"--{k.replace('_', '-')}={v}" for k, v in RUN.items()), *more]
+
+
+def worker_of(launcher: int, rank: int) -> int:
+    """The process id of a rank that torchrun (process ``launcher``) started."""
+    for folder in Path("/proc").iterdir():
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            variables = (folder / "environ").read_bytes().split(b"\0")
+        except (OSError, ValueError, IndexError):
+            continue
+        if parent == launcher and f"RANK={rank}".encode() in variables:
+            return int(folder.name)
+    raise AssertionError(f"rank {rank} of {launcher} is not running")
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_ends_the_run_and_resume_continues_it(folder, tmp_path):
+    out = tmp_path / "run"
+    process = subprocess.Popen(
+        torchrun(out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    until = time.monotonic() + 60
+    while not (out / "checkpoints" / "step-00000004").exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    os.kill(worker_of(process.pid, 1), signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "another process of this run has ended or cannot be reached" in errors
+    assert 4 <= find_checkpoint(out).step < RUN["steps"]
+
+    subprocess.run(torchrun(out, "--resume"), check=True, capture_output=True)
+    resumed, whole = find_checkpoint(out), find_checkpoint(folder / "uninterrupted")
+    assert resumed.step == whole.step == RUN["steps"]
+    for file in whole.manifest["files"]:
+        tensors = resumed.tensors(file.removesuffix(".safetensors"))
+        for name, value in whole.tensors(file.removesuffix(".safetensors")).items():
+            assert torch.equal(tensors[name], value), f"{file} {name}"
