@@ -54,7 +54,16 @@ def host_backend(request: pytest.FixtureRequest) -> Iterator[str]:
 class _NoHostSync(TorchDispatchMode):
     """Refuses the operators by which the host waits for a value or a data-dependent shape."""
 
-    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "_unique", "equal")
+    # lift_fresh is torch.tensor(...), a copy from the host.
+    WAITING = (
+        "_local_scalar_dense",
+        "_unique",
+        "equal",
+        "is_nonzero",
+        "lift_fresh",
+        "masked_select",
+        "nonzero",
+    )
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__

@@ -294,6 +294,11 @@ def test_bad_arguments() -> None:
 
 
 def test_the_guard_against_waiting_sees_it(no_host_sync: Any) -> None:
-    for waits in (lambda x: x.item(), lambda x: x[x > 0], lambda x: bool(x > 0)):
+    for waits in (
+        lambda x: x.item(),
+        lambda x: x[x > 0],
+        lambda x: bool(x > 0),
+        lambda x: x * torch.tensor([2.0]),
+    ):
         with pytest.raises(AssertionError, match="would make the host wait"), no_host_sync():
             waits(torch.ones(1))

@@ -7,8 +7,9 @@
 from ._base import Discriminator, Generator
 from ._registry import create_model, list_models, register_model
 from .dcgan import DCGANDiscriminator, DCGANGenerator
-from .init import init_weights
+from .init import init_weights, initialize
 from .mlp import MLPDiscriminator, MLPGenerator
+from .spectral import spectral_norm
 from .tf_dcgan import TFDCGANDiscriminator, TFDCGANGenerator
 
 __all__ = [
@@ -22,6 +23,8 @@ __all__ = [
     "TFDCGANGenerator",
     "create_model",
     "init_weights",
+    "initialize",
     "list_models",
     "register_model",
+    "spectral_norm",
 ]

@@ -17,8 +17,10 @@ from ._base import Discriminator, Generator, dropout_rate, positive_int, slope
 from ._blocks import LatentProjection, conv_block
 from ._registry import register_model
 from .init import init_weights
+from .spectral import spectral_norm
 
 Norm = Literal["batch", "none"]
+DiscriminatorNorm = Literal["batch", "spectral", "none"]
 
 
 def _plan(image_size: int, width: int, max_width: int) -> tuple[int, list[int]]:
@@ -41,9 +43,10 @@ def _plan(image_size: int, width: int, max_width: int) -> tuple[int, list[int]]:
     )
 
 
-def _uses_batch_norm(norm: str) -> bool:
-    if norm not in ("batch", "none"):
-        raise ValueError(f"norm must be 'batch' or 'none', got {norm!r}")
+def _uses_batch_norm(norm: str, others: tuple[str, ...] = ("none",)) -> bool:
+    if norm not in ("batch", *others):
+        listed = " or ".join(map(repr, ("batch", *others)))
+        raise ValueError(f"norm must be {listed}, got {norm!r}")
     return norm == "batch"
 
 
@@ -110,7 +113,8 @@ class DCGANDiscriminator(Discriminator):
     Args:
         image_size, channels, width, max_width: as in the generator ("ndf" is width).
         negative_slope: of the LeakyReLU.
-        norm: "batch", or "none" (convolutions then have a bias).
+        norm: "batch", "none", or "spectral": spectral norm of all weights instead of batch norm,
+            as of Miyato et al. 2018. Without batch norm the convolutions have a bias.
         dropout: rate of dropout after each activation, in [0, 1).
 
     Raises ValueError for arguments that cannot be built, and in `forward` for images of another
@@ -125,12 +129,12 @@ class DCGANDiscriminator(Discriminator):
         *,
         max_width: int = 1024,
         negative_slope: float = 0.2,
-        norm: Norm = "batch",
+        norm: DiscriminatorNorm = "batch",
         dropout: float = 0.0,
     ) -> None:
         super().__init__(image_size, channels)
         base, widths = _plan(image_size, width, max_width)
-        use_norm = _uses_batch_norm(norm)
+        use_norm = _uses_batch_norm(norm, ("spectral", "none"))
         negative_slope = slope("negative_slope", negative_slope)
         dropout = dropout_rate(dropout)
 
@@ -148,6 +152,8 @@ class DCGANDiscriminator(Discriminator):
         )
         self.output = nn.Conv2d(widths[-1], 1, base)
         init_weights(self)
+        if norm == "spectral":
+            spectral_norm(self)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.check_images(images).to(memory_format=torch.channels_last)

@@ -21,6 +21,7 @@ from fastgan.nn import BatchNormAct1d
 from ._base import Discriminator, Generator, dropout_rate, positive_int, slope
 from ._blocks import conv_block
 from ._registry import register_model
+from .init import initialize
 
 # Keras' defaults.
 _EPS = 1e-3
@@ -32,14 +33,6 @@ def _quarter(image_size: int) -> int:
     if image_size % 4:
         raise ValueError(f"image_size must be a multiple of 4, got {image_size}")
     return image_size // 4
-
-
-def _init_glorot(module: nn.Module) -> None:
-    for child in module.modules():
-        if isinstance(child, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.xavier_uniform_(child.weight)
-            if child.bias is not None:
-                nn.init.zeros_(child.bias)
 
 
 @register_model("tf_dcgan_generator")
@@ -87,7 +80,7 @@ class TFDCGANGenerator(Generator):
         )
         self.blocks = nn.Sequential(block(4 * width, 2 * width, 1), block(2 * width, width, 2))
         self.output = nn.ConvTranspose2d(width, channels, 5, 2, 2, 1, bias=False)
-        _init_glorot(self)
+        initialize(self, "xavier_uniform")
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.project(self.latent_vectors(z))
@@ -135,7 +128,7 @@ class TFDCGANDiscriminator(Discriminator):
 
         self.blocks = nn.Sequential(block(channels, width), block(width, 2 * width))
         self.output = nn.Linear(base * base * 2 * width, 1)
-        _init_glorot(self)
+        initialize(self, "xavier_uniform")
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.blocks(self.check_images(images).to(memory_format=torch.channels_last))

@@ -16,7 +16,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import fastgan.nn as fnn
+from fastgan.augment import ADA
 from fastgan.ops import backend, sync_norm_act
+from fastgan.regularizers import LeCam
 
 Result = dict[str, Any]
 
@@ -128,6 +130,15 @@ def edges(rank: int) -> Result:
     }
 
 
+def adapt(logits: list[Tensor]) -> Result:
+    """The state of what adapts to logits, after some updates."""
+    ada, lecam = ADA(kimg=0.1, interval=2), LeCam()
+    for each in logits:
+        ada.update(each)
+        lecam.penalty(each, -2 * each)
+    return {**ada.state_dict(), **lecam.state_dict()}
+
+
 def main(rank: int, world: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -144,6 +155,7 @@ def main(rank: int, world: int, folder: Path) -> None:
         },
         "normalise": {k: normalise(parts[rank], True) for k, parts in cases["normalise"].items()},
         "edges": edges(rank),
+        "adapt": adapt([logits.chunk(world)[rank] for logits in cases["adapt"]]),
     }
     torch.save(results, folder / f"result{rank}.pt")
     dist.destroy_process_group()

@@ -60,7 +60,8 @@ def make_cases() -> dict[str, Any]:
             train[name, dtype] = {"parts": parts, "segments": len(split[0])}
         for name, offsets in OFFSETS.items():
             normalise[name, dtype] = shifted(offsets, dtype)
-    return {"train": train, "normalise": normalise}
+    logits = torch.randn(5, 8, generator=torch.Generator().manual_seed(3)) + 2
+    return {"train": train, "normalise": normalise, "adapt": list(logits)}
 
 
 @pytest.fixture(scope="module")
@@ -218,6 +219,15 @@ def test_layout_and_half_precision_are_kept(results: list[dict[str, Any]]) -> No
     assert all(z.dtype is torch.bfloat16 for z in outputs)
     expected = norm_act(torch.cat(inputs), None, None, training=True)
     torch.testing.assert_close(torch.cat(outputs), expected)
+
+
+def test_ada_and_lecam_are_those_of_the_whole_batch(results: list[dict[str, Any]]) -> None:
+    alone = sync_worker.adapt(make_cases()["adapt"])
+    assert 0 < alone["p"] < 1
+    assert results[0]["adapt"].keys() == alone.keys()
+    for name, value in alone.items():
+        assert torch.equal(results[0]["adapt"][name], results[1]["adapt"][name]), name
+        torch.testing.assert_close(results[0]["adapt"][name], value)
 
 
 def test_without_a_group_it_is_norm_act() -> None:
