@@ -11,12 +11,14 @@ from fastgan.nn.norm_act import (
     convert_sync_batchnorm,
     segments,
 )
+from fastgan.nn.sequential import FusedSequential
 
 __all__ = [
     "BatchNormAct1d",
     "BatchNormAct2d",
     "BatchNormAct3d",
     "BiasAct",
+    "FusedSequential",
     "InstanceNormAct1d",
     "InstanceNormAct2d",
     "InstanceNormAct3d",

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fastgan.ops import instance_norm_act, norm_act, sync_norm_act
 from fastgan.ops._tensors import activation_code, check_order
+from fastgan.ops.norm_act_conv import Norm
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -43,6 +44,12 @@ class _Activated(nn.Module):
         if self.activation == "leaky_relu":
             text += f", negative_slope={self.negative_slope}"
         return text if self.order == "norm_act" else f"{text}, order={self.order}"
+
+
+class Segmented(nn.Module):
+    """What `segments` finds beside BatchNormAct."""
+
+    segments: int = 1
 
 
 class _BatchNormAct(_Activated, nn.modules.batchnorm._BatchNorm):
@@ -73,35 +80,20 @@ class _BatchNormAct(_Activated, nn.modules.batchnorm._BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)
-        running = self.running_mean, self.running_var  # read once: a module's lookups are slow
-        tracked = running[0] is not None
-        by_batch = self.training or not tracked
-        moves = self.training and self.track_running_stats and tracked
-        momentum, average = self.momentum, False
-        if moves and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(self.segments)
-            if momentum is None:
-                # The mean of all batches so far, in which this call's segments weigh one each.
-                momentum, average = self.segments / float(self.num_batches_tracked), True
-        if momentum is None:
-            momentum = 0.0
-        if by_batch and not moves:
-            running = None, None
+        norm = batch_norm(self, self.segments)
         options: dict[str, Any] = {
             "activation": self.activation,
             "negative_slope": self.negative_slope,
-            "segments": self.segments,
+            "segments": norm.segments,
             "order": self.order,
-            "average_segments": average,
+            "average_segments": norm.average_segments,
         }
         if self.sync and self.training:
             return sync_norm_act(
-                input, *running, self.weight, self.bias, momentum, self.eps,
-                process_group=self.process_group, **options,
+                input, norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.momentum,
+                norm.eps, process_group=self.process_group, **options,
             )  # fmt: skip
-        return norm_act(
-            input, *running, self.weight, self.bias, by_batch, momentum, self.eps, **options
-        )
+        return norm_act(input, *norm[:7], **options)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, sync=True" if self.sync else super().extra_repr()
@@ -113,6 +105,27 @@ class _BatchNormAct(_Activated, nn.modules.batchnorm._BatchNorm):
         memo[id(self)] = copied
         copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return copied
+
+
+def batch_norm(layer: nn.modules.batchnorm._BatchNorm, segments: int) -> Norm:
+    """The arguments of a call of any batch norm layer; counts the batch as the layer would."""
+    running = layer.running_mean, layer.running_var  # read once: a module's lookups are slow
+    tracked = running[0] is not None
+    by_batch = layer.training or not tracked
+    moves = layer.training and layer.track_running_stats and tracked
+    momentum, average = layer.momentum, False
+    if moves and layer.num_batches_tracked is not None:
+        layer.num_batches_tracked.add_(segments)
+        if momentum is None:
+            # The mean of all batches so far, in which this call's segments weigh one each.
+            momentum, average = segments / float(layer.num_batches_tracked), True
+    if momentum is None:
+        momentum = 0.0
+    if by_batch and not moves:
+        running = None, None
+    return Norm(
+        *running, layer.weight, layer.bias, by_batch, momentum, layer.eps, segments, average
+    )
 
 
 class BatchNormAct1d(_BatchNormAct, nn.BatchNorm1d):
@@ -140,12 +153,13 @@ class BatchNormAct3d(_BatchNormAct, nn.BatchNorm3d):
 def segments(module: nn.Module, count: int) -> Iterator[None]:
     """Within the block every BatchNormAct in `module` treats a batch as `count` equal slices.
 
+    So does every batch norm that is a child of a FusedSequential.
     A discriminator pass over `torch.cat([real, fake])` with `segments(discriminator, 2)` is then
     two passes, running statistics included. ValueError for a count below 1.
     """
     if count < 1:
         raise ValueError(f"count: expected at least 1 segment, got {count}")
-    layers = [m for m in module.modules() if isinstance(m, _BatchNormAct)]
+    layers = [m for m in module.modules() if isinstance(m, _BatchNormAct | Segmented)]
     previous = [m.segments for m in layers]
     for layer in layers:
         layer.segments = count

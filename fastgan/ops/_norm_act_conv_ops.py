@@ -17,7 +17,7 @@ from fastgan.ops import _norm_act_ops as norm_ops
 from fastgan.ops import bias_act as _bias_act  # noqa: F401  (defines the operators used below)
 from fastgan.ops._convolution import Geometry, output_shape
 from fastgan.ops._library import LIBRARY, define
-from fastgan.ops._norm_act_conv_raw import Needs, Norm, Spec, is_identity
+from fastgan.ops._norm_act_conv_raw import Needs, Norm, Spec, has_prologue, is_identity
 from fastgan.ops._tensors import dense_like, is_channels_last, stat_dtype
 from fastgan.ops.reference.conv_block import channels_last_empty
 
@@ -219,13 +219,8 @@ def _fake(x: Tensor, weight: Tensor, bias: Any, *args: Any) -> tuple[Tensor, ...
     y = channels_last_empty(x, list(shape)) if is_channels_last(x) else x.new_empty(shape)
     rows = (spec.segments, x.shape[1]) if spec.training else (0,)
     mean = x.new_empty(rows, dtype=stat_dtype(x))
-    kept = keep_z and _has_prologue(spec, args[0])
+    kept = keep_z and has_prologue(args[:4], spec)
     return y, mean, torch.empty_like(mean), torch.empty_like(x) if kept else x.new_empty(0)
-
-
-def _has_prologue(spec: Spec, mean: Tensor | None) -> bool:
-    identity = is_identity(spec.pre_activation, spec.pre_slope)
-    return spec.training or mean is not None or not identity
 
 
 def _fake_backward(g_y: Tensor, x: Tensor, y: Any, z: Any, weight: Tensor, *args: Any) -> Any:
@@ -249,7 +244,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.set_materialize_grads(False)
     if ctx.spec.training:
         mean, var = own_mean, own_var
-    kept = z if ctx.keep_z and _has_prologue(ctx.spec, mean) else None
+    kept = z if ctx.keep_z and has_prologue((mean, var, gamma, beta), ctx.spec) else None
     of_output = None if is_identity(ctx.spec.activation, ctx.spec.slope) else y
     ctx.save_for_backward(x, of_output, kept, weight, mean, var, gamma, beta)
 

@@ -46,12 +46,19 @@ def is_identity(activation: int, slope: float) -> bool:
     return activation == LEAKY_RELU and slope == 1.0
 
 
+def has_prologue(norm: Norm, spec: Spec) -> bool:
+    """Whether z is another tensor than x."""
+    activated = not is_identity(spec.pre_activation, spec.pre_slope)
+    return spec.training or norm[0] is not None or activated
+
+
 def forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, norm: Norm, spec: Spec, backend: str
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
     """(y, mean, var, z); mean and var are those given or, in training, those of x."""
     if _dispatch.resolve(backend, x) == "reference":
-        return reference.forward(x, weight, bias, *norm, *spec)
+        y, mean, var, z = reference.forward(x, weight, bias, *norm, *spec)
+        return y, mean, var, z if has_prologue(norm, spec) else x
     z, mean, var = x, *norm[:2]
     if spec.training:
         kernels = _dispatch.kernels(backend, "norm_act", x)

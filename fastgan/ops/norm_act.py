@@ -99,6 +99,26 @@ def hand_back(given: tuple[Tensor | None, Tensor | None], moved: tuple[Tensor, T
                 own.copy_(wide)
 
 
+def move_running_stats(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    momentum: float,
+    average_segments: bool,
+) -> None:
+    """Moves the running statistics, if there are any, towards those of x, (segments, C)."""
+    running = running_pair(x, running_mean, running_var)
+    count = values_per_channel(x, mean.shape[0])
+    if running is None or not count:
+        return
+    with torch.no_grad():
+        backend = _dispatch.setting()
+        UPDATE(*running, mean.detach(), var.detach(), momentum, count, average_segments, backend)
+    hand_back((running_mean, running_var), running)
+
+
 def instance_norm_act(
     x: Tensor,
     running_mean: Tensor | None = None,

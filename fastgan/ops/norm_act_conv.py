@@ -78,7 +78,7 @@ def norm_act_conv(
         raise TypeError(f"weight: expected a Tensor, got {type(weight).__name__}")
     geometry = make_geometry(x, stride, padding, output_padding, transposed)
     shape = output_shape(x.shape, weight.shape, geometry)
-    x = dense(autocast(x))
+    x = dense(x.to(autocast_dtype(x)))
     if bias is not None:
         if tuple(bias.shape) != (shape[1],):
             raise ValueError(f"bias: expected shape ({shape[1]},), got {tuple(bias.shape)}")
@@ -109,9 +109,9 @@ def norm_act_conv(
 NO_NORM = Norm(training=False)
 
 
-def autocast(x: Tensor) -> Tensor:
-    """x in the dtype of the autocast region that the call stands in, if any, as convolutions do."""
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """The dtype a convolution takes x in: that of the autocast region it stands in, if any."""
     device = x.device.type
     if x.dtype is torch.float64 or not torch.is_autocast_enabled(device):
-        return x
-    return x.to(torch.get_autocast_dtype(device))
+        return x.dtype
+    return torch.get_autocast_dtype(device)

@@ -1,0 +1,202 @@
+"""What FusedSequential makes of its children: blocks that each run as one op.
+
+A block is a norm and activation, a convolution, and what follows the convolution without a norm:
+`conv(act(norm(x)))`, `act(conv(x))` and all between. The norm is that of the convolution before, so
+the tensor between two blocks is a raw convolution output. Any other child is a block by itself.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from fastgan.nn.bias_act import BiasAct
+from fastgan.nn.norm_act import _BatchNormAct, _InstanceNormAct, batch_norm
+from fastgan.ops._convolution import Geometry
+from fastgan.ops.norm_act_conv import Norm
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_NORMS = (_BatchNormAct, _InstanceNormAct, _BatchNorm, _InstanceNorm)
+
+
+class Activation(NamedTuple):
+    name: str = "identity"
+    slope: float = 0.01
+
+
+class Block(NamedTuple):
+    """Children that run together; `other` alone runs as it is."""
+
+    names: tuple[str, ...]
+    children: tuple[nn.Module, ...]
+    norm: nn.Module | None = None
+    before: Activation = Activation()
+    conv: _ConvNd | None = None
+    bias: BiasAct | None = None
+    after: Activation = Activation()
+    why_not: str = ""  # why the child runs as it is
+
+    @property
+    def conv_bias(self) -> Tensor | None:
+        assert self.conv is not None
+        return self.conv.bias if self.bias is None else self.bias.bias
+
+    @property
+    def geometry(self) -> Geometry:
+        conv = self.conv
+        assert conv is not None
+        assert not isinstance(conv.padding, str)
+        transposed = isinstance(conv, _ConvTransposeNd)
+        added = conv.output_padding if transposed else (0,) * len(conv.kernel_size)
+        return Geometry(conv.stride, conv.padding, added, transposed)
+
+    def fits(self, x: Tensor) -> bool:
+        """Whether x is a batch, as the ops take it; torch.nn's modules take a single item, too."""
+        if self.conv is not None:
+            return x.dim() == len(self.conv.kernel_size) + 2
+        return not (
+            isinstance(self.norm, _InstanceNorm) and x.dim() == self.norm._get_no_batch_dim()
+        )
+
+    def trains(self) -> bool:
+        """Whether the norm is by the statistics of its input."""
+        norm = self.norm
+        if isinstance(norm, _InstanceNorm):
+            return norm.training or not norm.track_running_stats
+        return isinstance(norm, _BatchNorm) and (norm.training or norm.running_mean is None)
+
+    def norm_arguments(self, x: Tensor, segments: int) -> Norm | None:
+        """The norm as an argument of norm_act_conv; counts the batch, as the norm's forward does.
+
+        segments: of a plain `nn.BatchNorm`, which has none of its own.
+        """
+        norm = self.norm
+        if norm is None:
+            return None
+        assert isinstance(norm, _BatchNorm | _InstanceNorm)
+        norm._check_input_dim(x)
+        if isinstance(norm, _BatchNorm):
+            return batch_norm(norm, norm.segments if isinstance(norm, _BatchNormAct) else segments)
+        momentum = 0.0 if norm.momentum is None else norm.momentum
+        return Norm(
+            norm.running_mean, norm.running_var, norm.weight, norm.bias, self.trains(), momentum,
+            norm.eps, max(1, x.shape[0]), True,
+        )  # fmt: skip
+
+    def rows(self, batch: int, segments: int) -> int:
+        """Into how many slices the norm's training statistics divide a batch."""
+        if isinstance(self.norm, _InstanceNorm):
+            return batch
+        return self.norm.segments if isinstance(self.norm, _BatchNormAct) else segments
+
+
+Leaf = tuple[str, nn.Module]
+
+
+def plan(leaves: list[Leaf]) -> list[Block]:
+    """The blocks of children that run one after another."""
+    blocks: list[Block] = []
+    i = 0
+    while i < len(leaves):
+        blocks.append(_block(leaves, i))
+        i += len(blocks[-1].children)
+    return blocks
+
+
+def _block(leaves: list[Leaf], start: int) -> Block:
+    """The block that starts at a leaf."""
+    i, norm, before = start, None, Activation()
+    conv: _ConvNd | None = None
+    bias, after = None, Activation()
+
+    def leaf() -> nn.Module | None:
+        return leaves[i][1] if i < len(leaves) else None
+
+    if _is_norm(leaf()):
+        norm = leaf()
+        i += 1
+        if isinstance(norm, _BatchNormAct | _InstanceNormAct):
+            before = Activation(norm.activation, norm.negative_slope)
+        elif (found := _activation(leaf())) is not None:
+            before = found
+            i += 1
+    module = leaf()
+    if isinstance(module, _ConvNd) and why_no_convolution(module) is None:
+        conv = module
+        i += 1
+        following = leaf()
+        if isinstance(following, BiasAct) and conv.bias is None and not hooked(following):
+            bias, after = following, Activation(following.activation, following.negative_slope)
+            i += 1
+        elif (found := _activation(following)) is not None:
+            after = found
+            i += 1
+    why_not = ""
+    if i == start:
+        module = leaves[start][1]
+        why_not = why_no_convolution(module) or ""
+        i += 1
+    names, children = zip(*leaves[start:i], strict=True)
+    return Block(names, children, norm, before, conv, bias, after, why_not)
+
+
+def hooked(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
+def _forwards_as(module: nn.Module, *bases: type[nn.Module]) -> bool:
+    """Whether the module runs the forward of one of the bases (or of a subclass that keeps it)."""
+    return any(type(module).forward is base.forward for base in bases)
+
+
+def why_no_convolution(module: nn.Module | None) -> str | None:
+    """Why a module is not run as a fused convolution; None where it is."""
+    if not isinstance(module, _ConvNd):
+        return "not a convolution"
+    kind = type(module)
+    if not _forwards_as(module, *_CONVOLUTIONS, *_TRANSPOSED):
+        return f"{kind.__name__} has a forward of its own"
+    if isinstance(module, _CONVOLUTIONS) and not any(
+        isinstance(module, base) and kind._conv_forward is base._conv_forward
+        for base in _CONVOLUTIONS
+    ):
+        return f"{kind.__name__} has a convolution of its own"
+    if hooked(module):
+        return "it has hooks"
+    if module.groups != 1 or any(d != 1 for d in module.dilation):
+        return "groups or dilation is not 1"
+    if module.padding_mode != "zeros":
+        return f"its padding is {module.padding_mode}"
+    if isinstance(module.padding, str):
+        return f"its padding is {module.padding!r}"
+    return None
+
+
+def _is_norm(module: nn.Module | None) -> bool:
+    if not isinstance(module, _NORMS) or hooked(module):
+        return False
+    if isinstance(module, _BatchNormAct | _InstanceNormAct):
+        own = module.order == "norm_act" and not getattr(module, "sync", False)
+        return own and _forwards_as(module, _BatchNormAct, _InstanceNormAct)
+    return _forwards_as(module, _BatchNorm, _InstanceNorm)
+
+
+def _activation(module: nn.Module | None) -> Activation | None:
+    """The activation that a module is; None if it is something else."""
+    if module is None or hooked(module):
+        return None
+    if isinstance(module, nn.LeakyReLU) and type(module) is nn.LeakyReLU:
+        slope = module.negative_slope
+        return Activation("leaky_relu", slope) if slope >= 0 else None
+    name = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid"}.get(type(module))
+    return None if name is None else Activation(name)

@@ -1,0 +1,193 @@
+"""FusedSequential: an `nn.Sequential` of convolution blocks that defers every normalisation."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.module import _has_any_global_hook
+
+from fastgan.nn._blocks import Block, Leaf, hooked, plan
+from fastgan.nn.norm_act import Segmented
+from fastgan.ops import conv_block, norm_act, norm_act_conv, tuning
+from fastgan.ops._convolution import output_shape
+from fastgan.ops._tensors import is_channels_last, running_pair
+from fastgan.ops.conv_block import Deferred
+from fastgan.ops.norm_act import move_running_stats
+from fastgan.ops.norm_act_conv import Norm, autocast_dtype
+
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+_Moments = tuple[Tensor, Tensor]
+
+
+class Run(NamedTuple):
+    """What became of a block: its input and output, and how it ran."""
+
+    block: Block
+    input: Tensor
+    output: Tensor
+    form: str  # "fused", "composed", or "" for a child that ran as it is
+
+
+class FusedSequential(nn.Sequential, Segmented):
+    """`nn.Sequential` whose convolutions, norms and activations run as fused blocks.
+
+    It takes the modules of an `nn.Sequential` and has its `state_dict`; results, running statistics
+    and gradients to any order are the same:
+
+    >>> layers = nn.Sequential(nn.Conv2d(3, 64, 4, 2, 1), nn.LeakyReLU(0.2), ...)
+    >>> fused = FusedSequential(*layers)
+
+    Fused are `Conv{1,2,3}d` and `ConvTranspose{1,2,3}d` (dilation and groups 1, zero padding),
+    `BatchNorm`, `InstanceNorm`, `ReLU`, `LeakyReLU`, `Tanh`, `Sigmoid` and fastgan's own, also in
+    nested Sequentials. A norm and the activation after it wait for the convolution that follows,
+    which applies them to its input: between blocks travels the raw convolution output, and for
+    backward each block keeps that one tensor of its size (see `norm_act_conv` and `conv_block`).
+    With `keep_activations` it keeps the normalised one as well where that saves computing it again.
+    Any other child, and one with hooks, runs as it is.
+
+    Memory is channels-last where a convolution's input or weight is, as in torch.nn.
+    `segments(module, k)` holds for the batch norms of torch.nn in it, too.
+    """
+
+    def __init__(
+        self, *modules: nn.Module | OrderedDict[str, nn.Module], keep_activations: bool = False
+    ) -> None:
+        super().__init__(*modules)  # type: ignore[arg-type]
+        self.keep_activations = keep_activations
+
+    def forward(self, input: Tensor) -> Tensor:
+        if _has_any_global_hook():
+            return super().forward(input)
+        return self.run(input)
+
+    def run(self, x: Tensor, records: list[Run] | None = None) -> Tensor:
+        """forward, noting in `records` what became of each block."""
+        blocks: list[Block | None] = [*plan(list(_leaves(self.named_children()))), None]
+        moments: _Moments | None = None
+        for block, following in pairwise(blocks):
+            assert block is not None
+            given, form = x, ""
+            if not block.fits(x) or (block.norm is None and block.conv is None):
+                x, moments = self._as_they_are(block, x), None
+            elif block.conv is None:
+                x, moments = self._norm_act(block, x), None
+            else:
+                x = _laid_out(x, block.conv.weight)
+                form = self._form(block, x, moments is not None)
+                if form == "fused":
+                    x, moments = self._conv_block(block, x, moments, following)
+                else:
+                    x, moments = self._norm_act_conv(block, x), None
+            if records is not None:
+                records.append(Run(block, given, x, form))
+        return x
+
+    def _as_they_are(self, block: Block, x: Tensor) -> Tensor:
+        for child in block.children:
+            if self.segments > 1 and child.training and _is_plain_batch_norm(child):
+                x = torch.cat([child(part) for part in x.chunk(self.segments)])
+            else:
+                x = child(x)
+        return x
+
+    def _norm_act(self, block: Block, x: Tensor) -> Tensor:
+        """A norm that no convolution follows."""
+        norm = block.norm_arguments(x, self.segments)
+        assert norm is not None
+        activation, slope = block.before
+        return norm_act(
+            x, *norm[:7], activation=activation, negative_slope=slope, segments=norm.segments,
+            average_segments=norm.average_segments,
+        )  # fmt: skip
+
+    def _norm_act_conv(self, block: Block, x: Tensor) -> Tensor:
+        """The composed form: the statistics of x are taken, and z made, before the convolution."""
+        assert block.conv is not None
+        return norm_act_conv(
+            x, block.conv.weight, block.conv_bias, block.norm_arguments(x, self.segments),
+            pre_activation=block.before.name, pre_slope=block.before.slope,
+            **block.geometry._asdict(), activation=block.after.name,
+            negative_slope=block.after.slope, keep_z=self.keep_activations,
+        )  # fmt: skip
+
+    def _conv_block(
+        self, block: Block, x: Tensor, moments: _Moments | None, following: Block | None
+    ) -> tuple[Tensor, _Moments | None]:
+        """The fused form: x is normalised as it is loaded, by statistics that came with it."""
+        assert block.conv is not None
+        norm = block.norm_arguments(x, self.segments)
+        deferred = _deferred(block, x, norm, moments)
+        if norm is not None and norm.training and moments is not None:
+            running = norm.running_mean, norm.running_var
+            move_running_stats(x, *running, *moments, norm.momentum, norm.average_segments)
+        y, mean, var = conv_block(
+            x, block.conv.weight, block.conv_bias, deferred, **block.geometry._asdict(),
+            activation=block.after.name, negative_slope=block.after.slope,
+            segments=self._rows(block, following, x),
+        )  # fmt: skip
+        return y, (mean, var) if mean.numel() else None
+
+    def _form(self, block: Block, x: Tensor, moments_known: bool) -> str:
+        assert block.conv is not None
+        if block.trains() and not moments_known:
+            return "composed"
+        return _choose(block, x, x.shape)
+
+    def _rows(self, block: Block, following: Block | None, x: Tensor) -> int:
+        """Segments of the statistics of y that the following block wants to be handed; 0: none."""
+        assert block.conv is not None
+        if following is None or following.conv is None or not following.trains():
+            return 0
+        shape = output_shape(x.shape, block.conv.weight.shape, block.geometry)
+        rows = following.rows(shape[0], self.segments)
+        divides = rows > 0 and shape[0] % rows == 0
+        return rows if divides and _choose(following, x, shape) == "fused" else 0
+
+
+def _leaves(children: Iterator[tuple[str, nn.Module]]) -> Iterator[Leaf]:
+    """The children in order, those of nested Sequentials among them; Identity left out."""
+    for name, child in children:
+        plain = not hooked(child)
+        if plain and type(child).forward in (nn.Sequential.forward, FusedSequential.forward):
+            for inner, leaf in _leaves(child.named_children()):
+                yield f"{name}.{inner}", leaf
+        elif not (plain and type(child) is nn.Identity):
+            yield name, child
+
+
+def _is_plain_batch_norm(module: nn.Module) -> bool:
+    return isinstance(module, _BatchNorm) and not hasattr(module, "segments")
+
+
+def _laid_out(x: Tensor, weight: Tensor) -> Tensor:
+    """x in channels-last memory where the weight is, as torch.nn's convolutions take it."""
+    wanted = _CHANNELS_LAST.get(x.dim())
+    if wanted is None or weight.is_contiguous() or is_channels_last(x):
+        return x
+    return x.contiguous(memory_format=wanted) if is_channels_last(weight) else x
+
+
+def _choose(block: Block, x: Tensor, shape: tuple[int, ...]) -> str:
+    """The form of a block whose input has a shape, and x's device and dtype."""
+    assert block.conv is not None
+    weight_shape = tuple(block.conv.weight.shape)
+    return tuning.choose(x.device, autocast_dtype(x), tuple(shape), weight_shape, block.geometry)
+
+
+def _deferred(block: Block, x: Tensor, norm: Norm | None, moments: _Moments | None) -> Deferred:
+    activation, slope = block.before
+    if norm is None:
+        return Deferred(activation=activation, negative_slope=slope)
+    rows = moments
+    if not norm.training:
+        running = running_pair(x, norm.running_mean, norm.running_var)
+        assert running is not None
+        rows = running[0].reshape(1, -1), running[1].reshape(1, -1)
+    assert rows is not None
+    return Deferred(*rows, norm.weight, norm.bias, norm.eps, activation, slope)

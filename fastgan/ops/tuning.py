@@ -1,0 +1,163 @@
+"""Which form a convolution block runs in, by device and shape.
+
+Two forms compute the same: "fused" (`conv_block`: one kernel that normalises as it loads) and
+"composed" (`norm_act_conv`: fused norm_act, then the library's convolution). Measured choices stand
+in a table that ships with the package (tuning.json) and in one of the user's own, which `fastgan
+tune` writes; for a layer in neither, the form is composed: the safe choice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastgan.ops import _dispatch
+from fastgan.ops._convolution import Geometry
+
+FORMS = ("composed", "fused")
+SHIPPED = Path(__file__).with_name("tuning.json")
+_FORMAT = 1
+_setting = "auto"
+
+
+class convolution_form:
+    """Chooses the form of every convolution block: at once, or for a `with` block.
+
+    name: "auto" (by the tables), "fused" or "composed"; ValueError for another. The setting belongs
+    to the process. Batch statistics must come with their tensor in the fused form: a block whose
+    input was not made by a fused one runs composed where it needs them.
+    """
+
+    def __init__(self, name: str) -> None:
+        global _setting
+        if name not in ("auto", *FORMS):
+            raise ValueError(f"convolution_form: {name!r} is not one of auto, {', '.join(FORMS)}")
+        self.previous = _setting
+        _setting = name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        global _setting
+        _setting = self.previous
+
+
+def choose(
+    device: torch.device,
+    dtype: torch.dtype,
+    x_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    geometry: Geometry,
+) -> str:
+    """The form of a convolution of x in a dtype: "fused" or "composed"."""
+    return explained(device, dtype, x_shape, weight_shape, geometry)[0]
+
+
+def explained(
+    device: torch.device,
+    dtype: torch.dtype,
+    x_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    geometry: Geometry,
+) -> tuple[str, str]:
+    """(form, why)."""
+    if _setting != "auto":
+        return _setting, "asked for"
+    if device.type != "cuda":
+        return "composed", f"the only form that is compiled for {device.type}"
+    reason = _dispatch.why_not("triton", device.type, dtype)
+    if reason is not None:
+        return "composed", reason
+    found = lookup(device_name(device), dtype, layer_key(x_shape, weight_shape, geometry))
+    if found is None:
+        return "composed", "not measured on this device; fastgan tune measures"
+    return found["form"], "measured"
+
+
+@cache
+def device_name(device: torch.device) -> str:
+    """What the tables call a device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def layer_key(x_shape: tuple[int, ...], weight_shape: tuple[int, ...], geometry: Geometry) -> str:
+    """A layer as the tables name it: conv 64x3x32x32 to 64, kernel 4x4, stride 2x2, padding 1x1."""
+
+    def times(values: tuple[int, ...]) -> str:
+        return "x".join(map(str, values))
+
+    kind = "conv_transpose" if geometry.transposed else "conv"
+    channels = weight_shape[1 if geometry.transposed else 0]
+    text = (
+        f"{kind} {times(tuple(x_shape))} to {channels}, kernel {times(tuple(weight_shape[2:]))}, "
+        f"stride {times(geometry.stride)}, padding {times(geometry.padding)}"
+    )
+    if any(geometry.output_padding):
+        text += f", output_padding {times(geometry.output_padding)}"
+    return text
+
+
+def user_table() -> Path:
+    """The user's own table: fastgan/tuning.json in $XDG_CACHE_HOME, else in ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "fastgan" / "tuning.json"
+
+
+def lookup(device: str, dtype: torch.dtype, layer: str) -> dict[str, Any] | None:
+    """What was measured for a layer, in the user's table or the shipped one."""
+    for path in (user_table(), SHIPPED):
+        found = _devices(path).get(device, {}).get(_name(dtype), {}).get(layer)
+        if found is not None:
+            return dict(found)
+    return None
+
+
+def store(device: str, dtype: torch.dtype, measured: dict[str, dict[str, float]]) -> Path:
+    """Adds {layer: {form: microseconds}} to the user's table, whole or not at all; its path."""
+    path = user_table()
+    devices = json.loads(json.dumps(_devices(path)))
+    layers = devices.setdefault(device, {}).setdefault(_name(dtype), {})
+    for layer, times in measured.items():
+        fastest = min(times, key=lambda form: times[form])
+        layers[layer] = {"form": fastest, "microseconds": times}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump({"format": _FORMAT, "devices": devices}, file, indent=1, sort_keys=True)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+    _devices.cache_clear()
+    return path
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+@cache
+def _devices(path: Path) -> dict[str, Any]:
+    """{device: {dtype: {layer: {"form", "microseconds"}}}} of a table; empty where it is unread."""
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        if table["format"] != _FORMAT:
+            raise ValueError(f"format {table['format']}, expected {_FORMAT}")
+        devices: dict[str, Any] = table["devices"]
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        warnings.warn(f"{path} is no tuning table, and ignored: {error}", stacklevel=2)
+        return {}
+    return devices
