@@ -44,12 +44,12 @@ CUDA_ARCHS = ("80", "90", "100", "120")
 
 # The inner loops, csrc/cpu/*_loops.cpp, are compiled once for each instruction set; the processor's
 # is chosen when the library is used.
+_AVX2 = ("-mavx2", "-mfma", "-mf16c")
+_AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq")
 X86_SETS = {
-    "avx2": ["-mavx2", "-mfma", "-mf16c"],
-    "avx512": [
-        *("-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"),
-        "-mprefer-vector-width=512",
-    ],
+    "avx2": [*_AVX2],
+    "avx512": [*_AVX512, "-mprefer-vector-width=512"],
+    "avx512bf16": [*_AVX512, "-mavx512bf16", "-mprefer-vector-width=512"],
 }
 
 

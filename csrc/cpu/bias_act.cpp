@@ -50,7 +50,7 @@ void backward_pass(const Tensor& dz, const Tensor& z, const Tensor& dx, const Te
                    const Layout& l, int64_t activation, double slope) {
   const Plan plan(l, 1);
   Workspace<P> w(plan, 1);
-  w.reserve_partials(1);
+  w.reserve_partials(plan, 1);
   for_tiles(plan, 1, false, [&](int64_t, int64_t i) {
     Tile t = tile_of(z, activation, slope);
     int64_t k;
@@ -65,7 +65,7 @@ void backward_pass(const Tensor& dz, const Tensor& z, const Tensor& dx, const Te
   P* out = static_cast<P*>(dbias.data_ptr());
   for_channels(plan, 1, [&](int64_t, const Channels& ch) {
     std::vector<double> sums(ch.count);
-    merge_sums(plan, w, 0, ch, sums.data(), nullptr);
+    tile_loops().merge_sums(merge_of(plan, w, 0, ch, sums.data(), nullptr));
     for (int64_t c = 0; c < ch.count; ++c) out[ch.first + c] = P(sums[c]);
   });
 }

@@ -10,17 +10,22 @@ namespace fastgan {
 extern const TileLoops kTileLoops_baseline;
 extern const ThinLoops kThinLoops_baseline;
 #if defined(__x86_64__)
-extern const TileLoops kTileLoops_avx2, kTileLoops_avx512;
-extern const ThinLoops kThinLoops_avx2, kThinLoops_avx512;
+extern const TileLoops kTileLoops_avx2, kTileLoops_avx512, kTileLoops_avx512bf16;
+extern const ThinLoops kThinLoops_avx2, kThinLoops_avx512, kThinLoops_avx512bf16;
 #endif
 
 namespace {
 
-// FASTGAN_CPU_ISA=baseline or avx2 keeps to narrower vectors, for tests and comparisons.
+// FASTGAN_CPU_ISA=baseline, avx2 or avx512 keeps to narrower sets, for tests and comparisons.
 bool allowed(const char* isa) {
+  static const char* const sets[] = {"baseline", "avx2", "avx512", "avx512bf16"};
   const char* limit = std::getenv("FASTGAN_CPU_ISA");
-  if (limit == nullptr || std::strcmp(limit, "avx512") == 0) return true;
-  return std::strcmp(limit, "avx2") == 0 && std::strcmp(isa, "avx2") == 0;
+  if (limit == nullptr) return true;
+  for (const char* set : sets) {
+    if (std::strcmp(set, isa) == 0) return true;
+    if (std::strcmp(set, limit) == 0) return false;
+  }
+  return true;
 }
 
 struct AllLoops {
@@ -33,10 +38,13 @@ AllLoops widest() {
   __builtin_cpu_init();
   const bool avx2 = allowed("avx2") && __builtin_cpu_supports("avx2") &&
                     __builtin_cpu_supports("fma");
-  if (avx2 && allowed("avx512") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
-    return {kTileLoops_avx512, kThinLoops_avx512};
+  const bool avx512 = avx2 && allowed("avx512") && __builtin_cpu_supports("avx512f") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("avx512dq");
+  if (avx512 && allowed("avx512bf16") && __builtin_cpu_supports("avx512bf16")) {
+    return {kTileLoops_avx512bf16, kThinLoops_avx512bf16};
   }
+  if (avx512) return {kTileLoops_avx512, kThinLoops_avx512};
   if (avx2) return {kTileLoops_avx2, kThinLoops_avx2};
 #endif
   return {kTileLoops_baseline, kThinLoops_baseline};

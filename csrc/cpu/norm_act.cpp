@@ -61,7 +61,7 @@ void forward_pass(const Tensor& x, const Tensor& z, const Tensor& mean, const Te
                   const Layout& l, const Spec& spec, bool training) {
   const Plan plan(l, spec.segments);
   Workspace<P> w(plan, spec.segments);
-  if (training) w.reserve_partials(spec.segments);
+  if (training) w.reserve_partials(plan, spec.segments);
   P* means = static_cast<P*>(mean.data_ptr());
   P* vars = static_cast<P*>(var.data_ptr());
   const P *weights = data_or_null<P>(weight), *biases = data_or_null<P>(bias);
@@ -82,7 +82,7 @@ void forward_pass(const Tensor& x, const Tensor& z, const Tensor& mean, const Te
     P *m = means + segment * l.channels, *v = vars + segment * l.channels;
     if (training) {
       std::vector<double> total(ch.count), m2(ch.count);
-      merge_moments(plan, w, segment, ch, total.data(), m2.data());
+      loops.merge_moments(merge_of(plan, w, segment, ch, total.data(), m2.data()));
       for (int64_t c = 0; c < ch.count; ++c) {
         m[ch.first + c] = P(total[c]);
         v[ch.first + c] = P(m2[c] / static_cast<double>(plan.channel_count()));
@@ -158,7 +158,7 @@ void backward_pass(const Tensor& dz, const Tensor& x, const Tensor& dx, const Te
   const Plan plan(l, spec.segments);
   Workspace<P> w(plan, spec.segments);
   const bool reduces = sums != nullptr;
-  if (reduces) w.reserve_partials(spec.segments);
+  if (reduces) w.reserve_partials(plan, spec.segments);
   const P* means = static_cast<const P*>(mean.data_ptr());
   const P* vars = static_cast<const P*>(var.data_ptr());
   const P *weights = data_or_null<P>(weight), *biases = data_or_null<P>(bias);
@@ -186,7 +186,7 @@ void backward_pass(const Tensor& dz, const Tensor& x, const Tensor& dx, const Te
     for_channels(plan, spec.segments, [&](int64_t segment, const Channels& ch) {
       const int64_t first = segment * channels + ch.first;
       double *s1 = sums->s1.data() + first, *s2 = sums->s2.data() + first;
-      merge_sums(plan, w, segment, ch, s1, s2);
+      loops.merge_sums(merge_of(plan, w, segment, ch, s1, s2));
       for (int64_t g = 0; g < ch.groups; ++g) {
         const int64_t base = segment * w.period + ch.first + g * ch.stride;
         for (int64_t c = 0; c < ch.count; ++c) {

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <new>
 #include <numeric>
 #include <optional>
 #include <vector>
@@ -126,12 +127,14 @@ class Plan {
     return row_tile * rows_per_tile * (layout.columns ? period : layout.channels * layout.size);
   }
 
-  // How many values of a channel (or column) the tiles of partial result k hold.
-  int64_t count(int64_t k, int64_t column) const {
+  // How many values of a channel (or column) the tiles of partial result k hold. In the last one,
+  // columns below tail_columns() hold one more.
+  int64_t count(int64_t k) const {
     const int64_t row_tile = k / pieces, p = k % pieces;
-    if (layout.columns) return rows(row_tile) + (row_tile == row_tiles - 1 && column < tail);
+    if (layout.columns) return rows(row_tile);
     return rows(row_tile) * (std::min(layout.size, (p + 1) * piece) - p * piece);
   }
+  int64_t tail_columns() const { return tail; }
 
   int64_t segment_elements() const { return batch * layout.channels * layout.size; }
   int64_t channel_count() const { return batch * layout.size; }
@@ -151,10 +154,17 @@ class Plan {
   int64_t pieces = 1, piece = 0;      // of a plane larger than a tile
 };
 
-// Uninitialised memory for n values of P.
+// Uninitialised memory for n values of P, aligned to a cache line, which no vector then straddles.
+struct Free {
+  void operator()(void* p) const { ::operator delete[](p, std::align_val_t{64}); }
+};
 template <typename P>
-std::unique_ptr<P[]> scratch(int64_t n) {
-  return std::unique_ptr<P[]>(new P[static_cast<size_t>(std::max<int64_t>(1, n))]);
+using Scratch = std::unique_ptr<P[], Free>;
+
+template <typename P>
+Scratch<P> scratch(int64_t n) {
+  const size_t bytes = sizeof(P) * static_cast<size_t>(std::max<int64_t>(1, n));
+  return Scratch<P>(static_cast<P*>(::operator new[](bytes, std::align_val_t{64})));
 }
 
 template <typename P>

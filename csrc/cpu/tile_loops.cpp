@@ -1,8 +1,5 @@
 // The loops over one tile. Compiled once for each instruction set; FASTGAN_ISA names the copy.
-#include <algorithm>
-#include <type_traits>
-
-#include "vec.h"
+#include "sums.h"
 
 #ifndef FASTGAN_ISA
 #define FASTGAN_ISA baseline
@@ -13,6 +10,11 @@
 #define FASTGAN_TEXT(a) FASTGAN_TEXT2(a)
 
 namespace fastgan {
+
+#if defined(__AVX512BF16__)
+extern const TileLoops kTileLoops_avx512;
+#endif
+
 namespace {
 
 // What is normalised: x, or act(x) where the activation comes first.
@@ -25,87 +27,6 @@ FASTGAN_HD V normalised_input(V x, ScalarOf<V> slope) {
 template <typename P>
 FASTGAN_HD const P* as(const void* p) {
   return static_cast<const P*>(p);
-}
-
-// Independent sums in flight over a run of one plane. The long code of tanh and sigmoid gains nothing.
-template <int A>
-constexpr int kChains = A == kLeakyRelu ? 4 : 1;
-
-// Calls vector(offset, column) for the vectors of whole rows, one(...) for the elements of the
-// incomplete row. Row by row: several rows at once halve the loads of coefficients, but so many
-// streams in one page defeat the prefetcher, at a third of the speed.
-template <typename T, typename Vector, typename One>
-FASTGAN_HD void columns(const Tile& t, const Vector& vector, const One& one) {
-  for (int64_t r = 0; r < t.rows; ++r) {
-    for (int64_t j = t.first; j < t.last; j += kLanes<T>) vector(r * t.ld + j, j);
-  }
-  const int64_t stop = std::min(t.last, t.tail);
-  for (int64_t j = t.first; j < stop; ++j) one(t.rows * t.ld + j, j);
-}
-
-// Calls vector(offset, channel) for whole vectors of each plane, one for its remaining elements.
-template <typename T, typename Vector, typename One>
-FASTGAN_HD void planes(const Tile& t, const Vector& vector, const One& one) {
-  for (int64_t n = 0; n < t.rows; ++n) {
-    for (int64_t c = t.first; c < t.last; ++c) {
-      const int64_t base = (n * t.channels + c) * t.size;
-      int64_t i = t.begin;
-      for (; i + kLanes<T> <= t.end; i += kLanes<T>) vector(base + i, c);
-      for (; i < t.end; ++i) one(base + i, c);
-    }
-  }
-}
-
-template <typename P>
-FASTGAN_HD void clear(void* p, int64_t first, int64_t last) {
-  std::fill(static_cast<P*>(p) + first, static_cast<P*>(p) + last, P(0));
-}
-
-// Sums of one or two terms over a tile: term(offset, index, s1, s2) adds to s1 and s2, whose type, a
-// vector or a scalar, says how many elements it is asked for. Columns accumulate in r1 and r2
-// themselves, planes in registers.
-template <typename T, int A, int Terms, typename Term>
-FASTGAN_HD void accumulate(const Tile& t, const Term& term) {
-  using P = AccOf<T>;
-  using V = VecOf<T>;
-  P* __restrict__ r1 = static_cast<P*>(t.r1);
-  P* __restrict__ r2 = static_cast<P*>(t.r2);
-  clear<P>(r1, t.first, t.last);
-  if constexpr (Terms == 2) clear<P>(r2, t.first, t.last);
-  if (t.planes) {
-    for (int64_t n = 0; n < t.rows; ++n) {
-      for (int64_t c = t.first; c < t.last; ++c) {
-        const int64_t base = (n * t.channels + c) * t.size;
-        V s1[4] = {}, s2[4] = {};
-        int64_t i = t.begin;
-        for (; i + kChains<A> * kLanes<T> <= t.end; i += kChains<A> * kLanes<T>) {
-          for (int u = 0; u < kChains<A>; ++u) term(base + i + u * kLanes<T>, c, s1[u], s2[u]);
-        }
-        for (; i + kLanes<T> <= t.end; i += kLanes<T>) term(base + i, c, s1[0], s2[0]);
-        P p1 = horizontal_sum((s1[0] + s1[1]) + (s1[2] + s1[3])), p2 = 0;
-        if constexpr (Terms == 2) p2 = horizontal_sum((s2[0] + s2[1]) + (s2[2] + s2[3]));
-        for (; i < t.end; ++i) term(base + i, c, p1, p2);
-        r1[c] += p1;
-        if constexpr (Terms == 2) r2[c] += p2;
-      }
-    }
-    return;
-  }
-  columns<T>(
-      t,
-      [&](int64_t offset, int64_t j) __attribute__((always_inline)) {
-        V s1 = load(r1 + j), s2 = {};
-        if constexpr (Terms == 2) s2 = load(r2 + j);
-        term(offset, j, s1, s2);
-        store(r1 + j, s1);
-        if constexpr (Terms == 2) store(r2 + j, s2);
-      },
-      [&](int64_t offset, int64_t j) __attribute__((always_inline)) {
-        P s1 = 0, s2 = 0;
-        term(offset, j, s1, s2);
-        r1[j] += s1;
-        if constexpr (Terms == 2) r2[j] += s2;
-      });
 }
 
 // Loads an element or a vector of data, and a coefficient to go with it, by the type asked for.
@@ -292,6 +213,14 @@ void bias_backward(const Tile& t) {
   } else {                                                           \
     FASTGAN_BY_LAYOUT(KERNEL, T, false)                              \
   }
+#if defined(__AVX512BF16__)
+// These instructions serve bfloat16 alone; the rest would be the AVX-512 copy again.
+#define FASTGAN_ENTRY(KERNEL, SELECT)                                \
+  void KERNEL##_entry(const Tile& t) {                               \
+    if (t.dtype != Dtype::kBFloat16) return kTileLoops_avx512.KERNEL(t); \
+    SELECT(KERNEL, BFloat16)                                         \
+  }
+#else
 #define FASTGAN_ENTRY(KERNEL, SELECT)                                \
   void KERNEL##_entry(const Tile& t) {                               \
     switch (t.dtype) {                                               \
@@ -301,6 +230,7 @@ void bias_backward(const Tile& t) {
       case Dtype::kFloat64: SELECT(KERNEL, double) break;            \
     }                                                                \
   }
+#endif
 #define FASTGAN_WITHOUT_ORDER(KERNEL, T) FASTGAN_BY_LAYOUT(KERNEL, T, false)
 
 // Statistics of x itself do not depend on the activation.
@@ -319,11 +249,16 @@ FASTGAN_ENTRY(reduce, FASTGAN_BY_ORDER)
 FASTGAN_ENTRY(dx, FASTGAN_BY_ORDER)
 FASTGAN_ENTRY(bias_backward, FASTGAN_WITHOUT_ORDER)
 
+void merge_moments_entry(const Merge& m) {
+  m.wide ? merge_moments<double>(m) : merge_moments<float>(m);
+}
+void merge_sums_entry(const Merge& m) { m.wide ? merge_sums<double>(m) : merge_sums<float>(m); }
+
 }  // namespace
 
 extern const TileLoops FASTGAN_JOIN(kTileLoops_, FASTGAN_ISA);
 const TileLoops FASTGAN_JOIN(kTileLoops_, FASTGAN_ISA) = {
     FASTGAN_TEXT(FASTGAN_ISA), stats_entry, forward_entry, reduce_entry, dx_entry,
-    bias_backward_entry};
+    bias_backward_entry, merge_moments_entry, merge_sums_entry};
 
 }  // namespace fastgan

@@ -35,6 +35,19 @@ struct Tile {
   void *r1, *r2, *r3;
 };
 
+// Partial results of the tiles of one segment, to be merged for a block of channels into doubles.
+// Where rows repeat the channels, these stand for `groups` columns each, `stride` apart.
+struct Merge {
+  bool wide;                  // partial results are double
+  const void *r1, *r2, *r3;   // of the first tile; a further one every `period`
+  const int64_t* counts;      // values of a column in each tile;
+  int64_t tail;               // columns below have one more in the last tile
+  int64_t tiles, period;
+  int64_t first, count, groups, stride;
+  double total;               // values of a channel
+  double *out1, *out2;        // `count` zeros each; out2 of sums may be null
+};
+
 struct TileLoops {
   const char* name;
   void (*stats)(const Tile&);          // r1 + r3 = mean, r2 = M2 of this tile
@@ -42,6 +55,8 @@ struct TileLoops {
   void (*reduce)(const Tile&);         // r1 = sum a, r2 = sum a * centred
   void (*dx)(const Tile&);             // out = dx
   void (*bias_backward)(const Tile&);  // out = dx; r1 = sum dx
+  void (*merge_moments)(const Merge&);  // out1 = mean, out2 = M2
+  void (*merge_sums)(const Merge&);     // out1 = sum r1, out2 = sum r2
 };
 
 // The widest set of loops this processor runs.

@@ -32,6 +32,7 @@ typedef uint32_t VecU __attribute__((vector_size(FASTGAN_VECTOR_BYTES)));
 typedef uint16_t VecH __attribute__((vector_size(FASTGAN_VECTOR_BYTES / 2)));
 typedef int64_t VecL __attribute__((vector_size(FASTGAN_VECTOR_BYTES)));
 typedef double VecD __attribute__((vector_size(FASTGAN_VECTOR_BYTES)));
+typedef float VecN __attribute__((vector_size(FASTGAN_VECTOR_BYTES / 2)));  // as many as a VecD
 
 struct BFloat16 {
   uint16_t bits;
@@ -117,7 +118,13 @@ FASTGAN_HD VecD load(const double* p) {
 FASTGAN_HD VecF load(const BFloat16* p) {
   VecH h;
   std::memcpy(&h, p, sizeof h);
+#if defined(__AVX512F__)  // GCC would widen by halves
+  return bits_as<VecF>(bits_as<VecU>(_mm512_cvtepu16_epi32(bits_as<__m256i>(h))) << 16);
+#elif defined(__AVX2__)
+  return bits_as<VecF>(bits_as<VecU>(_mm256_cvtepu16_epi32(bits_as<__m128i>(h))) << 16);
+#else
   return bits_as<VecF>(__builtin_convertvector(h, VecU) << 16);
+#endif
 }
 FASTGAN_HD VecF load(const Half* p) {
 #if defined(__AVX512F__)
@@ -134,6 +141,11 @@ FASTGAN_HD VecF load(const Half* p) {
 FASTGAN_HD void store(float* p, VecF v) { std::memcpy(p, &v, sizeof v); }
 FASTGAN_HD void store(double* p, VecD v) { std::memcpy(p, &v, sizeof v); }
 FASTGAN_HD void store(BFloat16* p, VecF v) {
+#if defined(__AVX512BF16__)  // flushes subnormals, of which there are none to speak of
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      bits_as<__m256i>(_mm512_cvtneps_pbh(bits_as<__m512>(v))));
+  return;
+#endif
   const VecU u = bits_as<VecU>(v);
   const VecU rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
   const VecU quiet = VecU{} + 0x7fc0u;
@@ -152,16 +164,24 @@ FASTGAN_HD void store(Half* p, VecF v) {
 #endif
 }
 
-// The sum of the lanes, by halves.
-template <typename V, typename Index>
-FASTGAN_HD auto sum_of_lanes(V v, Index index) {
-  constexpr int lanes = sizeof(V) / sizeof(v[0]);
-  for (int i = 0; i < lanes; ++i) index[i] = i;
-  for (int half = lanes / 2; half > 0; half /= 2) v += __builtin_shuffle(v, index + half);
+// Lane i of the result is the sum of the lanes of v[i], by halves: of two vectors, one half of each
+// is added to the other, so that a level costs as much as it leaves vectors.
+template <typename V, typename Index, int lanes>
+FASTGAN_HD V sums_of_lanes_by(V (&v)[lanes], Index lane) {
+  for (int i = 0; i < lanes; ++i) lane[i] = i;
+#pragma GCC unroll 16
+  for (int half = lanes / 2; half > 0; half /= 2) {
+    const Index second = lane & half ? Index{} + lanes : Index{};
+#pragma GCC unroll 16
+    for (int i = 0; i < half; ++i) {
+      v[i] = __builtin_shuffle(v[i], v[i + half], lane + second) +
+             __builtin_shuffle(v[i], v[i + half], (lane ^ half) + second);
+    }
+  }
   return v[0];
 }
-FASTGAN_HD float horizontal_sum(VecF v) { return sum_of_lanes(v, VecI{}); }
-FASTGAN_HD double horizontal_sum(VecD v) { return sum_of_lanes(v, VecL{}); }
+FASTGAN_HD VecF sums_of_lanes(VecF (&v)[kLanes<float>]) { return sums_of_lanes_by(v, VecI{}); }
+FASTGAN_HD VecD sums_of_lanes(VecD (&v)[kLanes<double>]) { return sums_of_lanes_by(v, VecL{}); }
 
 // e^x with about two units in the last place (Cephes' polynomial). NaN stays NaN; the clamp keeps
 // 2^n a normal number.

@@ -1,7 +1,7 @@
 // The workspace of an op, the walks over its tiles, and the merging of partial results.
 #pragma once
 
-#include <cmath>
+#include <type_traits>
 #include <vector>
 
 #include "plan.h"
@@ -20,7 +20,9 @@ struct Workspace {
         k0(scratch<P>(segments * period)),
         k1(scratch<P>(segments * period)) {}
 
-  void reserve_partials(int64_t segments) {
+  void reserve_partials(const Plan& plan, int64_t segments) {
+    counts.resize(partials);
+    for (int64_t k = 0; k < partials; ++k) counts[k] = plan.count(k);
     r1 = scratch<P>(segments * partials * period);
     r2 = scratch<P>(segments * partials * period);
     r3 = scratch<P>(segments * partials * period);
@@ -38,7 +40,8 @@ struct Workspace {
   }
 
   int64_t period, partials;
-  std::unique_ptr<P[]> mean, scale, bias, k0, k1, r1, r2, r3;
+  Scratch<P> mean, scale, bias, k0, k1, r1, r2, r3;
+  std::vector<int64_t> counts;  // values of a column in each partial result
 };
 
 // A block of channels, which one thread merges. Where a row repeats the channels they stand for
@@ -81,51 +84,17 @@ void for_tiles(const Plan& plan, int64_t segments, bool reversed, const Function
   });
 }
 
-// Adds the partial sums r1 (and r2, if s2 is given) of a block of channels, in order, in double.
+// The partial results of a segment, to be merged for a block of channels into out1 and out2.
 template <typename P>
-void merge_sums(const Plan& plan, const Workspace<P>& w, int64_t segment, const Channels& ch,
-                double* s1, double* s2) {
-  std::fill(s1, s1 + ch.count, 0.0);
-  if (s2) std::fill(s2, s2 + ch.count, 0.0);
-  for (int64_t k = 0; k < plan.partials(); ++k) {
-    for (int64_t g = 0; g < ch.groups; ++g) {
-      const int64_t at = (segment * plan.partials() + k) * plan.period + ch.first + g * ch.stride;
-      const P *r1 = w.r1.get() + at, *r2 = w.r2.get() + at;
-      for (int64_t c = 0; c < ch.count; ++c) s1[c] += r1[c];
-      for (int64_t c = 0; s2 && c < ch.count; ++c) s2[c] += r2[c];
-    }
-  }
-}
-
-// Mean and M2 of a block of channels from those of the tiles: the weighted mean of the means, then
-// M2 + count * (mean - total mean)^2. Sums of deviations only, as in Chan et al. 1979.
-template <typename P>
-void merge_moments(const Plan& plan, const Workspace<P>& w, int64_t segment, const Channels& ch,
-                   double* mean, double* m2) {
-  std::fill(mean, mean + ch.count, 0.0);
-  std::fill(m2, m2 + ch.count, 0.0);
-  for (int pass = 0; pass < 2; ++pass) {
-    for (int64_t k = 0; k < plan.partials(); ++k) {
-      for (int64_t g = 0; g < ch.groups; ++g) {
-        const int64_t column = ch.first + g * ch.stride;
-        const int64_t at = (segment * plan.partials() + k) * plan.period + column;
-        const P *r1 = w.r1.get() + at, *r2 = w.r2.get() + at, *r3 = w.r3.get() + at;
-        for (int64_t c = 0; c < ch.count; ++c) {
-          const double n = static_cast<double>(plan.count(k, column + c));
-          // An infinite mean has no finite rest.
-          const double own = std::isfinite(r3[c]) ? double(r1[c]) + double(r3[c]) : double(r1[c]);
-          if (pass == 0) {
-            mean[c] += n * own;
-          } else {
-            const double delta = own - mean[c];
-            m2[c] += r2[c] + n * delta * delta;
-          }
-        }
-      }
-    }
-    const double total = static_cast<double>(plan.channel_count());
-    for (int64_t c = 0; pass == 0 && c < ch.count; ++c) mean[c] /= total;
-  }
+Merge merge_of(const Plan& plan, const Workspace<P>& w, int64_t segment, const Channels& ch,
+               double* out1, double* out2) {
+  const int64_t at = segment * w.partials * w.period;
+  std::fill(out1, out1 + ch.count, 0.0);
+  if (out2) std::fill(out2, out2 + ch.count, 0.0);
+  return {std::is_same_v<P, double>, w.r1.get() + at, w.r2.get() + at, w.r3.get() + at,
+          w.counts.data(), plan.tail_columns(), w.partials, w.period,
+          ch.first, ch.count, ch.groups, ch.stride,
+          static_cast<double>(plan.channel_count()), out1, out2};
 }
 
 // Writes the coefficients of a block of channels, repeated for each group of columns.

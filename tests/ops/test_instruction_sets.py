@@ -58,7 +58,7 @@ def thin_results() -> list[Tensor]:
     return found
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2"])
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
 def test_narrower_loops(native: None, isa: str, tmp_path: Path) -> None:
     target = str(tmp_path / "r")
     code = f"import torch, test_instruction_sets as t; torch.save(t.results(), {target!r})"
