@@ -89,7 +89,7 @@ void check_weight(const Tensor& weight, const Tensor& x, int64_t wide, int64_t c
                   "weight: expected (", wide, ", ", channels, ", *k) of x's dtype");
 }
 
-std::unique_ptr<float[]> packed_weight(const ThinShape& s, const Tensor& weight, bool to_image) {
+Scratch<float> packed_weight(const ThinShape& s, const Tensor& weight, bool to_image) {
   auto packed = scratch<float>(thin_loops().sizes(s, to_image, 1).packed);
   ThinWeight w{weight.data_ptr(), {}};
   for (int d = 0; d < 4; ++d) w.stride[d] = weight.stride(d);
