@@ -72,7 +72,9 @@ def build(_results: Path) -> int:
 
 def test(_results: Path) -> int:
     """Run every test that needs a GPU."""
-    return _pytest("tests/ops", "tests/nn", "tests/kernels", "-m", "gpu", "-q", "--maxfail=20")
+    return _pytest(
+        "tests/ops", "tests/nn", "tests/kernels", "tests/engine", "-m", "gpu", "-q", "--maxfail=20"
+    )
 
 
 def bench(results: Path) -> int:

@@ -60,7 +60,7 @@ class StepRunner:
         self._inputs: Inputs | None = None
         if self.captures:
             self._side = torch.cuda.Stream(device)
-            self._pool = torch.cuda.graph_pool_handle()
+        self.forget()
 
     def __call__(self, inputs: Inputs, variant: Hashable) -> None:
         """Make one step; ``variant`` tells apart the steps that do different things."""
@@ -80,6 +80,8 @@ class StepRunner:
         """Record anew: tensors that the function works on were replaced by others."""
         self._graphs.clear()
         self._made.clear()
+        if self.captures:
+            self._pool = torch.cuda.graph_pool_handle()
 
     def _step(self, inputs: Inputs, variant: Hashable) -> None:
         for name, value in self._function(inputs, variant).items():

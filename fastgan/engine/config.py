@@ -40,6 +40,8 @@ class TrainConfig:
     """The regulariser's weight; by default the usual one of its paper."""
     reg_every: int = 1
     """Discriminator updates from one evaluation of the regulariser to the next."""
+    augment: str = "none"
+    """Of all images that the discriminator sees: diffaugment, ada or instance_noise."""
     clip_weights: float = 0.0
     """Clip the discriminator's weights to so much after each update. 0 leaves them."""
     lr_g: float = 2e-4

@@ -16,6 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from fastgan.augment import Augmentation
 from fastgan.engine.config import UpdateRule
 from fastgan.engine.precision import Precision, autocast
 from fastgan.engine.ranks import Ranks
@@ -132,6 +133,11 @@ class GAN:
         fake_logits, reals = self.ranks.gather(fake_logits), self.ranks.gather(real_logits())
         return self.loss.generator(fake_logits, reals)
 
+    def observe(self, real_logits: list[Tensor]) -> None:
+        """Show the augmentation what an update of the discriminator made of the real images."""
+        if isinstance(self.augment, Augmentation):
+            self.augment.update(torch.cat(real_logits))
+
     @property
     def _relativistic(self) -> bool:
         return bool(getattr(self.loss, "relativistic", False))
@@ -178,7 +184,7 @@ def discriminator_phase(
     gan.update_d.start()
     on_logits = [p for p in penalties if getattr(p, "takes", "images") == "logits"]
     on_images = [p for p in penalties if p not in on_logits]
-    metrics = []
+    metrics, seen = [], []
     for part in batch.split(gan.accumulate):
         with gan.autocast():
             with torch.set_grad_enabled(keep_graph):
@@ -192,7 +198,9 @@ def discriminator_phase(
                 found[_penalty_name(penalty)] = value.detach()
         gan.update_d.backward(loss / gan.accumulate)
         metrics.append(found | penalty_phase(gan, part, fakes.detach(), on_images))
+        seen.append(real_logits.detach())
     gan.update_d.finish()
+    gan.observe(seen)
     return fakes, _mean(metrics)
 
 
@@ -244,7 +252,7 @@ def simultaneous_phase(gan: GAN, batch: Batch, penalties: Sequence[Penalty] = ()
     """
     gan.update_d.start()
     gan.update_g.start()
-    metrics = []
+    metrics, judged = [], []
     for part in batch.split(gan.accumulate):
         with gan.autocast():
             fakes = gan.generate(part)
@@ -265,8 +273,10 @@ def simultaneous_phase(gan: GAN, batch: Batch, penalties: Sequence[Penalty] = ()
         fakes.backward(slope)
         found = _metrics(loss_d, real_logits, fake_logits) | extra
         metrics.append(found | {"loss_g": loss_g.detach()})
+        judged.append(real_logits.detach())
     gan.update_d.finish()
     gan.update_g.finish()
+    gan.observe(judged)
     return _mean(metrics)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
+from fastgan.augment import get_augmentation
 from fastgan.data import ImageDataset, ResidentLoader
 from fastgan.engine.callbacks import Callback
 from fastgan.engine.capture import Inputs, StepRunner
@@ -55,8 +56,9 @@ class Trainer:
         loss: in place of the one that ``config.loss`` names.
         penalties: regularisers of the discriminator (see :class:`fastgan.engine.step.Penalty`),
             beside the one that ``config.regularizer`` names.
-        augment: applied to all images that the discriminator sees. If it has a method ``update``,
-            that is given the logits of the real images after each discriminator update.
+        augment: applied to all images that the discriminator sees, in place of the one that
+            ``config.augment`` names; a :class:`fastgan.augment.Augmentation` is also shown the
+            logits of the real images after each discriminator update.
         callbacks: called as the run goes on.
         step: one step, in place of :func:`fastgan.engine.gan_step`.
         description: JSON-ready facts that are saved with the run and its checkpoints, such as how
@@ -106,6 +108,8 @@ class Trainer:
         self.generator = self._place(generator)
         self.discriminator = self._place(discriminator)
         penalties = [*_named_penalties(config), *penalties]
+        if augment is None and config.augment != "none":
+            augment = get_augmentation(config.augment)
         for part in (augment, *penalties):
             if isinstance(part, nn.Module):
                 part.to(self.device)

@@ -203,7 +203,7 @@ def test_a_run_can_go_back_to_its_checkpoint_with_other_random_numbers(tmp_path,
     trainer = failing_trainer(range(15, 18), nan_policy="rollback")
     trainer.callbacks.append(Watch())
     assert trainer.fit(tmp_path / "run", reporter=recorder).finished
-    assert [step for step, _ in noise] == [1, 2, 3, 4, 5, 4, 5, 6, 7, 8]
+    assert [step for step, _ in noise] == [1, 2, 3, 4, 5, 6, 5, 6, 7, 8]
     assert "back to step 4 (rollback 1)" in recorder.notes[0]
     assert not torch.equal(noise[4][1], noise[6][1])
     lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -268,5 +268,22 @@ def test_the_state_of_a_regulariser_is_in_the_checkpoint(tmp_path, recorder):
     again.fit(tmp_path / "parts", resume=True, reporter=recorder)
     assert whole.gan.penalties[0].anchors.any()
     assert torch.equal(again.gan.penalties[0].anchors, whole.gan.penalties[0].anchors)
+    for name, value in all_tensors(whole).items():
+        assert torch.equal(all_tensors(again)[name], value), name
+
+
+def test_the_state_of_an_augmentation_is_in_the_checkpoint(tmp_path, recorder):
+    settings = {"augment": "ada", "dropout": 0.0}
+    whole = tiny_trainer(**settings)
+    torch.manual_seed(7)
+    whole.fit(tmp_path / "whole", reporter=recorder)
+    assert whole.gan.augment.p != 0 or whole.gan.augment.updates != 0
+    first = tiny_trainer(**settings, steps=4)
+    torch.manual_seed(7)
+    first.fit(tmp_path / "parts", reporter=recorder)
+    again = tiny_trainer(**settings)
+    again.fit(tmp_path / "parts", resume=True, reporter=recorder)
+    for name, value in whole.gan.augment.state_dict().items():
+        assert torch.equal(again.gan.augment.state_dict()[name], value), name
     for name, value in all_tensors(whole).items():
         assert torch.equal(all_tensors(again)[name], value), name

@@ -1,0 +1,135 @@
+"""Steps as CUDA graphs: the same steps, without the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastgan.engine import CaptureError, Trainer, find_checkpoint, gan_step
+from fastgan.engine.capture import StepRunner
+
+from .conftest import all_tensors, tiny_trainer
+
+gpu = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+def test_capture_needs_a_cuda_device():
+    with pytest.raises(CaptureError, match="CUDA graphs need a CUDA device, got cpu"):
+        tiny_trainer(capture="on", device="cpu")
+    assert not StepRunner(lambda *_: {}, torch.device("cpu"), "auto").captures
+
+
+def test_without_capture_the_function_runs_at_every_step_and_the_newest_values_stay():
+    calls = []
+
+    def step(inputs, variant) -> dict[str, Tensor]:
+        calls.append(variant)
+        (value,) = inputs[0]
+        return {"twice": 2 * value} | ({"often": value} if variant else {})
+
+    run = StepRunner(step, torch.device("cpu"))
+    for i, variant in enumerate([True, False, False]):
+        run([(torch.tensor(float(i)),)], variant)
+    assert calls == [True, False, False]
+    assert {k: float(v) for k, v in run.latest.items()} == {"twice": 4.0, "often": 0.0}
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    """cuDNN's algorithms must not depend on the moment, so that two runs can be compared."""
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    yield
+    torch.backends.cudnn.deterministic = before
+
+
+def cuda_trainer(capture: str, **settings) -> Trainer:
+    made = tiny_trainer(device="cuda", capture=capture, **settings)
+    torch.manual_seed(1)  # of dropout, on every device
+    return made
+
+
+SETTINGS = {
+    "plain": {},
+    "lazy R1, critic steps": {"regularizer": "r1", "reg_every": 3, "discriminator_steps": 2},
+    "schedule, clipping, flips": {"lr_schedule": "cosine", "warmup_steps": 4, "clip_grad": 0.5}
+    | {"flip": True},
+    "bfloat16, joint batch": {"precision": "bfloat16", "joint_batch": True, "dropout": 0.0},
+    "float16": {"precision": "float16"},
+    "ADA, LeCam": {"augment": "ada", "regularizer": "lecam"},
+    "one stage": {"update_rule": "one_stage", "norm": "none"},
+    "in parts": {"accumulate": 2},
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
+class TestOnGpu:
+    pytestmark = gpu
+
+    def test_captured_steps_equal_eager_ones(self, settings, deterministic):
+        captured, eager = (cuda_trainer(capture, steps=20, **settings) for capture in ("on", "off"))
+        for trainer in (eager, captured):
+            torch.manual_seed(1)
+            for _ in range(20):
+                trainer.train_step()
+        assert captured._runner._graphs
+        for name, value in all_tensors(eager).items():
+            torch.testing.assert_close(all_tensors(captured)[name], value, msg=name)
+        for name, value in eager.latest.items():
+            torch.testing.assert_close(captured.latest[name], value, msg=name)
+
+    def test_nothing_waits_for_the_device_between_log_points(self, settings):
+        trainer = cuda_trainer("on", steps=100, **settings)
+        for _ in range(24):
+            trainer.train_step()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(12):  # past the end of an epoch: 40 images, 8 a batch
+                trainer.train_step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert all(value.isfinite() for value in trainer.latest.values())
+
+
+class TestCheckpointsOnGpu:
+    pytestmark = gpu
+
+    def test_a_captured_run_resumes(self, tmp_path, recorder, deterministic):
+        whole = cuda_trainer("on", steps=16, checkpoint_every=8)
+        whole.fit(tmp_path / "whole", reporter=recorder)
+        cuda_trainer("on", steps=8).fit(tmp_path / "parts", reporter=recorder)
+        again = cuda_trainer("on", steps=16)
+        again.fit(tmp_path / "parts", resume=True, reporter=recorder)
+        for name, value in all_tensors(whole).items():
+            torch.testing.assert_close(all_tensors(again)[name], value, msg=name)
+
+    def test_going_back_in_a_captured_run_records_anew(self, tmp_path, recorder, deterministic):
+        trainer = cuda_trainer("on", steps=8)
+        trainer.fit(tmp_path / "run", reporter=recorder)
+        saved = find_checkpoint(tmp_path / "run")
+        states = []
+        for _ in range(2):
+            trainer.load(saved)
+            for _ in range(6):
+                trainer.train_step()
+            states.append({k: v.clone() for k, v in all_tensors(trainer).items()})
+        for name, value in states[0].items():
+            torch.testing.assert_close(states[1][name], value, msg=name)
+
+    def test_a_step_that_cannot_be_captured_says_what_to_do(self):
+        def reads_a_value(gan, batches, due):
+            metrics = gan_step(gan, batches, due)
+            float(metrics["loss_d"])
+            return metrics
+
+        trainer = cuda_trainer("on", parts={"step": reads_a_value})
+        for _ in range(StepRunner.WARM_UP):
+            trainer.train_step()
+        with pytest.raises(CaptureError, match=r"cannot be captured .* capture=off runs it"):
+            trainer.train_step()
