@@ -25,7 +25,8 @@ STABLE_TORCH_LIBRARY(fastgan_native, m) {
       "bool need_dbias) -> (Tensor dx, Tensor dbias)");
   // Convolutions between an image of at most four channels and a wide, channels-last tensor; weight
   // is (wide channels, image channels, kernel). thin_conv reads the image and thin_conv_transpose
-  // writes it, of `size`; each is the other's data gradient. thin_conv_weight is the gradient of both.
+  // writes it, of `size`; each is the other's data gradient. thin_conv_weight is the gradient of the
+  // weight of both, in float32.
   m.def(
       "thin_conv(Tensor image, Tensor weight, Tensor? bias, int[] stride, int[] padding, "
       "int[] size, int activation, float negative_slope) -> Tensor");

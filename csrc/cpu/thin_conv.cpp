@@ -13,7 +13,6 @@
 
 #include "walk.h"
 #include "thin_conv.h"
-#include "vec.h"
 
 namespace fastgan {
 namespace {
@@ -197,15 +196,14 @@ Tensor thin_conv_transpose(Tensor wide, Tensor weight, std::optional<Tensor> bia
 }
 
 // dweight[k][tap] = the sum of the partials, in order and in double.
-template <typename T>
-void merge(const ThinShape& s, const float* sums, int64_t partials, int64_t columns, T* out) {
+void merge(const ThinShape& s, const float* sums, int64_t partials, int64_t columns, float* out) {
   const int64_t taps = s.taps(), size = taps * columns;
   torch::stable::parallel_for(0, taps, grain(partials * columns), [&](int64_t begin, int64_t end) {
     for (int64_t tap = begin; tap < end; ++tap) {
       for (int64_t k = 0; k < s.wide; ++k) {
         double total = 0;
         for (int64_t i = 0; i < partials; ++i) total += sums[i * size + tap * columns + k];
-        store1(out + k * taps + tap, static_cast<float>(total));
+        out[k * taps + tap] = static_cast<float>(total);
       }
     }
   });
@@ -218,7 +216,8 @@ Tensor thin_conv_weight(Tensor image, Tensor wide, Sizes kernel, Sizes stride, S
                   "wide: expected the batch and dtype of image");
   const ThinShape s =
       shape_of(dtype_of(image), from, interleaved(image), to, kernel, stride, padding);
-  Tensor out = torch::stable::new_empty(image, {s.wide, s.channels, kernel[0], kernel[1]});
+  Tensor out = torch::stable::new_empty(image, {s.wide, s.channels, kernel[0], kernel[1]},
+                                        ScalarType::Float);
   const Bands bands(from[0], s.rows, s.stride[0] * s.width * s.channels);
   const int64_t columns = thin_loops().sizes(s, false, 1).sum_columns, size = s.taps() * columns;
   const int64_t most = std::clamp<int64_t>(kPartialFloats / size, 1, kPartials);
@@ -238,15 +237,7 @@ Tensor thin_conv_weight(Tensor image, Tensor wide, Sizes kernel, Sizes stride, S
                 });
     }
   });
-  switch (s.dtype) {
-    case Dtype::kBFloat16:
-      merge(s, sums.get(), partials, columns, static_cast<BFloat16*>(out.data_ptr()));
-      break;
-    case Dtype::kFloat16:
-      merge(s, sums.get(), partials, columns, static_cast<Half*>(out.data_ptr()));
-      break;
-    default: merge(s, sums.get(), partials, columns, static_cast<float*>(out.data_ptr()));
-  }
+  merge(s, sums.get(), partials, columns, static_cast<float*>(out.data_ptr()));
   return out;
 }
 

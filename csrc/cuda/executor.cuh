@@ -94,6 +94,24 @@ __global__ void __launch_bounds__(kThreads, Body::kBlocksPerSm) onchip_kernel(co
   body.finish(blockIdx.x, threadIdx.x, scratch, kept);
 }
 
+// A body that works through shared memory in steps; see thin_conv_body.h.
+template <typename Body>
+__global__ void __launch_bounds__(kThreads, Body::kBlocksPerSm) staged_kernel(const Body body) {
+  __shared__ typename Body::Shared shared;
+  typename Body::State state;
+  body.begin(blockIdx.x, threadIdx.x, state);
+  const int steps = body.steps();
+  for (int step = 0; step < steps; ++step) {
+    body.stage(blockIdx.x, threadIdx.x, step, shared);
+    __syncthreads();
+    body.absorb(blockIdx.x, threadIdx.x, step, shared, state);
+    __syncthreads();
+  }
+  body.publish(threadIdx.x, shared, state);
+  __syncthreads();
+  body.finish(blockIdx.x, threadIdx.x, shared, state);
+}
+
 constexpr int kMaxDevices = 64;
 
 struct DeviceInfo {
@@ -167,6 +185,12 @@ class Executor {
   template <typename Body>
   void reduce(const Body& body, std::int64_t blocks) const {
     reduce_kernel<Body><<<grid_of(blocks), kThreads, 0, stream_>>>(body);
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+  }
+
+  template <typename Body>
+  void staged(const Body& body, std::int64_t blocks) const {
+    staged_kernel<Body><<<grid_of(blocks), kThreads, 0, stream_>>>(body);
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   }
 

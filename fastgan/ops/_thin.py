@@ -121,7 +121,7 @@ def backward_input(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) ->
 
 
 def backward_weight(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor | None:
-    """As `_convolution.backward_weight`, contiguous or a view of that."""
+    """As `_convolution.backward_weight`, but in float32, contiguous or a view of that."""
     thin = _find(x, weight, geometry)
     if thin is None or not _wins(thin, True, False):
         return None

@@ -112,7 +112,9 @@ class Emulator:
         assert (whole[: self.GUARD] == 7).all()
         assert (whole[-self.GUARD :] == 7).all()
 
-    def call(self, name: str, problem: Problem | None, *args: Any) -> Ran:
+    def call(self, name: str, problem: Any, *args: Any) -> Ran:
+        """Calls emulate_NAME; problem: what gives the structure that goes first, or None."""
+
         def plain(arg: Any) -> Any:
             if isinstance(arg, torch.Tensor):
                 return ctypes.c_void_p(arg.data_ptr())
@@ -137,10 +139,10 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
     if compiler is None:
         pytest.skip("needs g++ to compile the kernels' bodies for the host")
     path = tmp_path_factory.mktemp("emulate") / "emulate.so"
-    source = Path(__file__).with_name("emulate.cpp")
+    sources = [str(Path(__file__).with_name(f"{name}.cpp")) for name in ("emulate", "emulate_thin")]
     subprocess.run(
         [compiler, "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared",
-         f"-I{ROOT / 'csrc' / 'cuda'}", str(source), "-o", str(path)],
+         f"-I{ROOT / 'csrc' / 'cuda'}", *sources, "-o", str(path)],
         check=True,
     )  # fmt: skip
     library = ctypes.CDLL(str(path))

@@ -72,6 +72,29 @@ class HostExecutor {
   }
 
   template <typename Body>
+  void staged(const Body& body, std::int64_t blocks) {
+    ++launches_;
+    const auto shared = std::make_unique<typename Body::Shared>();
+    std::vector<typename Body::State> state(kThreads);
+    const auto threads = [](const auto& f) {
+      for (int thread = kThreads - 1; thread >= 0; --thread) {
+        f(thread);
+      }
+    };
+    for (std::int64_t block = 0; block < blocks; ++block) {
+      poison(*shared);
+      threads([&](int t) { body.begin(block, t, state[t]); });
+      for (int step = 0; step < body.steps(); ++step) {
+        threads([&](int t) { body.stage(block, t, step, *shared); });
+        threads([&](int t) { body.absorb(block, t, step, *shared, state[t]); });
+        poison(*shared);
+      }
+      threads([&](int t) { body.publish(t, *shared, state[t]); });
+      threads([&](int t) { body.finish(block, t, *shared, state[t]); });
+    }
+  }
+
+  template <typename Body>
   void onchip(const Body& body, int stash_bytes) {
     ++launches_;
     using Scratch = typename Body::Scratch;

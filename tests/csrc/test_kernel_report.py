@@ -42,6 +42,11 @@ def test_figures_are_read_kernel_by_kernel(monkeypatch):
     assert (second.spills, second.load, second.store) == (0, 2, 8)
 
 
+def test_a_kernel_of_one_layout():
+    name = "void staged_kernel<fastgan::cuda::ThinConvBody<fastgan::cuda::Fp16, 1> >(x)"
+    assert cuda_part._describe(name) == ("thin-conv", "float16 channels-last one element")
+
+
 def test_a_kernel_of_another_kind_is_an_error():
     with pytest.raises(ValueError, match="expected a kernel over a body, got stray"):
         cuda_part._describe("stray(int)")

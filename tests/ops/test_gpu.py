@@ -7,12 +7,14 @@ from functools import partial
 
 import eager
 import pytest
+import test_convolution
 import torch
 from parity import channels_last, check_parity
 from tolerance import assert_as_exact
 from torch import Tensor
 
-from fastgan.ops import available, backend, bias_act, norm_act
+from fastgan.ops import _thin, available, backend, bias_act, norm_act
+from fastgan.ops._convolution import output_shape
 
 pytestmark = [
     pytest.mark.gpu,
@@ -148,3 +150,17 @@ def test_float64_is_refused_by_name(gpu_backend: str) -> None:
     x = torch.randn(4, 3, 5, 5, device="cuda", dtype=torch.float64)
     with pytest.raises(RuntimeError, match="float64"):
         norm_act(x, None, None, training=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("seed", range(12))
+def test_thin_convolutions(monkeypatch: pytest.MonkeyPatch, seed: int, dtype: torch.dtype) -> None:
+    """The kernels for images of few channels, at the shapes of their tests on the CPU."""
+    monkeypatch.setattr(_thin, "setting", "always")
+    assert available()["cuda"] is None
+    x_shape, weight_shape, geometry = test_convolution.thin_case(seed)
+    x = channels_last(torch.randn(x_shape, device="cuda").to(dtype))
+    weight = torch.randn(weight_shape, device="cuda").to(dtype)
+    channels = output_shape(x_shape, weight_shape, geometry)[1]
+    bias = torch.randn(channels, device="cuda")
+    test_convolution.check(x, weight, bias, geometry, activation=1, slope=0.0)

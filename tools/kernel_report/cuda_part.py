@@ -21,9 +21,10 @@ DEFINES = ("-DTORCH_TARGET_VERSION=0x020b000000000000",)
 DTYPES = {"float": "float32", "Bf16": "bfloat16", "Fp16": "float16"}
 LAYOUTS = {"0": "channels-last", "1": "contiguous"}
 
-# Such as map_kernel<NormaliseBody<Bf16, 8, (Layout)0> >, reduce_kernel<RowSumBody> or
-# onchip_kernel<OnchipForwardBody<float, (Layout)1> >, once namespaces are taken off.
-_TEMPLATE = re.compile(r"(\w+)_kernel<(\w+?)Body(?:<(\w+)(?:, (\d+))?, \(Layout\)(\d)>)?\s*>")
+# Such as map_kernel<NormaliseBody<Bf16, 8, (Layout)0> >, reduce_kernel<RowSumBody>,
+# onchip_kernel<OnchipForwardBody<float, (Layout)1> > or, of one layout only,
+# staged_kernel<ThinConvBody<Bf16, 8> >, once namespaces are taken off.
+_TEMPLATE = re.compile(r"(\w+)_kernel<(\w+?)Body(?:<(\w+)(?:, (\d+))?(?:, \(Layout\)(\d))?>)?\s*>")
 
 
 def unavailable() -> str | None:
@@ -91,7 +92,7 @@ def _describe(name: str) -> tuple[str, str]:
     if dtype is None:
         return kernel, kind
     access = "one element" if vector == "1" else "16 bytes"
-    return kernel, f"{DTYPES[dtype]} {LAYOUTS[layout]} {access}"
+    return kernel, f"{DTYPES[dtype]} {LAYOUTS[layout or '0']} {access}"
 
 
 def _widest(suffixes: list[str]) -> int:
