@@ -1,6 +1,14 @@
 """Modules over the fused operators, with the constructor arguments and weights of torch.nn's."""
 
 from fastgan.nn.bias_act import BiasAct
+from fastgan.nn.conv_norm_act import (
+    ConvNormAct1d,
+    ConvNormAct2d,
+    ConvNormAct3d,
+    ConvTransposeNormAct1d,
+    ConvTransposeNormAct2d,
+    ConvTransposeNormAct3d,
+)
 from fastgan.nn.norm_act import (
     BatchNormAct1d,
     BatchNormAct2d,
@@ -18,6 +26,12 @@ __all__ = [
     "BatchNormAct2d",
     "BatchNormAct3d",
     "BiasAct",
+    "ConvNormAct1d",
+    "ConvNormAct2d",
+    "ConvNormAct3d",
+    "ConvTransposeNormAct1d",
+    "ConvTransposeNormAct2d",
+    "ConvTransposeNormAct3d",
     "FusedSequential",
     "InstanceNormAct1d",
     "InstanceNormAct2d",

@@ -3,15 +3,20 @@
 from fastgan.ops._dispatch import available, backend
 from fastgan.ops.bias_act import bias_act
 from fastgan.ops.conv_block import conv_block
+from fastgan.ops.conv_norm_act import conv_norm_act, conv_transpose_norm_act
 from fastgan.ops.norm_act import instance_norm_act, norm_act
 from fastgan.ops.norm_act_conv import norm_act_conv
 from fastgan.ops.sync_norm_act import sync_norm_act
+from fastgan.ops.tuning import convolution_form
 
 __all__ = [
     "available",
     "backend",
     "bias_act",
     "conv_block",
+    "conv_norm_act",
+    "conv_transpose_norm_act",
+    "convolution_form",
     "instance_norm_act",
     "norm_act",
     "norm_act_conv",
