@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable, Iterable
 from statistics import median
 
-import torch
-
 Times = dict[str, list[float]]
 
 
@@ -34,15 +32,3 @@ def ratio(times: Times, peer: str, own: str) -> float:
 def geometric_mean(values: Iterable[float]) -> float:
     logs = [math.log(v) for v in values]
     return math.exp(sum(logs) / len(logs))
-
-
-def copy_bandwidth(nbytes: int, rounds: int = 20) -> float:
-    """Bytes per second, read and written, of copying a tensor of so many bytes."""
-    source = torch.empty(nbytes, dtype=torch.uint8).zero_()
-    target = torch.empty_like(source)
-    best = math.inf
-    for _ in range(rounds):
-        start = time.perf_counter()
-        target.copy_(source)
-        best = min(best, time.perf_counter() - start)
-    return 2 * nbytes / best
