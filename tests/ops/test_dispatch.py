@@ -7,7 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastgan
-from fastgan.ops import _dispatch, _native, available, norm_act
+from fastgan.ops import _dispatch, _native, available, bias_act, norm_act
 
 
 def test_the_setting_holds_until_the_block_ends() -> None:
@@ -110,13 +110,13 @@ def test_eager_calls_equal_the_operator(
     def results() -> list[torch.Tensor]:
         x, mean, var, weight, bias = (t.clone() for t in given)
         leaves = [t.requires_grad_() for t in (x, weight, bias)]
-        z = norm_act(x, mean, var, weight, bias, training)
+        z = bias_act(norm_act(x, mean, var, weight, bias, training), bias, activation="tanh")
         plain = torch.autograd.grad(z, leaves, cotangents[0], retain_graph=True)
         batched = ()
         if host_backend == "cpu":  # the reference writes into a tensor that vmap does not batch
             batched = torch.autograd.grad(z, leaves, cotangents, is_grads_batched=True)
         with torch.no_grad():
-            again = norm_act(x, mean, var, weight, bias, training)
+            again = bias_act(norm_act(x, mean, var, weight, bias, training), bias)
         return [z, again, mean, var, *plain, *batched]
 
     eager = results()
