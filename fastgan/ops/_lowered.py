@@ -93,16 +93,20 @@ def backward_weight(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -
     return gradient.permute(0, 3, 1, 2)
 
 
+def _channels_innermost(x: Tensor) -> Tensor:
+    """(N, H, W, C) in the dtype of the products: x's own memory, or one copy."""
+    x = x.permute(0, 2, 3, 1)
+    return x.to(arithmetic(x), memory_format=torch.contiguous_format).contiguous()
+
+
 def _rows(positions: Tensor) -> Tensor:
     """(N * positions, channels)."""
-    rows = positions.permute(0, 2, 3, 1).reshape(-1, positions.shape[1])
-    return rows.to(arithmetic(positions))
+    return _channels_innermost(positions).view(-1, positions.shape[1])
 
 
 def _matrix(weight: Tensor) -> Tensor:
     """(channels of the positions, taps * channels of the image)."""
-    matrix = weight.permute(0, 2, 3, 1).reshape(weight.shape[0], -1)
-    return matrix.to(arithmetic(weight))
+    return _channels_innermost(weight).view(weight.shape[0], -1)
 
 
 def _columns(
@@ -113,18 +117,18 @@ def _columns(
     stride, padding = geometry.stride, geometry.padding
     # To the last position's last tap; beyond the image lies padding, or nothing that a tap meets.
     extent = [(q - 1) * s + k for q, s, k in zip(size, stride, kernel, strict=True)]
-    dense = image.permute(0, 2, 3, 1).to(arithmetic(image)).contiguous()
-    if extent != [height, width] or max(padding) > 0:
-        padded = dense.new_zeros(n, *extent, channels)
+    if extent == [height, width] and max(padding) == 0:
+        padded = _channels_innermost(image)
+    else:
+        padded = image.new_zeros(n, *extent, channels, dtype=arithmetic(image))
         rows, columns = (
             max(0, min(e - p, w)) for e, p, w in zip(extent, padding, (height, width), strict=True)
         )
-        to = padded[:, padding[0] : padding[0] + rows, padding[1] : padding[1] + columns]
-        to.copy_(dense[:, :rows, :columns])
-        dense = padded
-    of_n, of_row, of_column, _ = dense.stride()
+        inside = padded[:, padding[0] : padding[0] + rows, padding[1] : padding[1] + columns]
+        inside.copy_(image.permute(0, 2, 3, 1)[:, :rows, :columns])
+    of_n, of_row, of_column, _ = padded.stride()
     strides = (of_n, stride[0] * of_row, stride[1] * of_column, of_row, of_column, 1)
-    view = dense.as_strided((n, *size, *kernel, channels), strides)
+    view = padded.as_strided((n, *size, *kernel, channels), strides)
     return view.reshape(n * size[0] * size[1], -1)
 
 
