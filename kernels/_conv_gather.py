@@ -218,13 +218,21 @@ def conv_kernel(
         out = apply_act(acc, slope_out, ACT_OUT).to(dtype)
         tl.store(out_ptr + image_out + offsets, out, mask)
         if partial0_ptr is not None:
-            # About the tile's finished mean: nothing cancels.
-            stored = tl.where(row_mask[:, None], out.to(tl.float32), 0.0)
+            # Of what is stored, less the tile's first row, about the finished mean: nothing
+            # cancels, and constants have an M2 of exactly 0.
+            stored = out.to(tl.float32)
+            pivot = tl.sum(tl.where((lane == 0)[:, None], stored, 0.0), 0)
+            centred = tl.where(row_mask[:, None], stored - pivot[None, :], 0.0)
             count = tl.maximum(left, 0)
-            mean = tl.sum(stored, 0) / tl.maximum(count, 1).to(tl.float32)
-            centred = tl.where(row_mask[:, None], stored - mean[None, :], 0.0)
+            mean = tl.sum(centred, 0) / tl.maximum(count, 1).to(tl.float32)
+            centred = tl.where(row_mask[:, None], centred - mean[None, :], 0.0)
             _partials(
-                partial0_ptr, partial1_ptr, partial, column_mask, mean, tl.sum(centred * centred, 0)
+                partial0_ptr,
+                partial1_ptr,
+                partial,
+                column_mask,
+                pivot + mean,
+                tl.sum(centred * centred, 0),
             )
             if column_tile == 0:
                 tl.store(counts_ptr + rest.to(tl.int64) * PHASES + phase, count.to(tl.float32))

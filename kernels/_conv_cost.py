@@ -1,0 +1,41 @@
+"""What a convolution costs at least: operations and bytes, pure functions of the geometry."""
+
+from math import prod
+from typing import NamedTuple
+
+from fastgan.kernels._conv_geometry import ConvGeometry
+
+
+class Cost(NamedTuple):
+    """Floating-point operations (two a multiply-add), bytes read and bytes written."""
+
+    operations: int
+    read: int
+    written: int
+
+    def floor(self, operations_per_second: float, bytes_per_second: float) -> float:
+        """Seconds that no kernel can beat: the slower of arithmetic and memory (the roofline)."""
+        moved = self.read + self.written
+        return max(self.operations / operations_per_second, moved / bytes_per_second)
+
+
+def forward_cost(geo: ConvGeometry, itemsize: int, weight_itemsize: int) -> Cost:
+    """conv_forward's: x and the weight are read once, y is written once.
+
+    Rows, bias, statistics and the packed weight (of the cache's size) are left out.
+    """
+    weight = geo.taps * geo.channels_in * geo.channels_out * weight_itemsize
+    x = geo.images * prod(geo.size_in) * geo.channels_in * itemsize
+    y = geo.images * prod(geo.size_out) * geo.channels_out * itemsize
+    return Cost(2 * geo.multiply_adds, x + weight, y)
+
+
+def data_gradient_cost(
+    geo: ConvGeometry, itemsize: int, weight_itemsize: int, reads_y: bool, reads_x: bool
+) -> Cost:
+    """conv_data_gradient's of a forward geometry: g, the weight, y where statistics or an output
+    activation have a gradient, and x where a norm or activation came first; g_x is written.
+    """
+    cost = forward_cost(geo.reversed(), itemsize, weight_itemsize)
+    y = geo.images * prod(geo.size_out) * geo.channels_out * itemsize
+    return cost._replace(read=cost.read + reads_y * y + reads_x * cost.written)

@@ -1,0 +1,126 @@
+"""What the convolutions' launchers decide on the host: geometries, configurations, costs."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+
+from fastgan.kernels._conv_cost import Cost, data_gradient_cost, forward_cost
+from fastgan.kernels._conv_geometry import (
+    ConvGeometry,
+    Target,
+    configs,
+    configure,
+    conv_geometry,
+)
+
+TARGETS = [Target(), Target(101376, 255), Target(65536)]
+
+
+def geometry(n: int, c_in: int, side: int, c_out: int, transposed: bool = False) -> ConvGeometry:
+    """A layer of a DCGAN: kernel 4, stride 2, padding 1."""
+    x = torch.empty(n, c_in, side, side, device="meta")
+    weight = torch.empty(*((c_in, c_out) if transposed else (c_out, c_in)), 4, 4, device="meta")
+    return conv_geometry(x, weight, [2, 2], [1, 1], [0, 0], transposed)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize(("kernel", "padding"), [(1, 0), (4, 1), (5, 2), (2, 0)])
+def test_multiply_adds_are_those_counted_one_by_one(kernel: int, padding: int, stride: int) -> None:
+    x = torch.empty(3, 2, 7, device="meta")
+    forward = conv_geometry(
+        x, torch.empty(5, 2, kernel), [stride], [padding], [0], transposed=False
+    )
+    assert forward.multiply_adds == 3 * forward.size_out[2] * kernel * 2 * 5
+    # The reverse gathers: an output and a tap meet where an input would lie, in the tensor or not.
+    met = sum((o + padding - tap) % stride == 0 for o in range(7) for tap in range(kernel))
+    assert forward.reversed().multiply_adds == 3 * met * 2 * 5
+    assert forward.reversed().reversed() == forward
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "precision"),
+    [(torch.bfloat16, "ieee"), (torch.float32, "tf32"), (torch.float32, "ieee")],
+    ids=str,
+)
+def test_configurations_fit_and_are_all_reachable(
+    dtype: torch.dtype, precision: str, target: Target
+) -> None:
+    for tensors in (1, 2):
+        available = configs(dtype, precision, tensors, target)
+        assert all(c.shared(dtype.itemsize, tensors) <= target.shared for c in available)
+        shapes = product((1, 8, 40, 512), (3, 64, 512), (4, 16, 64), (3, 64, 512))
+        chosen = {
+            configure(geometry(*shape), dtype, precision, tensors, 1, target) for shape in shapes
+        }
+        assert chosen == set(available)
+
+
+def test_the_tile_follows_the_shape() -> None:
+    def tile(geo: ConvGeometry, segments: int = 1) -> tuple[int, int]:
+        config = configure(geo, torch.bfloat16, "ieee", 1, segments, Target())
+        return config.block_m, config.block_n
+
+    assert tile(geometry(512, 128, 16, 256)) == (128, 128)
+    assert tile(geometry(512, 128, 16, 64)) == (128, 64)
+    assert tile(geometry(512, 32, 32, 16)) == (128, 32)
+    assert tile(geometry(512, 256, 8, 512), segments=512) == (64, 128)
+    assert tile(geometry(16, 256, 8, 512)) == (64, 64)
+    assert geometry(1, 3, 1, 3, True).positions == 1
+
+
+def test_offsets_in_a_tile_of_large_images_take_64_bits() -> None:
+    config = configs(torch.bfloat16, "ieee")[0]
+    assert not geometry(64, 64, 64, 64).wide(config)
+    assert geometry(64, 64, 4096, 64).wide(config)
+    # Small images, but many of them in a tile.
+    x, weight = torch.empty(8, 2**22, 4, device="meta"), torch.empty(1, 2**22, 4, device="meta")
+    assert conv_geometry(x, weight, [1], [0], [0], False).wide(config)
+
+
+def test_costs_count_each_tensor_once() -> None:
+    geo = geometry(8, 64, 32, 128)
+    x, y, weight = 8 * 64 * 32 * 32 * 2, 8 * 128 * 16 * 16 * 2, 16 * 64 * 128 * 4
+    operations = 2 * 8 * 16 * 16 * 16 * 64 * 128
+    assert forward_cost(geo, 2, 4) == Cost(operations, x + weight, y)
+    both = data_gradient_cost(geo, 2, 4, reads_y=True, reads_x=True)
+    assert both == Cost(operations, 2 * y + weight + x, x)
+    assert data_gradient_cost(geo, 2, 4, False, False).read == y + weight
+    assert Cost(100, 30, 20).floor(10.0, 10.0) == 10.0
+    assert Cost(100, 30, 20).floor(50.0, 10.0) == 5.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"x": torch.empty(2, 3, 8, 8, dtype=torch.float64)}, TypeError, "x: expected float32"),
+        ({"x": torch.empty(2, 3)}, ValueError, "x: expected .* 1 to 3 dimensions"),
+        ({"x": torch.empty(2, 5, 8, 8)}, ValueError, "weight: shape"),
+        ({"weight": torch.empty(4, 3, 4)}, ValueError, "weight: shape"),
+        ({"weight": torch.empty(0, 3, 4, 4)}, ValueError, "weight: shape"),
+        ({"transposed": True}, ValueError, "weight: shape .* transposed"),
+        ({"stride": [2]}, ValueError, "stride: expected 2 values"),
+        ({"padding": [1, 1, 1]}, ValueError, "padding: expected 2 values"),
+        ({"stride": [0, 1]}, ValueError, "expected positive strides"),
+        ({"padding": [-1, 1]}, ValueError, "nothing negative"),
+        ({"x": torch.empty(2, 3, 1, 8)}, ValueError, "leaves an output of"),
+    ],
+    ids=str,
+)
+def test_shapes_that_do_not_fit(
+    changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    arguments: dict[str, Any] = {
+        "x": torch.empty(2, 3, 8, 8),
+        "weight": torch.empty(4, 3, 4, 4),
+        "stride": [2, 2],
+        "padding": [1, 1],
+        "output_padding": [0, 0],
+        "transposed": False,
+    }
+    with pytest.raises(error, match=message):
+        conv_geometry(**arguments | changes)
