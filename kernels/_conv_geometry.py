@@ -58,8 +58,8 @@ class ConvConfig:
 # epilogue holds a tile of float32 more, would spill registers.
 _HALF = (
     ConvConfig(128, 128, 64, 8, 3),
-    ConvConfig(128, 64, 64, 8, 3),
     ConvConfig(64, 128, 64, 8, 3),
+    ConvConfig(128, 64, 64, 8, 3),
     ConvConfig(64, 64, 64, 4, 4),
     ConvConfig(128, 32, 32, 4, 3),
 )
@@ -267,9 +267,10 @@ def configure(
     segments: int,
     target: Target,
 ) -> ConvConfig:
-    """The shipped configuration for a geometry. The tile is 128 x 128 where both sides fill it and
-    there are programs enough for every multiprocessor; as the output has fewer channels, then as
-    segments have fewer rows, then as the programs run out, it is halved.
+    """The shipped configuration for a geometry: the first, from the largest tile on, whose sides
+    the output fills by more than half and of which there are programs for every multiprocessor;
+    where there are none, the one of most programs. Of two equal tiles the wider comes first: it
+    forms each operand of rows once for more channels.
     """
     available = configs(dtype, input_precision, tensors, target)
     rows = geo.images // segments * geo.positions

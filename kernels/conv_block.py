@@ -8,7 +8,6 @@ and how many operations there are, `conv_cost` counts.
 """
 
 import torch
-from fastgan.kernels.conv_weight import conv_weight_gradient
 
 from fastgan.kernels._conv_geometry import conv_geometry
 from fastgan.kernels.conv_forward import (
@@ -18,6 +17,7 @@ from fastgan.kernels.conv_forward import (
     conv_norm_gradients,
     conv_rows,
 )
+from fastgan.kernels.conv_weight import conv_weight_gradient
 
 __all__ = ["conv_block_backward", "conv_block_forward"]
 

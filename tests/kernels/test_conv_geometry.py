@@ -69,6 +69,7 @@ def test_the_tile_follows_the_shape() -> None:
     assert tile(geometry(512, 128, 16, 64)) == (128, 64)
     assert tile(geometry(512, 32, 32, 16)) == (128, 32)
     assert tile(geometry(512, 256, 8, 512), segments=512) == (64, 128)
+    assert tile(geometry(48, 256, 16, 512)) == (64, 128)
     assert tile(geometry(16, 256, 8, 512)) == (64, 64)
     assert geometry(1, 3, 1, 3, True).positions == 1
 

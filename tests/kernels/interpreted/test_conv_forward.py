@@ -82,13 +82,17 @@ def test_every_prologue_with_every_epilogue(shape: Shape, normed: bool) -> None:
         c.check(c.launch(SMALL))
 
 
-@pytest.mark.parametrize("transposed", [False, True], ids=["direct", "transposed"])
 @pytest.mark.parametrize(
-    ("dtype", "precision"),
-    [(torch.bfloat16, "ieee"), (torch.float16, "ieee"), (torch.float32, "tf32"),
-     (torch.float32, "ieee")],
+    ("dtype", "precision", "transposed"),
+    [
+        (torch.bfloat16, "ieee", False),
+        (torch.bfloat16, "ieee", True),
+        (torch.float16, "ieee", False),
+        (torch.float32, "tf32", True),
+        (torch.float32, "ieee", False),
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_every_configuration(dtype: torch.dtype, precision: str, transposed: bool) -> None:
     """More than one tile of rows and columns and more than one step of channels, none of them full;
     and the steps of the data gradient. Warps and stages mean nothing to the interpreter.
