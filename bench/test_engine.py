@@ -1,0 +1,122 @@
+"""What the engine costs: a step in Trainer.fit against the bare loop, and the time to the first.
+
+The bare loop is the same step on the same machine: one resident batch, one noise, no log, no check,
+no checkpoint. Rounds are interleaved; a ratio is taken within a round.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+import pytest
+import torch
+from paired import interleave, ratio
+
+from fastgan.data import ImageDataset
+from fastgan.engine import Batch, Callback, TrainConfig, Trainer
+from fastgan.engine.log import SilentReporter
+from fastgan.engine.step import frozen
+from fastgan.models import create_model
+
+STEPS = 10
+
+
+class Stop(Exception):
+    """Ends a fit after its steps, before the last checkpoint and grid."""
+
+
+class StopAfter(Callback):
+    def __init__(self) -> None:
+        self.left = STEPS
+
+    def on_step(self, trainer: Trainer) -> None:
+        self.left -= 1
+        if not self.left:
+            raise Stop
+
+
+def make(model: str, size: int, channels: int, batch: int, **width: int) -> Trainer:
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (1024, channels, size, size), dtype=torch.uint8)
+    shape = {"image_size": size, "channels": channels, **width}
+    config = TrainConfig(
+        steps=10**9, batch_size=batch, log_every=STEPS, sample_every=0, checkpoint_every=0
+    )
+    return Trainer(
+        create_model(f"{model}_generator", **shape),
+        create_model(f"{model}_discriminator", **shape),
+        ImageDataset(images=images),
+        config,
+    )
+
+
+def in_trainer(trainer: Trainer, folder: Path) -> None:
+    trainer.callbacks = [StopAfter()]
+    with pytest.raises(Stop):
+        trainer.fit(folder, force=True, reporter=SilentReporter())
+
+
+def bare(trainer: Trainer, batch: Batch) -> None:
+    """The DCGAN step as one writes it by hand, with the average of the generator."""
+    g, d, loss = trainer.generator, trainer.discriminator, trainer.gan.loss
+    for _ in range(STEPS):
+        fakes = g(batch.noise)
+        trainer.optimizer_d.zero_grad()
+        loss.discriminator(d(batch.images), d(fakes.detach())).backward()
+        trainer.optimizer_d.step()
+        trainer.optimizer_g.zero_grad()
+        with frozen(d):
+            loss.generator(d(fakes)).backward()
+        trainer.optimizer_g.step()
+        trainer.ema.update()
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "channels", "batch", "width"),
+    [
+        ("dcgan", 64, 3, 16, {"width": 64}),
+        ("dcgan", 28, 1, 64, {"width": 32}),
+        ("mlp", 28, 1, 64, {}),
+    ],
+    ids=["DCGAN-64", "digits", "MLP"],
+)
+def test_loop_overhead(model, size, channels, batch, width, tmp_path, capsys):
+    trainers = [make(model, size, channels, batch, **width) for _ in range(2)]
+    images, _ = trainers[1].loader.batch(0)
+    given = Batch(images, None, trainers[1]._draw_noise())
+    trainers[1].ema.before(1)
+    candidates = {
+        "trainer": lambda: in_trainer(trainers[0], tmp_path / "run"),
+        "bare": lambda: bare(trainers[1], given),
+    }
+    times = interleave(candidates, rounds=5, warm_up=1)
+    step = median(times["bare"]) / STEPS * 1e3
+    overhead = 100 * (ratio(times, "trainer", "bare") - 1)
+    with capsys.disabled():
+        print(f"\n{model} {size}: bare step {step:.2f} ms, Trainer.fit {overhead:+.1f} %")
+
+
+def test_time_to_the_first_step(tmp_path, capsys):
+    """From the command to its first line of losses; the data are embedded, the device a CPU."""
+    seconds = []
+    command = [sys.executable, "-m", "fastgan", "train", "digits", "--steps=2", "--log-every=1"]
+    for i in range(4):
+        started = time.perf_counter()
+        with subprocess.Popen(
+            [*command, f"--out={tmp_path / str(i)}", "--device=cpu"],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("step 1/2")
+            seconds.append(time.perf_counter() - started)
+    with capsys.disabled():
+        print(
+            f"\nfrom command to first step: {median(seconds[1:]):.2f} s (first: {seconds[0]:.2f} s)"
+        )
