@@ -5,10 +5,9 @@
 //   weight       taps (of the padded image) x positions      by  positions x wide channels
 #include <algorithm>
 #include <type_traits>
-#include <utility>
 
 #include "thin_conv.h"
-#include "vec.h"
+#include "thin_conv_product.h"
 
 #ifndef FASTGAN_ISA
 #define FASTGAN_ISA baseline
@@ -16,102 +15,12 @@
 #define FASTGAN_JOIN2(a, b) a##b
 #define FASTGAN_JOIN(a, b) FASTGAN_JOIN2(a, b)
 
-// Unrolled early, an array indexed by constants stays in registers.
-#define FASTGAN_UNROLL _Pragma("GCC unroll 8")
-
 namespace fastgan {
 namespace {
 
-constexpr int64_t kWidth = kLanes<float>;
-constexpr int64_t kMostRows = 8;
-#if defined(__AVX512F__)
-constexpr int64_t kMostVectors = 4, kAccumulators = 24;  // of 32 registers
-#else
-constexpr int64_t kMostVectors = 2, kAccumulators = 12;  // of 16
-#endif
 // Positions that the weight gradient takes at once: with 64 channels they fill a third of a
 // first-level cache.
 constexpr int64_t kBlock = 64;
-
-constexpr int64_t ceil_div(int64_t n, int64_t by) { return (n + by - 1) / by; }
-
-// ---- the product
-
-// c[p][v] = (or +=) the sum over t < n of a[p][offset[t]] * b[t][v].
-struct Product {
-  const float* a[kMostRows];
-  const int32_t* offset;
-  int64_t n;
-  const float* b;
-  int64_t ldb;
-  float* c;
-  int64_t ldc;
-};
-
-template <int P, int V, bool Add>
-void product(const Product& o) {
-  const float* a[P];
-  VecF sum[P][V];
-  FASTGAN_UNROLL
-  for (int p = 0; p < P; ++p) {
-    a[p] = o.a[p];
-    FASTGAN_UNROLL
-    for (int v = 0; v < V; ++v) sum[p][v] = VecF{};
-  }
-  const float* b = o.b;
-  for (int64_t t = 0; t < o.n; ++t, b += o.ldb) {
-    const int64_t at = o.offset[t];
-    VecF right[V];
-    FASTGAN_UNROLL
-    for (int v = 0; v < V; ++v) right[v] = load(b + v * kWidth);
-    FASTGAN_UNROLL
-    for (int p = 0; p < P; ++p) {
-      FASTGAN_UNROLL
-      for (int v = 0; v < V; ++v) sum[p][v] += a[p][at] * right[v];
-    }
-  }
-  FASTGAN_UNROLL
-  for (int p = 0; p < P; ++p) {
-    FASTGAN_UNROLL
-    for (int v = 0; v < V; ++v) {
-      float* c = o.c + p * o.ldc + v * kWidth;
-      store(c, Add ? load(c) + sum[p][v] : sum[p][v]);
-    }
-  }
-}
-
-constexpr int64_t most_rows(int64_t vectors) { return std::min(kMostRows, kAccumulators / vectors); }
-
-// product<P, V, Add> at [V - 1][P - 1].
-template <bool Add>
-struct Products {
-  void (*of[kMostVectors][kMostRows])(const Product&) = {};
-
-  constexpr Products() { fill(std::make_integer_sequence<int, kMostVectors>{}); }
-
- private:
-  template <int... V>
-  constexpr void fill(std::integer_sequence<int, V...>) {
-    (fill_rows<V>(std::make_integer_sequence<int, most_rows(V + 1)>{}), ...);
-  }
-  template <int V, int... P>
-  constexpr void fill_rows(std::integer_sequence<int, P...>) {
-    ((of[V][P] = product<P + 1, V + 1, Add>), ...);
-  }
-};
-
-template <bool Add>
-constexpr Products<Add> kProducts{};
-
-// Calls function(first, count) for pieces of [0, n), as equal as may be and at most so long.
-template <typename Function>
-FASTGAN_HD void in_pieces(int64_t n, int64_t most, const Function& function) {
-  for (int64_t pieces = ceil_div(n, most), first = 0; pieces > 0; --pieces) {
-    const int64_t count = ceil_div(n - first, pieces);
-    function(first, count);
-    first += count;
-  }
-}
 
 // ---- operands
 
