@@ -13,8 +13,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from fastgan.nn import chain
+
 from ._base import Discriminator, Generator, dropout_rate, positive_int, slope
-from ._blocks import LatentProjection, conv_block
+from ._blocks import TANH, LatentProjection, conv_block
 from ._registry import register_model
 from .init import init_weights
 from .spectral import spectral_norm
@@ -100,8 +102,10 @@ class DCGANGenerator(Generator):
         init_weights(self)
 
     def forward(self, z: Tensor) -> Tensor:
-        x = self.project(self.latent_vectors(z))
-        return torch.tanh(self.output(self.blocks(x)))
+        return chain(
+            self.latent_vectors(z), project=self.project, blocks=self.blocks, output=self.output,
+            tanh=TANH,
+        )  # fmt: skip
 
 
 @register_model("dcgan_discriminator")
@@ -157,4 +161,4 @@ class DCGANDiscriminator(Discriminator):
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.check_images(images).to(memory_format=torch.channels_last)
-        return self.output(self.blocks(x)).flatten()
+        return chain(x, blocks=self.blocks, output=self.output).flatten()

@@ -16,10 +16,10 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from fastgan.nn import BatchNormAct1d
+from fastgan.nn import BatchNormAct1d, chain
 
 from ._base import Discriminator, Generator, dropout_rate, positive_int, slope
-from ._blocks import conv_block
+from ._blocks import TANH, conv_block
 from ._registry import register_model
 from .init import initialize
 
@@ -86,7 +86,7 @@ class TFDCGANGenerator(Generator):
         x = self.project(self.latent_vectors(z))
         # Features are ordered row, column, channel, which is channels-last memory as it stands.
         x = x.unflatten(1, (self.base, self.base, -1)).permute(0, 3, 1, 2)
-        return torch.tanh(self.output(self.blocks(x)))
+        return chain(x, blocks=self.blocks, output=self.output, tanh=TANH)
 
 
 @register_model("tf_dcgan_discriminator")
@@ -131,6 +131,7 @@ class TFDCGANDiscriminator(Discriminator):
         initialize(self, "xavier_uniform")
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.blocks(self.check_images(images).to(memory_format=torch.channels_last))
+        x = self.check_images(images).to(memory_format=torch.channels_last)
+        x = chain(x, blocks=self.blocks)
         # Row, column, channel: a view of channels-last memory.
         return self.output(x.permute(0, 2, 3, 1).flatten(1)).flatten()

@@ -19,7 +19,7 @@ from fastgan.nn.norm_act import (
     convert_sync_batchnorm,
     segments,
 )
-from fastgan.nn.sequential import FusedSequential
+from fastgan.nn.sequential import FusedSequential, chain
 
 __all__ = [
     "BatchNormAct1d",
@@ -36,6 +36,7 @@ __all__ = [
     "InstanceNormAct1d",
     "InstanceNormAct2d",
     "InstanceNormAct3d",
+    "chain",
     "convert_sync_batchnorm",
     "segments",
 ]

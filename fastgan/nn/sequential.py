@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -62,13 +63,44 @@ class FusedSequential(nn.Sequential, Segmented):
         self.keep_activations = keep_activations
 
     def forward(self, input: Tensor) -> Tensor:
-        if _has_any_global_hook():
-            return super().forward(input)
-        return self.run(input)
+        chain = _Chain(self.segments, self.keep_activations)
+        return chain.run(input, self.named_children())
 
-    def run(self, x: Tensor, records: list[Run] | None = None) -> Tensor:
-        """forward, noting in `records` what became of each block."""
-        blocks: list[Block | None] = [*plan(list(_leaves(self.named_children()))), None]
+
+def chain(x: Tensor, **modules: nn.Module) -> Tensor:
+    """Runs modules one after another, as a FusedSequential of them would.
+
+    For a model whose chain of blocks is spread over several attributes:
+
+    >>> return chain(z, project=self.project, blocks=self.blocks, output=self.output)
+    """
+    return _Chain(1, False).run(x, modules.items())
+
+
+_records: list[Run] | None = None
+
+
+@contextmanager
+def recording() -> Iterator[list[Run]]:
+    """The list to which every block that runs within adds what became of it."""
+    global _records
+    previous, _records = _records, []
+    try:
+        yield _records
+    finally:
+        _records = previous
+
+
+class _Chain(NamedTuple):
+    segments: int  # of torch.nn's batch norms
+    keep_activations: bool
+
+    def run(self, x: Tensor, children: Iterable[Leaf]) -> Tensor:
+        if _has_any_global_hook():
+            for _, child in children:
+                x = child(x)
+            return x
+        blocks: list[Block | None] = [*plan(list(_leaves(children))), None]
         moments: _Moments | None = None
         for block, following in pairwise(blocks):
             assert block is not None
@@ -84,8 +116,8 @@ class FusedSequential(nn.Sequential, Segmented):
                     x, moments = self._conv_block(block, x, moments, following)
                 else:
                     x, moments = self._norm_act_conv(block, x), None
-            if records is not None:
-                records.append(Run(block, given, x, form))
+            if _records is not None:
+                _records.append(Run(block, given, x, form))
         return x
 
     def _as_they_are(self, block: Block, x: Tensor) -> Tensor:
@@ -150,7 +182,7 @@ class FusedSequential(nn.Sequential, Segmented):
         return rows if divides and _choose(following, x, shape) == "fused" else 0
 
 
-def _leaves(children: Iterator[tuple[str, nn.Module]]) -> Iterator[Leaf]:
+def _leaves(children: Iterable[Leaf]) -> Iterator[Leaf]:
     """The children in order, those of nested Sequentials among them; Identity left out."""
     for name, child in children:
         plain = not hooked(child)

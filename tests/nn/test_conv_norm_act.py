@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import fastgan.nn as fnn
+from fastgan.nn.sequential import recording
 from fastgan.ops import conv_norm_act, conv_transpose_norm_act
 
 CONV = {
@@ -77,8 +78,8 @@ def test_a_chain_of_modules_defers_its_norms() -> None:
     chain = fnn.FusedSequential(
         fnn.ConvNormAct2d(3, 8, 4, 2, 1), fnn.ConvTransposeNormAct2d(8, 4, 4, 2, 1)
     )
-    records: list[Any] = []
-    chain.run(torch.randn(4, 3, 8, 8), records)
+    with recording() as records:
+        chain(torch.randn(4, 3, 8, 8))
     assert [r.block.names for r in records] == [
         ("0.conv",), ("0.norm", "1.conv"), ("1.norm",)
     ]  # fmt: skip

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import fastgan.nn as fnn
 from fastgan.nn import FusedSequential
+from fastgan.nn.sequential import recording
 from fastgan.ops import _convolution, backend
 from fastgan.ops.tuning import convolution_form
 
@@ -278,8 +279,8 @@ def test_parametrised_weights(mode: str) -> None:
     conv = torch.nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 3))
     model = nn.Sequential(conv, nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3)).eval()
     ours, x = fused(model), torch.randn(2, 3, 8, 8)
-    records: list[Any] = []
-    torch.testing.assert_close(ours.run(x, records), model(x))
+    with recording() as records:
+        torch.testing.assert_close(ours(x), model(x))
     assert [r.block.conv is not None for r in records] == [True, True]
 
 
