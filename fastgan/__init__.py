@@ -16,11 +16,13 @@ _LAZY = {
     "TrainConfig": "fastgan.engine",
     "train": "fastgan.recipes",
     "backend": "fastgan.ops",
+    "explain": "fastgan.fusion",
 }
 _SUBMODULES = (
     "augment",
     "data",
     "engine",
+    "fusion",
     "losses",
     "metrics",
     "models",
@@ -30,7 +32,7 @@ _SUBMODULES = (
     "regularizers",
 )
 
-__all__ = ["TrainConfig", "Trainer", "__version__", "backend", "train"]
+__all__ = ["TrainConfig", "Trainer", "__version__", "backend", "explain", "train"]
 
 
 def __getattr__(name: str) -> Any:

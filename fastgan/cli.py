@@ -71,6 +71,22 @@ class FetchArguments:
     """Where data sets are kept; by default $FASTGAN_DATA or the user's cache folder."""
 
 
+@dataclass(frozen=True)
+class TuneArguments:
+    """Measure how the convolution blocks of a recipe's networks run fastest on this machine."""
+
+    recipe: tyro.conf.Positional[str] = "dcgan-64"
+    """fastgan recipes lists them."""
+    batch_size: int = 64
+    """Images a batch; choices hold for this batch size."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1 ...; auto takes a GPU where there is one."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """The dtype of the activations."""
+    rounds: int = 10
+    """Timed rounds a layer, after two more."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 done, 2 an error, 128 + n by signal n."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -176,11 +192,24 @@ def _data(arguments: list[str]) -> int:
     return 0
 
 
+def _tune(arguments: list[str]) -> int:
+    from fastgan.engine.trainer import resolve_device
+    from fastgan.recipes.tuning import tune_recipe
+
+    chosen = _parse(TuneArguments, arguments, prog="fastgan tune")
+    device = resolve_device(chosen.device)
+    recipe = get_recipe(chosen.recipe)
+    for line in tune_recipe(recipe, chosen.batch_size, device, chosen.dtype, chosen.rounds):
+        print(line)
+    return 0
+
+
 _COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (_train, "train a recipe: fastgan train [RECIPE] [--steps N] [--data PATH] ..."),
     "sample": (_sample, "draw images from a checkpoint: fastgan sample CKPT -n 64 -o grid.png"),
     "recipes": (_recipes, "list the recipes"),
     "data": (_data, "download data sets: fastgan data fetch mnist"),
+    "tune": (_tune, "measure and keep the fastest form of each layer: fastgan tune dcgan-64"),
     "doctor": (_doctor, "versions, devices, and which backends can run here"),
 }
 

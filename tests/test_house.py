@@ -18,6 +18,7 @@ FLOORS = [
     {"kernels"},
     {"ops"},
     {"nn"},
+    {"fusion"},
     {"models", "losses", "regularizers", "augment", "data", "metrics"},
     {"engine"},
     {"recipes"},

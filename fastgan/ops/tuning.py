@@ -11,9 +11,12 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 import warnings
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -103,6 +106,33 @@ def layer_key(x_shape: tuple[int, ...], weight_shape: tuple[int, ...], geometry:
     if any(geometry.output_padding):
         text += f", output_padding {times(geometry.output_padding)}"
     return text
+
+
+def compiled_forms(device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
+    """The forms that run on a device as compiled code: no interpreter."""
+    fused = device.type == "cuda" and _dispatch.why_not("triton", device.type, dtype) is None
+    return FORMS if fused else FORMS[:1]
+
+
+def measure(
+    calls: dict[str, Callable[[], object]], device: torch.device, rounds: int
+) -> dict[str, float]:
+    """Microseconds of each call: the median over rounds in which each runs once, after two more."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for i in range(rounds + 2):
+        for name, call in calls.items():
+            _wait(device)
+            start = time.perf_counter()
+            call()
+            _wait(device)
+            if i >= 2:
+                times[name].append(time.perf_counter() - start)
+    return {name: round(median(seconds) * 1e6, 2) for name, seconds in times.items()}
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def user_table() -> Path:

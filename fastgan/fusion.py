@@ -1,0 +1,194 @@
+"""How a module's convolution blocks run, and by measurement how they should: explain and tune."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from fastgan.nn._blocks import Activation
+from fastgan.nn.sequential import Run, recording
+from fastgan.ops import _dispatch, conv_block, norm_act_conv, tuning
+from fastgan.ops._tensors import stat_dtype
+from fastgan.ops.conv_block import Deferred
+from fastgan.ops.norm_act_conv import Norm, autocast_dtype
+
+
+class Row(NamedTuple):
+    """One block of `explain`. Sizes in bytes of a training pass; operations of the forward pass."""
+
+    name: str
+    kind: str
+    input: tuple[int, ...]
+    output: tuple[int, ...]
+    form: str
+    why: str
+    backend: str
+    saved_eager: int
+    saved_fused: int
+    operations: int
+    traffic: int
+
+
+def explain(module: nn.Module, input: Tensor) -> list[Row]:
+    """Runs a copy of `module` on `input` and prints a table of its blocks; returns the rows.
+
+    For each block of a `FusedSequential` (or `fastgan.nn.chain`) in `module`: the children it is
+    made of, shapes, form ("fused", "composed", or "as it is" with the reason), the backend of its
+    elementwise kernels, what torch.nn's layers and the block save for backward, and the operations
+    (two a multiply-add) and bytes of its forward pass: input, weights and output once each.
+
+    ValueError if no block of `module` ran.
+    """
+    rows = explained(module, input)
+    title = f"{type(module).__name__} on {tuple(input.shape)}, {tuning.device_name(input.device)}"
+    table = Table(title=title, title_justify="left")
+    for heading in ("children", "layers", "shapes", "form", "why", "backend"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("saved by torch.nn", "saved", "GFLOP", "traffic"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        shapes = f"{_times(row.input)} → {_times(row.output)}"
+        table.add_row(row.name, row.kind, shapes, row.form, row.why, row.backend, *_numbers([row]))
+    table.add_section()
+    table.add_row("sum", *[""] * 5, *_numbers(rows))
+    Console().print(table)
+    return rows
+
+
+def _numbers(rows: list[Row]) -> list[str]:
+    columns = [[r.saved_eager, r.saved_fused, r.operations, r.traffic] for r in rows]
+    eager, fused, operations, traffic = map(sum, zip(*columns, strict=True))
+    sizes = [f"{n / 2**20:.1f} MiB" for n in (eager, fused, traffic)]
+    return [*sizes[:2], f"{operations / 1e9:.2f}", sizes[2]]
+
+
+def traced(module: nn.Module, input: Tensor) -> list[Run]:
+    """What became of each block in a forward pass of a copy of `module`."""
+    with recording() as runs, torch.no_grad():
+        copy.deepcopy(module)(input)
+    if not runs:
+        raise ValueError(
+            f"module: no FusedSequential ran in {type(module).__name__}; make one of its layers, "
+            "or run them by fastgan.nn.chain"
+        )
+    return runs
+
+
+def explained(module: nn.Module, input: Tensor) -> list[Row]:
+    """The rows of `explain`, unprinted."""
+    seen: set[int] = set()
+    return [_row(run, seen) for run in traced(module, input)]
+
+
+def _row(run: Run, seen: set[int]) -> Row:
+    block, x, y = run.block, run.input, run.output
+    form, why, operations, weights = "as it is", block.why_not, 0, 0
+    if run.form and block.conv is not None:
+        weight = block.conv.weight
+        shapes = tuple(x.shape), tuple(weight.shape)
+        form = run.form
+        why = tuning.explained(x.device, autocast_dtype(x), *shapes, block.geometry)[1]
+        positions = (x if block.geometry.transposed else y).shape
+        operations = 2 * weight.numel() * positions[0] * math.prod(positions[2:])
+        weights = weight.numel() * y.element_size()
+    elif block.norm is not None and block.conv is None:
+        form, why = "norm_act", "no convolution follows"
+    saved = _saved(run, seen)
+    normalised = _bytes(x) if block.norm is not None else 0
+    return Row(
+        ", ".join(block.names), " → ".join(type(child).__name__ for child in block.children),
+        tuple(x.shape), tuple(y.shape), form, why, _dispatch.resolve(_dispatch.setting(), x),
+        saved + normalised, saved, operations, _bytes(x) + weights + _bytes(y),
+    )  # fmt: skip
+
+
+def _saved(run: Run, seen: set[int]) -> int:
+    """Bytes that a block keeps for backward and no block before it does.
+
+    Those are its input and, where an activation ends it, its output. torch.nn's layers keep the
+    same two and what a norm hands to the convolution.
+    """
+    kept = [run.input] if run.block.conv is not None or run.block.norm is not None else []
+    kept += [run.output] if run.block.after != Activation() else []
+    new = [t for t in kept if t.data_ptr() not in seen]
+    seen.update(t.data_ptr() for t in new)
+    return sum(_bytes(t) for t in new)
+
+
+def _bytes(t: Tensor) -> int:
+    return t.numel() * t.element_size()
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape))
+
+
+def tune(
+    module: nn.Module, input: Tensor, rounds: int = 10, forms: tuple[str, ...] | None = None
+) -> dict[str, dict[str, float]]:
+    """Measures, on this machine, every form that each convolution block of `module` could run in.
+
+    Returns {layer: {form: microseconds of forward + backward}} and adds it to the user's tuning
+    table (`fastgan.ops.tuning.user_table()`), whole or not at all. forms: by default those that are
+    compiled for the device of `input`; one alone leaves nothing to choose, and is measured anyway.
+    """
+    forms = forms or tuning.compiled_forms(input.device, autocast_dtype(input))
+    measured: dict[str, dict[str, float]] = {}
+    for run in traced(module, input):
+        block, x = run.block, run.input
+        if not run.form or block.conv is None:
+            continue
+        layer = tuning.layer_key(tuple(x.shape), tuple(block.conv.weight.shape), block.geometry)
+        if layer not in measured:
+            calls = {form: _call(run, form) for form in forms}
+            measured[layer] = tuning.measure(calls, x.device, rounds)
+    tuning.store(tuning.device_name(input.device), autocast_dtype(input), measured)
+    return measured
+
+
+def _call(run: Run, form: str) -> Callable[[], object]:
+    """Forward and backward of a block in a form, on values of its own."""
+    block, conv = run.block, run.block.conv
+    assert conv is not None
+    x = torch.randn_like(run.input, dtype=autocast_dtype(run.input)).requires_grad_()
+    weight = conv.weight.detach().to(x.dtype).requires_grad_()
+    geometry = block.geometry._asdict()
+    rows = block.rows(x.shape[0], 1) if block.trains() else 0
+    after: dict[str, Any] = {"activation": block.after.name, "negative_slope": block.after.slope}
+    dy = torch.randn_like(run.output, dtype=x.dtype)
+
+    def composed() -> object:
+        norm = Norm(segments=rows) if rows else None
+        y = norm_act_conv(
+            x, weight, norm=norm, pre_activation=block.before.name, pre_slope=block.before.slope,
+            **geometry, **after,
+        )  # fmt: skip
+        return torch.autograd.grad(y, [x, weight], dy)
+
+    moments: list[Tensor] = []
+    if rows:
+        shape, dtype = (rows, x.shape[1]), stat_dtype(x)
+        moments = [make(shape, dtype=dtype, device=x.device) for make in (torch.zeros, torch.ones)]
+        moments = [m.requires_grad_() for m in moments]
+
+    def fused() -> object:
+        mean, var = moments or (None, None)
+        before: dict[str, Any] = {
+            "activation": block.before.name,
+            "negative_slope": block.before.slope,
+        }
+        deferred = Deferred(mean, var, **before)
+        y, *sums = conv_block(x, weight, None, deferred, **geometry, **after, segments=rows)
+        outputs = [y, *(s for s in sums if s.numel())]
+        return torch.autograd.grad(
+            outputs, [x, weight, *moments], [dy, *(torch.ones_like(s) for s in outputs[1:])]
+        )
+
+    return {"composed": composed, "fused": fused}[form]

@@ -1,0 +1,41 @@
+"""Tuning the networks of a recipe on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from fastgan.fusion import tune
+from fastgan.models import create_model
+from fastgan.ops import tuning
+from fastgan.recipes._recipe import Recipe
+
+
+def tune_recipe(
+    recipe: Recipe, batch_size: int, device: torch.device, dtype: str, rounds: int
+) -> Iterator[str]:
+    """Measures every layer of both networks and stores the choices; yields a line for each.
+
+    ValueError for a batch below 2 (batch norm has no statistics of one image) or no round.
+    """
+    if batch_size < 2:
+        raise ValueError(f"batch_size must be at least 2, got {batch_size}")
+    if rounds < 1:
+        raise ValueError(f"rounds must be at least 1, got {rounds}")
+    precision = getattr(torch, dtype)
+    generator = create_model(recipe.generator.name, **recipe.generator.arguments)
+    discriminator = create_model(recipe.discriminator.name, **recipe.discriminator.arguments)
+    image = (recipe.channels, recipe.image_size, recipe.image_size)
+    for model, shape in ((generator, (generator.latent_dim,)), (discriminator, image)):
+        model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        x = torch.randn(batch_size, *shape, device=device)
+        with torch.autocast(device.type, precision, enabled=dtype != "float32"):
+            measured = tune(model, x, rounds)
+        for layer, times in measured.items():
+            ranked = sorted(times, key=lambda form: times[form])
+            yield f"{layer}: " + ", ".join(f"{form} {times[form]:.0f} µs" for form in ranked)
+    forms = tuning.compiled_forms(device, precision)
+    if len(forms) == 1:
+        yield f"on {device.type} there is one compiled form, {forms[0]}: nothing to choose"
+    yield f"kept in {tuning.user_table()}"

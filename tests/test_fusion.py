@@ -1,0 +1,189 @@
+"""explain, tune and the tables that choose a form."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastgan
+from fastgan.cli import main
+from fastgan.fusion import explained, tune
+from fastgan.models import create_model
+from fastgan.nn import FusedSequential
+from fastgan.ops import _dispatch, convolution_form, tuning
+from fastgan.ops._convolution import Geometry
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "nn"))
+import dcgan64
+
+LAYER = (64, 128, 16, 16), (256, 128, 4, 4), Geometry((2, 2), (1, 1), (0, 0), False)
+
+
+@pytest.fixture(autouse=True)
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The user's table, in a cache folder of the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tuning._devices.cache_clear()
+    yield tmp_path / "fastgan" / "tuning.json"
+    tuning._devices.cache_clear()
+
+
+def saved_bytes(model: nn.Module, x: Tensor) -> int:
+    """Of the distinct storages kept for backward, parameters and a few statistics aside."""
+    kept = {}
+
+    def note(t: Tensor) -> Tensor:
+        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        y = model(x)
+    for p in model.parameters():
+        kept.pop(p.untyped_storage().data_ptr(), None)
+    assert y.requires_grad
+    return sum(size for size in kept.values() if size > 300)
+
+
+@pytest.mark.parametrize("network", ["generator", "discriminator"])
+def test_explained_sizes_are_those_measured(network: str) -> None:
+    x = torch.randn(16, 8, 1, 1) if network == "generator" else torch.randn(4, 3, 64, 64)
+    model = getattr(dcgan64, network)(2).to(memory_format=torch.channels_last)
+    fused = FusedSequential(OrderedDict(model.named_children()))
+    x = x.to(memory_format=torch.channels_last)
+    rows = explained(fused, x)
+    assert sum(r.saved_fused for r in rows) == saved_bytes(fused, x)
+    assert sum(r.saved_eager for r in rows) == saved_bytes(model, x)
+    convolutions = [m for m in model if hasattr(m, "kernel_size")]
+    assert sum(r.operations > 0 for r in rows) == len(convolutions)
+    of_second = rows[1]
+    if network == "discriminator":  # 2 to 4 channels, 16x16 positions, 4x4 taps, 4 images
+        assert of_second.operations == 2 * 4 * 16 * 16 * 4 * 2 * 16
+        assert of_second.name == "2"
+        assert of_second.traffic == 4 * (4 * 2 * 32 * 32 + 4 * 2 * 16 + 4 * 4 * 16 * 16)
+
+
+def test_explain_prints_what_ran(capsys: pytest.CaptureFixture[str]) -> None:
+    model = create_model("dcgan_discriminator", image_size=16, width=4)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    rows = fastgan.explain(model, torch.randn(4, 3, 16, 16))
+    assert "saved" in capsys.readouterr().out
+    assert [r.form for r in rows] == ["composed", "composed", "composed"]
+    assert rows[1].name == "blocks.1.conv"
+    assert rows[2].name == "blocks.1.norm, output"
+    torch.testing.assert_close(model.state_dict(), before)
+    with convolution_form("fused"):
+        rows = explained(model, torch.randn(4, 3, 16, 16))
+    assert {(r.form, r.why) for r in rows} == {("fused", "asked for")}
+
+
+def test_explain_says_why_not() -> None:
+    layers = [nn.Conv2d(4, 4, 3, groups=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5)]
+    rows = explained(FusedSequential(*layers), torch.randn(4, 4, 8, 8))
+    assert [(r.form, r.why) for r in rows] == [
+        ("as it is", "groups or dilation is not 1"),
+        ("norm_act", "no convolution follows"),
+        ("as it is", "not a convolution"),
+    ]
+    with pytest.raises(ValueError, match="no FusedSequential ran in Linear"):
+        fastgan.explain(nn.Linear(2, 2), torch.ones(1, 2))
+
+
+def choice() -> tuple[str, str]:
+    return tuning.explained(torch.device("cuda"), torch.bfloat16, *LAYER)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A device by name that runs both forms, as the tables see it."""
+    monkeypatch.setattr(tuning, "device_name", lambda device: "some GPU")
+    monkeypatch.setattr(_dispatch, "why_not", lambda *_: None)
+    return "some GPU"
+
+
+def test_the_default_is_composed(gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert json.loads(tuning.SHIPPED.read_text())["devices"] == {}
+    assert choice() == ("composed", "not measured on this device; fastgan tune measures")
+    with convolution_form("fused"):
+        assert choice() == ("fused", "asked for")
+    cpu = tuning.explained(torch.device("cpu"), torch.float32, *LAYER)
+    assert cpu == ("composed", "the only form that is compiled for cpu")
+    monkeypatch.setattr(_dispatch, "why_not", lambda *_: "triton is not installed")
+    assert choice() == ("composed", "triton is not installed")
+
+
+def test_measured_choices_are_kept(gpu: str, table: Path) -> None:
+    key = tuning.layer_key(*LAYER)
+    assert key == "conv 64x128x16x16 to 256, kernel 4x4, stride 2x2, padding 1x1"
+    assert tuning.store(gpu, torch.bfloat16, {key: {"composed": 9.0, "fused": 7.0}}) == table
+    assert choice() == ("fused", "measured")
+    tuning.store(gpu, torch.bfloat16, {key: {"composed": 5.0, "fused": 7.0}})
+    tuning.store(gpu, torch.float32, {key: {"fused": 7.0}})
+    assert choice() == ("composed", "measured")
+    assert [p.name for p in table.parent.iterdir()] == ["tuning.json"]
+    assert tuning.explained(torch.device("cuda"), torch.float32, *LAYER)[0] == "fused"
+
+
+@pytest.mark.parametrize("text", ["{", '{"format": 0, "devices": {}}', "[]"])
+def test_a_broken_table_is_ignored_with_a_warning(gpu: str, table: Path, text: str) -> None:
+    table.parent.mkdir()
+    table.write_text(text)
+    with pytest.warns(UserWarning, match="is no tuning table, and ignored"):
+        assert choice()[0] == "composed"
+
+
+def test_a_table_is_written_whole_or_not_at_all(
+    gpu: str, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = tuning.layer_key(*LAYER)
+    tuning.store(gpu, torch.bfloat16, {key: {"fused": 7.0}})
+
+    def torn(*_: Any) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("os.fsync", torn)
+    with pytest.raises(OSError, match="full"):
+        tuning.store(gpu, torch.bfloat16, {key: {"composed": 7.0}})
+    assert choice() == ("fused", "measured")
+    assert [p.name for p in table.parent.iterdir()] == ["tuning.json"]
+
+
+def test_tune_measures_every_form(table: Path) -> None:
+    model = create_model("dcgan_generator", image_size=16, width=4, latent_dim=4)
+    measured = tune(model, torch.randn(4, 4), rounds=1, forms=("composed", "fused"))
+    assert len(measured) == 2
+    for layer, times in measured.items():
+        assert layer.startswith("conv_transpose 4x")
+        assert times.keys() == {"composed", "fused"}
+        assert min(times.values()) > 0
+    kept = json.loads(table.read_text())["devices"]["cpu"]["float32"]
+    assert {k: v["microseconds"] for k, v in kept.items()} == measured
+
+
+def test_the_command(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["tune", "dcgan-28", "--batch-size=2", "--rounds=1", "--device=cpu"]
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len([line for line in lines if line.startswith("conv")]) == 5
+    assert lines[-2] == "on cpu there is one compiled form, composed: nothing to choose"
+    assert lines[-1] == f"kept in {table}"
+    for arguments, message in (
+        (["tune", "mlp-gan"], "no FusedSequential ran"),
+        (["tune", "dcgan-28", "--batch-size=1"], "batch_size must be at least 2"),
+        (["tune", "dcgan-28", "--rounds=0"], "rounds must be at least 1"),
+        (["tune", "dcgam"], "unknown recipe"),
+    ):
+        assert main(arguments) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_setting_errors() -> None:
+    with pytest.raises(ValueError, match="convolution_form: 'triton' is not one of"):
+        convolution_form("triton")
