@@ -39,3 +39,17 @@ def data_gradient_cost(
     cost = forward_cost(geo.reversed(), itemsize, weight_itemsize)
     y = geo.images * prod(geo.size_out) * geo.channels_out * itemsize
     return cost._replace(read=cost.read + reads_y * y + reads_x * cost.written)
+
+
+def weight_gradient_cost(
+    geo: ConvGeometry, itemsize: int, weight_itemsize: int, reads_y: bool
+) -> Cost:
+    """conv_weight_gradient's of a forward geometry: x and g are read once, and y where statistics
+    or an output activation have a gradient; the weight's gradient is written. Partial sums (at most
+    35 MB, or one float32 weight, which a cache holds) are left out.
+    """
+    weight = geo.taps * geo.channels_in * geo.channels_out
+    x = geo.images * prod(geo.size_in) * geo.channels_in * itemsize
+    y = geo.images * prod(geo.size_out) * geo.channels_out * itemsize
+    dense = prod(geo.size_in if geo.transposed else geo.size_out)
+    return Cost(2 * geo.images * dense * weight, x + y + reads_y * y, weight * weight_itemsize)

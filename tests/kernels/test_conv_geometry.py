@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from fastgan.kernels._conv_cost import Cost, data_gradient_cost, forward_cost
+from fastgan.kernels._conv_cost import (
+    Cost,
+    data_gradient_cost,
+    forward_cost,
+    weight_gradient_cost,
+)
 from fastgan.kernels._conv_geometry import (
     ConvGeometry,
     Target,
@@ -91,6 +96,9 @@ def test_costs_count_each_tensor_once() -> None:
     both = data_gradient_cost(geo, 2, 4, reads_y=True, reads_x=True)
     assert both == Cost(operations, 2 * y + weight + x, x)
     assert data_gradient_cost(geo, 2, 4, False, False).read == y + weight
+    assert weight_gradient_cost(geo, 2, 4, reads_y=True) == Cost(operations, x + 2 * y, weight)
+    back = geometry(8, 128, 16, 64, transposed=True)
+    assert weight_gradient_cost(back, 2, 4, reads_y=False) == Cost(operations, x + y, weight)
     assert Cost(100, 30, 20).floor(10.0, 10.0) == 10.0
     assert Cost(100, 30, 20).floor(50.0, 10.0) == 5.0
 
