@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass, replace
-from math import lcm, prod
+from math import gcd, lcm, prod
 from typing import NamedTuple
 
 import torch
@@ -68,6 +68,9 @@ CONFIGS = {
     "tf32": tuple(replace(config, block_k=config.block_k // 2) for config in _HALF[1:]),
     "ieee": (ConvConfig(64, 64, 16, 8, 2), ConvConfig(64, 32, 16, 4, 2)),
 }
+# Of channels that cannot be loaded 16 bytes at a time, each takes an address and a mask of its own:
+# registers hold those of a small tile. Its step is 64 bytes of a position.
+NARROW = ConvConfig(64, 32, 32, 8, 2)
 # Below so many programs the large tile leaves multiprocessors idle (132 on an H100).
 FEW_PROGRAMS = 132
 
@@ -82,17 +85,24 @@ def precision(x: torch.Tensor) -> str:
 
 
 def configs(
-    dtype: torch.dtype, input_precision: str, tensors: int = 1, target: Target | None = None
+    dtype: torch.dtype,
+    input_precision: str,
+    tensors: int = 1,
+    target: Target | None = None,
+    narrow: bool = False,
 ) -> list[ConvConfig]:
     """Every configuration that `configure` can return where ``tensors`` make an operand. Two come
-    in steps of half as many channels, so that registers hold them.
+    in steps of half as many channels, so that registers hold them. ``narrow``: see ConvGeometry.
     """
     target = target or Target()
+    listed = CONFIGS["half" if dtype.itemsize == 2 else input_precision]
+    if narrow:
+        listed = (replace(NARROW, block_k=64 // dtype.itemsize),)
     return [
         replace(
             config, block_k=max(16, config.block_k // tensors), registers=target.registers
         ).fitted(dtype.itemsize, tensors, target.shared)
-        for config in CONFIGS["half" if dtype.itemsize == 2 else input_precision]
+        for config in listed
     ]
 
 
@@ -149,6 +159,10 @@ class ConvGeometry:
     @property
     def phases(self) -> int:
         return prod(self.stride) if self.transposed else 1
+
+    def narrow(self, itemsize: int) -> bool:
+        """Whether some tensor's channels cannot be loaded or stored 16 bytes at a time."""
+        return gcd(self.channels_in, self.channels_out, 16) * itemsize < 16
 
     @property
     def positions(self) -> int:
@@ -272,7 +286,8 @@ def configure(
     where there are none, the one of most programs. Of two equal tiles the wider comes first: it
     forms each operand of rows once for more channels.
     """
-    available = configs(dtype, input_precision, tensors, target)
+    narrow = geo.narrow(dtype.itemsize)
+    available = configs(dtype, input_precision, tensors, target, narrow)
     rows = geo.images // segments * geo.positions
 
     def programs(config: ConvConfig) -> int:

@@ -8,45 +8,45 @@ from fastgan.kernels._norm_act_forward import inverse_std, load_affine
 
 
 @triton.jit(
-    do_not_specialize=("K", "N", "k_stride", "n_stride", "d_stride", "h_stride", "w_stride")
-)
+    do_not_specialize=(
+        "K", "N", "k_blocks", "n_blocks", "taps", "k_stride", "n_stride", "d_stride", "h_stride",
+        "w_stride",
+    )
+)  # fmt: skip
 def pack_kernel(
     weight_ptr,
     packed_ptr,
     K,
     N,
+    k_blocks,
+    n_blocks,
+    taps,
     k_stride,
     n_stride,
     d_stride,
     h_stride,
     w_stride,
-    TAPS: tl.constexpr,
     KH: tl.constexpr,
     KW: tl.constexpr,
-    UNIT_K: tl.constexpr,
-    UNIT_N: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """weight (K, N, taps) of any strides as a dense (taps, K, N) with K and N rounded up to units
-    and 0 there, in the type of the matrix operand. A program takes all taps that it can at once:
-    they are adjacent in torch's layout, where it reads a line, and far apart where it writes.
+    """weight (K, N, taps) of any strides as a dense (taps, K, N), of whole blocks and 0 beyond K
+    and N, in the type of the matrix operand. A program takes all taps that it can at once: they are
+    adjacent in torch's layout, where it reads a line, and far apart where it writes.
     """
-    packed_k = (K + UNIT_K - 1) // UNIT_K * UNIT_K
-    packed_n = (N + UNIT_N - 1) // UNIT_N * UNIT_N
-    column_blocks = packed_n // BLOCK_N
     pid = tl.program_id(0)
     t = tl.program_id(1) * BLOCK_T + tl.arange(0, BLOCK_T)[:, None, None]
-    k = (pid // column_blocks) * BLOCK_K + tl.arange(0, BLOCK_K)[None, :, None]
-    n = (pid % column_blocks) * BLOCK_N + tl.arange(0, BLOCK_N)[None, None, :]
+    k = (pid // n_blocks) * BLOCK_K + tl.arange(0, BLOCK_K)[None, :, None]
+    n = (pid % n_blocks) * BLOCK_N + tl.arange(0, BLOCK_N)[None, None, :]
     at = k.to(tl.int64) * k_stride + n.to(tl.int64) * n_stride
     at += t // (KH * KW) * d_stride + (t // KW) % KH * h_stride + t % KW * w_stride
-    weight = tl.load(weight_ptr + at, (t < TAPS) & (k < K) & (n < N), other=0.0).to(tl.float32)
-    out = (t.to(tl.int64) * packed_k + k) * packed_n + n
+    weight = tl.load(weight_ptr + at, (t < taps) & (k < K) & (n < N), other=0.0).to(tl.float32)
+    out = (t.to(tl.int64) * (k_blocks * BLOCK_K) + k) * (n_blocks * BLOCK_N) + n
     weight = round_operand(weight, packed_ptr.dtype.element_ty, PRECISION)
-    tl.store(packed_ptr + out, weight, t < TAPS)
+    tl.store(packed_ptr + out, weight, t < taps)
 
 
 @triton.jit(do_not_specialize=("in_total", "C_IN", "out_total", "C_OUT"))

@@ -179,14 +179,12 @@ def _pack(weight: Tensor, x: Tensor, plan: _Plan) -> Tensor:
     k, n = (0, 1) if geo.transposed else (1, 0)
     strides = (*[0] * (3 - geo.dims), *weight.stride()[2:])
     block_t = min(64, 1 << (geo.taps - 1).bit_length())
-    block_k = max(1, min(config.block_k, 64 // block_t))
-    block_n = min(32, config.block_n)
-    grid = (packed_k // block_k * (packed_n // block_n), cdiv(geo.taps, block_t))
-    pack_kernel[grid](
-        weight, packed, geo.channels_in, geo.channels_out, weight.stride(k), weight.stride(n),
-        *strides, TAPS=geo.taps, KH=geo.kernel[1], KW=geo.kernel[2], UNIT_K=config.block_k,
-        UNIT_N=config.block_n, PRECISION=plan.precision, BLOCK_T=block_t, BLOCK_K=block_k,
-        BLOCK_N=block_n, num_warps=4,
+    block_k, block_n = min(config.block_k, 64 // block_t), min(32, config.block_n)
+    blocks = packed_k // block_k, packed_n // block_n
+    pack_kernel[(blocks[0] * blocks[1], cdiv(geo.taps, block_t))](
+        weight, packed, geo.channels_in, geo.channels_out, *blocks, geo.taps,
+        weight.stride(k), weight.stride(n), *strides, KH=geo.kernel[1], KW=geo.kernel[2],
+        PRECISION=plan.precision, BLOCK_T=block_t, BLOCK_K=block_k, BLOCK_N=block_n, num_warps=4,
     )  # fmt: skip
     return packed
 

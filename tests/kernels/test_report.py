@@ -70,6 +70,17 @@ def test_every_kind_of_difference_is_found(compare: ModuleType, rows: tuple) -> 
 def test_a_spill_is_a_problem(compare: ModuleType) -> None:
     row = compare.Row("a", "b", "sm_90", 255, 16, 0, 16, 16)
     assert compare.spilled([row]) == ["a b sm_90: spills 16"]
+    assert compare.unfit([row]) == compare.spilled([row])
+
+
+def test_a_matrix_product_without_tensor_cores_is_a_problem(compare: ModuleType) -> None:
+    row = compare.Row("a", "b", "sm_90", 255, 0, 0, 16, 16, 0)
+    assert compare.unfit([row]) == ["a b sm_90: no tensor-core instructions"]
+
+
+def test_more_shared_memory_than_there_is_is_a_problem(compare: ModuleType) -> None:
+    fits, does_not = (compare.Row("a", "b", "gfx942", 9, 0, n, 16, 16, 1) for n in (65536, 65537))
+    assert compare.unfit([fits, does_not]) == ["a b gfx942: 65537 bytes of shared memory of 65536"]
 
 
 def test_unknown_parts_and_partial_writes_are_refused() -> None:
@@ -95,7 +106,11 @@ def test_nothing_that_ships_spills_and_wide_shapes_move_16_bytes(compare: Module
     report = compare.load(ROOT / "bench" / "reports" / "kernels.json")
     rows = report["triton"].rows
     assert {row.target for row in rows} == {"sm_80", "sm_90", "sm_100", "sm_120", "gfx942"}
-    assert compare.spilled(rows) == []
+    assert compare.unfit(rows) == []
+    convolutions = [row for row in rows if row.kernel == "conv_kernel"]
+    assert {row.target for row in convolutions if row.matrix} == {row.target for row in rows}
+    assert all(row.matrix for row in convolutions if "PRECISION=ieee" not in row.variant)
+    assert all(row.matrix for row in convolutions if not row.variant.startswith("fp32"))
     # AMD's 64-wide warps leave 8 bytes a thread; single-launch tiles of tiny tensors less still.
     tiled = ("stats_kernel", "apply_kernel", "backward_kernel", "bias_act_kernel")
     wide = [r for r in rows if r.kernel in tiled and "VEC=16" in r.variant and r.target[:2] == "sm"]

@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     options.report.parent.mkdir(parents=True, exist_ok=True)
     options.report.write_text(compare.dump(report))
     options.report.with_suffix(".md").write_text(compare.markdown(report))
-    return verdict([line for part in fresh.values() for line in compare.spilled(part.rows)])
+    return verdict([line for part in fresh.values() for line in compare.unfit(part.rows)])
 
 
 def collect(names: list[str], select: compare.Select) -> dict[str, compare.Section]:
@@ -64,7 +64,7 @@ def check(
 ) -> int:
     problems = []
     for name, section in fresh.items():
-        problems += compare.spilled(section.rows)
+        problems += compare.unfit(section.rows)
         if not section.rows:
             problems.append(f"{name}: nothing was compiled: no kernel matches")
         elif name not in committed:
@@ -72,7 +72,7 @@ def check(
         elif committed[name].toolchain != section.toolchain:
             print(
                 f"{name}: not compared: the report is of {committed[name].toolchain}, "
-                f"this is {section.toolchain}; spills were checked"
+                f"this is {section.toolchain}; spills and limits were checked"
             )
         else:
             problems += compare.differences(committed[name], section, select)

@@ -8,6 +8,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+# Bytes of shared memory a block may have.
+SHARED = {"sm_80": 166912, "sm_90": 232448, "sm_100": 232448, "sm_120": 101376, "gfx942": 65536}
+
 
 @dataclass(frozen=True, order=True)
 class Row:
@@ -85,6 +88,22 @@ def spilled(rows: Iterable[Row]) -> list[str]:
     return [f"{' '.join(row.key)}: spills {row.spills}" for row in rows if row.spills]
 
 
+def unfit(rows: Iterable[Row]) -> list[str]:
+    """One line for each row that spills, that lacks the tensor-core instructions it is meant to
+    have, or that needs more shared memory than its target has.
+    """
+    rows = tuple(rows)
+    lines = spilled(rows)
+    lines += [
+        f"{' '.join(row.key)}: no tensor-core instructions" for row in rows if row.matrix == 0
+    ]
+    for row in rows:
+        limit = SHARED.get(row.target)
+        if limit is not None and row.shared > limit:
+            lines.append(f"{' '.join(row.key)}: {row.shared} bytes of shared memory of {limit}")
+    return lines
+
+
 def differences(committed: Section, fresh: Section, select: Select) -> list[str]:
     """One line for each row that is missing, new or changed among the selected ones."""
     old = {row.key: row for row in committed.rows if select.wants(*row.key)}
@@ -109,7 +128,8 @@ def markdown(sections: dict[str, Section]) -> str:
         "",
         "Written by `make kernel-report`; every variant stands in `kernels.json`. Registers a",
         "thread, shared memory a block and the widest global load and store in bytes a thread: the",
-        "smallest and largest over the variants of a kernel (narrow ones are the odd shapes).",
+        "smallest and largest over the variants of a kernel (narrow ones are the odd shapes); and",
+        "tensor-core instructions, in kernels that are matrix products.",
     ]
     for name in sorted(sections):
         section = sections[name]
@@ -117,8 +137,8 @@ def markdown(sections: dict[str, Section]) -> str:
             "",
             f"## {name}: {section.toolchain}",
             "",
-            "| kernel | target | variants | registers | spills | shared | load | store |",
-            "| --- | --- | --: | --: | --: | --: | --: | --: |",
+            "| kernel | target | variants | registers | spills | shared | load | store | matrix |",
+            "| --- | --- | --: | --: | --: | --: | --: | --: | --: |",
         ]
         groups: dict[tuple[str, str], list[Row]] = {}
         for row in section.rows:
@@ -126,6 +146,8 @@ def markdown(sections: dict[str, Section]) -> str:
         for (kernel, target), rows in sorted(groups.items()):
             cells = [_span(row.registers for row in rows), str(sum(row.spills for row in rows))]
             cells += [_span(getattr(row, f) for row in rows) for f in ("shared", "load", "store")]
+            matrix = [row.matrix for row in rows if row.matrix is not None]
+            cells.append(_span(matrix) if matrix else "")
             lines.append(f"| {kernel} | {target} | {len(rows)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

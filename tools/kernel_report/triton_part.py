@@ -13,12 +13,13 @@ import re
 import subprocess
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from . import conv_part
 from .compare import Row, Section, Select
 
 TARGETS = {
@@ -27,6 +28,14 @@ TARGETS = {
     "sm_100": ("cuda", 100, 32),
     "sm_120": ("cuda", 120, 32),
     "gfx942": ("hip", "gfx942", 64),
+}
+# The matrix units' instructions, as PTX or AMD's assembly has them.
+MATRIX = {
+    "sm_80": r"\bmma\.sync\.",
+    "sm_90": r"\bwgmma\.mma_async\.",
+    "sm_100": r"\btcgen05\.mma\.",
+    "sm_120": r"\bmma\.sync\.",
+    "gfx942": r"\bv_mfma_",
 }
 POINTERS = {"float32": "*fp32", "bfloat16": "*bf16", "float16": "*fp16"}
 # (name, N, C, spatial side): large and tiled; small enough for one launch, resident and looped;
@@ -54,6 +63,7 @@ class Launch:
     constexprs: dict[str, Any]
     attributes: dict[tuple[int], list[list[Any]]]
     options: dict[str, int]
+    targets: tuple[str, ...] = ()  # none: all
 
 
 def unavailable() -> str | None:
@@ -73,7 +83,7 @@ def collect(select: Select) -> Section:
     jobs = [
         (index, target)
         for index, launch in enumerate(launches())
-        for target in TARGETS
+        for target in launch.targets or TARGETS
         if select.wants(launch.kernel, launch.variant, target)
     ]
     # Not fork: torch has started threads.
@@ -90,10 +100,13 @@ def launches() -> tuple[Launch, ...]:
     from triton.runtime.jit import JITFunction
 
     recorded: dict[tuple[str, str], Launch] = {}
+    target: tuple[str, ...] = ()
 
     def record(function: Any, *args: Any, grid: Any, warmup: Any, **kwargs: Any) -> None:
         launch = _describe(function, args, kwargs)
-        recorded.setdefault((launch.kernel, launch.variant), launch)
+        known = recorded.setdefault((launch.kernel, launch.variant), launch)
+        targets = tuple(dict.fromkeys(known.targets + target))
+        recorded[launch.kernel, launch.variant] = replace(known, targets=targets)
 
     run = JITFunction.run
     JITFunction.run = record
@@ -102,6 +115,9 @@ def launches() -> tuple[Launch, ...]:
             (torch.float32, torch.bfloat16, torch.float16), (True, False), SHAPES
         ):
             _run_shape(dtype, channels_last, *shape)
+        for name in TARGETS:
+            target = (name,)
+            conv_part.run(name)
     finally:
         JITFunction.run = run
     return tuple(sorted(recorded.values(), key=lambda launch: (launch.kernel, launch.variant)))
@@ -203,8 +219,12 @@ def _compile(job: tuple[int, str]) -> Row:
         attrs=launch.attributes,
     )
     compiled = triton.compile(source, target=GPUTarget(*TARGETS[target]), options=launch.options)
-    read = _read_nvidia if TARGETS[target][0] == "cuda" else _read_amd
-    return Row(launch.kernel, launch.variant, target, **read(compiled))
+    nvidia = TARGETS[target][0] == "cuda"
+    figures = (_read_nvidia if nvidia else _read_amd)(compiled)
+    if conv_part.is_matrix(launch.kernel, launch.variant, nvidia):
+        code = compiled.asm["ptx" if nvidia else "amdgcn"]
+        figures["matrix"] = len(re.findall(MATRIX[target], code))
+    return Row(launch.kernel, launch.variant, target, **figures)
 
 
 def _tool(name: str) -> Path:

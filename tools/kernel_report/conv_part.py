@@ -1,0 +1,116 @@
+"""The launches of the Triton convolutions, for triton_part.py: layers, configurations, targets.
+
+Which configurations there are follows from a target's shared memory and registers, so unlike the
+other kernels' launches those of the convolutions are recorded for each target.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from .compare import SHARED
+
+ALL = tuple(SHARED)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution, of DCGAN-64's size unless it says otherwise, compiled for ``targets``."""
+
+    dtype: str
+    precision: str = "ieee"
+    transposed: bool = False
+    shape: tuple[int, ...] = (64, 256, 16, 16)
+    channels_out: int = 128
+    kernel: int = 4
+    stride: int = 2
+    padding: int = 1
+    # All configurations of the kernels, or only the first; with norm, activations and statistics.
+    every: bool = False
+    fused: bool = True
+    targets: tuple[str, ...] = ("sm_90", "gfx942")
+
+
+# bfloat16 with everything fused is what training runs: each configuration, on each target. For the
+# rest, what differs in kind: other types, no prologue, odd channels, 1-D and 3-D.
+LAYERS = (
+    Layer("bfloat16", every=True, targets=ALL),
+    Layer("bfloat16", transposed=True, every=True, targets=ALL),
+    Layer("float32", "tf32", every=True, targets=("sm_90",)),
+    Layer("float32", "tf32", transposed=True, every=True, targets=("sm_100",)),
+    Layer("float32", "ieee", every=True),
+    Layer("float16"),
+    Layer("bfloat16", fused=False),
+    Layer("bfloat16", transposed=True, fused=False),
+    Layer("bfloat16", shape=(64, 35, 15, 15), channels_out=77, kernel=5, padding=2, targets=ALL),
+    Layer("bfloat16", shape=(16, 64, 1024), channels_out=128, kernel=41, stride=4, padding=20),
+    Layer("bfloat16", shape=(4, 64, 16, 16, 16), transposed=True),
+)
+
+
+def is_matrix(kernel: str, variant: str, nvidia: bool) -> bool:
+    """Whether a kernel is meant for tensor cores: NVIDIA's know no ieee float32."""
+    plain = variant.startswith("fp32 ") and "PRECISION=ieee" in variant
+    return kernel in ("conv_kernel", "weight_kernel") and not (nvidia and plain)
+
+
+def run(target: str) -> None:
+    """Launches every layer of a target, on meta tensors."""
+    for layer in LAYERS:
+        if target in layer.targets:
+            _gather(layer, _limits(target))
+
+
+def _limits(target: str) -> Any:
+    geometry: Any = importlib.import_module("fastgan.kernels._conv_geometry")
+    blackwell = target in ("sm_100", "sm_120")
+    return geometry.Target(SHARED[target], geometry.BLACKWELL_REGISTERS if blackwell else None)
+
+
+def _some(layer: Layer, configs: list[Any]) -> Iterator[Any]:
+    yield from configs if layer.every else configs[:1]
+
+
+def _tensors(layer: Layer) -> tuple[Any, Any, Any]:
+    """x, the weight and the geometry."""
+    import torch
+
+    geometry: Any = importlib.import_module("fastgan.kernels._conv_geometry")
+    dtype = getattr(torch, layer.dtype)
+    n, c_in, *spatial = layer.shape
+    x = torch.empty((n, *spatial, c_in), dtype=dtype, device="meta").movedim(-1, 1)
+    ends = (c_in, layer.channels_out) if layer.transposed else (layer.channels_out, c_in)
+    weight = torch.empty(*ends, *[layer.kernel] * len(spatial), dtype=dtype, device="meta")
+    lists = ([n] * len(spatial) for n in (layer.stride, layer.padding, 0))
+    return x, weight, geometry.conv_geometry(x, weight, *lists, layer.transposed)
+
+
+def _gather(layer: Layer, limits: Any) -> None:
+    """Forward pass and data gradient."""
+    kernels: Any = importlib.import_module("fastgan.kernels.conv_forward")
+    geometry: Any = importlib.import_module("fastgan.kernels._conv_geometry")
+    x, weight, geo = _tensors(layer)
+    narrow = geo.narrow(x.element_size())
+    act = kernels.Activation(0, 0.2 if layer.fused else 1.0)
+    bias = x.new_empty(geo.channels_out, dtype=weight.dtype).float()
+    rows = dy_rows = None
+    if layer.fused:
+        mean_x, mean_y = (bias.new_empty(1, c) for c in (geo.channels_in, geo.channels_out))
+        norm = (mean_x, mean_x, mean_x[0], mean_x[0], 1e-5)
+        rows, dy_rows = kernels.conv_rows(norm, (mean_y, mean_y, mean_y, 1))
+    for config in _some(layer, geometry.configs(x.dtype, layer.precision, 1, limits, narrow)):
+        y, *_ = kernels.conv_forward(
+            x, rows, act, weight, None if layer.fused else bias, geo, act, int(layer.fused),
+            config=config, input_precision=layer.precision,
+        )  # fmt: skip
+    tensors = 2 if layer.fused else 1
+    for config in _some(layer, geometry.configs(x.dtype, layer.precision, tensors, limits, narrow)):
+        _, sum_a, sum_ax = kernels.conv_data_gradient(
+            y, y, dy_rows, act, weight, geo, x, rows, act,
+            config=config, input_precision=layer.precision,
+        )  # fmt: skip
+    if layer.fused:
+        kernels.conv_norm_gradients(sum_a, sum_ax, mean_x, mean_x[0], 1e-5)
