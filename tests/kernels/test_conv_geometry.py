@@ -56,9 +56,10 @@ def test_configurations_fit_and_are_all_reachable(
     dtype: torch.dtype, precision: str, target: Target
 ) -> None:
     for tensors in (1, 2):
-        available = configs(dtype, precision, tensors, target)
+        narrow = configs(dtype, precision, tensors, target, narrow=True)
+        available = configs(dtype, precision, tensors, target) + narrow
         assert all(c.shared(dtype.itemsize, tensors) <= target.shared for c in available)
-        shapes = product((1, 8, 40, 512), (3, 64, 512), (4, 16, 64), (3, 64, 512))
+        shapes = product((1, 8, 40, 512), (3, 64, 512), (4, 16, 64), (16, 64, 512))
         chosen = {
             configure(geometry(*shape), dtype, precision, tensors, 1, target) for shape in shapes
         }
@@ -73,6 +74,7 @@ def test_the_tile_follows_the_shape() -> None:
     assert tile(geometry(512, 128, 16, 256)) == (128, 128)
     assert tile(geometry(512, 128, 16, 64)) == (128, 64)
     assert tile(geometry(512, 32, 32, 16)) == (128, 32)
+    assert tile(geometry(512, 128, 16, 255)) == tile(geometry(512, 3, 64, 64)) == (64, 32)
     assert tile(geometry(512, 256, 8, 512), segments=512) == (64, 128)
     assert tile(geometry(48, 256, 16, 512)) == (64, 128)
     assert tile(geometry(16, 256, 8, 512)) == (64, 64)

@@ -99,8 +99,11 @@ def test_every_configuration(dtype: torch.dtype, precision: str, transposed: boo
     """
     x, extra = ((3, 40, 6, 9), [1, 0]) if transposed else ((3, 40, 13, 11), [0, 0])
     shape: Shape = (transposed, x, 72, [2, 2], [2, 1], [0, 0], extra)
-    forward = _conv_geometry.configs(dtype, precision, 1)
-    back = _conv_geometry.configs(dtype, precision, 2)
+    forward, back = (
+        _conv_geometry.configs(dtype, precision, tensors)
+        + _conv_geometry.configs(dtype, precision, tensors, narrow=True)
+        for tensors in (1, 2)
+    )
     if dtype == torch.float16:  # the tiles of bfloat16
         forward, back = forward[-1:], back[-1:]
     c = ConvCase(shape, dtype, post=(1, 0.0))
