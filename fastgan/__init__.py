@@ -17,6 +17,9 @@ _LAZY = {
     "train": "fastgan.recipes",
     "backend": "fastgan.ops",
     "explain": "fastgan.fusion",
+    "fold": "fastgan.fusion",
+    "fuse": "fastgan.fusion",
+    "unfuse": "fastgan.fusion",
 }
 _SUBMODULES = (
     "augment",
@@ -32,7 +35,17 @@ _SUBMODULES = (
     "regularizers",
 )
 
-__all__ = ["TrainConfig", "Trainer", "__version__", "backend", "explain", "train"]
+__all__ = [
+    "TrainConfig",
+    "Trainer",
+    "__version__",
+    "backend",
+    "explain",
+    "fold",
+    "fuse",
+    "train",
+    "unfuse",
+]
 
 
 def __getattr__(name: str) -> Any:

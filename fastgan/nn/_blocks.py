@@ -39,12 +39,21 @@ class Block(NamedTuple):
     conv: _ConvNd | None = None
     bias: BiasAct | None = None
     after: Activation = Activation()
+    order: str = "norm_act"  # "act_norm": `before` comes before the norm, and no convolution after
     why_not: str = ""  # why the child runs as it is
 
     @property
     def conv_bias(self) -> Tensor | None:
         assert self.conv is not None
         return self.conv.bias if self.bias is None else self.bias.bias
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        conv = self.conv
+        assert conv is not None
+        channels = conv.out_channels, conv.in_channels
+        transposed = isinstance(conv, _ConvTransposeNd)
+        return (*(channels[::-1] if transposed else channels), *conv.kernel_size)
 
     @property
     def geometry(self) -> Geometry:
@@ -117,6 +126,10 @@ def _block(leaves: list[Leaf], start: int) -> Block:
     def leaf() -> nn.Module | None:
         return leaves[i][1] if i < len(leaves) else None
 
+    first = _activation(leaf())
+    if first is not None and len(leaves) > start + 1 and _is_plain_norm(leaves[start + 1][1]):
+        names, children = zip(*leaves[start : start + 2], strict=True)
+        return Block(names, children, children[1], first, order="act_norm")
     if _is_norm(leaf()):
         norm = leaf()
         i += 1
@@ -142,7 +155,7 @@ def _block(leaves: list[Leaf], start: int) -> Block:
         why_not = why_no_convolution(module) or ""
         i += 1
     names, children = zip(*leaves[start:i], strict=True)
-    return Block(names, children, norm, before, conv, bias, after, why_not)
+    return Block(names, children, norm, before, conv, bias, after, why_not=why_not)
 
 
 def hooked(module: nn.Module) -> bool:
@@ -189,6 +202,10 @@ def _is_norm(module: nn.Module | None) -> bool:
         own = module.order == "norm_act" and not getattr(module, "sync", False)
         return own and _forwards_as(module, _BatchNormAct, _InstanceNormAct)
     return _forwards_as(module, _BatchNorm, _InstanceNorm)
+
+
+def _is_plain_norm(module: nn.Module | None) -> bool:
+    return _is_norm(module) and not isinstance(module, _BatchNormAct | _InstanceNormAct)
 
 
 def _activation(module: nn.Module | None) -> Activation | None:

@@ -64,7 +64,7 @@ class FusedSequential(nn.Sequential, Segmented):
 
     def forward(self, input: Tensor) -> Tensor:
         chain = _Chain(self.segments, self.keep_activations)
-        return chain.run(input, self.named_children())
+        return chain.run(input, _children(self))
 
 
 def chain(x: Tensor, **modules: nn.Module) -> Tensor:
@@ -110,12 +110,13 @@ class _Chain(NamedTuple):
             elif block.conv is None:
                 x, moments = self._norm_act(block, x), None
             else:
-                x = _laid_out(x, block.conv.weight)
+                weight = block.conv.weight  # read once: spectral norm takes a step at each reading
+                x = _laid_out(x, weight)
                 form = self._form(block, x, moments is not None)
                 if form == "fused":
-                    x, moments = self._conv_block(block, x, moments, following)
+                    x, moments = self._conv_block(block, x, weight, moments, following)
                 else:
-                    x, moments = self._norm_act_conv(block, x), None
+                    x, moments = self._norm_act_conv(block, x, weight), None
             if _records is not None:
                 _records.append(Run(block, given, x, form))
         return x
@@ -135,31 +136,34 @@ class _Chain(NamedTuple):
         activation, slope = block.before
         return norm_act(
             x, *norm[:7], activation=activation, negative_slope=slope, segments=norm.segments,
-            average_segments=norm.average_segments,
+            order=block.order, average_segments=norm.average_segments,
         )  # fmt: skip
 
-    def _norm_act_conv(self, block: Block, x: Tensor) -> Tensor:
+    def _norm_act_conv(self, block: Block, x: Tensor, weight: Tensor) -> Tensor:
         """The composed form: the statistics of x are taken, and z made, before the convolution."""
-        assert block.conv is not None
         return norm_act_conv(
-            x, block.conv.weight, block.conv_bias, block.norm_arguments(x, self.segments),
+            x, weight, block.conv_bias, block.norm_arguments(x, self.segments),
             pre_activation=block.before.name, pre_slope=block.before.slope,
             **block.geometry._asdict(), activation=block.after.name,
             negative_slope=block.after.slope, keep_z=self.keep_activations,
         )  # fmt: skip
 
     def _conv_block(
-        self, block: Block, x: Tensor, moments: _Moments | None, following: Block | None
+        self,
+        block: Block,
+        x: Tensor,
+        weight: Tensor,
+        moments: _Moments | None,
+        following: Block | None,
     ) -> tuple[Tensor, _Moments | None]:
         """The fused form: x is normalised as it is loaded, by statistics that came with it."""
-        assert block.conv is not None
         norm = block.norm_arguments(x, self.segments)
         deferred = _deferred(block, x, norm, moments)
         if norm is not None and norm.training and moments is not None:
             running = norm.running_mean, norm.running_var
             move_running_stats(x, *running, *moments, norm.momentum, norm.average_segments)
         y, mean, var = conv_block(
-            x, block.conv.weight, block.conv_bias, deferred, **block.geometry._asdict(),
+            x, weight, block.conv_bias, deferred, **block.geometry._asdict(),
             activation=block.after.name, negative_slope=block.after.slope,
             segments=self._rows(block, following, x),
         )  # fmt: skip
@@ -176,10 +180,15 @@ class _Chain(NamedTuple):
         assert block.conv is not None
         if following is None or following.conv is None or not following.trains():
             return 0
-        shape = output_shape(x.shape, block.conv.weight.shape, block.geometry)
+        shape = output_shape(x.shape, block.weight_shape, block.geometry)
         rows = following.rows(shape[0], self.segments)
         divides = rows > 0 and shape[0] % rows == 0
         return rows if divides and _choose(following, x, shape) == "fused" else 0
+
+
+def _children(module: nn.Module) -> Iterator[Leaf]:
+    """As `named_children`, but one that stands in several places (an activation) in each."""
+    return ((name, child) for name, child in module._modules.items() if child is not None)
 
 
 def _leaves(children: Iterable[Leaf]) -> Iterator[Leaf]:
@@ -187,7 +196,7 @@ def _leaves(children: Iterable[Leaf]) -> Iterator[Leaf]:
     for name, child in children:
         plain = not hooked(child)
         if plain and type(child).forward in (nn.Sequential.forward, FusedSequential.forward):
-            for inner, leaf in _leaves(child.named_children()):
+            for inner, leaf in _leaves(_children(child)):
                 yield f"{name}.{inner}", leaf
         elif not (plain and type(child) is nn.Identity):
             yield name, child
@@ -208,8 +217,8 @@ def _laid_out(x: Tensor, weight: Tensor) -> Tensor:
 def _choose(block: Block, x: Tensor, shape: tuple[int, ...]) -> str:
     """The form of a block whose input has a shape, and x's device and dtype."""
     assert block.conv is not None
-    weight_shape = tuple(block.conv.weight.shape)
-    return tuning.choose(x.device, autocast_dtype(x), tuple(shape), weight_shape, block.geometry)
+    dtype = autocast_dtype(x)
+    return tuning.choose(x.device, dtype, tuple(shape), block.weight_shape, block.geometry)
 
 
 def _deferred(block: Block, x: Tensor, norm: Norm | None, moments: _Moments | None) -> Deferred:

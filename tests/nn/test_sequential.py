@@ -320,3 +320,14 @@ def test_autocast(mode: str) -> None:
     assert y.dtype is torch.bfloat16
     y.float().square().sum().backward()
     assert all(p.grad is not None and p.grad.dtype is torch.float32 for p in model.parameters())
+
+
+def test_a_child_in_two_places_a_norm_after_an_activation_and_spectral_norm(mode: str) -> None:
+    act = nn.LeakyReLU(0.2)
+    conv = nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 3))
+    layers = [conv, act, nn.BatchNorm2d(4), nn.Dropout(0.0), act, nn.BatchNorm2d(4)]
+    model = nn.Sequential(*layers)
+    x = torch.randn(2, 3, 6, 6)
+    other = FusedSequential(*copy.deepcopy(model))
+    for _ in range(2):  # spectral norm takes a step of its iteration at each call
+        torch.testing.assert_close(other(x), model(x), rtol=1e-4, atol=1e-5)

@@ -21,7 +21,7 @@ from fastgan.nn import FusedSequential
 from fastgan.ops import _dispatch, convolution_form, tuning
 from fastgan.ops._convolution import Geometry
 
-sys.path.insert(0, str(Path(__file__).resolve().parent / "nn"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "nn"))
 import dcgan64
 
 LAYER = (64, 128, 16, 16), (256, 128, 4, 4), Geometry((2, 2), (1, 1), (0, 0), False)

@@ -1,0 +1,133 @@
+"""fuse and unfuse: a model's forwards exchanged for fused ones, and back."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from fastgan.fusion.layers import layer_kind
+from fastgan.fusion.plan import Plan, make_plan
+from fastgan.fusion.report import FusionReport
+from fastgan.fusion.tracing import Untraceable
+
+_Model = TypeVar("_Model", bound=nn.Module)
+
+
+def fuse(model: _Model, example_inputs: Any = None, *, inplace: bool = True) -> _Model:
+    """Makes a model run its convolutions, norms and activations as fused blocks; returns it.
+
+    The modules stay where they are: parameters, buffers, `state_dict` keys, hooks and optimizers
+    made before or after hold as before. Only `forward` is exchanged, on the model or, where its
+    forward cannot be traced by torch.fx, on the submodules whose forward can. Results are the
+    original's, to rounding. `model.fusion_report`, when printed, tells each block's fate.
+
+    Fused are runs of Conv and ConvTranspose (or Linear), BatchNorm or InstanceNorm, and ReLU,
+    LeakyReLU, Tanh or Sigmoid, as modules or calls, in any `nn.Sequential` or traceable forward,
+    whatever their order. Left as they are: layers with hooks (hooks added later are noticed too),
+    a convolution or norm that is used twice, a value that is also used elsewhere.
+
+    example_inputs: a tensor or a tuple of them. If given, the fused model must give the outputs
+    that the original gives for them in evaluation, else RuntimeError; the model is then unfused.
+    inplace: False leaves `model` alone and returns a copy that shares its parameters and buffers.
+
+    Attributes that steer a forward may be changed afterwards: the original forward runs then. A
+    forward that decides by something else that no tensor tells (a global variable, say) must be
+    fused again after a change. Fuse before `torch.compile` and before wrapping in DDP.
+    TypeError for a model that is no `nn.Module`.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected an nn.Module, got {type(model).__name__}")
+    if not inplace:
+        shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
+        model = copy.deepcopy(model, shared)
+    unfuse(model)
+    expected = None if example_inputs is None else _evaluate(model, example_inputs)
+    report = FusionReport()
+    plans: list[Plan] = []
+    _plan(model, "", report, plans, set(), set())
+    for plan in plans:
+        plan.module.forward = plan
+    vars(model)["fusion_report"] = report
+    if expected is not None:
+        _compare(model, _evaluate(model, example_inputs), expected)
+    return model
+
+
+def unfuse(model: _Model) -> _Model:
+    """Gives every module in `model` its own forward back, in place; returns `model`."""
+    for module in model.modules():
+        if isinstance(vars(module).get("forward"), Plan):
+            del module.forward
+        vars(module).pop("fusion_report", None)
+    return model
+
+
+def _plan(
+    module: nn.Module,
+    prefix: str,
+    report: FusionReport,
+    plans: list[Plan],
+    seen: set[nn.Module],
+    traced_through: set[nn.Module],
+) -> None:
+    """Plans for `module` and all that is in it, each once.
+
+    A part that the trace of a larger one went through may be called on its own as well: it gets a
+    plan, too, but its blocks stand in the report already.
+    """
+    if module in seen or layer_kind(module):
+        return
+    seen.add(module)
+    if _has_forward(module) and not module.__module__.startswith("fastgan.nn"):
+        try:
+            plan, blocks, containers = make_plan(module, prefix)
+        except Untraceable as error:
+            report.untraced.append((prefix.removesuffix("."), str(error)))
+        else:
+            if module not in traced_through:
+                report.blocks += blocks
+            traced_through.update(containers)
+            if plan is not None:
+                plans.append(plan)
+    for name, child in module.named_children():
+        _plan(child, f"{prefix}{name}.", report, plans, seen, traced_through)
+
+
+def _has_forward(module: nn.Module) -> bool:
+    return getattr(type(module), "forward", None) is not nn.Module.forward
+
+
+def _evaluate(model: nn.Module, inputs: Any) -> list[Tensor]:
+    """The model's outputs in evaluation, at a fixed seed; its modes and the generators are kept."""
+    args = inputs if isinstance(inputs, tuple) else (inputs,)
+    modes = [(m, m.training) for m in model.modules()]
+    devices = {t.device for t in args if isinstance(t, Tensor) and t.is_cuda}
+    try:
+        for m, _ in modes:
+            m.training = False
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            torch.manual_seed(0)
+            found = model(*(a.clone() if isinstance(a, Tensor) else a for a in args))
+    finally:
+        for m, flag in modes:
+            m.training = flag
+    return [t for t in torch.utils._pytree.tree_leaves(found) if isinstance(t, Tensor)]
+
+
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
+def _compare(model: nn.Module, found: list[Tensor], expected: list[Tensor]) -> None:
+    for own, theirs in zip(found, expected, strict=True):
+        if not theirs.numel():
+            continue
+        far = (own.double() - theirs.double()).abs().max() / theirs.abs().max().clamp_min(1e-30)
+        if own.shape != theirs.shape or not far <= _TOLERANCE.get(theirs.dtype, 0.0):
+            unfuse(model)
+            raise RuntimeError(
+                "fuse: the fused model does not give the original's outputs for example_inputs; "
+                f"they differ by {float(far):.1e} of the largest. The model is unfused."
+            )
