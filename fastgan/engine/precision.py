@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
@@ -15,16 +15,14 @@ PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 _LOWER = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def autocast(device: torch.device, precision: Precision, enabled: bool = True) -> torch.autocast:
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
     """The context of a forward pass: it must end before the weights that it casts are updated.
 
     Autocast keeps the casts of weights until it ends, so one that spanned an update would go on
     with the weights from before.
     """
     lower = _LOWER.get(precision)
-    return torch.autocast(
-        device.type, lower or torch.bfloat16, enabled=enabled and lower is not None
-    )
+    return nullcontext() if lower is None else torch.autocast(device.type, lower)
 
 
 @contextmanager

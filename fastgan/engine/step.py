@@ -8,7 +8,7 @@ your own may use the phases or replace them: ``Trainer(..., step=my_step)``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -96,8 +96,8 @@ class GAN:
     rounding for losses that are means over images and networks that treat images apart; batch norm
     takes its statistics over a part. The generator's pass is made again for its own update."""
 
-    def autocast(self, enabled: bool = True) -> torch.autocast:
-        return autocast(self.update_g.device, self.precision, enabled)
+    def autocast(self) -> AbstractContextManager[object]:
+        return autocast(self.update_g.device, self.precision)
 
     def generate(self, batch: Batch) -> Tensor:
         if batch.labels is None:
@@ -213,7 +213,7 @@ def penalty_phase(gan: GAN, batch: Batch, fakes: Tensor, penalties: Sequence[Pen
     """
     metrics = {}
     for penalty in penalties:
-        with gan.autocast(enabled=gan.precision != "float16"):
+        with nullcontext() if gan.precision == "float16" else gan.autocast():
             value = penalty(
                 lambda images: gan.discriminate(images, batch.labels),
                 batch.images,
