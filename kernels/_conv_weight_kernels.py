@@ -20,7 +20,7 @@ from fastgan.kernels._conv_tiles import apply_act, inside, load_rows, normalise,
 
 # Not specialised on, or every shape would compile anew.
 WEIGHT_ARGUMENTS = (
-    "dense_units", "units", "taps", "D", "H", "W", "GD", "GH", "GW", "KH", "KW",
+    "dense_units", "units", "taps", "H", "W", "GD", "GH", "GW", "KH", "KW",
     "stride_d", "stride_h", "stride_w", "padding_d", "padding_h", "padding_w",
     "positions", "gathered_positions", "segment_images", "segment_tiles", "tiles",
     "slice_tiles", "divide_image", "shift_image", "divide_h", "shift_h", "divide_w", "shift_w",
@@ -91,14 +91,6 @@ def _quotient(n, multiplier, shift):
     return (tl.umulhi(doubled, multiplier.to(tl.uint32)) >> shift.to(tl.uint32)).to(tl.int32)
 
 
-@triton.jit
-def _owned(i, tap, size, stride):
-    """Whether, of the pairs (i, tap) that meet at one gathered position, this is the last in i: it
-    alone counts in a sum over gathered positions.
-    """
-    return (tap < stride) | (i == size - 1)
-
-
 @triton.jit(do_not_specialize=WEIGHT_ARGUMENTS)
 def weight_kernel(
     x_ptr,
@@ -113,7 +105,6 @@ def weight_kernel(
     dense_units,
     units,
     taps,
-    D,
     H,
     W,
     GD,
@@ -161,11 +152,11 @@ def weight_kernel(
 ):
     """One tile of one slice's sum: out (slices, dense channels, taps, channels), any float dtype.
 
-    D, H, W and GD, GH, GW: extents of the dense and the gathered operand. A slice is a run of
+    H, W and GD, GH, GW: extents of the dense and the gathered operand. A slice is a run of
     ``slice_tiles`` tiles of BLOCK_K positions. Tiles do not cross segments, so that the rows of
     a segment are loaded once, not once a position. ONE_TAP: columns of a block share their tap.
-    bias, unless None: sums of dy, (slices, dense channels), or transposed (slices, taps, channels).
-    Neither tail rows nor padding need be 0 in both operands: the gathered one is.
+    bias (slices, dense channels), unless None: sums of the dense operand, dy. What is past the last
+    position or in the padding need not be 0 in both operands: it is in the gathered one.
     """
     PRE: tl.constexpr = pre_rows_ptr is not None or PRE_ACT >= 0
     DY: tl.constexpr = dy_rows_ptr is not None or ACT >= 0
@@ -206,7 +197,7 @@ def weight_kernel(
     dense_offsets = step[:, None] * dense_width + m[None, :]
 
     accumulator = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
-    bias = tl.zeros([BLOCK_N if TRANSPOSED else BLOCK_M], tl.float32)
+    bias = tl.zeros([BLOCK_M], tl.float32)
     first_tile = part * slice_tiles
     last_tile = tl.minimum(first_tile + slice_tiles, tiles)
     for tile in tl.range(first_tile, last_tile, num_stages=STAGES):
@@ -267,18 +258,9 @@ def weight_kernel(
             )  # fmt: skip
         if GATHERED_FORMED:
             gathered = tl.where(valid, gathered, 0.0)
-        if bias_ptr is not None:
-            if TRANSPOSED:
-                if row_block == 0:
-                    owned = valid & _owned(w[:, None], tap_w, W, stride_w)
-                    if DIMS >= 2:
-                        owned &= _owned(h[:, None], tap_h, H, stride_h)
-                    if DIMS == 3:
-                        owned &= _owned(d[:, None], tap_d, D, stride_d)
-                    bias += tl.sum(tl.where(owned, gathered.to(tl.float32), 0.0), 0)
-            else:
-                if column_block == 0:
-                    bias += tl.sum(dense.to(tl.float32), 0)
+        if bias_ptr is not None:  # noqa: SIM102 (the compiler knows this one)
+            if column_block == 0:
+                bias += tl.sum(dense.to(tl.float32), 0)
         accumulator = tl.dot(
             tl.trans(_operand(gathered, x_ptr.dtype.element_ty, GATHERED_FORMED, PRECISION)),
             _operand(dense, x_ptr.dtype.element_ty, DENSE_FORMED, PRECISION),
@@ -291,12 +273,8 @@ def weight_kernel(
     mask = m_inside[:, None] & n_inside[None, :]
     tl.store(out_ptr + offsets, tl.trans(accumulator).to(out_ptr.dtype.element_ty), mask)
     if bias_ptr is not None:
-        if TRANSPOSED:
-            start = tl.cast(part, tl.int64) * columns
-            tl.store(bias_ptr + start + n, bias, n_inside & (row_block == 0))
-        else:
-            start = tl.cast(part, tl.int64) * dense_channels
-            tl.store(bias_ptr + start + m, bias, m_inside & (column_block == 0))
+        start = tl.cast(part, tl.int64) * dense_channels
+        tl.store(bias_ptr + start + m, bias, m_inside & (column_block == 0))
 
 
 @triton.jit(do_not_specialize=BIAS_ARGUMENTS)

@@ -1,7 +1,7 @@
 """What the weight gradient's launcher decides before it launches: operands, tiles, slices."""
 
 from dataclasses import dataclass, replace
-from math import prod
+from math import gcd, prod
 
 import torch
 
@@ -31,6 +31,8 @@ CONFIGS = {
     "ieee": (ConvConfig(64, 64, 16, 8, 2), ConvConfig(16, 64, 16, 4, 2)),
 }
 LARGE, SMALL = Target().shared, 2**16
+# Channels whose loads are at least 8 bytes wide come in multiples of this.
+VECTOR, SMALL_TILE = 4, 64 * 64
 # What `configure` and `Product.slices` count on: the work of forming a value, in multiply-adds; the
 # multiprocessors of an H100, each with room for 8 warps; the tiles that fill a pipeline. Fixed, not
 # asked of the device: the order of a sum, and its last bit, is the same on every GPU of a kind.
@@ -87,18 +89,6 @@ class Product:
     def segment_images(self) -> int:
         return self.geo.images // self.segments
 
-    @property
-    def gathers_all(self) -> bool:
-        """Whether every gathered position meets a tap: no gap between strides, none at the end."""
-        ends = zip(
-            self.dense_size, self.gathered_size, self.geo.kernel, self.geo.stride,
-            self.geo.padding, strict=True,
-        )  # fmt: skip
-        return all(
-            (stride <= kernel or size == 1) and (size - 1) * stride + kernel - padding >= gathered
-            for size, gathered, kernel, stride, padding in ends
-        )
-
     def blocks(self, config: ConvConfig) -> tuple[int, int]:
         return cdiv(self.dense_channels, config.block_m), cdiv(self.columns, config.block_n)
 
@@ -150,8 +140,10 @@ def configure(
 ) -> ConvConfig:
     """The shipped configuration of least estimated work: for each block and position block_m *
     block_n multiply-adds, and FORMING times one for each value that is formed, half as much again
-    in the gathered operand where the columns of a block do not share their tap.
+    in the gathered operand where the columns of a block do not share their tap. Channels that do
+    not load in vectors need registers for the addresses and masks: their tiles are the small ones.
     """
+    vectors = gcd(work.dense_channels, work.channels) % VECTOR == 0
 
     def estimate(config: ConvConfig) -> float:
         mixed = 1.5 if work.channels % config.block_n else 1.0
@@ -159,7 +151,9 @@ def configure(
         area = config.block_m * config.block_n
         return prod(work.blocks(config)) * (area + FORMING * formed)
 
-    return min(configs(dtype, input_precision, target), key=estimate)
+    available = configs(dtype, input_precision, target)
+    small = [config for config in available if config.block_m * config.block_n <= SMALL_TILE]
+    return min(available if vectors else small, key=estimate)
 
 
 def divider(d: int) -> tuple[int, int]:

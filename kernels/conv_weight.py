@@ -13,8 +13,8 @@ dtype of x. The sum over positions is cut into slices; a second kernel adds thei
 fixed order, so that runs repeat bit for bit.
 
 Launches: the product; the sum over slices, unless one slice writes a channels-last weight straight
-away; the sum of g_bias, preceded by a pass over dy where only the bias is wanted, or where a
-transposed convolution leaves outputs that no tap reaches. Bytes and operations:
+away; the sum of g_bias, whose partial sums ride along where dy is read position by position: not
+transposed. Transposed, or alone, it takes a pass over dy before that. Bytes and operations:
 `weight_gradient_cost` in ``_conv_cost.py``.
 """
 
@@ -100,7 +100,7 @@ def conv_weight_gradient(
     dy = _Gradient(g, y if reads_y else None, work.spread(gradient_rows), post)
     with device_guard(x):
         if need_weight:
-            together = need_bias and (not geo.transposed or work.gathers_all)
+            together = need_bias and not geo.transposed
             if config is None:
                 config = configure(work, x.dtype, input_precision, device_target(x.device))
             _multiply(work, z, dy, g_weight, g_bias if together else None, config, input_precision)
@@ -130,14 +130,13 @@ def _multiply(
     if slices > 1 or not channels_last:
         out = z.x.new_empty((slices, work.dense_channels, work.columns), dtype=torch.float32)
     if g_bias is not None:
-        width = work.columns if geo.transposed else work.dense_channels
-        sums = z.x.new_empty((slices, width), dtype=torch.float32)
+        sums = z.x.new_empty((slices, work.dense_channels), dtype=torch.float32)
     dense_vec, vec = gcd(work.dense_channels, 16), gcd(work.channels, 16)
     options = {} if config.registers is None else {"maxnreg": config.registers}
     weight_kernel[(row_blocks * column_blocks * slices,)](
         z.x, z.rows, dy.g, dy.y, dy.rows, out, sums, z.act.slope, dy.act.slope,
         work.dense_channels // dense_vec, work.channels // vec, geo.taps,
-        *work.dense_size, *work.gathered_size, *geo.kernel[1:], *geo.stride, *geo.padding,
+        *work.dense_size[1:], *work.gathered_size, *geo.kernel[1:], *geo.stride, *geo.padding,
         positions, prod(work.gathered_size), work.segment_images, segment_tiles,
         work.segments * segment_tiles, slice_tiles, *divider(positions),
         *divider(work.dense_size[1]), *divider(work.dense_size[2]), *divider(segment_tiles),

@@ -141,11 +141,7 @@ def test_large_kernels(check: Any, options: dict[str, Any]) -> None:
 def test_outputs_that_no_tap_reaches_count_in_the_bias(check: Any) -> None:
     gap = WeightCase(True, kernel=(2, 1), stride=(3, 2), padding=(0, 0), output_padding=(2, 1))
     end = WeightCase(True, kernel=(3, 3), padding=(0, 1), output_padding=(1, 1), rows=(0, 2))
-    inner = WeightCase(True, kernel=(5, 3), padding=(2, 1), output_padding=(1, 1))
-    for case, reached in ((gap, False), (end, False), (inner, True)):
-        geometry = (list(case.stride), list(case.padding), list(case.output_padding), True)
-        geo = conv_geometry(case.x, case.weight, *geometry)
-        assert plan.product(geo).gathers_all == reached
+    for case in (gap, end):
         check(case)
 
 
