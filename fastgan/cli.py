@@ -72,6 +72,33 @@ class FetchArguments:
 
 
 @dataclass(frozen=True)
+class ExportArguments:
+    """Write a checkpoint's generator to a file for use without fastgan."""
+
+    checkpoint: tyro.conf.Positional[Path]
+    """A checkpoint's folder, or a run's (its newest checkpoint)."""
+    format: Literal["onnx", "torch-export", "safetensors"] = "onnx"
+    """onnx and torch-export: the generator, its batch norms folded into convolutions, for any batch
+    size; safetensors: its weights as they are."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """The file to write; by default generator.onnx, .pt2 or .safetensors."""
+    weights: Literal["ema", "raw"] = "ema"
+    """The moving average of the generator, or the weights that were being trained."""
+
+
+@dataclass(frozen=True)
+class ExplainArguments:
+    """How the blocks of a recipe's networks run on this machine."""
+
+    recipe: tyro.conf.Positional[str] = "dcgan-64"
+    """A recipe; `fastgan recipes` lists them."""
+    batch_size: int = 64
+    """Images a batch."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1 ...; auto takes a GPU where there is one."""
+
+
+@dataclass(frozen=True)
 class TuneArguments:
     """Measure how the convolution blocks of a recipe's networks run fastest on this machine."""
 
@@ -192,6 +219,34 @@ def _data(arguments: list[str]) -> int:
     return 0
 
 
+def _export(arguments: list[str]) -> int:
+    import json
+
+    import torch
+
+    from fastgan.engine import load_generator
+    from fastgan.engine.checkpoint import find_checkpoint
+    from fastgan.fusion import export
+    from fastgan.fusion.exporting import SUFFIXES
+
+    chosen = _parse(ExportArguments, arguments, prog="fastgan export")
+    generator = load_generator(chosen.checkpoint, weights=chosen.weights)
+    described = json.dumps(find_checkpoint(chosen.checkpoint).manifest["generator"])
+    out = chosen.out or Path(f"generator{SUFFIXES[chosen.format]}")
+    noise = torch.randn(2, generator.latent_dim)  # type: ignore[call-overload]
+    print(export(generator, (noise,), out, chosen.format, {"generator": described}))
+    return 0
+
+
+def _explain(arguments: list[str]) -> int:
+    from fastgan.engine.trainer import resolve_device
+    from fastgan.recipes.tuning import explain_recipe
+
+    chosen = _parse(ExplainArguments, arguments, prog="fastgan explain")
+    explain_recipe(get_recipe(chosen.recipe), chosen.batch_size, resolve_device(chosen.device))
+    return 0
+
+
 def _tune(arguments: list[str]) -> int:
     from fastgan.engine.trainer import resolve_device
     from fastgan.recipes.tuning import tune_recipe
@@ -209,6 +264,8 @@ _COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "sample": (_sample, "draw images from a checkpoint: fastgan sample CKPT -n 64 -o grid.png"),
     "recipes": (_recipes, "list the recipes"),
     "data": (_data, "download data sets: fastgan data fetch mnist"),
+    "export": (_export, "write the generator: fastgan export CKPT --format onnx -o generator.onnx"),
+    "explain": (_explain, "how each block runs here: fastgan explain dcgan-64"),
     "tune": (_tune, "measure and keep the fastest form of each layer: fastgan tune dcgan-64"),
     "doctor": (_doctor, "versions, devices, and which backends can run here"),
 }

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fastgan.nn import FusedSequential
+from fastgan.nn.sequential import Runner
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-class Chain(FusedSequential):
-    """A FusedSequential over layers that stand elsewhere: their `training` counts, not its own.
+class Chain(nn.Sequential):
+    """A FusedSequential over layers that stand elsewhere, by their names there.
 
     Tensors of a dtype that the fused ops do not take go through the layers as they are. The output
     lies in memory as the layers' would, which a `view` after it may rely on.
     """
 
+    def __init__(self, layers: list[tuple[str, nn.Module]]) -> None:
+        super().__init__(*(layer for _, layer in layers))
+        self.names = [name for name, _ in layers]
+
     def forward(self, input: Tensor) -> Tensor:
         if input.dtype not in _DTYPES:
-            for layer in self:
-                input = layer(input)
-            return input
-        output = super().forward(input)
+            return super().forward(input)
+        output = Runner().run(input, zip(self.names, self, strict=True))
         if not output.is_contiguous() and self._keeps_contiguous(input):
             output = output.contiguous()
         return output

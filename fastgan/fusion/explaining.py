@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from fastgan.fusion.fuse import fuse
+from fastgan.fusion.report import FusionReport
 from fastgan.nn._blocks import Activation
 from fastgan.nn.sequential import Run, recording
 from fastgan.ops import _dispatch, conv_block, norm_act_conv, tuning
@@ -36,25 +38,28 @@ class Row(NamedTuple):
     traffic: int
 
 
-def explain(module: nn.Module, input: Tensor) -> list[Row]:
-    """Runs a copy of `module` on `input` and prints a table of its blocks; returns the rows.
+def explain(module: nn.Module, *inputs: Tensor) -> list[Row]:
+    """Runs a copy of `module` on `inputs` and prints a table of its blocks; returns the rows.
 
-    For each block of a `FusedSequential` (or `fastgan.nn.chain`) in `module`: the children it is
-    made of, shapes, form ("fused", "composed", or "as it is" with the reason), the backend of its
-    elementwise kernels, what torch.nn's layers and the block save for backward, and the operations
-    (two a multiply-add) and bytes of its forward pass: input, weights and output once each.
+    For each block of a fused model, of a `FusedSequential` or of `fastgan.nn.chain`: the layers it
+    is made of, shapes, form ("fused", "composed", or "as it is" with the reason), the backend of
+    its elementwise kernels, what torch.nn's layers and the block save for backward, and the
+    operations (two a multiply-add) and bytes of its forward pass: input, weights and output once
+    each. The blocks that `fuse` left as they are follow, with the reason. A module that is not
+    fused is explained as `fuse` would have it.
 
-    ValueError if no block of `module` ran.
+    ValueError if there is no block in `module`.
     """
-    rows = explained(module, input)
-    title = f"{type(module).__name__} on {tuple(input.shape)}, {tuning.device_name(input.device)}"
+    rows = explained(module, *inputs)
+    shapes = ", ".join(_times(tuple(x.shape)) for x in inputs)
+    title = f"{type(module).__name__} on {shapes}, {tuning.device_name(inputs[0].device)}"
     table = Table(title=title, title_justify="left")
     for heading in ("children", "layers", "shapes", "form", "why", "backend"):
         table.add_column(heading, overflow="fold")
     for heading in ("saved by torch.nn", "saved", "GFLOP", "traffic"):
         table.add_column(heading, justify="right")
     for row in rows:
-        shapes = f"{_times(row.input)} → {_times(row.output)}"
+        shapes = f"{_times(row.input)} → {_times(row.output)}" if row.output else ""
         table.add_row(row.name, row.kind, shapes, row.form, row.why, row.backend, *_numbers([row]))
     table.add_section()
     table.add_row("sum", *[""] * 5, *_numbers(rows))
@@ -69,22 +74,35 @@ def _numbers(rows: list[Row]) -> list[str]:
     return [*sizes[:2], f"{operations / 1e9:.2f}", sizes[2]]
 
 
-def traced(module: nn.Module, input: Tensor) -> list[Run]:
-    """What became of each block in a forward pass of a copy of `module`."""
+def traced(module: nn.Module, *inputs: Tensor) -> tuple[list[Run], FusionReport]:
+    """What became of each block in a forward pass of a copy of `module`, and what `fuse` left."""
+    runs, report = _recorded(copied := copy.deepcopy(module), *inputs)
+    if not runs and not len(report):
+        runs, report = _recorded(fuse(copied), *inputs)
+    if not runs and not len(report):
+        raise ValueError(f"module: there is no block to fuse in {type(module).__name__}")
+    return runs, report
+
+
+def _recorded(module: nn.Module, *inputs: Tensor) -> tuple[list[Run], FusionReport]:
     with recording() as runs, torch.no_grad():
-        copy.deepcopy(module)(input)
-    if not runs:
-        raise ValueError(
-            f"module: no FusedSequential ran in {type(module).__name__}; make one of its layers, "
-            "or run them by fastgan.nn.chain"
-        )
-    return runs
+        module(*inputs)
+    return runs, vars(module).get("fusion_report", FusionReport())
 
 
-def explained(module: nn.Module, input: Tensor) -> list[Row]:
+def explained(module: nn.Module, *inputs: Tensor) -> list[Row]:
     """The rows of `explain`, unprinted."""
     seen: set[int] = set()
-    return [_row(run, seen) for run in traced(module, input)]
+    runs, report = traced(module, *inputs)
+    left = [(", ".join(b.layers), b.kinds, b.reason) for b in report.blocks if not b.fused]
+    left += [(name, (), why) for name, why in report.untraced]
+    return [
+        *(_row(run, seen) for run in runs),
+        *(
+            Row(name, " → ".join(kinds), (), (), "as it is", why, "", 0, 0, 0, 0)
+            for name, kinds, why in left
+        ),
+    ]
 
 
 def _row(run: Run, seen: set[int]) -> Row:
@@ -141,7 +159,7 @@ def tune(
     """
     forms = forms or tuning.compiled_forms(input.device, autocast_dtype(input))
     measured: dict[str, dict[str, float]] = {}
-    for run in traced(module, input):
+    for run in traced(module, input)[0]:
         block, x = run.block, run.input
         if not run.form or block.conv is None:
             continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +16,8 @@ from fastgan.fusion.lowering import lower
 from fastgan.fusion.matching import find_links
 from fastgan.fusion.tracing import Untraceable, trace
 
-_Model = TypeVar("_Model", bound=nn.Module)
 
-
-def fold(model: _Model) -> _Model:
+def fold(model: nn.Module) -> nn.Module:
     """A copy of a model for inference: in evaluation mode, without gradients, and faster.
 
     A BatchNorm that takes the output of a convolution (or Linear), and nothing else does, becomes
@@ -35,7 +32,7 @@ def fold(model: _Model) -> _Model:
     return fuse(fold_norms(model))
 
 
-def fold_norms(model: _Model) -> _Model:
+def fold_norms(model: nn.Module) -> nn.Module:
     """`fold`, of layers of torch.nn alone: for export to where fastgan is not."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected an nn.Module, got {type(model).__name__}")

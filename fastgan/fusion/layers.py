@@ -12,6 +12,8 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from fastgan.nn.norm_act import _BatchNormAct, _InstanceNormAct
+
 # A subclass that brings its own forward is another layer; one that does not is the same.
 _KINDS: dict[Any, str] = {
     nn.Conv1d.forward: "conv",
@@ -23,6 +25,8 @@ _KINDS: dict[Any, str] = {
     nn.Linear.forward: "linear",
     _BatchNorm.forward: "norm",
     _InstanceNorm.forward: "norm",
+    _BatchNormAct.forward: "norm",
+    _InstanceNormAct.forward: "norm",
     nn.ReLU.forward: "act",
     nn.LeakyReLU.forward: "act",
     nn.Tanh.forward: "act",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import torch
 from torch import Tensor, nn
 
@@ -12,13 +10,14 @@ from fastgan.nn import (
     BatchNormAct2d,
     BatchNormAct3d,
     BiasAct,
+    FusedSequential,
     InstanceNormAct1d,
     InstanceNormAct2d,
     InstanceNormAct3d,
 )
+from fastgan.nn.conv_norm_act import activation_module
 from fastgan.nn.norm_act import _Activated
 
-_Model = TypeVar("_Model", bound=nn.Module)
 _NORMS: dict[type[nn.Module], type[nn.Module]] = {
     BatchNormAct1d: nn.BatchNorm1d,
     BatchNormAct2d: nn.BatchNorm2d,
@@ -29,21 +28,26 @@ _NORMS: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-def lower(model: _Model) -> _Model:
-    """Puts torch.nn's modules in the place of fastgan's, in place; returns `model`.
+def lower(module: nn.Module) -> nn.Module:
+    """`module` with torch.nn's modules in the place of fastgan's: changed in place where it can be.
 
-    Parameters and buffers are the same objects, under longer names. For inference: settings that
-    concern training alone (segments, synchronised statistics) are dropped.
+    Parameters and buffers are the same objects, some under longer names. For inference: what
+    concerns training alone (segments, synchronised statistics) is dropped.
     """
-    done: dict[nn.Module, nn.Module] = {}
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():
+    return _lower(module, {})
+
+
+def _lower(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
+    if module not in done:
+        for name, child in module._modules.items():
             if child is not None:
-                parent._modules[name] = done.setdefault(child, _lowered(child))
-    return model
+                module._modules[name] = _lower(child, done)
+        done[module] = _lowered(module)
+    return done[module]
 
 
 def _lowered(module: nn.Module) -> nn.Module:
+    """What stands for a module whose children are lowered."""
     kind = _NORMS.get(type(module))
     if kind is not None:
         assert isinstance(module, _Activated)
@@ -54,6 +58,10 @@ def _lowered(module: nn.Module) -> nn.Module:
     if isinstance(module, BiasAct):
         activation = activation_module(module.activation, module.negative_slope)
         return nn.Sequential(_Bias(module.bias), activation)
+    if isinstance(module, FusedSequential):
+        sequential = nn.Sequential()
+        sequential._modules.update(module._modules)
+        return sequential
     return module
 
 
@@ -62,14 +70,6 @@ def _as(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
     other = kind.__new__(kind)
     other.__dict__.update(module.__dict__)
     return other
-
-
-def activation_module(activation: str, negative_slope: float) -> nn.Module:
-    """The torch.nn module of an activation by the name that fastgan's ops have for it."""
-    if activation == "leaky_relu":
-        return nn.LeakyReLU(negative_slope)
-    kinds = {"relu": nn.ReLU, "identity": nn.Identity, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
-    return kinds[activation]()
 
 
 class _Bias(nn.Module):

@@ -238,7 +238,7 @@ def _rewritten(
     for i, chain in enumerate(chains):
         # In the place of its first layer: what it reads is as it was then.
         head, tail = chain[0].node, chain[-1].node
-        held[f"_chain_{i}"] = Chain(*(layer.module for layer in chain))
+        held[f"_chain_{i}"] = Chain([(layer.name, layer.module) for layer in chain])
         with graph.inserting_before(head):
             fused = graph.call_module(f"_chain_{i}", (head.args[0],))
         tail.replace_all_uses_with(fused)

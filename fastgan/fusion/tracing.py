@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fastgan.fusion.layers import has_hooks, layer_kind
+from fastgan.nn.sequential import unfused
 
 # Names in the code of a forward that tell the tracer's stand-ins from tensors, or whose effect the
 # graph would not hold: it was decided once, while tracing.
@@ -193,7 +194,7 @@ def _trace(
     reason = why_not_traced(root)
     if reason is not None:
         raise Untraceable(root, reason)
-    with _mode(root, training), _blaming(root):
+    with _mode(root, training), _blaming(root), unfused():
         graph = tracer.trace(root)
     twice = {m for m, n in tracer.calls.items() if n > 1}
     if twice:
@@ -213,8 +214,8 @@ def _blaming(module: nn.Module) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].split(". ")[0]
 
 
 @contextmanager

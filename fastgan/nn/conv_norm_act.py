@@ -47,9 +47,7 @@ class _ConvNormAct(FusedSequential):
         layers: OrderedDict[str, nn.Module] = OrderedDict(conv=conv)
         options: dict[str, Any] = {"activation": activation, "negative_slope": negative_slope}
         if norm is None:
-            activation_code(activation, negative_slope)
-            kind = _ACTIVATIONS.get(activation)
-            layers["act"] = nn.LeakyReLU(negative_slope) if kind is None else kind()
+            layers["act"] = activation_module(activation, negative_slope)
         elif norm == "batch":
             options |= {"eps": eps, "momentum": momentum, "affine": affine, "segments": segments}
             layers["norm"] = _of("BatchNormAct", self._DIMS)(channels, **options, **placed)
@@ -69,6 +67,13 @@ class _ConvNormAct(FusedSequential):
             for key in [key for key in state_dict if key.startswith(old)]:
                 state_dict[f"{prefix}{name}.{key.removeprefix(old)}"] = state_dict.pop(key)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def activation_module(activation: str, negative_slope: float) -> nn.Module:
+    """torch.nn's module of an activation, by the name that fastgan's ops have for it."""
+    activation_code(activation, negative_slope)
+    kind = _ACTIVATIONS.get(activation)
+    return nn.LeakyReLU(negative_slope) if kind is None else kind()
 
 
 def _of(name: str, dims: int) -> type[nn.Module]:

@@ -63,8 +63,7 @@ class FusedSequential(nn.Sequential, Segmented):
         self.keep_activations = keep_activations
 
     def forward(self, input: Tensor) -> Tensor:
-        chain = _Chain(self.segments, self.keep_activations)
-        return chain.run(input, _children(self))
+        return Runner(self.segments, self.keep_activations).run(input, _children(self))
 
 
 def chain(x: Tensor, **modules: nn.Module) -> Tensor:
@@ -74,7 +73,7 @@ def chain(x: Tensor, **modules: nn.Module) -> Tensor:
 
     >>> return chain(z, project=self.project, blocks=self.blocks, output=self.output)
     """
-    return _Chain(1, False).run(x, modules.items())
+    return Runner().run(x, modules.items())
 
 
 _records: list[Run] | None = None
@@ -91,12 +90,28 @@ def recording() -> Iterator[list[Run]]:
         _records = previous
 
 
-class _Chain(NamedTuple):
-    segments: int  # of torch.nn's batch norms
-    keep_activations: bool
+_plainly = False
+
+
+@contextmanager
+def unfused() -> Iterator[None]:
+    """Within, the children of every FusedSequential and `chain` run one by one, as they are."""
+    global _plainly
+    previous, _plainly = _plainly, True
+    try:
+        yield
+    finally:
+        _plainly = previous
+
+
+class Runner(NamedTuple):
+    """Runs layers one after another as blocks; the options are FusedSequential's."""
+
+    segments: int = 1  # of torch.nn's batch norms
+    keep_activations: bool = False
 
     def run(self, x: Tensor, children: Iterable[Leaf]) -> Tensor:
-        if _has_any_global_hook():
+        if _plainly or _has_any_global_hook():
             for _, child in children:
                 x = child(x)
             return x

@@ -5,11 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor, nn
 
-from fastgan.fusion import tune
+from fastgan.fusion import explain, tune
 from fastgan.models import create_model
 from fastgan.ops import tuning
 from fastgan.recipes._recipe import Recipe
+
+
+def explain_recipe(recipe: Recipe, batch_size: int, device: torch.device) -> None:
+    """Prints how each block of both networks runs. ValueError for a batch below 2."""
+    for model, x in _networks(recipe, batch_size, device):
+        explain(model, x)
+
+
+def _networks(
+    recipe: Recipe, batch_size: int, device: torch.device
+) -> Iterator[tuple[nn.Module, Tensor]]:
+    """The generator and the discriminator, each with an input, as they are trained."""
+    if batch_size < 2:
+        raise ValueError(f"batch_size must be at least 2, got {batch_size}")
+    generator = create_model(recipe.generator.name, **recipe.generator.arguments)
+    discriminator = create_model(recipe.discriminator.name, **recipe.discriminator.arguments)
+    image = (recipe.channels, recipe.image_size, recipe.image_size)
+    for model, shape in ((generator, (generator.latent_dim,)), (discriminator, image)):
+        model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        yield model, torch.randn(batch_size, *shape, device=device)
 
 
 def tune_recipe(
@@ -19,17 +40,10 @@ def tune_recipe(
 
     ValueError for a batch below 2 (batch norm has no statistics of one image) or no round.
     """
-    if batch_size < 2:
-        raise ValueError(f"batch_size must be at least 2, got {batch_size}")
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
     precision = getattr(torch, dtype)
-    generator = create_model(recipe.generator.name, **recipe.generator.arguments)
-    discriminator = create_model(recipe.discriminator.name, **recipe.discriminator.arguments)
-    image = (recipe.channels, recipe.image_size, recipe.image_size)
-    for model, shape in ((generator, (generator.latent_dim,)), (discriminator, image)):
-        model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        x = torch.randn(batch_size, *shape, device=device)
+    for model, x in _networks(recipe, batch_size, device):
         with torch.autocast(device.type, precision, enabled=dtype != "float32"):
             measured = tune(model, x, rounds)
         for layer, times in measured.items():

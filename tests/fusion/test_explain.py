@@ -92,8 +92,29 @@ def test_explain_says_why_not() -> None:
         ("norm_act", "no convolution follows"),
         ("as it is", "not a convolution"),
     ]
-    with pytest.raises(ValueError, match="no FusedSequential ran in Linear"):
+    with pytest.raises(ValueError, match="no block to fuse in Linear"):
         fastgan.explain(nn.Linear(2, 2), torch.ones(1, 2))
+
+
+def test_a_plain_model_is_explained_as_it_would_be_fused() -> None:
+    layers = [nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Conv2d(4, 4, 3, dilation=2), nn.ReLU()]
+    model = nn.Sequential(*layers)
+    rows = explained(model, torch.randn(2, 3, 16, 16))
+    assert [(r.name, r.form, r.why) for r in rows] == [
+        ("0, 1", "composed", "the only form that is compiled for cpu"),
+        ("2, 3", "as it is", "groups or dilation is not 1"),
+    ]
+    assert rows[0].output == (2, 4, 7, 7)
+    assert "forward" not in vars(model)
+    assert explained(fastgan.fuse(model), torch.randn(2, 3, 16, 16)) == rows
+
+
+def test_explain_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "digits", "--batch-size", "2", "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    assert out.count(" on 2×") == 2
+    assert main(["explain", "--batch-size", "1"]) == 2
+    assert "batch_size must be at least 2, got 1" in capsys.readouterr().err
 
 
 def choice() -> tuple[str, str]:
@@ -175,7 +196,7 @@ def test_the_command(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[-2] == "on cpu there is one compiled form, composed: nothing to choose"
     assert lines[-1] == f"kept in {table}"
     for arguments, message in (
-        (["tune", "mlp-gan"], "no FusedSequential ran"),
+        (["tune", "mlp-gan"], "there is no block to fuse in MLPGenerator"),
         (["tune", "dcgan-28", "--batch-size=1"], "batch_size must be at least 2"),
         (["tune", "dcgan-28", "--rounds=0"], "rounds must be at least 1"),
         (["tune", "dcgam"], "unknown recipe"),

@@ -17,6 +17,7 @@ from torch.nn.utils import parametrizations
 
 import fastgan
 from fastgan.fusion.plan import Plan
+from fastgan.nn import BatchNormAct2d
 
 
 class Skipping(nn.Module):
@@ -313,6 +314,7 @@ def test_parametrised_convolutions_stay_so(wrap: str):
         ([nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=None), nn.Identity(), nn.Tanh()], 1),
         ([nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False), nn.ELU()], 0),
         ([nn.Conv2d(3, 4, 3), nn.LeakyReLU(-0.1)], 0),
+        ([nn.Conv2d(3, 4, 3), BatchNormAct2d(4), nn.Conv2d(4, 2, 1)], 1),
         ([nn.Conv2d(3, 4, 3), nn.Dropout(0.0), nn.ReLU()], 0),
     ],
     ids=str,
