@@ -30,9 +30,12 @@ CONFIGS = {
     "tf32": tuple(replace(config, block_k=32) for config in _HALF),
     "ieee": (ConvConfig(64, 64, 16, 8, 2), ConvConfig(16, 64, 16, 4, 2)),
 }
+# A tile that spills where operands go through registers.
+TALL = (64, 128)
 LARGE, SMALL = Target().shared, 2**16
-# Channels whose loads are at least 8 bytes wide come in multiples of this.
-VECTOR, SMALL_TILE = 4, 64 * 64
+# Channels whose loads are at least 8 bytes wide come in multiples of this; where they do not, AMD's
+# scalar registers hold the masks of no more than this tile.
+VECTOR, TINY = 4, ConvConfig(16, 16, 32, 8, 1)
 # What `configure` and `Product.slices` count on: the work of forming a value, in multiply-adds; the
 # multiprocessors of an H100, each with room for 8 warps; the tiles that fill a pipeline. Fixed, not
 # asked of the device: the order of a sum, and its last bit, is the same on every GPU of a kind.
@@ -51,8 +54,12 @@ def configs(
     if target.shared < LARGE:
         stages = 4 if target.shared > SMALL else 2
         found = tuple(
-            replace(config, block_k=max(16, config.block_k // 2), stages=stages) for config in found
+            replace(config, block_k=max(16, config.block_k // 2), stages=stages)
+            for config in found
+            if (config.block_m, config.block_n) != TALL
         )
+    if target.shared <= SMALL:
+        found += (TINY,)
     return [replace(config, registers=target.registers) for config in found]
 
 
@@ -141,7 +148,7 @@ def configure(
     """The shipped configuration of least estimated work: for each block and position block_m *
     block_n multiply-adds, and FORMING times one for each value that is formed, half as much again
     in the gathered operand where the columns of a block do not share their tap. Channels that do
-    not load in vectors need registers for the addresses and masks: their tiles are the small ones.
+    not load in vectors need registers for the addresses and masks: their tile is the smallest.
     """
     vectors = gcd(work.dense_channels, work.channels) % VECTOR == 0
 
@@ -152,8 +159,9 @@ def configure(
         return prod(work.blocks(config)) * (area + FORMING * formed)
 
     available = configs(dtype, input_precision, target)
-    small = [config for config in available if config.block_m * config.block_n <= SMALL_TILE]
-    return min(available if vectors else small, key=estimate)
+    if not vectors:
+        return min(available, key=lambda config: config.block_m * config.block_n)
+    return min(available, key=estimate)
 
 
 def divider(d: int) -> tuple[int, int]:

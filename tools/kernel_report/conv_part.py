@@ -62,6 +62,7 @@ def run(target: str) -> None:
     for layer in LAYERS:
         if target in layer.targets:
             _gather(layer, _limits(target))
+            _weight(layer, _limits(target))
 
 
 def _limits(target: str) -> Any:
@@ -96,11 +97,7 @@ def _gather(layer: Layer, limits: Any) -> None:
     narrow = geo.narrow(x.element_size())
     act = kernels.Activation(0, 0.2 if layer.fused else 1.0)
     bias = x.new_empty(geo.channels_out, dtype=weight.dtype).float()
-    rows = dy_rows = None
-    if layer.fused:
-        mean_x, mean_y = (bias.new_empty(1, c) for c in (geo.channels_in, geo.channels_out))
-        norm = (mean_x, mean_x, mean_x[0], mean_x[0], 1e-5)
-        rows, dy_rows = kernels.conv_rows(norm, (mean_y, mean_y, mean_y, 1))
+    rows, dy_rows = _rows(layer, geo, bias)
     for config in _some(layer, geometry.configs(x.dtype, layer.precision, 1, limits, narrow)):
         y, *_ = kernels.conv_forward(
             x, rows, act, weight, None if layer.fused else bias, geo, act, int(layer.fused),
@@ -113,4 +110,36 @@ def _gather(layer: Layer, limits: Any) -> None:
             config=config, input_precision=layer.precision,
         )  # fmt: skip
     if layer.fused:
-        kernels.conv_norm_gradients(sum_a, sum_ax, mean_x, mean_x[0], 1e-5)
+        var = bias.new_empty(1, geo.channels_in)
+        kernels.conv_norm_gradients(sum_a, sum_ax, var, var[0], 1e-5)
+
+
+def _weight(layer: Layer, limits: Any) -> None:
+    """Weight and bias gradient."""
+    kernels: Any = importlib.import_module("fastgan.kernels.conv_weight")
+    gather: Any = importlib.import_module("fastgan.kernels.conv_forward")
+    x, weight, geo = _tensors(layer)
+    act = gather.Activation(0, 0.2 if layer.fused else 1.0)
+    bias = x.new_empty(geo.channels_out, dtype=weight.dtype).float()
+    rows, dy_rows = _rows(layer, geo, bias)
+    size = geo.size_out[3 - geo.dims :]
+    y = x.new_empty((geo.images, *size, geo.channels_out)).movedim(-1, 1)
+    chosen = kernels.configure(
+        kernels.product(geo, rows, dy_rows), x.dtype, layer.precision, limits
+    )
+    for config in kernels.configs(x.dtype, layer.precision, limits) if layer.every else [chosen]:
+        kernels.conv_weight_gradient(
+            x, rows, act, y, y, dy_rows, act, weight, geo, True, True,
+            config=config, input_precision=layer.precision,
+        )  # fmt: skip
+
+
+def _rows(layer: Layer, geo: Any, like: Any) -> tuple[Any, Any]:
+    """Rows of both prologues."""
+    if not layer.fused:
+        return None, None
+    kernels: Any = importlib.import_module("fastgan.kernels.conv_forward")
+    mean_x, mean_y = (like.new_empty(1, c) for c in (geo.channels_in, geo.channels_out))
+    norm = (mean_x, mean_x, mean_x[0], mean_x[0], 1e-5)
+    rows, dy_rows = kernels.conv_rows(norm, (mean_y, mean_y, mean_y, 1))
+    return rows, dy_rows
