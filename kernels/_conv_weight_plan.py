@@ -1,7 +1,7 @@
 """What the weight gradient's launcher decides before it launches: operands, tiles, slices."""
 
 from dataclasses import dataclass, replace
-from math import gcd, prod
+from math import prod
 
 import torch
 
@@ -33,9 +33,9 @@ CONFIGS = {
 # A tile that spills where operands go through registers.
 TALL = (64, 128)
 LARGE, SMALL = Target().shared, 2**16
-# Channels whose loads are at least 8 bytes wide come in multiples of this; where they do not, AMD's
-# scalar registers hold the masks of no more than this tile.
-VECTOR, TINY = 4, ConvConfig(16, 16, 32, 8, 1)
+# Channels whose loads are at least 8 bytes wide come in multiples of this. Where an operand has no
+# such channels, scalar registers of AMD hold the masks of no more than the tiny tile.
+VECTOR, SMALL_TILE, TINY = 4, 64 * 64, ConvConfig(16, 16, 32, 8, 1)
 # What `configure` and `Product.slices` count on: the work of forming a value, in multiply-adds; the
 # multiprocessors of an H100, each with room for 8 warps; the tiles that fill a pipeline. Fixed, not
 # asked of the device: the order of a sum, and its last bit, is the same on every GPU of a kind.
@@ -148,9 +148,10 @@ def configure(
     """The shipped configuration of least estimated work: for each block and position block_m *
     block_n multiply-adds, and FORMING times one for each value that is formed, half as much again
     in the gathered operand where the columns of a block do not share their tap. Channels that do
-    not load in vectors need registers for the addresses and masks: their tile is the smallest.
+    not load in vectors need registers for the addresses and masks: where one operand's do not, the
+    tiles are the small ones, and where neither's do, or on AMD, the smallest.
     """
-    vectors = gcd(work.dense_channels, work.channels) % VECTOR == 0
+    scalar = sum(c % VECTOR != 0 for c in (work.dense_channels, work.channels))
 
     def estimate(config: ConvConfig) -> float:
         mixed = 1.5 if work.channels % config.block_n else 1.0
@@ -159,8 +160,10 @@ def configure(
         return prod(work.blocks(config)) * (area + FORMING * formed)
 
     available = configs(dtype, input_precision, target)
-    if not vectors:
+    if scalar == 2 or (scalar and target.shared <= SMALL):
         return min(available, key=lambda config: config.block_m * config.block_n)
+    if scalar == 1:
+        available = [c for c in available if c.block_m * c.block_n <= SMALL_TILE]
     return min(available, key=estimate)
 
 

@@ -319,7 +319,8 @@ def _merge_grid(rows: int, channels: int) -> tuple[int]:
 
 def _merge_blocks(partials: int) -> dict[str, int]:
     block_k = min(MERGE_BLOCK_K, max(32, 1 << (partials - 1).bit_length()))
-    return {"BLOCK_K": block_k, "BLOCK_C": MERGE_BLOCK_C, "num_warps": MERGE_WARPS}
+    warps = min(MERGE_WARPS, block_k * MERGE_BLOCK_C // 64)
+    return {"BLOCK_K": block_k, "BLOCK_C": MERGE_BLOCK_C, "num_warps": warps}
 
 
 def _merge_statistics(

@@ -46,6 +46,7 @@ LAYERS = (
     Layer("bfloat16", fused=False),
     Layer("bfloat16", transposed=True, fused=False),
     Layer("bfloat16", shape=(64, 35, 15, 15), channels_out=77, kernel=5, padding=2, targets=ALL),
+    Layer("bfloat16", shape=(64, 3, 64, 64), channels_out=64, targets=ALL),
     Layer("bfloat16", shape=(16, 64, 1024), channels_out=128, kernel=41, stride=4, padding=20),
     Layer("bfloat16", shape=(4, 64, 16, 16, 16), transposed=True),
 )
