@@ -14,6 +14,7 @@ import tyro
 
 import fastgan
 from fastgan.engine import LostRankError, NonFiniteError, TrainConfig
+from fastgan.engine.memory import keep_freed_memory
 from fastgan.recipes import (
     DataConfig,
     Recipe,
@@ -146,6 +147,7 @@ def _train(arguments: list[str]) -> int:
         # The run's own settings stand in for those that are not given again.
         recipe = as_trained(recipe, run_folder(recipe.name, chosen.out, resume=True))
         chosen = _parse_train(recipe, flags)
+    keep_freed_memory()
     result = train(
         recipe,
         out=chosen.out,

@@ -1,0 +1,32 @@
+"""Host memory of a process that does nothing but train."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_LARGEST_MMAP_THRESHOLD = 32 * 2**20  # glibc takes no more
+_NEVER = 2**31 - 1
+
+
+def keep_freed_memory() -> bool:
+    """Has glibc keep freed blocks of up to 32 MB, instead of giving them back to the system.
+
+    A training step frees and asks for the same tensors over and over; a page that comes fresh from
+    the system is cleared and mapped when it is first written, which costs more than the write. The
+    process then holds its largest step's memory until it ends, so this is for programs, not for
+    libraries. False, and nothing changes, where the C library is not glibc or the environment
+    already says how memory is to be kept (MALLOC_*, GLIBC_TUNABLES).
+    """
+    settled = any(name.startswith("MALLOC_") for name in os.environ)
+    if settled or "GLIBC_TUNABLES" in os.environ:
+        return False
+    try:
+        library = ctypes.CDLL(None)
+        library.gnu_get_libc_version  # noqa: B018 (raises where it is another library)
+        mallopt = library.mallopt
+    except (OSError, TypeError, AttributeError):
+        return False
+    kept = mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
+    return bool(kept and mallopt(_M_TRIM_THRESHOLD, _NEVER))
