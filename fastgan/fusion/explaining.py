@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -42,9 +43,9 @@ def explain(module: nn.Module, *inputs: Tensor) -> list[Row]:
     """Runs a copy of `module` on `inputs` and prints a table of its blocks; returns the rows.
 
     For each block of a fused model, of a `FusedSequential` or of `fastgan.nn.chain`: the layers it
-    is made of, shapes, form ("fused", "composed", or "as it is" with the reason), the backend of
-    its elementwise kernels, what torch.nn's layers and the block save for backward, and the
-    operations (two a multiply-add) and bytes of its forward pass: input, weights and output once
+    is made of, shapes, form ("fused", "composed" or "as it is"; the numbered reasons stand below) and
+    the backend of its elementwise kernels, what torch.nn's layers and the block save for backward,
+    the operations (two a multiply-add) and bytes of its forward pass: input, weights and output once
     each. The blocks that `fuse` left as they are follow, with the reason. A module that is not
     fused is explained as `fuse` would have it.
 
@@ -54,16 +55,24 @@ def explain(module: nn.Module, *inputs: Tensor) -> list[Row]:
     shapes = ", ".join(_times(tuple(x.shape)) for x in inputs)
     title = f"{type(module).__name__} on {shapes}, {tuning.device_name(inputs[0].device)}"
     table = Table(title=title, title_justify="left")
-    for heading in ("children", "layers", "shapes", "form", "why", "backend"):
+    for heading in ("children", "layers", "shapes", "form"):
         table.add_column(heading, overflow="fold")
     for heading in ("saved by torch.nn", "saved", "GFLOP", "traffic"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", min_width=8)
+    reasons = list(dict.fromkeys(row.why for row in rows))
     for row in rows:
         shapes = f"{_times(row.input)} → {_times(row.output)}" if row.output else ""
-        table.add_row(row.name, row.kind, shapes, row.form, row.why, row.backend, *_numbers([row]))
+        form = ", ".join(filter(None, (row.form, row.backend)))
+        note = f" ({reasons.index(row.why) + 1})" if row.why else ""
+        table.add_row(row.name, row.kind, shapes, form + note, *_numbers([row]))
     table.add_section()
-    table.add_row("sum", *[""] * 5, *_numbers(rows))
-    Console().print(table)
+    table.add_row("sum", *[""] * 3, *_numbers(rows))
+    # A pipe or a file has no width; 80 columns would break every cell.
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(table)
+    for number, why in enumerate(reasons, 1):
+        if why:
+            console.print(f"({number}) {why}")
     return rows
 
 
