@@ -43,10 +43,10 @@ def explain(module: nn.Module, *inputs: Tensor) -> list[Row]:
     """Runs a copy of `module` on `inputs` and prints a table of its blocks; returns the rows.
 
     For each block of a fused model, of a `FusedSequential` or of `fastgan.nn.chain`: the layers it
-    is made of, shapes, form ("fused", "composed" or "as it is"; the numbered reasons stand below) and
+    is made of, shapes, form ("fused", "composed" or "as it is"; numbered reasons stand below) and
     the backend of its elementwise kernels, what torch.nn's layers and the block save for backward,
-    the operations (two a multiply-add) and bytes of its forward pass: input, weights and output once
-    each. The blocks that `fuse` left as they are follow, with the reason. A module that is not
+    the operations (two a multiply-add) and bytes of its forward pass: input, weights and output
+    once each. The blocks that `fuse` left as they are follow, with the reason. A module that is not
     fused is explained as `fuse` would have it.
 
     ValueError if there is no block in `module`.
