@@ -227,7 +227,7 @@ class ESRGANDiscriminator(nn.Module):
             feat = self.lrelu(norm(conv(feat)))
             conv, norm = getattr(self, f"conv{i}_1"), getattr(self, f"bn{i}_1")
             feat = self.lrelu(norm(conv(feat)))
-        feat = feat.view(feat.size(0), -1)
+        feat = feat.flatten(1)
         return self.linear2(self.lrelu(self.linear1(feat)))
 
 
