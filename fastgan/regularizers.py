@@ -60,11 +60,15 @@ def _images(name: str, images: Tensor) -> Tensor:
     return images.detach()
 
 
+def _logits(discriminator: Discriminator, images: Tensor, labels: Tensor | None) -> Tensor:
+    return discriminator(images) if labels is None else discriminator(images, labels)
+
+
 def _gradient(discriminator: Discriminator, images: Tensor, labels: Tensor | None) -> Tensor:
     """∇ D at each of `images`, as a function of D's parameters; at least float32."""
     with torch.enable_grad():
         images = images.detach().requires_grad_()
-        logits = discriminator(images) if labels is None else discriminator(images, labels)
+        logits = _logits(discriminator, images, labels)
         (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return _widened(gradient)
 
@@ -192,7 +196,7 @@ class Regularizer(nn.Module):
         fake_labels: Tensor | None = None,
     ) -> Tensor:
         """The unweighted penalty, a scalar. Without `fake_labels` the fakes have `labels` too."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def extra_repr(self) -> str:
         return f"{self.name}, weight={self.weight}, every={self.every}"
@@ -307,9 +311,9 @@ class LeCam(Regularizer):
         """As `penalty`, with passes of its own over both batches."""
         fake_labels = labels if fake_labels is None else fake_labels
         real, fake = _images("real", real), _images("fake", fake)
-        if labels is None:
-            return self.penalty(discriminator(real), discriminator(fake))
-        return self.penalty(discriminator(real, labels), discriminator(fake, fake_labels))
+        return self.penalty(
+            _logits(discriminator, real, labels), _logits(discriminator, fake, fake_labels)
+        )
 
     @torch.no_grad()
     def _update(self, real: Tensor, fake: Tensor) -> None:

@@ -136,12 +136,16 @@ def geometry(x: torch.Tensor, segments: int = 1) -> Geometry:
         if c == 1:
             return Geometry(False, segments, 1, 1, planes * spatial)
         return Geometry(False, segments, c, planes, spatial)
-    if not x.movedim(1, -1).is_contiguous():
+    if not is_channels_last(x):
         raise ValueError(
             f"x: expected contiguous or channels-last memory, got shape {tuple(x.shape)} with "
             f"strides {x.stride()}"
         )
     return Geometry(True, segments, c, 1, planes * spatial)
+
+
+def is_channels_last(x: torch.Tensor) -> bool:
+    return x.movedim(1, -1).is_contiguous()
 
 
 def flat(x: torch.Tensor) -> Geometry:

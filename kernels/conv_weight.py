@@ -27,7 +27,13 @@ from fastgan.kernels._conv_geometry import ConvConfig, ConvGeometry, device_targ
 from fastgan.kernels._conv_tiles import IDENTITY
 from fastgan.kernels._conv_weight_kernels import bias_kernel, reduce_kernel, weight_kernel
 from fastgan.kernels._conv_weight_plan import Product, configs, configure, divider, product
-from fastgan.kernels._geometry import MERGE_BLOCK_K, _ceil_pow2, cdiv, device_guard
+from fastgan.kernels._geometry import (
+    MERGE_BLOCK_K,
+    _ceil_pow2,
+    cdiv,
+    device_guard,
+    is_channels_last,
+)
 from fastgan.kernels.conv_forward import Activation
 from fastgan.kernels.norm_act import merge
 
@@ -125,7 +131,7 @@ def _multiply(
     slices, slice_tiles = work.slices(config)
     segment_tiles = work.segment_tiles(config)
     positions = prod(work.dense_size)
-    channels_last = _is_channels_last(g_weight)
+    channels_last = is_channels_last(g_weight)
     out, sums = g_weight, None
     if slices > 1 or not channels_last:
         out = z.x.new_empty((slices, work.dense_channels, work.columns), dtype=torch.float32)
@@ -198,12 +204,8 @@ def _step(rows: Tensor | None) -> int:
     return 0 if rows is None or rows.shape[0] == 1 else 1
 
 
-def _is_channels_last(t: Tensor) -> bool:
-    return t.movedim(1, -1).is_contiguous()
-
-
 def _like(weight: Tensor) -> Tensor:
-    dense = weight.is_contiguous() or _is_channels_last(weight)
+    dense = weight.is_contiguous() or is_channels_last(weight)
     kept = torch.preserve_format if dense else torch.contiguous_format
     return torch.empty_like(weight, memory_format=kept)
 
@@ -221,7 +223,7 @@ def _check(geo: ConvGeometry, tensors: dict[str, Tensor | None], input_precision
         if name == "x":
             channels, size = geo.channels_in, geo.size_in
         shape = (geo.images, channels, *size[3 - geo.dims :])
-        if tuple(t.shape) != shape or not _is_channels_last(t):
+        if tuple(t.shape) != shape or not is_channels_last(t):
             raise ValueError(
                 f"{name}: expected shape {shape} in channels-last memory, got {tuple(t.shape)} "
                 f"with strides {t.stride()}"

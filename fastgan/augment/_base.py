@@ -21,7 +21,7 @@ class Augmentation(nn.Module):
     """
 
     def forward(self, images: Tensor) -> Tensor:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def update(self, real_logits: Tensor) -> None:
         """Take note of one update of the discriminator and its logits of augmented real images."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from fastgan.nn.sequential import Runner
-
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+from fastgan.ops._tensors import DTYPES
 
 
 class Chain(nn.Sequential):
@@ -22,7 +20,7 @@ class Chain(nn.Sequential):
         self.names = [name for name, _ in layers]
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.dtype not in _DTYPES:
+        if input.dtype not in DTYPES:
             return super().forward(input)
         output = Runner().run(input, zip(self.names, self, strict=True))
         if not output.is_contiguous() and self._keeps_contiguous(input):

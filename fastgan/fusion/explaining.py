@@ -18,9 +18,9 @@ from fastgan.fusion.report import FusionReport
 from fastgan.nn._blocks import Activation
 from fastgan.nn.sequential import Run, recording
 from fastgan.ops import _dispatch, conv_block, norm_act_conv, tuning
-from fastgan.ops._tensors import stat_dtype
+from fastgan.ops._tensors import autocast_dtype, stat_dtype
 from fastgan.ops.conv_block import Deferred
-from fastgan.ops.norm_act_conv import Norm, autocast_dtype
+from fastgan.ops.norm_act_conv import Norm
 
 
 class Row(NamedTuple):

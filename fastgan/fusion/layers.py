@@ -12,6 +12,7 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from fastgan.nn._blocks import hooked
 from fastgan.nn.norm_act import _BatchNormAct, _InstanceNormAct
 
 # A subclass that brings its own forward is another layer; one that does not is the same.
@@ -33,12 +34,6 @@ _KINDS: dict[Any, str] = {
     nn.Sigmoid.forward: "act",
     nn.Identity.forward: "identity",
 }
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
 _CALLS: dict[Any, tuple[type[nn.Module], bool]] = {
     **dict.fromkeys((F.relu, torch.relu, "relu"), (nn.ReLU, False)),
     **dict.fromkeys((F.relu_, torch.relu_, "relu_"), (nn.ReLU, True)),
@@ -68,14 +63,9 @@ def layer_kind(module: nn.Module) -> str | None:
     return _KINDS.get(getattr(type(module), "forward", None))
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Whether something listens to the calls of a module, or changes them."""
-    return any(getattr(module, name) for name in _HOOKS)
-
-
 def why_not_layer(module: nn.Module, kind: str) -> str | None:
     """Why a layer of a known kind cannot be part of a block; None where it can."""
-    if has_hooks(module):
+    if hooked(module):
         return f"{type(module).__name__} has hooks"
     if "forward" in vars(module):
         return f"{type(module).__name__} has a forward set on the instance"

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from fastgan.fusion.layers import has_hooks
 from fastgan.fusion.matching import fused_graph
 from fastgan.fusion.report import Block
 from fastgan.fusion.tracing import Trace, trace
+from fastgan.nn._blocks import hooked
 
 
 class Plan:
@@ -45,7 +45,7 @@ class Plan:
                 return False
         if self.by_mode and any(m.training != self.module.training for m in self.inner):
             return False
-        return not any(has_hooks(m) for m in self.inner)
+        return not any(hooked(m) for m in self.inner)
 
     @property
     def __signature__(self) -> inspect.Signature:

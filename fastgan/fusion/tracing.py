@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fastgan.fusion.layers import has_hooks, layer_kind
+from fastgan.fusion.layers import layer_kind
+from fastgan.nn._blocks import hooked
 from fastgan.nn.sequential import unfused
 
 # Names in the code of a forward that tell the tracer's stand-ins from tensors, or whose effect the
@@ -141,7 +142,7 @@ class _Tracer(fx.Tracer):
         self.inputs: list[str] = []
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if m in self.opaque or has_hooks(m) or layer_kind(m) or why_not_traced(m):
+        if m in self.opaque or hooked(m) or layer_kind(m) or why_not_traced(m):
             return True
         if m.__module__.startswith("fastgan.nn"):
             return True

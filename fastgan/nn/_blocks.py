@@ -159,6 +159,7 @@ def _block(leaves: list[Leaf], start: int) -> Block:
 
 
 def hooked(module: nn.Module) -> bool:
+    """Whether something listens to the calls of a module, or changes them."""
     return bool(
         module._forward_hooks
         or module._forward_pre_hooks

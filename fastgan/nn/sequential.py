@@ -17,12 +17,16 @@ from fastgan.nn._blocks import Block, Leaf, hooked, plan
 from fastgan.nn.norm_act import Segmented
 from fastgan.ops import conv_block, norm_act, norm_act_conv, tuning
 from fastgan.ops._convolution import output_shape
-from fastgan.ops._tensors import is_channels_last, running_pair
+from fastgan.ops._tensors import (
+    CHANNELS_LAST,
+    autocast_dtype,
+    is_channels_last,
+    running_pair,
+)
 from fastgan.ops.conv_block import Deferred
 from fastgan.ops.norm_act import move_running_stats
-from fastgan.ops.norm_act_conv import Norm, autocast_dtype
+from fastgan.ops.norm_act_conv import Norm
 
-_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _Moments = tuple[Tensor, Tensor]
 
 
@@ -223,7 +227,7 @@ def _is_plain_batch_norm(module: nn.Module) -> bool:
 
 def _laid_out(x: Tensor, weight: Tensor) -> Tensor:
     """x in channels-last memory where the weight is, as torch.nn's convolutions take it."""
-    wanted = _CHANNELS_LAST.get(x.dim())
+    wanted = CHANNELS_LAST.get(x.dim())
     if wanted is None or weight.is_contiguous() or is_channels_last(x):
         return x
     return x.contiguous(memory_format=wanted) if is_channels_last(weight) else x

@@ -7,16 +7,15 @@ kernels where one side is an image of few channels (_thin), or matrix products (
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastgan.ops import _dispatch, _lowered, _thin
-from fastgan.ops._tensors import dense_like, is_channels_last
-from fastgan.ops.reference.activation import LEAKY_RELU
-
-_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+from fastgan.ops._tensors import CHANNELS_LAST, dense_like, is_channels_last
+from fastgan.ops.reference.activation import is_identity
 
 
 class Geometry(NamedTuple):
@@ -106,7 +105,7 @@ def forward(
     thin = _thin.forward(x, weight, bias, geometry, activation, slope, size)
     if thin is not None:
         return thin
-    identity = activation == LEAKY_RELU and slope == 1.0
+    identity = is_identity(activation, slope)
     fused = bias if identity else None
     y = _lowered.forward(x, weight, geometry, size)
     if y is None:
@@ -151,7 +150,7 @@ def _aten_forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geom
     dtype = _lowered.arithmetic(x)
     x_, weight = x.to(dtype), _laid_out(weight.to(dtype), x)
     bias = None if bias is None else bias.to(dtype)
-    return torch.ops.aten.convolution(x_, weight, bias, *_arguments(geometry)).to(x.dtype)
+    return torch.ops.aten.convolution(x_, weight, bias, *aten_arguments(*geometry)).to(x.dtype)
 
 
 def _aten_backward(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, of: int) -> Tensor:
@@ -163,20 +162,21 @@ def _aten_backward(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, of
     weight = torch.empty_like(weight, dtype=dtype) if of == 1 else weight.to(dtype)
     mask = [of == 0, of == 1, False]
     gradients = torch.ops.aten.convolution_backward(
-        dy, x_, _laid_out(weight, x), None, *_arguments(geometry), mask
+        dy, x_, _laid_out(weight, x), None, *aten_arguments(*geometry), mask
     )
     chosen: Tensor = gradients[of]
     return chosen.to(x.dtype)
 
 
-def _arguments(geometry: Geometry) -> tuple[Any, ...]:
-    """stride, padding, dilation, transposed, output_padding and groups, in ATen's order."""
-    stride, padding, output_padding, transposed = geometry
+def aten_arguments(
+    stride: Sequence[int], padding: Sequence[int], output_padding: Sequence[int], transposed: bool
+) -> tuple[Any, ...]:
+    """A geometry as ATen's stride, padding, dilation, transposed, output_padding and groups."""
     return stride, padding, (1,) * len(stride), transposed, output_padding, 1
 
 
 def _format(x: Tensor) -> torch.memory_format:
-    return _CHANNELS_LAST[x.dim()] if is_channels_last(x) else torch.contiguous_format
+    return CHANNELS_LAST[x.dim()] if is_channels_last(x) else torch.contiguous_format
 
 
 def _laid_out(weight: Tensor, x: Tensor) -> Tensor:

@@ -16,17 +16,17 @@ from types import ModuleType
 import torch
 
 from fastgan.ops import _native
+from fastgan.ops._setting import Setting
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 _PREFERENCE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
-_setting = "auto"
 
 # (device type, dtype) -> (backend, {backend passed over: why}) of every automatic choice so far.
 choices: dict[tuple[str, torch.dtype], tuple[str, dict[str, str]]] = {}
 
 
-class backend:
+class backend(Setting):
     """Chooses the backend of every fastgan op: at once, and until the `with` block ends if in one.
 
     >>> fastgan.backend("reference")            # from here on
@@ -36,25 +36,12 @@ class backend:
     "triton" or "cuda"; ValueError for another. One that cannot run raises when an op is called.
     """
 
-    def __init__(self, name: str) -> None:
-        global _setting
-        if name not in ("auto", *BACKENDS):
-            known = ", ".join(("auto", *BACKENDS))
-            raise ValueError(f"backend: {name!r} is not one of {known}")
-        self.previous = _setting
-        _setting = name
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        global _setting
-        _setting = self.previous
+    names = BACKENDS
 
 
 def setting() -> str:
     """The name last given to `backend`."""
-    return _setting
+    return backend.value
 
 
 def _interpreting() -> bool:

@@ -15,10 +15,11 @@ from fastgan.ops import _dispatch
 from fastgan.ops import _norm_act_conv_raw as raw
 from fastgan.ops import _norm_act_ops as norm_ops
 from fastgan.ops import bias_act as _bias_act  # noqa: F401  (defines the operators used below)
-from fastgan.ops._convolution import Geometry, output_shape
+from fastgan.ops._convolution import Geometry, aten_arguments, output_shape
 from fastgan.ops._library import LIBRARY, define
-from fastgan.ops._norm_act_conv_raw import Needs, Norm, Spec, has_prologue, is_identity
+from fastgan.ops._norm_act_conv_raw import Needs, Norm, Spec, has_prologue
 from fastgan.ops._tensors import dense_like, is_channels_last, stat_dtype
+from fastgan.ops.reference.activation import is_identity
 from fastgan.ops.reference.conv_block import channels_last_empty
 
 Running = tuple[Tensor, Tensor] | None
@@ -123,12 +124,10 @@ def _differentiable(
     elif needs.bias:
         g_bias = g_y.sum([0, *range(2, g_y.dim())], dtype=stat_dtype(x))
     z = _differentiable_input(x, norm, spec, backend) if needs.weight else x.detach()
-    stride, padding, output_padding, transposed = spec.geometry
     need_dz = needs.x or needs.affine
     dz, g_weight, _ = torch.ops.aten.convolution_backward(
-        dy, z, weight, None, stride, padding, [1] * len(stride), transposed, output_padding, 1,
-        [need_dz, needs.weight, False],
-    )  # fmt: skip
+        dy, z, weight, None, *aten_arguments(*spec.geometry), [need_dz, needs.weight, False]
+    )
     if not need_dz:
         return None, g_weight, g_bias, None, None
     before = spec.pre_activation, spec.pre_slope

@@ -13,7 +13,7 @@ from fastgan.ops import _convolution, _dispatch
 from fastgan.ops._convolution import Geometry
 from fastgan.ops._tensors import dense_like, stat_dtype
 from fastgan.ops.reference import norm_act_conv as reference
-from fastgan.ops.reference.activation import LEAKY_RELU
+from fastgan.ops.reference.activation import LEAKY_RELU, is_identity
 
 
 class Spec(NamedTuple):
@@ -40,10 +40,6 @@ class Needs(NamedTuple):
     weight: bool
     bias: bool
     affine: bool
-
-
-def is_identity(activation: int, slope: float) -> bool:
-    return activation == LEAKY_RELU and slope == 1.0
 
 
 def has_prologue(norm: Norm, spec: Spec) -> bool:

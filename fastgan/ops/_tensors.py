@@ -7,7 +7,7 @@ from torch import Tensor
 
 _ORDERS = ("norm_act", "act_norm")
 _CODES = {"leaky_relu": 0, "relu": 0, "identity": 0, "tanh": 1, "sigmoid": 2}
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def activation_code(activation: str, negative_slope: float) -> tuple[int, float]:
@@ -31,8 +31,8 @@ def check_order(order: str) -> None:
 def check_input(x: Tensor) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"x: expected a Tensor, got {type(x).__name__}")
-    if x.dtype not in _DTYPES:
-        names = ", ".join(str(d).removeprefix("torch.") for d in _DTYPES)
+    if x.dtype not in DTYPES:
+        names = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
         raise TypeError(f"x: expected one of {names}, got {x.dtype}")
     if not 2 <= x.dim() <= 5:
         shape = tuple(x.shape)
@@ -44,6 +44,14 @@ def spatial_size(x: Tensor) -> int:
     for extent in x.shape[2:]:
         size *= extent
     return size
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """The dtype a convolution takes x in: that of the autocast region it stands in, if any."""
+    device = x.device.type
+    if x.dtype is torch.float64 or not torch.is_autocast_enabled(device):
+        return x.dtype
+    return torch.get_autocast_dtype(device)
 
 
 def stat_dtype(x: Tensor) -> torch.dtype:
@@ -71,6 +79,15 @@ def parameter(name: str, p: Tensor | None, x: Tensor) -> Tensor | None:
     if p.dtype is not wanted_dtype:
         p = p.to(wanted_dtype)
     return p if p.is_contiguous() else p.contiguous()
+
+
+def convolution_bias(bias: Tensor | None, channels: int, x: Tensor) -> Tensor | None:
+    """The bias of a convolution of x to so many channels, checked, in the dtype kernels take."""
+    if bias is None:
+        return None
+    if tuple(bias.shape) != (channels,):
+        raise ValueError(f"bias: expected shape ({channels},), got {tuple(bias.shape)}")
+    return bias.to(stat_dtype(x))
 
 
 def prepare(
@@ -112,24 +129,27 @@ def values_per_channel(x: Tensor, segments: int) -> int:
     return count
 
 
-_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def is_channels_last(x: Tensor) -> bool:
     """Whether x is dense with its channels innermost (any number of spatial dimensions)."""
-    known = _CHANNELS_LAST.get(x.dim())
+    known = CHANNELS_LAST.get(x.dim())
     if known is not None:  # several times faster than making a view to ask
         return x.is_contiguous(memory_format=known)
     return x.movedim(1, -1).is_contiguous()
 
 
+def channels_last(x: Tensor) -> Tensor:
+    """x itself where it is dense with its channels innermost, else a copy that is."""
+    return x if is_channels_last(x) else x.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
 def dense(x: Tensor) -> Tensor:
     """x itself where it is contiguous or channels-last, else a copy that is."""
-    if x.is_contiguous() or is_channels_last(x):
+    if x.is_contiguous():
         return x
-    if x.stride(1) == 1:
-        return x.movedim(1, -1).contiguous().movedim(-1, 1)
-    return x.contiguous()
+    return channels_last(x) if x.stride(1) == 1 or is_channels_last(x) else x.contiguous()
 
 
 def dense_like(t: Tensor, x: Tensor) -> Tensor:

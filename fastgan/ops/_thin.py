@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastgan.ops import _native
 from fastgan.ops._tensors import dense, is_channels_last
-from fastgan.ops.reference.activation import LEAKY_RELU
+from fastgan.ops.reference.activation import IDENTITY, is_identity
 
 if TYPE_CHECKING:
     from fastgan.ops._convolution import Geometry
@@ -96,7 +96,7 @@ def forward(
 ) -> Tensor | None:
     """As `_convolution.forward`; size is that of y."""
     thin = _find(x, weight, geometry)
-    activated = activation != LEAKY_RELU or slope != 1.0
+    activated = not is_identity(activation, slope)
     if thin is None or not _wins(thin, thin.image_is_x, activated):
         return None
     channels_last = is_channels_last(x)
@@ -114,10 +114,10 @@ def backward_input(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) ->
         return None
     size = tuple(x.shape[2:])
     if thin.image_is_x:
-        return _to_image(dy, thin, None, size, LEAKY_RELU, 1.0, is_channels_last(x))
+        return _to_image(dy, thin, None, size, *IDENTITY, is_channels_last(x))
     if not is_channels_last(x):
         return None
-    return _from_image(dense(dy), thin, None, size, LEAKY_RELU, 1.0)
+    return _from_image(dense(dy), thin, None, size, *IDENTITY)
 
 
 def backward_weight(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor | None:

@@ -14,14 +14,16 @@ from fastgan.ops._convolution import Geometry, make_geometry, output_shape
 from fastgan.ops._library import LIBRARY, define
 from fastgan.ops._tensors import (
     activation_code,
+    autocast_dtype,
+    channels_last,
     check_input,
+    convolution_bias,
     dense_like,
-    is_channels_last,
     parameter,
     stat_dtype,
 )
 from fastgan.ops.reference import conv_block as reference
-from fastgan.ops.reference.activation import LEAKY_RELU, TANH
+from fastgan.ops.reference.activation import IDENTITY, LEAKY_RELU, TANH, is_identity
 
 
 class Deferred(NamedTuple):
@@ -77,15 +79,14 @@ def conv_block(
     """
     check_input(x)
     geometry = make_geometry(x, stride, padding, output_padding, transposed)
-    if torch.is_autocast_enabled(x.device.type):
-        x = x.to(torch.get_autocast_dtype(x.device.type))
-    output_shape(x.shape, weight.shape, geometry)
+    x = x.to(autocast_dtype(x))
+    shape = output_shape(x.shape, weight.shape, geometry)
     if segments < 0 or (segments and x.shape[0] % segments):
         raise ValueError(f"segments: {segments} does not divide the batch of {x.shape[0]}")
     norm = _norm_arguments(x, deferred or Deferred())
-    bias = _bias(x, bias, weight.shape[1 if transposed else 0])
+    bias = convolution_bias(bias, shape[1], x)
     y, mean, var = _FORWARD(
-        _channels_last(x), weight.to(x.dtype), bias, *norm, *map(list, geometry[:3]), transposed,
+        channels_last(x), weight.to(x.dtype), bias, *norm, *map(list, geometry[:3]), transposed,
         *activation_code(activation, negative_slope), segments, _dispatch.setting(),
     )  # fmt: skip
     return y, mean, var
@@ -111,18 +112,6 @@ def _norm_arguments(x: Tensor, deferred: Deferred) -> tuple[Any, ...]:
     )
     code = activation_code(deferred.activation, deferred.negative_slope)
     return mean, var, *affine, deferred.eps, *code
-
-
-def _bias(x: Tensor, bias: Tensor | None, channels: int) -> Tensor | None:
-    if bias is None:
-        return None
-    if tuple(bias.shape) != (channels,):
-        raise ValueError(f"bias: expected shape ({channels},), got {tuple(bias.shape)}")
-    return bias.to(stat_dtype(x))
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    return x if is_channels_last(x) else x.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
 def _kernels(backend: str, x: Tensor) -> ModuleType:
@@ -210,7 +199,7 @@ def _backward(ctx: Any, g_y: Any, g_mean: Any, g_var: Any) -> tuple[Any, ...]:
     x, y, y_mean, weight, mean, var, gamma, beta = ctx.saved_tensors
     need_x, need_weight, need_bias, *need_norm = ctx.needs_input_grad[:7]
     *spec, backend = ctx.spec
-    g_y = torch.zeros_like(y) if g_y is None else reference.stored_like(g_y, y)
+    g_y = torch.zeros_like(y) if g_y is None else dense_like(g_y, y)
     results = _BACKWARD(
         g_y, g_mean, g_var, x, y, y_mean, weight, mean, var, gamma, beta, *spec,
         need_x or any(need_norm), need_weight, need_bias, backend,
@@ -234,7 +223,7 @@ def _double_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
         return nothing
     _, g_mean, g_var, *_ = ctx.saved_tensors
     plain = g_mean is None and g_var is None and ctx.saved_tensors[7] is None
-    if plain and tuple(spec[1:3]) == _IDENTITY:
+    if plain and is_identity(*spec[1:3]):
         return (*_bilinear(ctx, *given[:3]), *nothing[11:])
     return (*_differentiated(ctx, given), *nothing[11:])
 
@@ -305,11 +294,8 @@ def _differentiated(ctx: Any, given: list[Tensor | None]) -> list[Tensor | None]
     return found
 
 
-_IDENTITY = (LEAKY_RELU, 1.0)
-
-
 def _through_activation(g: Tensor, y: Tensor, code: int, slope: float, backend: str) -> Tensor:
-    if (code, slope) == _IDENTITY:
+    if is_identity(code, slope):
         return g
     backward = torch.ops.fastgan.bias_act_backward.default
     return backward(dense_like(g, y), y, code, slope, False, backend)[0]
@@ -317,8 +303,8 @@ def _through_activation(g: Tensor, y: Tensor, code: int, slope: float, backend: 
 
 def _convolution(x: Tensor, weight: Tensor, geometry: tuple[Any, ...], backend: str) -> Tensor:
     none = (None,) * 5
-    spec = (0.0, *_IDENTITY, *geometry, *_IDENTITY, 0, backend)
-    return _FORWARD(_channels_last(x), weight, *none, *spec)[0]
+    spec = (0.0, *IDENTITY, *geometry, *IDENTITY, 0, backend)
+    return _FORWARD(channels_last(x), weight, *none, *spec)[0]
 
 
 def _convolution_gradients(
@@ -331,8 +317,8 @@ def _convolution_gradients(
     backend: str,
 ) -> tuple[Tensor | None, Tensor | None]:
     """(dz, dweight) of a plain convolution, from the kernels and differentiable to any order."""
-    z, dy = _channels_last(z), _channels_last(dy)
-    spec = (0.0, *_IDENTITY, *geometry, *_IDENTITY, 0, need_input, need_weight, False, backend)
+    z, dy = channels_last(z), channels_last(dy)
+    spec = (0.0, *IDENTITY, *geometry, *IDENTITY, 0, need_input, need_weight, False, backend)
     no_rows, none = dy.new_empty(0, dtype=stat_dtype(dy)), (None,) * 4
     dz, dweight, *_ = _BACKWARD(dy, None, None, z, dy, no_rows, weight, *none, *spec)
     return dz if need_input else None, dweight if need_weight else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from fastgan.ops._convolution import make_geometry, output_shape
@@ -12,11 +11,12 @@ from fastgan.ops._norm_act_conv_ops import run
 from fastgan.ops._norm_act_conv_raw import Spec
 from fastgan.ops._tensors import (
     activation_code,
+    autocast_dtype,
     check_input,
+    convolution_bias,
     dense,
     parameter,
     running_pair,
-    stat_dtype,
     values_per_channel,
 )
 from fastgan.ops.norm_act import hand_back
@@ -79,10 +79,7 @@ def norm_act_conv(
     geometry = make_geometry(x, stride, padding, output_padding, transposed)
     shape = output_shape(x.shape, weight.shape, geometry)
     x = dense(x.to(autocast_dtype(x)))
-    if bias is not None:
-        if tuple(bias.shape) != (shape[1],):
-            raise ValueError(f"bias: expected shape ({shape[1]},), got {tuple(bias.shape)}")
-        bias = bias.to(stat_dtype(x))
+    bias = convolution_bias(bias, shape[1], x)
     norm = norm or NO_NORM
     running = running_pair(x, norm.running_mean, norm.running_var)
     known: tuple[Tensor | None, Tensor | None] = (None, None)
@@ -107,11 +104,3 @@ def norm_act_conv(
 
 
 NO_NORM = Norm(training=False)
-
-
-def autocast_dtype(x: Tensor) -> torch.dtype:
-    """The dtype a convolution takes x in: that of the autocast region it stands in, if any."""
-    device = x.device.type
-    if x.dtype is torch.float64 or not torch.is_autocast_enabled(device):
-        return x.dtype
-    return torch.get_autocast_dtype(device)

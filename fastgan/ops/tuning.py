@@ -23,14 +23,14 @@ import torch
 
 from fastgan.ops import _dispatch
 from fastgan.ops._convolution import Geometry
+from fastgan.ops._setting import Setting
 
 FORMS = ("composed", "fused")
 SHIPPED = Path(__file__).with_name("tuning.json")
 _FORMAT = 1
-_setting = "auto"
 
 
-class convolution_form:
+class convolution_form(Setting):
     """Chooses the form of every convolution block: at once, or for a `with` block.
 
     name: "auto" (by the tables), "fused" or "composed"; ValueError for another. The setting belongs
@@ -38,19 +38,7 @@ class convolution_form:
     input was not made by a fused one runs composed where it needs them.
     """
 
-    def __init__(self, name: str) -> None:
-        global _setting
-        if name not in ("auto", *FORMS):
-            raise ValueError(f"convolution_form: {name!r} is not one of auto, {', '.join(FORMS)}")
-        self.previous = _setting
-        _setting = name
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        global _setting
-        _setting = self.previous
+    names = FORMS
 
 
 def choose(
@@ -72,8 +60,8 @@ def explained(
     geometry: Geometry,
 ) -> tuple[str, str]:
     """(form, why)."""
-    if _setting != "auto":
-        return _setting, "asked for"
+    if convolution_form.value != "auto":
+        return convolution_form.value, "asked for"
     if device.type != "cuda":
         return "composed", f"the only form that is compiled for {device.type}"
     reason = _dispatch.why_not("triton", device.type, dtype)

@@ -7,6 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LEAKY_RELU, TANH, SIGMOID = 0, 1, 2
+IDENTITY = (LEAKY_RELU, 1.0)
+
+
+def is_identity(activation: int, slope: float) -> bool:
+    return (activation, slope) == IDENTITY
 
 
 def act(y: Tensor, activation: int, slope: float) -> Tensor:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fastgan.ops._convolution import aten_arguments
 from fastgan.ops.reference.activation import act, d_act, d_act_from_output
 from fastgan.ops.reference.norm_act import moments, per_channel, per_segment, split, wide
 
@@ -42,11 +43,9 @@ def conv_block_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     u, _, _ = _normalised(x, mean, var, gamma, beta, eps)
     z = act(u, pre_activation, pre_slope)
-    dilation = [1] * len(stride)
+    geometry = aten_arguments(stride, padding, output_padding, transposed)
     with torch.autocast(x.device.type, enabled=False):
-        y = torch.ops.aten.convolution(
-            z, wide(weight), bias, stride, padding, dilation, transposed, output_padding, 1
-        )
+        y = torch.ops.aten.convolution(z, wide(weight), bias, *geometry)
     stored = channels_last_empty(x, list(y.shape)).copy_(act(y, activation, slope))
     if not segments:
         return stored, x.new_empty(0, dtype=y.dtype), x.new_empty(0, dtype=y.dtype)
@@ -179,10 +178,9 @@ def _aten_gradients(
 ) -> tuple[Tensor | None, Tensor | None]:
     if not (need_input or need_weight):
         return None, None
-    dilation = [1] * len(stride)
+    geometry = aten_arguments(stride, padding, output_padding, transposed)
     with torch.autocast(z.device.type, enabled=False):
         dz, dweight, _ = torch.ops.aten.convolution_backward(
-            dy, z, wide(weight), None, stride, padding, dilation, transposed, output_padding, 1,
-            [need_input, need_weight, False],
-        )  # fmt: skip
+            dy, z, wide(weight), None, *geometry, [need_input, need_weight, False]
+        )
     return dz, dweight

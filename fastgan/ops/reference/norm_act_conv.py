@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan.ops._convolution import Geometry
+from fastgan.ops._convolution import Geometry, aten_arguments
 from fastgan.ops._tensors import dense_like, is_channels_last
 from fastgan.ops.reference import norm_act
 from fastgan.ops.reference.activation import act, d_act, d_act_from_output
@@ -36,7 +36,7 @@ def forward(
     """(y, mean, var, z): y in x's dtype, channels-last where x is; z = act(norm(x))."""
     geometry, activation, slope = spec[5:]
     z, mean, var = _normalise(x, mean, var, gamma, beta, *spec[:5])
-    y = torch.ops.aten.convolution(z, wide(weight), bias, *_arguments(geometry))
+    y = torch.ops.aten.convolution(z, wide(weight), bias, *aten_arguments(*geometry))
     y = act(y, activation, slope)
     empty = channels_last_empty if is_channels_last(x) else Tensor.new_empty
     return empty(x, list(y.shape)).copy_(y), mean, var, dense_like(z, x)
@@ -62,7 +62,7 @@ def backward(
     z, *_ = _normalise(x, mean, var, gamma, beta, eps, code, slope_before, False, segments)
     need_dz = needs.x or needs.affine
     dz, g_weight, _ = torch.ops.aten.convolution_backward(
-        dy, z, wide(weight), None, *_arguments(geometry), [need_dz, needs.weight, False]
+        dy, z, wide(weight), None, *aten_arguments(*geometry), [need_dz, needs.weight, False]
     )
     sums = dy.new_empty(0)
     g_x, g_gamma, g_beta = x.new_empty(0), sums, sums.clone()
@@ -100,8 +100,3 @@ def _normalise(
     if mean is None or var is None:
         return act(wide(x), activation, slope), None, None
     return norm_act.norm_act_eval(wide(x), mean, var, *args), mean, var
-
-
-def _arguments(geometry: Geometry) -> tuple[Any, ...]:
-    stride, padding, output_padding, transposed = geometry
-    return stride, padding, [1] * len(stride), transposed, output_padding, 1
