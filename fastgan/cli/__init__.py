@@ -1,0 +1,78 @@
+"""The `fastgan` command: one command a module, imported when it is called."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+import fastgan
+from fastgan.cli._common import is_first
+from fastgan.engine import LostRankError, NonFiniteError
+
+# Each is a module here with a function `run(arguments) -> exit status`.
+_COMMANDS = {
+    "train": "train a recipe: fastgan train [RECIPE] [--steps N] [--data PATH] ...",
+    "sample": "draw images from a checkpoint: fastgan sample CKPT -n 64 -o grid.png",
+    "recipes": "list the recipes",
+    "data": "download data sets: fastgan data fetch mnist",
+    "export": "write the generator: fastgan export CKPT --format onnx -o generator.onnx",
+    "explain": "how each block runs here: fastgan explain dcgan-64",
+    "tune": "measure and keep the fastest form of each layer: fastgan tune dcgan-64",
+    "doctor": "versions, devices, and which backends can run here",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0 done, 2 an error, 128 + n by signal n."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return 0
+    if arguments[0] == "--version":
+        print(f"fastgan {fastgan.__version__}")
+        return 0
+    try:
+        return _command(arguments[0])(arguments[1:])
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13
+    except (ValueError, OSError, ModuleNotFoundError, NonFiniteError) as error:
+        if os.environ.get("FASTGAN_DEBUG"):
+            raise
+        # The first process speaks for what befalls all of them.
+        if is_first() or isinstance(error, LostRankError):
+            print(f"fastgan: error: {_message(error)}", file=sys.stderr)
+        return 2
+
+
+def _usage() -> str:
+    lines = [f"  {name:8}  {summary}" for name, summary in _COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: fastgan COMMAND [ARGUMENTS]",
+            "",
+            "The fastest correct way to train convolutional GANs on PyTorch.",
+            "",
+            *lines,
+            "",
+            "fastgan COMMAND --help tells more; fastgan --version prints the version.",
+        ]
+    )
+
+
+def _command(name: str) -> Callable[[list[str]], int]:
+    if name not in _COMMANDS:
+        near = difflib.get_close_matches(name, _COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_COMMANDS)}"
+        raise ValueError(f"unknown command {name!r}: {hint}")
+    command: Callable[[list[str]], int] = import_module(f"fastgan.cli.{name}").run
+    return command
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

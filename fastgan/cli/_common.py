@@ -1,0 +1,33 @@
+"""What the commands share."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, TypeVar
+
+import tyro
+
+T = TypeVar("T")
+
+
+def parse(kind: type[T], arguments: list[str], *, prog: str, default: Any = None) -> T:
+    """A command's flags as the dataclass ``kind``; help and mistakes end the process."""
+    settings: dict[str, Any] = {} if default is None else {"default": default}
+    return tyro.cli(
+        kind,
+        prog=prog,
+        args=arguments,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        **settings,
+    )
+
+
+def is_first() -> bool:
+    """Whether this process speaks for all: the first, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def no_more(command: str, arguments: list[str]) -> None:
+    """Refuse arguments of a command that has none."""
+    if arguments:
+        raise ValueError(f"fastgan {command} takes no arguments, got {' '.join(arguments)}")

@@ -1,0 +1,15 @@
+"""fastgan recipes"""
+
+from __future__ import annotations
+
+from fastgan.cli._common import no_more
+from fastgan.recipes import list_recipes
+
+
+def run(arguments: list[str]) -> int:
+    no_more("recipes", arguments)
+    recipes = list_recipes()
+    width = max(len(r.name) for r in recipes)
+    for recipe in recipes:
+        print(f"{recipe.name:{width}}  {recipe.summary}")
+    return 0

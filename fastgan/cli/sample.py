@@ -1,0 +1,47 @@
+"""fastgan sample CHECKPOINT"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from fastgan.cli._common import parse
+from fastgan.engine import load_generator, sample_images, save_grid
+from fastgan.engine.grid import screen_scale
+from fastgan.engine.trainer import resolve_device
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Draw images from a checkpoint."""
+
+    checkpoint: tyro.conf.Positional[Path]
+    """A checkpoint's folder, or a run's (its newest checkpoint)."""
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64
+    """How many images."""
+    seed: int = 0
+    """Seed of the noise."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("grid.png")
+    """The PNG to write."""
+    columns: int | None = None
+    """Images a row; by default the grid is about square."""
+    weights: Literal["ema", "raw"] = "ema"
+    """The moving average of the generator, or the weights that were being trained."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1 ...; auto takes a GPU where there is one."""
+
+
+def run(arguments: list[str]) -> int:
+    chosen = parse(Arguments, arguments, prog="fastgan sample")
+    if chosen.columns is not None and chosen.columns < 1:
+        raise ValueError(f"columns must be at least 1, got {chosen.columns}")
+    generator = load_generator(
+        chosen.checkpoint, weights=chosen.weights, device=resolve_device(chosen.device)
+    )
+    images = sample_images(generator, chosen.n, seed=chosen.seed)
+    scale = screen_scale(images)
+    print(save_grid(images, chosen.out, columns=chosen.columns, scale=scale))
+    return 0

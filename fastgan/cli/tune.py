@@ -1,0 +1,38 @@
+"""fastgan tune [RECIPE]"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import tyro
+
+from fastgan.cli._common import parse
+from fastgan.engine.trainer import resolve_device
+from fastgan.recipes import get_recipe
+from fastgan.recipes.tuning import tune_recipe
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Measure how the convolution blocks of a recipe's networks run fastest on this machine."""
+
+    recipe: tyro.conf.Positional[str] = "dcgan-64"
+    """fastgan recipes lists them."""
+    batch_size: int = 64
+    """Images a batch; choices hold for this batch size."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1 ...; auto takes a GPU where there is one."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """The dtype of the activations."""
+    rounds: int = 10
+    """Timed rounds a layer, after two more."""
+
+
+def run(arguments: list[str]) -> int:
+    chosen = parse(Arguments, arguments, prog="fastgan tune")
+    device = resolve_device(chosen.device)
+    recipe = get_recipe(chosen.recipe)
+    for line in tune_recipe(recipe, chosen.batch_size, device, chosen.dtype, chosen.rounds):
+        print(line)
+    return 0
