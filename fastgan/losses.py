@@ -24,13 +24,16 @@ to converge).
 Label smoothing moves the discriminator's target of real images from 1 to 1 - smooth_real (Salimans
 et al. 2016, one-sided) and that of fakes from 0 to smooth_fake (two-sided). It is defined where the
 loss has a target for each side: cross-entropy and least squares. Generator losses keep theirs.
+
+Of networks that encode: `reconstruction_loss` and `kl_divergence`, whose sum is minus the evidence
+lower bound of a variational autoencoder (Kingma and Welling 2014).
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -209,3 +212,49 @@ def get_loss(name: str, *, smooth_real: float = 0.0, smooth_fake: float = 0.0) -
     if not (smooth_real or smooth_fake):
         return LOSSES[name]
     return _SMOOTHABLE[name](1.0 - smooth_real, float(smooth_fake))
+
+
+Likelihood = Literal["bernoulli", "gaussian"]
+
+
+def reconstruction_loss(decoded: Tensor, images: Tensor, likelihood: Likelihood) -> Tensor:
+    """Minus the log-likelihood of images [N, ...] in [-1, 1], summed over pixels, a mean over N.
+
+    Args:
+        decoded: of the images' shape. "gaussian": the decoded images; the variance is 1, and the
+            constant ½ log 2π a pixel is left out, so this is half the squared error. "bernoulli":
+            the decoder's output u before its tanh; 2u is the logit of a white pixel, because
+            tanh u = 2 σ(2u) - 1.
+        likelihood: in nats for "bernoulli" on images of -1 and 1; between them it is the
+            cross-entropy to a brightness (x + 1) / 2.
+
+    Raises ValueError for shapes that differ, no images, or another likelihood.
+    """
+    if decoded.shape != images.shape or images.numel() == 0:
+        raise ValueError(
+            "decoded and images must have one shape that is not empty, got "
+            f"{list(decoded.shape)} and {list(images.shape)}"
+        )
+    decoded, images = _logits("decoded", decoded), _logits("images", images)
+    if likelihood == "gaussian":
+        return 0.5 * (decoded - images).square().sum() / len(images)
+    if likelihood != "bernoulli":
+        raise ValueError(f"likelihood must be bernoulli or gaussian, got {likelihood!r}")
+    brightness = (images + 1) / 2
+    total = F.binary_cross_entropy_with_logits(2 * decoded, brightness, reduction="sum")
+    return total / len(images)
+
+
+def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mean, exp log_variance) | N(0, 1)) in nats, summed over [N, D]'s D, a mean over N.
+
+    Source: Kingma and Welling 2014, appendix B.
+    """
+    if mean.shape != log_variance.shape or mean.numel() == 0:
+        raise ValueError(
+            "mean and log_variance must have one shape that is not empty, got "
+            f"{list(mean.shape)} and {list(log_variance.shape)}"
+        )
+    mean, log_variance = _logits("mean", mean), _logits("log_variance", log_variance)
+    terms = mean.square() + log_variance.exp() - 1 - log_variance
+    return 0.5 * terms.sum() / len(mean)

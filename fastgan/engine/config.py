@@ -14,6 +14,7 @@ from fastgan.engine.schedule import SCHEDULES, Schedule
 UpdateRule = Literal["alternating", "simultaneous", "one_stage"]
 NanPolicy = Literal["stop", "skip", "rollback"]
 Capture = Literal["auto", "on", "off"]
+Objective = Literal["gan", "autoencoder", "vae", "vae_gan"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class TrainConfig:
     """Generator updates to make."""
     batch_size: int = 64
     """Real images an update, and fakes: of all processes together."""
+    objective: Objective = "gan"
+    """gan; or autoencoder, vae, vae_gan, whose generator has an encoder (docs/recipes.md)."""
     loss: str = "non_saturating"
     """non_saturating, saturating, lsgan, hinge, wasserstein, relativistic_average or
     relativistic_pairing."""
@@ -74,6 +77,16 @@ class TrainConfig:
     conditional: bool = False
     """Give the images' labels to both networks: generator(noise, labels), and the same for the
     discriminator."""
+    class_weight: float = 1.0
+    """What the class loss of a discriminator with class outputs is multiplied by."""
+    kl_weight: float = 1.0
+    """β, the weight of a variational autoencoder's KL divergence."""
+    kl_warmup: int = 0
+    """Updates over which that weight rises from 0."""
+    binarize: bool = False
+    """Draw every pixel of a vae's images anew in each step, black or white by its brightness."""
+    feature_weight: float = 1e-3
+    """Of vae_gan: the reconstruction's weight in the decoder's loss."""
     ema_decay: float = 0.999
     """Decay of the generator's moving average, which samples are drawn from. 0 turns it off."""
     flip: bool = False
@@ -115,14 +128,14 @@ class TrainConfig:
             _require_int(name, getattr(self, name), minimum=1)
         for name in (
             "sample_every", "checkpoint_every", "seed", "warmup_steps", "max_rollbacks",
-            "keep_last", "keep_best",
+            "keep_last", "keep_best", "kl_warmup",
         ):  # fmt: skip
             _require_int(name, getattr(self, name), minimum=0)
         for name in ("lr_g", "lr_d"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be a positive number, got {value!r}")
-        for name in ("clip_grad", "clip_weights"):
+        for name in ("clip_grad", "clip_weights", "class_weight", "kl_weight", "feature_weight"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
@@ -130,6 +143,7 @@ class TrainConfig:
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {value!r}")
+        _require_choice("objective", self.objective, get_args(Objective))
         _require_choice("precision", self.precision, PRECISIONS)
         _require_choice("lr_schedule", self.lr_schedule, SCHEDULES)
         _require_choice("update_rule", self.update_rule, get_args(UpdateRule))

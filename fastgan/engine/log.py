@@ -155,7 +155,9 @@ def default_reporter() -> Reporter:
 
 
 def _status(values: dict[str, float]) -> str:
-    return f"{values['img_per_s']:.0f} img/s  D {values['loss_d']:.3f}  G {values['loss_g']:.3f}"
+    losses = {name[5:]: value for name, value in values.items() if name.startswith("loss_")}
+    named = [f"{k.upper() if len(k) == 1 else k} {value:.3f}" for k, value in losses.items()]
+    return "  ".join([f"{values['img_per_s']:.0f} img/s", *named])
 
 
 def _clock(seconds: float) -> str:

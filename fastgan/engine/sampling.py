@@ -48,21 +48,66 @@ def load_generator(
     return generator.to(device).eval()
 
 
-@torch.no_grad()
 def sample_images(
-    generator: nn.Module, count: int, *, seed: int = 0, batch_size: int = 256
+    generator: nn.Module,
+    count: int,
+    *,
+    seed: int = 0,
+    labels: Tensor | None = None,
+    batch_size: int = 256,
 ) -> Tensor:
     """``count`` images in [-1, 1], float ``[count, C, H, W]`` on the CPU.
 
     The noise is drawn on the CPU from ``seed`` for all images at once, so the first images are the
     same whatever ``count``, ``batch_size`` and the generator's device are.
+
+    Args:
+        labels: int64 ``[count]``, of a generator that takes them (``num_classes``); by default
+            all classes in turn.
+
+    Raises:
+        ValueError: ``count`` or ``batch_size`` is below 1, or labels do not fit the generator.
     """
     for name, value in (("count", count), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
+    noise = draw_noise(generator, count, seed)
+    return images_of(generator, noise, fitting_labels(generator, count, labels), batch_size)
+
+
+def draw_noise(generator: nn.Module, count: int, seed: int) -> Tensor:
+    """``[count, latent_dim]`` on the CPU; the first rows do not depend on ``count``."""
     latent_dim = generator.latent_dim
     assert isinstance(latent_dim, int)
     rng = torch.Generator().manual_seed(seed)
-    noise = torch.stack([torch.randn(latent_dim, generator=rng) for _ in range(count)])
+    return torch.stack([torch.randn(latent_dim, generator=rng) for _ in range(count)])
+
+
+def fitting_labels(generator: nn.Module, count: int, labels: Tensor | None) -> Tensor | None:
+    """``labels``, or all classes in turn where a generator needs some; else ValueError."""
+    classes = getattr(generator, "num_classes", 0)
+    if not classes:
+        if labels is not None:
+            raise ValueError(f"labels: {type(generator).__name__} draws no classes")
+        return None
+    if labels is None:
+        return torch.arange(count) % classes
+    if tuple(labels.shape) != (count,) or labels.dtype != torch.int64:
+        raise ValueError(
+            f"labels must be int64 of shape [{count}], got {labels.dtype} of {list(labels.shape)}"
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise ValueError(f"labels must lie in 0..{classes - 1}, got {low}..{high}")
+    return labels
+
+
+@torch.no_grad()
+def images_of(
+    generator: nn.Module, noise: Tensor, labels: Tensor | None = None, batch_size: int = 256
+) -> Tensor:
+    """The images of ``noise`` (and ``labels``), batch by batch, on the CPU."""
     device = next(generator.parameters()).device
-    return torch.cat([generator(part.to(device)).float().cpu() for part in noise.split(batch_size)])
+    rows = [noise] if labels is None else [noise, labels]
+    parts = zip(*(row.split(batch_size) for row in rows), strict=True)
+    return torch.cat([generator(*(row.to(device) for row in p)).float().cpu() for p in parts])

@@ -82,8 +82,8 @@ def load_state(trainer: Trainer, checkpoint: Checkpoint) -> None:
 
 
 def _extra_modules(trainer: Trainer) -> nn.ModuleDict:
-    """The augmentation and the penalties, as far as they are modules."""
-    parts: dict[str, object] = {"augment": trainer.gan.augment}
+    """The augmentation, the step and the penalties, as far as they are modules."""
+    parts: dict[str, object] = {"augment": trainer.gan.augment, "step": trainer.step_function}
     parts |= {f"penalty{i}": penalty for i, penalty in enumerate(trainer.gan.penalties)}
     return nn.ModuleDict({k: v for k, v in parts.items() if isinstance(v, nn.Module)})
 

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastgan.augment import Augmentation
@@ -62,9 +63,25 @@ class Batch:
         return [Batch(*part) for part in both]
 
 
+class Verdict(NamedTuple):
+    """What a discriminator says of images: logits, and how far it is from their classes.
+
+    class_loss: the cross-entropy of its class outputs against the labels, a scalar; None for a
+    discriminator without class outputs.
+    """
+
+    logits: Tensor
+    class_loss: Tensor | None = None
+
+
 @dataclass
 class GAN:
-    """Two networks, how each is updated, and the choices of the step."""
+    """Two networks, how each is updated, and the choices of the step.
+
+    A discriminator with class outputs returns (logits, class logits [N, classes]): the class loss
+    of real images and of fakes is then added to its loss, and that of the fakes to the generator's
+    (AC-GAN, Odena, Olah, Shlens 2017).
+    """
 
     generator: nn.Module
     discriminator: nn.Module
@@ -91,6 +108,8 @@ class GAN:
     both; another algorithm, computed exactly. one_stage: simultaneous, and the generator's gradient
     is read off the discriminator's backward pass; exact up to rounding where the discriminator
     treats images apart (no batch norm)."""
+    class_weight: float = 1.0
+    """What the class loss is multiplied by."""
     accumulate: int = 1
     """A batch is worked through in so many parts, whose gradients are averaged. Exact up to
     rounding for losses that are means over images and networks that treat images apart; batch norm
@@ -106,19 +125,25 @@ class GAN:
 
     def discriminate(self, images: Tensor, labels: Tensor | None) -> Tensor:
         """The logits of ``images``, augmented if the run augments."""
-        return self._logits(images if self.augment is None else self.augment(images), labels)
+        return self.judge(images, labels).logits
 
-    def discriminate_both(self, batch: Batch, fakes: Tensor) -> tuple[Tensor, Tensor]:
-        """The logits of the batch's real images and of ``fakes``."""
+    def judge(self, images: Tensor, labels: Tensor | None) -> Verdict:
+        """The verdict on ``images``, augmented if the run augments."""
+        images = images if self.augment is None else self.augment(images)
+        return _verdict(self._outputs(images, labels), labels)
+
+    def judge_both(self, batch: Batch, fakes: Tensor) -> tuple[Verdict, Verdict]:
+        """The verdicts on the batch's real images and on ``fakes``."""
         labels = batch.labels
         if not self.joint_batch:
-            return self.discriminate(batch.images, labels), self.discriminate(fakes, labels)
+            return self.judge(batch.images, labels), self.judge(fakes, labels)
         both = [batch.images, fakes]
         both = both if self.augment is None else [self.augment(images) for images in both]
         twice = None if labels is None else torch.cat([labels, labels])
         with segments(self.discriminator, 2):
-            real_logits, fake_logits = self._logits(torch.cat(both), twice).chunk(2)
-        return real_logits, fake_logits
+            outputs = self._outputs(torch.cat(both), twice)
+        real, fake = zip(*(part.chunk(2) for part in outputs), strict=True)
+        return _verdict(real, labels), _verdict(fake, labels)
 
     def discriminator_loss(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         if self._relativistic:
@@ -142,8 +167,10 @@ class GAN:
     def _relativistic(self) -> bool:
         return bool(getattr(self.loss, "relativistic", False))
 
-    def _logits(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        return self.discriminator(images) if labels is None else self.discriminator(images, labels)
+    def _outputs(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, ...]:
+        """The logits, and the class logits where the discriminator has them."""
+        out = self.discriminator(images) if labels is None else self.discriminator(images, labels)
+        return (out,) if isinstance(out, Tensor) else out
 
 
 def gan_step(
@@ -189,9 +216,11 @@ def discriminator_phase(
         with gan.autocast():
             with torch.set_grad_enabled(keep_graph):
                 fakes = gan.generate(part)
-            real_logits, fake_logits = gan.discriminate_both(part, fakes.detach())
+            real, fake = gan.judge_both(part, fakes.detach())
+            real_logits, fake_logits = real.logits, fake.logits
             loss = gan.discriminator_loss(real_logits, fake_logits)
             found = _metrics(loss, real_logits, fake_logits)
+            loss = loss + _class_term(gan, found, real, fake)
             for penalty in on_logits:
                 value = penalty.penalty(real_logits, fake_logits)  # type: ignore[attr-defined]
                 loss = loss + value * (penalty.weight * penalty.every)
@@ -201,7 +230,7 @@ def discriminator_phase(
         seen.append(real_logits.detach())
     gan.update_d.finish()
     gan.observe(seen)
-    return fakes, _mean(metrics)
+    return fakes, mean_metrics(metrics)
 
 
 def penalty_phase(gan: GAN, batch: Batch, fakes: Tensor, penalties: Sequence[Penalty]) -> Metrics:
@@ -235,13 +264,14 @@ def generator_phase(gan: GAN, batch: Batch, fakes: Tensor | None = None) -> Metr
         for part in batch.split(gan.accumulate):
             with gan.autocast():
                 images = gan.generate(part) if fakes is None else fakes
-                logits = gan.discriminate(images, part.labels)
+                verdict = gan.judge(images, part.labels)
                 real_logits = partial(gan.discriminate, part.images, part.labels)
-                loss = gan.generator_loss(logits, real_logits)
-            gan.update_g.backward(loss / gan.accumulate)
+                loss = gan.generator_loss(verdict.logits, real_logits)
+                total = loss + _class_term(gan, {}, verdict)
+            gan.update_g.backward(total / gan.accumulate)
             metrics.append({"loss_g": loss.detach()})
     gan.update_g.finish()
-    return _mean(metrics)
+    return mean_metrics(metrics)
 
 
 def simultaneous_phase(gan: GAN, batch: Batch, penalties: Sequence[Penalty] = ()) -> Metrics:
@@ -257,27 +287,32 @@ def simultaneous_phase(gan: GAN, batch: Batch, penalties: Sequence[Penalty] = ()
         with gan.autocast():
             fakes = gan.generate(part)
             seen = fakes.detach().requires_grad_()
-            real_logits, fake_logits = gan.discriminate_both(part, seen)
+            real, fake = gan.judge_both(part, seen)
+            real_logits, fake_logits = real.logits, fake.logits
             loss_d = gan.discriminator_loss(real_logits, fake_logits)
             loss_g = gan.generator_loss(fake_logits, real_logits.detach)
+            found = _metrics(loss_d, real_logits, fake_logits) | {"loss_g": loss_g.detach()}
+            total_d = loss_d + _class_term(gan, found, real, fake)
+            total_g = loss_g + _class_term(gan, {}, fake)
         if gan.update_rule == "one_stage":
-            gan.update_d.backward(loss_d / gan.accumulate)
+            if fake.class_loss is not None:
+                raise ValueError("update_rule one_stage has no place for class outputs")
+            gan.update_d.backward(total_d / gan.accumulate)
             assert seen.grad is not None
             ratio = _one_stage_ratio(gan, real_logits, fake_logits)
             slope = (seen.grad * ratio.view(-1, *[1] * (seen.dim() - 1))).to(fakes.dtype)
         else:
-            scaled = gan.update_g.scaled(loss_g / gan.accumulate)
+            scaled = gan.update_g.scaled(total_g / gan.accumulate)
             (slope,) = torch.autograd.grad(scaled, seen, retain_graph=True)
-            gan.update_d.backward(loss_d / gan.accumulate, own_only=True)
+            gan.update_d.backward(total_d / gan.accumulate, own_only=True)
         extra = penalty_phase(gan, part, fakes.detach(), penalties)
         fakes.backward(slope)
-        found = _metrics(loss_d, real_logits, fake_logits) | extra
-        metrics.append(found | {"loss_g": loss_g.detach()})
+        metrics.append(found | extra)
         judged.append(real_logits.detach())
     gan.update_d.finish()
     gan.update_g.finish()
     gan.observe(judged)
-    return _mean(metrics)
+    return mean_metrics(metrics)
 
 
 def _one_stage_ratio(gan: GAN, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -295,6 +330,25 @@ def _one_stage_ratio(gan: GAN, real_logits: Tensor, fake_logits: Tensor) -> Tens
     return up / down * (gan.update_g.scale / gan.update_d.scale)
 
 
+def _verdict(outputs: tuple[Tensor, ...], labels: Tensor | None) -> Verdict:
+    if len(outputs) == 1:
+        return Verdict(outputs[0])
+    logits, classes = outputs
+    if labels is None:
+        raise ValueError("the discriminator has class outputs, which need labels: conditional")
+    return Verdict(logits, F.cross_entropy(classes.float(), labels))
+
+
+def _class_term(gan: GAN, found: Metrics, *verdicts: Verdict) -> Tensor | float:
+    """The weighted class loss of the verdicts, noted in ``found``; 0 without class outputs."""
+    losses = [v.class_loss for v in verdicts if v.class_loss is not None]
+    if not losses:
+        return 0.0
+    total = torch.stack(losses).sum()
+    found["loss_class"] = total.detach()
+    return total * gan.class_weight
+
+
 def _metrics(loss_d: Tensor, real_logits: Tensor, fake_logits: Tensor) -> Metrics:
     return {
         "loss_d": loss_d.detach(),
@@ -303,7 +357,7 @@ def _metrics(loss_d: Tensor, real_logits: Tensor, fake_logits: Tensor) -> Metric
     }
 
 
-def _mean(parts: list[Metrics]) -> Metrics:
+def mean_metrics(parts: list[Metrics]) -> Metrics:
     if len(parts) == 1:
         return parts[0]
     return {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}

@@ -16,6 +16,7 @@ from torch.optim import Adam
 
 from fastgan.augment import get_augmentation
 from fastgan.data import ImageDataset, ResidentLoader
+from fastgan.engine.autoencoding import named_step
 from fastgan.engine.callbacks import Callback
 from fastgan.engine.capture import Inputs, StepRunner
 from fastgan.engine.checkpoint import Checkpoint
@@ -27,7 +28,7 @@ from fastgan.engine.precision import LossScale, float32_products
 from fastgan.engine.ranks import Ranks
 from fastgan.engine.schedule import lr_factor
 from fastgan.engine.state import load_state, save_state
-from fastgan.engine.step import GAN, Batch, Metrics, Penalty, gan_step
+from fastgan.engine.step import GAN, Batch, Metrics, Penalty
 from fastgan.engine.update import Update
 from fastgan.engine.validate import check_choices
 from fastgan.losses import GANLoss, get_loss
@@ -48,8 +49,9 @@ class Trainer:
 
     Args:
         generator: takes noise ``[N, latent_dim]``, gives images ``[N, C, H, W]`` in [-1, 1].
-        discriminator: takes images, gives logits (one an image, of any shape ``[N, ...]``). With
-            ``config.conditional`` both take labels, int64 ``[N]``, as a second argument.
+        discriminator: takes images, gives logits (one an image, of any shape ``[N, ...]``), or
+            logits and class logits ``[N, classes]``. With ``config.conditional`` both take labels,
+            int64 ``[N]``, as a second argument. None where ``config.objective`` has no use for it.
         dataset: the real images.
         config: how to train.
         latent_dim: the noise's width; by default ``generator.latent_dim``.
@@ -60,7 +62,8 @@ class Trainer:
             ``config.augment`` names; a :class:`fastgan.augment.Augmentation` is also shown the
             logits of the real images after each discriminator update.
         callbacks: called as the run goes on.
-        step: one step, in place of :func:`fastgan.engine.gan_step`.
+        step: one step, in place of the one that ``config.objective`` names
+            (:func:`fastgan.engine.gan_step`); a module's buffers are part of checkpoints.
         description: JSON-ready facts that are saved with the run and its checkpoints, such as how
             to build the models again.
 
@@ -71,7 +74,7 @@ class Trainer:
     def __init__(
         self,
         generator: nn.Module,
-        discriminator: nn.Module,
+        discriminator: nn.Module | None,
         dataset: ImageDataset,
         config: TrainConfig | None = None,
         *,
@@ -80,7 +83,7 @@ class Trainer:
         penalties: Sequence[Penalty] = (),
         augment: nn.Module | None = None,
         callbacks: Sequence[Callback] = (),
-        step: Step = gan_step,
+        step: Step | None = None,
         description: dict[str, Any] | None = None,
     ) -> None:
         self.config = config = config or TrainConfig()
@@ -95,7 +98,8 @@ class Trainer:
         loss = loss or get_loss(
             config.loss, smooth_real=config.smooth_real, smooth_fake=config.smooth_fake
         )
-        check_choices(config, discriminator, dataset, self.ranks)
+        step = step or named_step(config)
+        check_choices(config, generator, discriminator, dataset, self.ranks)
         self.loader = ResidentLoader(
             dataset,
             self.ranks.share(config.batch_size, "batch_size"),
@@ -106,11 +110,12 @@ class Trainer:
             world_size=self.ranks.size,
         )
         self.generator = self._place(generator)
-        self.discriminator = self._place(discriminator)
+        # A network that is not there is a module without parameters.
+        self.discriminator = self._place(discriminator or nn.Module())
         penalties = [*_named_penalties(config), *penalties]
         if augment is None and config.augment != "none":
             augment = get_augmentation(config.augment)
-        for part in (augment, *penalties):
+        for part in (augment, step, *penalties):
             if isinstance(part, nn.Module):
                 part.to(self.device)
         self.ema = Ema(self.generator, config.ema_decay) if config.ema_decay else None
@@ -128,6 +133,7 @@ class Trainer:
             joint_batch=config.joint_batch,
             share_fakes=config.share_fakes,
             update_rule=config.update_rule,
+            class_weight=config.class_weight,
             accumulate=config.accumulate,
         )
         self.noise = self._random(_NOISE_STREAM)
@@ -137,7 +143,7 @@ class Trainer:
             generator=self._random(_FIXED_NOISE_STREAM),
             device=self.device,
         )
-        self._step_function = step
+        self.step_function = step
         self._runner = StepRunner(
             self._run_step, self.device, config.capture, [self.noise], shared=self.ranks.size > 1
         )
@@ -240,7 +246,7 @@ class Trainer:
         if not self.config.conditional:
             return None
         assert self.dataset.labels is not None
-        classes = int(self.dataset.labels.max()) + 1
+        classes = getattr(self.generator, "num_classes", 0) or int(self.dataset.labels.max()) + 1
         return torch.arange(len(self.fixed_noise), device=self.device) % classes
 
     def _run_step(self, inputs: Inputs, due: Hashable) -> Metrics:
@@ -255,7 +261,7 @@ class Trainer:
             return made[-1]
 
         made: list[Batch] = []
-        metrics = self._step_function(self.gan, batches, due)  # type: ignore[arg-type]
+        metrics = self.step_function(self.gan, batches, due)  # type: ignore[arg-type]
         if self.ema:
             self.ema.update()
         return metrics
@@ -281,6 +287,7 @@ class Trainer:
             clip=config.clip_grad,
             bound=bound,
             ranks=self.ranks,
+            device=self.device,
         )
 
     @cached_property

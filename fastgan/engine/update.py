@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +22,13 @@ class Update:
     finite changes neither weights nor moments, and is counted.
 
     Args:
-        module: its parameters are updated.
+        module: its parameters are updated; a network that is not there has none.
         lr, betas: Adam's.
         loss_scale: for float16.
         clip: the gradient is scaled down to this norm; 0 leaves it.
         bound: the parameters are clipped to [-bound, bound] after each update; 0 leaves them.
         ranks: the processes that train together.
+        device: of the parameters; by default that of the first.
     """
 
     def __init__(
@@ -39,11 +41,13 @@ class Update:
         clip: float = 0.0,
         bound: float = 0.0,
         ranks: Ranks | None = None,
+        device: torch.device | None = None,
     ) -> None:
         self.parameters = [p for p in module.parameters() if p.requires_grad]
-        self.device = next(module.parameters()).device
+        self.device = device or next(module.parameters()).device
         on_gpu = self.device.type == "cuda"
-        self.optimizer = Adam(module.parameters(), lr, betas, fused=True, capturable=on_gpu)
+        group = {"params": list(module.parameters())}
+        self.optimizer = Adam([group], lr, betas, fused=True, capturable=on_gpu)
         if on_gpu:
             # In a captured step a number would stay what it was when the step was captured.
             self.optimizer.param_groups[0]["lr"] = torch.tensor(lr, device=self.device)
@@ -78,9 +82,18 @@ class Update:
     def start(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
 
-    def backward(self, loss: Tensor, *, own_only: bool = False) -> None:
-        """Add the gradients of ``loss``; ``own_only`` leaves other leaves of its graph alone."""
-        self.scaled(loss).backward(inputs=self.parameters if own_only else None)
+    def backward(
+        self,
+        loss: Tensor,
+        *,
+        own_only: bool = False,
+        of: Sequence[Tensor] | None = None,
+        retain_graph: bool = False,
+    ) -> None:
+        """Add the gradients of ``loss``; ``own_only`` leaves other leaves of its graph alone, and
+        ``of`` names the parameters whose gradients are wanted."""
+        inputs = self.parameters if own_only else of
+        self.scaled(loss).backward(inputs=inputs, retain_graph=retain_graph)
 
     def finish(self) -> None:
         """Apply the gradients."""

@@ -17,17 +17,22 @@ _ONE_STAGE_LOSSES = ("non_saturating", "saturating", "wasserstein")
 
 
 def check_choices(
-    config: TrainConfig, discriminator: nn.Module, dataset: ImageDataset, ranks: Ranks
+    config: TrainConfig,
+    generator: nn.Module,
+    discriminator: nn.Module | None,
+    dataset: ImageDataset,
+    ranks: Ranks,
 ) -> None:
     """Raises ValueError where a choice of ``config`` would not do what it says."""
+    _check_objective(config, generator, discriminator)
+    _check_labels(config, generator, dataset)
+    discriminator = discriminator or nn.Module()
     share = ranks.share(config.batch_size, "batch_size")
     if share % config.accumulate:
         raise ValueError(
             f"batch_size must be a multiple of accumulate = {config.accumulate} on each of "
             f"{ranks.size} processes, got {config.batch_size}"
         )
-    if config.conditional and dataset.labels is None:
-        raise ValueError(f"conditional needs labels, and {dataset.name} has none")
     plain = [
         name
         for name, layer in discriminator.named_modules()
@@ -47,6 +52,53 @@ def check_choices(
         raise ValueError(f"update_rule {config.update_rule} shares the fakes: share_fakes is off")
     if config.update_rule == "one_stage":
         _check_one_stage(config, discriminator)
+
+
+def _check_objective(
+    config: TrainConfig, generator: nn.Module, discriminator: nn.Module | None
+) -> None:
+    objective = config.objective
+    if objective in ("gan", "vae_gan") and discriminator is None:
+        raise ValueError(f"objective {objective} needs a discriminator, got None")
+    if objective == "gan":
+        return
+    wanted = "encode" if objective == "autoencoder" else "posterior"
+    if not hasattr(generator, wanted):
+        raise ValueError(
+            f"objective {objective} needs a generator with an encoder, such as "
+            f"fastgan.models.Autoencoder, got {type(generator).__name__}"
+        )
+    if objective != "vae_gan":
+        return
+    if not hasattr(discriminator, "features"):
+        raise ValueError(
+            "objective vae_gan needs a discriminator with features, such as dcgan_discriminator, "
+            f"got {type(discriminator).__name__}"
+        )
+    if config.accumulate > 1 or config.regularizer != "none" or config.augment != "none":
+        raise ValueError("objective vae_gan takes no accumulate, regularizer or augment")
+
+
+def _check_labels(config: TrainConfig, generator: nn.Module, dataset: ImageDataset) -> None:
+    classes = getattr(generator, "num_classes", 0)
+    if not config.conditional:
+        if classes:
+            raise ValueError(
+                f"{type(generator).__name__} draws {classes} classes: it is trained with "
+                "conditional, on data that has labels"
+            )
+        return
+    if dataset.labels is None:
+        raise ValueError(
+            f"conditional needs labels, and {dataset.name} has none: give it a folder with a "
+            "subfolder for each class, an .npz with labels, or IDX files with theirs"
+        )
+    highest = int(dataset.labels.max())
+    if classes and highest >= classes:
+        raise ValueError(
+            f"labels must lie in 0..{classes - 1}, the classes of {type(generator).__name__}; "
+            f"{dataset.name} has label {highest}: build it with num_classes={highest + 1}"
+        )
 
 
 def _check_one_stage(config: TrainConfig, discriminator: nn.Module) -> None:

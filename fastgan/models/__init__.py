@@ -6,19 +6,32 @@
 
 from ._base import Discriminator, Generator
 from ._registry import create_model, list_models, register_model
+from .autoencoder import VAE, Autoencoder
+from .conditional import ACGANDiscriminator, CDCGANDiscriminator, CDCGANGenerator
 from .dcgan import DCGANDiscriminator, DCGANGenerator
 from .init import init_weights, initialize
 from .mlp import MLPDiscriminator, MLPGenerator
+from .r3gan import R3GANDiscriminator, R3GANGenerator
+from .resnet import ResNetDiscriminator, ResNetGenerator
 from .spectral import spectral_norm
 from .tf_dcgan import TFDCGANDiscriminator, TFDCGANGenerator
 
 __all__ = [
+    "VAE",
+    "ACGANDiscriminator",
+    "Autoencoder",
+    "CDCGANDiscriminator",
+    "CDCGANGenerator",
     "DCGANDiscriminator",
     "DCGANGenerator",
     "Discriminator",
     "Generator",
     "MLPDiscriminator",
     "MLPGenerator",
+    "R3GANDiscriminator",
+    "R3GANGenerator",
+    "ResNetDiscriminator",
+    "ResNetGenerator",
     "TFDCGANDiscriminator",
     "TFDCGANGenerator",
     "create_model",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
@@ -26,11 +27,25 @@ def dropout_rate(value: float) -> float:
     return float(value)
 
 
+def check_labels(labels: Tensor | None, count: int) -> Tensor:
+    """`labels` if they are int64 [count], else ValueError. Their range is not looked at here."""
+    if labels is None:
+        raise ValueError(f"labels: a conditional network needs int64 [{count}], got None")
+    if labels.dtype != torch.int64 or tuple(labels.shape) != (count,):
+        raise ValueError(
+            f"labels must be int64 of shape [{count}], one an image, got {labels.dtype} of shape "
+            f"{list(labels.shape)}"
+        )
+    return labels
+
+
 class Generator(nn.Module):
     """A module from latent vectors [N, latent_dim] to images [N, channels, size, size] in [-1, 1].
 
-    Attributes: latent_dim, image_size, channels.
+    Attributes: latent_dim, image_size, channels; num_classes, 0 for one that takes no labels.
     """
+
+    num_classes = 0
 
     def __init__(self, latent_dim: int, image_size: int, channels: int) -> None:
         super().__init__()

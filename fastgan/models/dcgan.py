@@ -102,10 +102,15 @@ class DCGANGenerator(Generator):
         init_weights(self)
 
     def forward(self, z: Tensor) -> Tensor:
-        return chain(
-            self.latent_vectors(z), project=self.project, blocks=self.blocks, output=self.output,
-            tanh=TANH,
-        )  # fmt: skip
+        return self._run(z, tanh=TANH)
+
+    def logits(self, z: Tensor) -> Tensor:
+        """The images before their tanh."""
+        return self._run(z)
+
+    def _run(self, z: Tensor, **last: nn.Module) -> Tensor:
+        z = self.latent_vectors(z)
+        return chain(z, project=self.project, blocks=self.blocks, output=self.output, **last)
 
 
 @register_model("dcgan_discriminator")
@@ -120,6 +125,7 @@ class DCGANDiscriminator(Discriminator):
         norm: "batch", "none", or "spectral": spectral norm of all weights instead of batch norm,
             as of Miyato et al. 2018. Without batch norm the convolutions have a bias.
         dropout: rate of dropout after each activation, in [0, 1).
+        outputs: numbers an image; with more than 1 the logits are [N, outputs].
 
     Raises ValueError for arguments that cannot be built, and in `forward` for images of another
     shape.
@@ -135,8 +141,10 @@ class DCGANDiscriminator(Discriminator):
         negative_slope: float = 0.2,
         norm: DiscriminatorNorm = "batch",
         dropout: float = 0.0,
+        outputs: int = 1,
     ) -> None:
         super().__init__(image_size, channels)
+        positive_int("outputs", outputs)
         base, widths = _plan(image_size, width, max_width)
         use_norm = _uses_batch_norm(norm, ("spectral", "none"))
         negative_slope = slope("negative_slope", negative_slope)
@@ -154,11 +162,24 @@ class DCGANDiscriminator(Discriminator):
             block(channels, widths[0], False),
             *(block(c_in, c_out, use_norm) for c_in, c_out in pairwise(widths)),
         )
-        self.output = nn.Conv2d(widths[-1], 1, base)
+        self.output = nn.Conv2d(widths[-1], outputs, base)
         init_weights(self)
         if norm == "spectral":
             spectral_norm(self)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.check_images(images).to(memory_format=torch.channels_last)
-        return chain(x, blocks=self.blocks, output=self.output).flatten()
+        return self._flat(chain(x, blocks=self.blocks, output=self.output))
+
+    def features(self, images: Tensor) -> Tensor:
+        """The last feature map, [N, C, side, side]."""
+        return chain(
+            self.check_images(images).to(memory_format=torch.channels_last), blocks=self.blocks
+        )
+
+    def judged(self, features: Tensor) -> Tensor:
+        """The logits of images from their features."""
+        return self._flat(chain(features, output=self.output))
+
+    def _flat(self, out: Tensor) -> Tensor:
+        return out.flatten() if out.shape[1] == 1 else out.flatten(1)

@@ -1,6 +1,6 @@
 """Named runs: models, data and hyper-parameters, each a small typed configuration."""
 
-from fastgan.recipes import dcgan, digits, mlp_gan
+from fastgan.recipes import autoencoders, conditional, dcgan, digits, losses, mlp_gan, resnet
 from fastgan.recipes._recipe import (
     DataConfig,
     ModelSpec,
@@ -23,15 +23,19 @@ __all__ = [
     "ModelSpec",
     "Recipe",
     "as_trained",
+    "autoencoders",
     "build_models",
     "build_trainer",
+    "conditional",
     "dcgan",
     "digits",
     "get_recipe",
     "list_recipes",
+    "losses",
     "mlp_gan",
     "override",
     "register_recipe",
+    "resnet",
     "run_folder",
     "train",
 ]

@@ -44,7 +44,7 @@ class Recipe:
     name: str
     summary: str
     generator: ModelSpec
-    discriminator: ModelSpec
+    discriminator: ModelSpec | None
     image_size: int
     channels: Literal[1, 3]
     data: DataConfig = field(default_factory=DataConfig)

@@ -74,17 +74,17 @@ def build_trainer(recipe: Recipe) -> Trainer:
         "recipe": recipe.name,
         "load": dataclasses.asdict(recipe.data),
         "generator": recipe.generator.as_dict(),
-        "discriminator": recipe.discriminator.as_dict(),
+        "discriminator": recipe.discriminator and recipe.discriminator.as_dict(),
     }
     return Trainer(generator, discriminator, dataset, recipe.train, description=description)
 
 
-def build_models(recipe: Recipe) -> tuple[nn.Module, nn.Module]:
+def build_models(recipe: Recipe) -> tuple[nn.Module, nn.Module | None]:
     """The recipe's generator and discriminator, freshly initialised."""
-    return (
-        create_model(recipe.generator.name, **recipe.generator.arguments),
-        create_model(recipe.discriminator.name, **recipe.discriminator.arguments),
-    )
+    generator = create_model(recipe.generator.name, **recipe.generator.arguments)
+    if recipe.discriminator is None:
+        return generator, None
+    return generator, create_model(recipe.discriminator.name, **recipe.discriminator.arguments)
 
 
 def override(recipe: Recipe, **values: Any) -> Recipe:

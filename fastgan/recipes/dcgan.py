@@ -1,21 +1,25 @@
 """The DCGAN family at four sizes."""
 
+from typing import Literal
+
 from fastgan.engine.config import TrainConfig
 from fastgan.recipes._recipe import ModelSpec, Recipe, register_recipe
 
-DCGAN_28 = register_recipe(
-    Recipe(
-        name="dcgan-28",
-        summary="5x5 DCGAN of the TensorFlow tutorial, 28x28 grey, discriminator with dropout",
-        generator=ModelSpec("tf_dcgan_generator"),
-        discriminator=ModelSpec("tf_dcgan_discriminator"),
-        image_size=28,
-        channels=1,
-        train=TrainConfig(
-            steps=12_000, batch_size=256, lr_g=1e-4, lr_d=1e-4, beta1=0.9, checkpoint_every=1000
-        ),
+
+def _dcgan_28(name: str, channels: Literal[1, 3], colour: str) -> Recipe:
+    return register_recipe(
+        Recipe(
+            name=name,
+            summary=f"5x5 DCGAN of TensorFlow's tutorial, 28x28 {colour}, with dropout",
+            generator=ModelSpec("tf_dcgan_generator", {"channels": channels}),
+            discriminator=ModelSpec("tf_dcgan_discriminator", {"channels": channels}),
+            image_size=28,
+            channels=channels,
+            train=TrainConfig(
+                steps=12_000, batch_size=256, lr_g=1e-4, lr_d=1e-4, beta1=0.9, checkpoint_every=1000
+            ),
+        )
     )
-)
 
 
 def _dcgan(image_size: int, steps: int) -> Recipe:
@@ -35,6 +39,8 @@ def _dcgan(image_size: int, steps: int) -> Recipe:
     )
 
 
+DCGAN_28 = _dcgan_28("dcgan-28", 1, "grey")
+DCGAN_28_RGB = _dcgan_28("dcgan-28-rgb", 3, "RGB")
 DCGAN_32 = _dcgan(32, steps=30_000)
 DCGAN_64 = _dcgan(64, steps=50_000)
 DCGAN_128 = _dcgan(128, steps=80_000)

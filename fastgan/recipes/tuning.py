@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.fusion import explain, tune
-from fastgan.models import create_model
 from fastgan.ops import tuning
 from fastgan.recipes._recipe import Recipe
+from fastgan.recipes._run import build_models
 
 
 def explain_recipe(recipe: Recipe, batch_size: int, device: torch.device) -> None:
@@ -25,10 +25,11 @@ def _networks(
     """The generator and the discriminator, each with an input, as they are trained."""
     if batch_size < 2:
         raise ValueError(f"batch_size must be at least 2, got {batch_size}")
-    generator = create_model(recipe.generator.name, **recipe.generator.arguments)
-    discriminator = create_model(recipe.discriminator.name, **recipe.discriminator.arguments)
     image = (recipe.channels, recipe.image_size, recipe.image_size)
+    generator, discriminator = build_models(recipe)
     for model, shape in ((generator, (generator.latent_dim,)), (discriminator, image)):
+        if model is None:
+            continue
         model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         yield model, torch.randn(batch_size, *shape, device=device)
 
