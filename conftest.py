@@ -1,11 +1,29 @@
-"""The option that tests/ and bench/ share."""
+"""The options that tests/ and bench/ share."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+
+ROOT = Path(__file__).resolve().parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--benchmark", action="store_true", help="run the benchmarks (pytest --benchmark bench)"
+    group = parser.getgroup("fastgan", "the performance suite")
+    group.addoption("--benchmark", action="store_true", help="run bench/, the performance suite")
+    group.addoption("--quick", action="store_true", help="with --benchmark: fewer cases and rounds")
+    group.addoption(
+        "--results",
+        type=Path,
+        default=ROOT / "bench" / "results" / "local",
+        metavar="FOLDER",
+        help="with --benchmark: where the JSON lines go (default: %(default)s)",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # `pytest --benchmark` means bench/, not the folder of tests that pytest takes by itself.
+    by_itself = config.args_source is not pytest.Config.ArgsSource.ARGS
+    if config.getoption("--benchmark") and by_itself:
+        config.args = [str(ROOT / "bench")]

@@ -1,19 +1,114 @@
-"""Benchmarks run only when asked for by `--benchmark`: they want a quiet machine."""
+"""Benchmarks run only when asked for, by --benchmark (or --benchmark-only): they want a quiet
+machine. Results are written as JSON lines when the run ends."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+from bench.harness.case import Case
+from bench.harness.measure import Work
+from bench.harness.session import Session
+from bench.harness.table import render
+
+Compared = Callable[[Case, str, Callable[[Case], Work]], None]
+SESSION = pytest.StashKey[Session]()
+
+
+class Replay:
+    """A clock that shows times which were taken already: pytest-benchmark then reports the rounds
+    of the interleaved run instead of rounds of its own."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, times: Iterator[float]) -> None:
+        self.now += next(times)
+
+
+CLOCK = Replay()
+
+
+def asked_for(config: pytest.Config) -> bool:
+    return bool(config.getoption("--benchmark") or config.getoption("benchmark_only", False))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--benchmark"):
-        return
-    here = Path(__file__).resolve().parent
     for item in items:
-        if here in item.path.parents:
+        if HERE not in item.path.parents:
+            continue
+        if not asked_for(config):
             item.add_marker(pytest.mark.skip(reason="a benchmark: run with --benchmark"))
+        elif config.getoption("--quick") and item.get_closest_marker("full"):
+            item.add_marker(pytest.mark.skip(reason="left out of --quick"))
+        if config.pluginmanager.hasplugin("benchmark") and "compared" in item.fixturenames:
+            item.add_marker(pytest.mark.benchmark(timer=CLOCK))
+
+
+@pytest.fixture(scope="session")
+def suite(request: pytest.FixtureRequest) -> Session:
+    """The run, into which a test may put rows of its own."""
+    config = request.config
+    if SESSION not in config.stash:
+        config.stash[SESSION] = Session(config.getoption("--results"), config.getoption("--quick"))
+    return config.stash[SESSION]
+
+
+@pytest.fixture
+def compared(request: pytest.FixtureRequest, suite: Session, benchmark: Any) -> Compared:
+    """compared(case, implementation, make): this implementation's times of a case.
+
+    The first implementation's test measures all of them, interleaved. Skips, with the reason, one
+    that cannot run; fails for one of ours that is wrong.
+    """
+
+    def report(case: Case, implementation: str, make: Callable[[Case], Work]) -> None:
+        found = suite.measurement(request.path.stem.removeprefix("test_"), case, make)
+        if implementation not in found.times:
+            if hasattr(benchmark, "skipped"):
+                benchmark.skipped = True
+            reason = found.left_out.get(implementation, "left out of --quick")
+            if implementation in found.own:
+                pytest.fail(reason)
+            pytest.skip(f"{implementation}: {reason}")
+        times = found.times[implementation]
+        if benchmark is None:
+            return
+        benchmark.group = f"{case.group}, {case.variant}"
+        benchmark.name = implementation
+        benchmark.pedantic(CLOCK.advance, args=(iter(times),), rounds=len(times))
+
+    return report
+
+
+class WithoutPlugin:
+    """Lets the suite run, and write its results, where pytest-benchmark is not installed."""
+
+    @pytest.fixture
+    def benchmark(self) -> None:
+        return None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.pluginmanager.hasplugin("benchmark"):
+        config.pluginmanager.register(WithoutPlugin())
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    session = config.stash.get(SESSION, None)
+    if session is None or not session.rows:
+        return
+    terminalreporter.section("fastgan")
+    terminalreporter.write_line(render(session.measured))
+    for path in session.write():
+        terminalreporter.write_line(f"results: {path}")

@@ -1,0 +1,142 @@
+"""What this machine is, how PyTorch is set up on it, and the most that it can do."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.harness.clock import clock_of, gpu_state
+from bench.paired import interleave
+
+ROOT = Path(__file__).resolve().parents[2]
+_PACKAGES = ("torch", "triton", "numpy", "inplace-abn")
+LARGE = 1 << 27  # bytes: beyond any cache
+
+
+def describe(device: str = "cpu") -> dict[str, Any]:
+    """Processor or GPU, versions, settings and commit: what every result is read with."""
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "commit": _git("rev-parse", "HEAD"),
+        "changed": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "machine": gpu() if device == "cuda" else processor(),
+        "versions": {"python": platform.python_version(), **_versions()},
+        "settings": settings(),
+    }
+
+
+def processor() -> dict[str, Any]:
+    return {
+        "name": _model_name(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "cores": len(os.sched_getaffinity(0)),
+        "cache_mib": round(last_level_cache("cpu") / 2**20, 1),
+    }
+
+
+def gpu() -> dict[str, Any]:
+    properties = torch.cuda.get_device_properties(0)
+    return {
+        "name": properties.name,
+        "sm": f"{properties.major}{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory_gib": round(properties.total_memory / 2**30, 1),
+        "cache_mib": round(last_level_cache("cuda") / 2**20, 1),
+        "state": gpu_state(),
+    }
+
+
+def settings() -> dict[str, Any]:
+    """What changes a result beside the code: printed with it."""
+    return {
+        "threads": torch.get_num_threads(),
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
+        "tf32_cudnn": torch.backends.cudnn.allow_tf32,
+        "cudnn_autotune": torch.backends.cudnn.benchmark,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "environment": {
+            name: os.environ[name]
+            for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "FASTGAN_CPU_ISA", "FASTGAN_BACKEND")
+            if name in os.environ
+        },
+    }
+
+
+def slug(device: str = "cpu") -> str:
+    """A name for files: the machine's, with its cores for a CPU."""
+    known = gpu() if device == "cuda" else processor()
+    name = re.sub(r"[^a-z0-9]+", "-", known["name"].lower()).strip("-")
+    return name if device == "cuda" else f"{name}-{known['instructions'].lower()}"
+
+
+def last_level_cache(device: str) -> int:
+    """Bytes of the largest cache; 64 MiB where the system does not tell."""
+    if device == "cuda":
+        return int(getattr(torch.cuda.get_device_properties(0), "L2_cache_size", 1 << 26))
+    sizes = []
+    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        found = re.fullmatch(r"(\d+)([KM])", path.read_text().strip())
+        if found:
+            sizes.append(int(found[1]) << {"K": 10, "M": 20}[found[2]])
+    return max(sizes, default=1 << 26)
+
+
+def ceilings(device: str = "cpu", rounds: int = 7) -> dict[str, float]:
+    """Measured: bytes a second of a copy beyond the cache (read and write both counted), and
+    operations a second of the fastest of a few matrix products, by dtype."""
+    source, target = (torch.ones(LARGE // 4, device=device) for _ in range(2))
+    clock = clock_of(device)
+    copies = interleave({"copy": lambda: target.copy_(source)}, rounds, clock=clock)["copy"]
+    found = {"bytes": 2 * LARGE / min(copies)}
+    sizes = (1024, 2048) if device == "cpu" else (4096, 8192)
+    for name in ("float32", "bfloat16"):
+        rates = []
+        for n in sizes:
+            a = torch.randn(n, n, device=device).to(getattr(torch, name))
+            times = interleave({"product": lambda a=a: a @ a}, rounds, 1, clock)["product"]
+            rates.append(2 * n**3 / min(times))
+        found[name] = max(rates)
+    return found
+
+
+def rate(measured: dict[str, float], dtype: str) -> float:
+    """Operations a second that work at a dtype may reach: without a faster unit, float32's."""
+    return max(measured["float32"], measured.get(dtype, 0.0))
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    if torch.version.cuda:
+        found["cuda"] = torch.version.cuda
+    return found
+
+
+def _model_name() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    found = re.search(r"model name\s*:\s*(.+)", text)
+    return found[1].strip() if found else platform.machine()
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(ROOT), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""

@@ -1,0 +1,193 @@
+"""One case, measured: every implementation that can run and is right, in turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from bench.harness import machine
+from bench.harness.case import Case, Cost
+from bench.harness.clock import captured, clock_of, gpu_state
+from bench.harness.memory import peak_bytes, saved_bytes
+from bench.harness.parity import OWN, PEER, why_refused
+from bench.harness.results import Row
+from bench.paired import Times, percentiles, ratio_interval, take_turns
+
+GRAPHED = ", replayed"  # an implementation inside a CUDA graph
+
+
+class Runs(Protocol):
+    """What measure() asks of an implementation: see workload.Runner."""
+
+    parameters: list[Tensor]
+
+    def forward(self, i: int) -> object: ...
+    def results(self, i: int) -> list[Tensor]: ...
+    def ready(self, turn: int) -> Callable[[], object]: ...
+
+
+class Work(Protocol):
+    """What measure() asks of a workload: see workload.Workload and step.StepWorkload."""
+
+    case: Case
+    cost: Cost | None
+    network: bool
+    implementations: dict[str, Any]
+
+    @property
+    def sets(self) -> int: ...
+    @property
+    def own(self) -> list[str]: ...
+    def why_not(self, name: str) -> str | None: ...
+    def runner(self, name: str) -> Runs: ...
+    def exact(self, i: int) -> list[Tensor]: ...
+    def eager(self, i: int) -> list[Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long to measure: rounds until `seconds` have passed, at least and at most so many."""
+
+    seconds: float = 4.0
+    least: int = 7
+    most: int = 60
+
+
+QUICK = Plan(seconds=0.8, least=5, most=25)
+
+
+@dataclass
+class Measurement:
+    """Times by implementation; why others have none."""
+
+    case: Case
+    cost: Cost | None
+    own: list[str]
+    times: Times
+    left_out: dict[str, str]
+    saved: dict[str, int] = field(default_factory=dict)
+    peak: dict[str, int] = field(default_factory=dict)
+    gpu: list[dict[str, object]] = field(default_factory=list)
+    sets: int = 1
+
+    def rows(self, ceilings: dict[str, float]) -> list[Row]:
+        return [self._row(name, ceilings) for name in (*self.times, *self.left_out)]
+
+    def _row(self, name: str, ceilings: dict[str, float]) -> Row:
+        row: Row = {"kind": "case", "case": self.case.as_dict(), "implementation": name}
+        row["own"] = name in self.own
+        if name in self.left_out:
+            return {**row, "left_out": self.left_out[name]}
+        seconds = self.times[name]
+        row |= {"rounds": len(seconds), "input_sets": self.sets, "seconds": percentiles(seconds)}
+        # How many times faster each of ours is than this one, within the rounds.
+        row["ratio"] = {
+            own: list(ratio_interval(seconds, self.times[own]))
+            for own in self.own
+            if own != name and own in self.times
+        }
+        if name in self.saved:
+            row["saved_bytes"] = self.saved[name]
+        if name in self.peak:
+            row["peak_bytes"] = self.peak[name]
+        if self.cost is not None:
+            row |= {"bytes": self.cost.bytes, "operations": self.cost.operations}
+            rate = machine.rate(ceilings, self.case.dtype)
+            row["floor"] = self.cost.floor(ceilings["bytes"], rate)
+            row["share_of_roofline"] = row["floor"] / row["seconds"]["p50"]
+        if self.gpu:
+            row["gpu"] = self.gpu
+        return row
+
+
+def measure(work: Work, plan: Plan, only: set[str] | None = None) -> Measurement:
+    """Check, then time. What cannot run or is wrong is left out, with the reason.
+
+    Peak memory and saved bytes are taken once, before the clock starts.
+    """
+    runners, left_out = _built(work, only)
+    found = Measurement(work.case, work.cost, work.own, {}, left_out, sets=work.sets)
+    for name, runner in runners.items():
+        run = runner.ready(0)
+        found.peak[name] = peak_bytes(run, work.case.device)
+        found.saved[name] = saved_bytes(lambda r=runner: r.forward(0), runner.parameters)
+    candidates: dict[str, Callable[[int], Callable[[], object]]] = {
+        name: runner.ready for name, runner in runners.items()
+    }
+    if work.case.device == "cuda":
+        found.gpu.append(gpu_state())
+        candidates |= _replayed(runners, work.sets, found)
+    if candidates:
+        found.times = _timed(candidates, plan, work.case.device)
+    for name in [n for n in found.times if n.endswith(GRAPHED)]:
+        # One replay goes through all sets.
+        found.times[name] = [t / work.sets for t in found.times[name]]
+        if name.removesuffix(GRAPHED) in work.own:
+            found.own.append(name)
+    if work.case.device == "cuda":
+        found.gpu.append(gpu_state())
+    return found
+
+
+def _built(work: Work, only: set[str] | None) -> tuple[dict[str, Runs], dict[str, str]]:
+    """The implementations that can run and whose results on every set are right."""
+    runners: dict[str, Runs] = {}
+    left_out: dict[str, str] = {}
+    for name in work.implementations:
+        if only is not None and name not in only:
+            continue
+        reason = work.why_not(name)
+        if reason is None:
+            try:
+                runners[name] = work.runner(name)
+                runners[name].results(0)
+            except Exception as error:  # a peer's build may fail in any way: the table says how
+                runners.pop(name, None)
+                reason = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+        if reason is not None:
+            left_out[name] = reason
+    for i in range(work.sets):
+        exact, eager = work.exact(i), work.eager(i)
+        for name in list(runners):
+            times = OWN if name in work.own else PEER
+            wrong = why_refused(runners[name].results(i), eager, exact, times, work.network)
+            if wrong is not None:
+                left_out[name] = f"refused: on input set {i}, {wrong}"
+                del runners[name]
+    return runners, left_out
+
+
+def _timed(
+    candidates: dict[str, Callable[[int], Callable[[], object]]], plan: Plan, device: str
+) -> Times:
+    clock = clock_of(device)
+    started = time.perf_counter()
+    take_turns(candidates, rounds=1, warm_up=1, clock=clock)
+    round_seconds = (time.perf_counter() - started) / 2
+    rounds = min(plan.most, max(plan.least, int(plan.seconds / round_seconds)))
+    return take_turns(candidates, rounds, 1, clock)
+
+
+def _replayed(
+    runners: dict[str, Runs], sets: int, found: Measurement
+) -> dict[str, Callable[[int], Callable[[], object]]]:
+    """Each implementation's calls on all sets as one CUDA graph, where it can be captured."""
+    graphs: dict[str, Callable[[int], Callable[[], object]]] = {}
+    for name, runner in runners.items():
+        if "graphs" in name:  # a compiler that captures by itself
+            continue
+
+        def every_set(runner: Runs = runner) -> object:
+            return [runner.ready(i)() for i in range(sets)]
+
+        try:
+            replay = captured(every_set)
+        except RuntimeError as error:
+            found.left_out[name + GRAPHED] = f"not capturable: {str(error).splitlines()[0][:200]}"
+            continue
+        graphs[name + GRAPHED] = lambda _turn, replay=replay: replay
+    return graphs

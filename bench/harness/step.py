@@ -1,0 +1,205 @@
+"""A training step of DCGAN-64 as every implementation runs it: one update of each network."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from bench.harness import case as costs
+from bench.harness import peers
+from bench.harness.case import BOTH, FORWARD, LAYOUTS, Case, Cost
+from bench.harness.peers import Build
+from fastgan.nn import segments
+
+LATENT = 100
+SETS = 2
+
+
+def generator(width: int = 64) -> nn.Sequential:
+    channels = [LATENT, 8 * width, 4 * width, 2 * width, width]
+    layers: list[nn.Module] = []
+    for i in range(4):
+        geometry = (4, 2, 1) if i else (4, 1, 0)
+        conv = nn.ConvTranspose2d(channels[i], channels[i + 1], *geometry, bias=False)
+        layers += [conv, nn.BatchNorm2d(channels[i + 1]), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, nn.ConvTranspose2d(width, 3, 4, 2, 1, bias=False), nn.Tanh())
+
+
+def discriminator(width: int = 64) -> nn.Sequential:
+    channels = [width, 2 * width, 4 * width, 8 * width]
+    layers: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1, bias=False)]
+    layers += [nn.LeakyReLU(0.2, inplace=True)]
+    for i in range(3):
+        conv = nn.Conv2d(channels[i], channels[i + 1], 4, 2, 1, bias=False)
+        layers += [conv, nn.BatchNorm2d(channels[i + 1]), nn.LeakyReLU(0.2, inplace=True)]
+    return nn.Sequential(*layers, nn.Conv2d(channels[3], 1, 4, bias=False))
+
+
+class StepImplementation(NamedTuple):
+    """How both networks are run.
+
+    frozen: the discriminator's weight gradients are not formed in the generator's update, as ours;
+    PyTorch's DCGAN tutorial forms them and throws them away. joint: one discriminator pass over
+    [real; fake].
+    """
+
+    build: Build
+    layout: str
+    own: bool = False
+    frozen: bool = True
+    joint: bool = False
+
+
+class StepWorkload:
+    """A step of batch `batch`, at the case's dtype by autocast. Its results are the losses and both
+    networks' gradients at the first weights."""
+
+    network = True
+    sets = SETS
+
+    def __init__(
+        self, case: Case, implementations: dict[str, StepImplementation], batch: int, width: int
+    ) -> None:
+        self.case, self.implementations = case, implementations
+        self.batch = batch
+        self.networks = generator(width).to(case.device), discriminator(width).to(case.device)
+        self.given = [
+            (
+                torch.rand(batch, 3, 64, 64, device=case.device) * 2 - 1,
+                torch.randn(batch, LATENT, 1, 1, device=case.device),
+            )
+            for _ in range(SETS)
+        ]
+        self.cost = self._cost()
+
+    @property
+    def own(self) -> list[str]:
+        return [name for name, how in self.implementations.items() if how.own]
+
+    def why_not(self, name: str) -> str | None:
+        return None if name in self.own else peers.why_not(name.partition(" (")[0], self.case)
+
+    def runner(self, name: str) -> StepRunner:
+        how = self.implementations[name]
+        networks = [copy.deepcopy(m) for m in self.networks]
+        if LAYOUTS[how.layout] is torch.channels_last:
+            networks = [m.to(memory_format=torch.channels_last) for m in networks]  # type: ignore[call-overload]
+        return StepRunner(self, [how.build(m) for m in networks], how)
+
+    def exact(self, i: int) -> list[Tensor]:
+        networks = [copy.deepcopy(m).double() for m in self.networks]
+        how = StepImplementation(lambda model: model, "contiguous")
+        return StepRunner(self, networks, how, torch.float64).results(i)
+
+    def eager(self, i: int) -> list[Tensor]:
+        networks = [copy.deepcopy(m) for m in self.networks]
+        how = StepImplementation(lambda model: model, "contiguous")
+        return StepRunner(self, networks, how).results(i)
+
+    def _cost(self) -> Cost:
+        """Of the convolutions: G forward and backward; D twice forward and backward, then forward
+        and backward into the images alone."""
+        make, judge = self.networks
+        real, noise = self.given[0]
+        enabled = self.case.dtype != "float32"
+        dtype = getattr(torch, self.case.dtype)
+        with torch.no_grad(), torch.autocast(self.case.device, dtype, enabled=enabled):
+            of_g = costs.of_convolutions(make, [noise], BOTH)
+            of_d = costs.of_convolutions(judge, [real], BOTH)
+            once = costs.of_convolutions(judge, [real], FORWARD)
+        return of_g + of_d + of_d + once + once
+
+
+class StepRunner:
+    """A step of one implementation, with its own weights and optimizers."""
+
+    def __init__(
+        self,
+        work: StepWorkload,
+        networks: list[nn.Module],
+        how: StepImplementation,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.work, self.how = work, how
+        self.make, self.judge = networks
+        self.parameters = [p for m in networks for p in m.parameters()]
+        self.optimizers = [
+            torch.optim.Adam(m.parameters(), 2e-4, (0.5, 0.999), fused=True) for m in networks
+        ]
+        layout = LAYOUTS[how.layout]
+        self.given = [
+            (real.to(dtype).contiguous(memory_format=layout), noise.to(dtype))
+            for real, noise in work.given
+        ]
+        self.low = dtype is torch.float32 and work.case.dtype != "float32"
+
+    def forward(self, i: int) -> Tensor:
+        """One discriminator pass over generated images: what the generator's update keeps."""
+        return self._logits(self._images(self.given[i][1]))
+
+    def results(self, i: int) -> list[Tensor]:
+        real, noise = self.given[i]
+        fake = self._images(noise)
+        loss_d = self._loss_of_judge(real, fake)
+        loss_d.backward()
+        of_d = [p.grad.clone() for p in self.judge.parameters()]
+        loss_g = self._loss_of_maker(fake)
+        loss_g.backward()
+        of_g = [p.grad.clone() for p in self.make.parameters()]
+        for p in self.parameters:
+            p.grad = None
+        return [loss_d.detach(), loss_g.detach(), *of_d, *of_g]
+
+    def ready(self, turn: int) -> Callable[[], object]:
+        real, noise = self.given[turn % SETS]
+        return lambda: self._update(real, noise)
+
+    def _update(self, real: Tensor, noise: Tensor) -> None:
+        of_g, of_d = self.optimizers
+        fake = self._images(noise)
+        of_d.zero_grad()
+        self._loss_of_judge(real, fake).backward()
+        of_d.step()
+        of_g.zero_grad()
+        self._loss_of_maker(fake).backward()
+        of_g.step()
+
+    def _images(self, noise: Tensor) -> Tensor:
+        with self._precision():
+            return self.make(noise)  # type: ignore[no-any-return]
+
+    def _logits(self, images: Tensor) -> Tensor:
+        with self._precision():
+            logits: Tensor = self.judge(images)
+        return logits.float() if logits.dtype is torch.bfloat16 else logits
+
+    def _loss_of_judge(self, real: Tensor, fake: Tensor) -> Tensor:
+        fake = fake.detach()
+        if self.how.joint:
+            with segments(self.judge, 2):
+                of_real, of_fake = self._logits(torch.cat([real.to(fake.dtype), fake])).chunk(2)
+        else:
+            of_real, of_fake = self._logits(real), self._logits(fake)
+        return softplus(-of_real).mean() + softplus(of_fake).mean()
+
+    def _loss_of_maker(self, fake: Tensor) -> Tensor:
+        with self._frozen():
+            return softplus(-self._logits(fake)).mean()
+
+    @contextmanager
+    def _frozen(self) -> Iterator[None]:
+        self.judge.requires_grad_(not self.how.frozen)
+        try:
+            yield
+        finally:
+            self.judge.requires_grad_(True)
+
+    def _precision(self) -> torch.autocast:
+        dtype = getattr(torch, self.work.case.dtype)
+        return torch.autocast(self.work.case.device, dtype, enabled=self.low)

@@ -1,0 +1,170 @@
+"""A module and its inputs, forward and backward, as every implementation runs them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from bench.harness import peers
+from bench.harness.case import BACKWARD, BOTH, FORWARD, LAYOUTS, Case, Cost
+from bench.harness.machine import last_level_cache
+from bench.harness.peers import Build
+from fastgan.ops import backend
+
+MOST_SETS = 64
+
+
+class Implementation(NamedTuple):
+    """How a model is run. layout: of its inputs and weights."""
+
+    build: Build
+    layout: str
+    own: bool = False
+    backend: str = "auto"
+
+
+class Workload:
+    """One model, timed in one part (forward, backward or both), by several implementations.
+
+    Inputs are drawn afresh for each workload: as many sets as exceed the last cache twice over, and
+    a call takes a set that was not used for the longest time. A backward's cotangents are fixed.
+
+    model: of torch.nn layers, in training mode; every implementation gets a copy.
+    shapes: of its inputs. input_gradients: whether backward goes into them.
+    autocast: run at the case's dtype by autocast, inputs and parameters in float32.
+    """
+
+    network = False
+
+    def __init__(
+        self,
+        case: Case,
+        model: nn.Module,
+        shapes: Sequence[Sequence[int]],
+        implementations: dict[str, Implementation],
+        cost: Cost | None = None,
+        *,
+        input_gradients: bool = True,
+        autocast: bool = False,
+        network: bool = False,
+    ) -> None:
+        self.case, self.cost, self.network = case, cost, network
+        self.model = model.to(case.device)
+        self.implementations = implementations
+        self.dtype: torch.dtype = getattr(torch, case.dtype)
+        self.autocast = autocast
+        self.input_gradients = input_gradients
+        self.given = [self._inputs(shapes)]
+        outputs = self._outputs(self.model, self._in_layout(0, case.layout))
+        self.like = [(y.shape, y.dtype) for y in outputs]
+        size = sum(t.numel() * t.element_size() for t in (*self.given[0], *outputs))
+        wanted = -(-2 * last_level_cache(case.device) // size)
+        self.given += [self._inputs(shapes) for _ in range(min(MOST_SETS, max(2, wanted)) - 1)]
+        self.cotangents = [
+            [torch.randn(shape, device=case.device).to(dtype) for shape, dtype in self.like]
+            for _ in self.given
+        ]
+
+    @property
+    def sets(self) -> int:
+        return len(self.given)
+
+    @property
+    def own(self) -> list[str]:
+        return [name for name, how in self.implementations.items() if how.own]
+
+    def why_not(self, name: str) -> str | None:
+        return None if name in self.own else peers.why_not(name.partition(" (")[0], self.case)
+
+    def runner(self, name: str) -> Runner:
+        """An implementation, built. Whatever the build raises says why it cannot run."""
+        how = self.implementations[name]
+        model = copy.deepcopy(self.model)
+        if LAYOUTS[how.layout] is torch.channels_last:
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return Runner(self, how.build(model), how)
+
+    def exact(self, i: int) -> list[Tensor]:
+        """The results of set i in float64."""
+        wide = copy.deepcopy(self.model).double()
+        inputs = [t.detach().double().requires_grad_(t.requires_grad) for t in self.given[i]]
+        outputs = tree_leaves(wide(*inputs))
+        cotangents = [c.double() for c in self.cotangents[i]]
+        return _results(outputs, [*inputs, *wide.parameters()], cotangents)
+
+    def eager(self, i: int) -> list[Tensor]:
+        """The results of set i by PyTorch's own layers at the case's dtype."""
+        how = Implementation(lambda model: model, self.case.layout)
+        return Runner(self, copy.deepcopy(self.model), how).results(i)
+
+    def precision(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.case.device, self.dtype, enabled=self.autocast)
+
+    def _inputs(self, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+        dtype = torch.float32 if self.autocast else self.dtype
+        drawn = (torch.randn(tuple(s), device=self.case.device).to(dtype) for s in shapes)
+        return [t.requires_grad_(self.input_gradients) for t in drawn]
+
+    def _in_layout(self, i: int, layout: str) -> list[Tensor]:
+        return [_laid(t, layout).requires_grad_(t.requires_grad) for t in self.given[i]]
+
+    def _outputs(self, model: Callable[..., Any], inputs: list[Tensor]) -> list[Tensor]:
+        with self.precision():
+            return tree_leaves(model(*inputs))
+
+
+class Runner:
+    """An implementation of a workload, ready to be checked and timed."""
+
+    def __init__(self, workload: Workload, model: Any, how: Implementation) -> None:
+        self.workload, self.model, self.how = workload, model, how
+        sets = range(workload.sets)
+        self.inputs = [workload._in_layout(i, how.layout) for i in sets]
+        self.cotangents = [
+            [_laid(c, how.layout) for c in cotangents] for cotangents in workload.cotangents
+        ]
+        self.parameters = list(model.parameters())
+
+    def forward(self, i: int) -> list[Tensor]:
+        with ExitStack() as stack:
+            if self.how.own:
+                stack.enter_context(backend(self.how.backend))
+            return self.workload._outputs(self.model, self.inputs[i])
+
+    def backward(self, i: int, outputs: list[Tensor]) -> tuple[Tensor, ...]:
+        wanted = [t for t in (*self.inputs[i], *self.parameters) if t.requires_grad]
+        return torch.autograd.grad(outputs, wanted, self.cotangents[i])
+
+    def results(self, i: int) -> list[Tensor]:
+        outputs = self.forward(i)
+        return [t.detach().clone() for t in (*outputs, *self.backward(i, outputs))]
+
+    def ready(self, turn: int) -> Callable[[], object]:
+        """What is timed, with everything that is not timed done before."""
+        i = turn % self.workload.sets
+        part = self.workload.case.part
+        if part == FORWARD:
+            return lambda: self.forward(i)
+        if part == BACKWARD:
+            outputs = self.forward(i)
+            return lambda: self.backward(i, outputs)
+        assert part == BOTH, part
+        return lambda: self.backward(i, self.forward(i))
+
+
+def _results(outputs: list[Tensor], leaves: list[Tensor], cotangents: list[Tensor]) -> list[Tensor]:
+    wanted = [t for t in leaves if t.requires_grad]
+    found = (*outputs, *torch.autograd.grad(outputs, wanted, cotangents))
+    return [t.detach() for t in found]
+
+
+def _laid(tensor: Tensor, layout: str) -> Tensor:
+    """A tensor of images in a layout; others as they are."""
+    laid = tensor.detach()
+    return laid.contiguous(memory_format=LAYOUTS[layout]) if tensor.dim() == 4 else laid
