@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.fastgan-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint types format bench gpu kernel-report kernel-check dist clean
+.PHONY: help setup train test lint types format bench bench-check gpu kernel-report kernel-check dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,8 +34,11 @@ format: setup ## ruff: mend what can be mended
 types: setup ## mypy
 	$(BIN)/mypy
 
-bench: setup ## the performance suite on this machine
-	$(BIN)/pytest bench --benchmark -s
+bench: setup ## the performance suite on this machine; results go to bench/results/
+	$(BIN)/fastgan bench --keep
+
+bench-check: setup ## CPU ratios against bench/history: fails where one fell by 30 %, thrice
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.harness.history
 
 gpu: ## on a machine with an NVIDIA GPU, in GPU_PYTHON's own environment: build, test, measure
 	$(GPU_PYTHON) tools/gpu.py

@@ -3,20 +3,18 @@ machine. Results are written as JSON lines when the run ends."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-
 from bench.harness.case import Case
 from bench.harness.measure import Work
 from bench.harness.session import Session
 from bench.harness.table import render
+
+HERE = Path(__file__).resolve().parent
 
 Compared = Callable[[Case, str, Callable[[Case], Work]], None]
 SESSION = pytest.StashKey[Session]()

@@ -99,4 +99,3 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
 def geometric_mean(values: Iterable[float]) -> float:
     logs = [math.log(v) for v in values]
     return math.exp(sum(logs) / len(logs))
-

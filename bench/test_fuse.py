@@ -1,31 +1,27 @@
-"""`fuse` on the architectures of tests/zoo: a training pass, forward and backward, on the CPU.
+"""`fuse` on the architectures of tests/zoo: forward and backward, as they are and fused.
 
-Each model runs as it is and fused, with the same weights, contiguous and channels-last, in turn
-within one run (see paired.py). Float32, at a width and batch that take some ten to some hundred
-milliseconds.
+Float32, at a width and batch that take some ten to some hundred milliseconds on a CPU.
+Channels-last is a layout of images: models of other dimensions are contiguous under either name.
 """
 
 from __future__ import annotations
 
-import copy
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 import pytest
 import torch
-from paired import interleave, ratio
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
+from bench.conftest import Compared
+from bench.harness.case import BOTH, Case, of_convolutions
+from bench.harness.peers import PEERS
+from bench.harness.workload import Implementation, Workload
 from fastgan import fuse
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "zoo"))
 from zoo import ZOO
 
-ROUNDS = 9
 SIZES = {  # width, batch
     "dcgan-generator": (32, 32), "dcgan-discriminator": (32, 32), "torchgan-generator": (32, 64),
     "torchgan-discriminator": (32, 64), "tensorflow-generator": (32, 64),
@@ -39,44 +35,33 @@ SIZES = {  # width, batch
     "3dgan-discriminator": (16, 8), "calogan-generator": (64, 64),
     "calogan-discriminator": (64, 64),
 }  # fmt: skip
+QUICK = ("dcgan-discriminator", "cyclegan-generator")
+IMPLEMENTATIONS = {
+    "fused": Implementation(fuse, "channels last", own=True),
+    "eager": Implementation(PEERS["eager"], "contiguous"),
+    "eager (channels last)": Implementation(PEERS["eager"], "channels last"),
+}
 
 
-def training_pass(model: nn.Module, inputs: list[Tensor]) -> Callable[[], object]:
-    parameters = list(model.parameters())
-
-    def run() -> object:
-        outputs = tree_leaves(model(*inputs))
-        return torch.autograd.grad(sum(y.square().mean() for y in outputs), parameters)
-
-    return run
-
-
-def in_layout(x: Any, layout: torch.memory_format) -> Any:
-    dims = {torch.channels_last: 4, torch.channels_last_3d: 5}
-    return x.to(memory_format=layout) if x.dim() == dims.get(layout, x.dim()) else x
+def cases() -> list[object]:
+    found = []
+    for name in ZOO:
+        case = Case(name, f"batch {SIZES[name][1]}", "float32", "channels last", BOTH)
+        marks = [] if name in QUICK else [pytest.mark.full]
+        found.append(pytest.param(case, marks=marks, id=name))
+    return found
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("name", ZOO)
-def test_training_pass(benchmark: Callable[..., object], name: str, layout: str) -> None:
-    model = ZOO[name]
-    width, batch = SIZES[name]
-    original = model.build(width=width)
-    widest = max(p.dim() for p in original.parameters())
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    if layout == "channels_last":
-        if widest not in formats:
-            pytest.skip("one dimension has no channels-last in PyTorch")
-        original.to(memory_format=formats[widest])
-    wanted = torch.contiguous_format if layout == "contiguous" else formats[widest]
-    inputs = [in_layout(torch.randn(batch, *shape), wanted) for shape in model.inputs]
-    fused = fuse(copy.deepcopy(original))
-    runs = {"original": training_pass(original, inputs), "fused": training_pass(fused, inputs)}
-    times = interleave(runs, ROUNDS)
-    benchmark.pedantic(runs["fused"], rounds=1)
-    benchmark.extra_info["fused over original"] = value = ratio(times, "original", "fused")
-    report = fused.fusion_report
-    print(
-        f"\n{name:26} {layout:13} {report.fused:2} of {len(report):2} blocks, "
-        f"{median(times['original']) * 1e3:6.1f} ms, fused {value:.2f}x"
-    )
+def workload(case: Case) -> Workload:
+    width, batch = SIZES[case.op]
+    model: nn.Module = ZOO[case.op].build(width=width)
+    shapes = [(batch, *shape) for shape in ZOO[case.op].inputs]
+    with torch.no_grad():
+        cost = of_convolutions(model, [torch.randn(s) for s in shapes], case.part)
+    return Workload(case, model, shapes, IMPLEMENTATIONS, cost, input_gradients=False, network=True)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("case", cases())
+def test_training_pass(case: Case, implementation: str, compared: Compared) -> None:
+    compared(case, implementation, workload)

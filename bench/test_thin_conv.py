@@ -1,32 +1,32 @@
 """Raw convolutions on the CPU against ATen's: DCGAN-64's first and last layers, and those that run
 as matrix products.
 
-Every pass times the candidates in turn within one run (see paired.py): ours, which is handed
-channels-last tensors, and ATen's with contiguous and with channels-last ones. Forward includes the
-layer's activation, for ATen in place. The ratio is against the faster of the two layouts.
+Ours is handed channels-last images, ATen's either layout; weights have torch.nn's order. Forward
+includes the layer's activation, for ATen in place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from statistics import median
+from itertools import product
 from typing import NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F
-from paired import geometric_mean, interleave
 from torch import Tensor
 
+from bench.conftest import Compared
+from bench.harness.case import FORWARD, Case, Cost
+from bench.harness.functions import Function, FunctionImplementation, FunctionWorkload
 from fastgan.ops import _convolution
-from fastgan.ops._convolution import Geometry, output_shape
+from fastgan.ops._convolution import Geometry, aten_arguments, output_shape
 from fastgan.ops.reference.activation import LEAKY_RELU, TANH
 
 BATCH = 64
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-PASSES = ("forward", "backward_input", "backward_weight")
-LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-ROUNDS = 15
+DTYPES = ["float32", "bfloat16"]
+BACKWARD_INPUT, BACKWARD_WEIGHT = "gradient of x", "gradient of weight"
+PARTS = [FORWARD, BACKWARD_INPUT, BACKWARD_WEIGHT]
+NAMES = ["fused", "eager", "eager (channels last)"]
 
 
 class Layer(NamedTuple):
@@ -55,77 +55,75 @@ LAYERS = {
     "middle": Layer((64, 32, 32), (128, 64, 4, 4), halving(False)),
 }
 
-results: dict[tuple[str, str, str], float] = {}
+
+def aten(layer: Layer, part: str) -> Function:
+    def forward(x: Tensor, weight: Tensor, dy: Tensor) -> Tensor:
+        y = torch.ops.aten.convolution(x, weight, None, *aten_arguments(*layer.geometry))
+        if layer.activation is None:
+            return y
+        return y.tanh_() if layer.activation == TANH else F.leaky_relu_(y, 0.2)
+
+    def backward(x: Tensor, weight: Tensor, dy: Tensor) -> Tensor:
+        mask = [part == BACKWARD_INPUT, part == BACKWARD_WEIGHT, False]
+        arguments = aten_arguments(*layer.geometry)
+        found = torch.ops.aten.convolution_backward(dy, x, weight, None, *arguments, mask)
+        return found[mask.index(True)]
+
+    return forward if part == FORWARD else backward
 
 
-def activate(y: Tensor, activation: int | None) -> Tensor:
-    if activation is None:
-        return y
-    return y.tanh_() if activation == TANH else F.leaky_relu_(y, 0.2)
+def own(layer: Layer, part: str) -> Function:
+    code = LEAKY_RELU if layer.activation is None else layer.activation
+    slope = 1.0 if layer.activation is None else 0.2
+
+    def forward(x: Tensor, weight: Tensor, dy: Tensor) -> Tensor:
+        return _convolution.forward(x, weight, None, layer.geometry, code, slope)
+
+    def backward(x: Tensor, weight: Tensor, dy: Tensor) -> Tensor:
+        of = "input" if part == BACKWARD_INPUT else "weight"
+        return getattr(_convolution, f"backward_{of}")(dy, x, weight, layer.geometry)
+
+    return forward if part == FORWARD else backward
 
 
-def aten(layer: Layer, pass_: str, x: Tensor, weight: Tensor, dy: Tensor) -> Callable[[], object]:
-    stride, padding, extra, transposed = layer.geometry
-    arguments = (stride, padding, (1, 1), transposed, extra, 1)
-    if pass_ == "forward":
-        return lambda: activate(
-            torch.ops.aten.convolution(x, weight, None, *arguments), layer.activation
-        )
-    mask = [pass_ == "backward_input", pass_ == "backward_weight", False]
-    return lambda: torch.ops.aten.convolution_backward(dy, x, weight, None, *arguments, mask)
+def cost(layer: Layer, size: tuple[int, ...], itemsize: int) -> Cost:
+    """x, weight and y (or their gradients) once each."""
+    weight = torch.Size(layer.weight).numel()
+    pixels = torch.Size(layer.x[1:] if layer.geometry.transposed else size[2:]).numel()
+    values = BATCH * torch.Size(layer.x).numel() + weight + torch.Size(size).numel()
+    return Cost(values * itemsize, 2 * BATCH * weight * pixels)
 
 
-def own(layer: Layer, pass_: str, x: Tensor, weight: Tensor, dy: Tensor) -> Callable[[], object]:
-    if pass_ == "forward":
-        code = LEAKY_RELU if layer.activation is None else layer.activation
-        slope = 1.0 if layer.activation is None else 0.2
-        return lambda: _convolution.forward(x, weight, None, layer.geometry, code, slope)
-    return lambda: getattr(_convolution, pass_)(dy, x, weight, layer.geometry)
-
-
-@pytest.mark.parametrize("pass_", PASSES)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", LAYERS)
-def test_against_aten(benchmark: Callable[..., object], name: str, dtype: str, pass_: str) -> None:
-    layer = LAYERS[name]
-    weight = (torch.randn(layer.weight) / 16).to(DTYPES[dtype])
+def workload(case: Case) -> FunctionWorkload:
+    layer = LAYERS[case.op]
     size = output_shape((BATCH, *layer.x), layer.weight, layer.geometry)
-    x, dy = torch.randn(BATCH, *layer.x).to(DTYPES[dtype]), torch.randn(size).to(DTYPES[dtype])
 
-    def given(layout: str) -> tuple[Tensor, Tensor, Tensor]:
-        laid = (t.contiguous(memory_format=LAYOUTS[layout]) for t in (x, dy))
-        return next(laid), weight, next(laid)
+    def draw() -> list[Tensor]:
+        weight = torch.randn(layer.weight) / 16
+        return [torch.randn(BATCH, *layer.x), weight, torch.randn(size)]
 
-    runs = {"own": own(layer, pass_, *given("channels_last"))}
-    runs |= {layout: aten(layer, pass_, *given(layout)) for layout in LAYOUTS}
-    times = interleave(runs, ROUNDS)
-    benchmark.pedantic(runs["own"], rounds=5, warmup_rounds=1)
-    rounds = zip(times["own"], times["contiguous"], times["channels_last"], strict=True)
-    best = median(min(peers) / mine for mine, *peers in rounds)
-    operations = 2 * BATCH * torch.Size(layer.weight).numel()
-    operations *= torch.Size(layer.x[1:] if layer.geometry.transposed else size[2:]).numel()
-    row = {
-        "ratio": best,
-        "milliseconds": median(times["own"]) * 1e3,
-        "gflops": operations / median(times["own"]) / 1e9,
+    peer = aten(layer, case.part)
+    ways = {
+        "fused": FunctionImplementation(own(layer, case.part), "channels last", own=True),
+        "eager": FunctionImplementation(peer, "contiguous"),
+        "eager (channels last)": FunctionImplementation(peer, "channels last"),
     }
-    results[name, dtype, pass_] = best
-    benchmark.extra_info.update(row)
-    print(
-        f"\n{name}, {dtype}, {pass_}: {row['milliseconds']:.2f} ms, {row['gflops']:.0f} GFLOP/s, "
-        f"{best:.2f}x the best of ATen"
-    )
+    itemsize = getattr(torch, case.dtype).itemsize
+    return FunctionWorkload(case, draw, peer, ways, cost(layer, size, itemsize))
 
 
-def test_summary(benchmark: Callable[..., object]) -> None:
-    """The geometric means over all cases of this run, and the cases where ATen is faster."""
-    if len(results) < len(LAYERS) * len(DTYPES) * len(PASSES):
-        pytest.skip("runs after all cases of test_against_aten")
-    for dtype in DTYPES:
-        value = geometric_mean(r for key, r in results.items() if key[1] == dtype)
-        benchmark.extra_info[dtype] = value
-        print(f"\n{dtype}: {value:.2f}")
-    benchmark.pedantic(lambda: None, rounds=1)
-    slower = [str(key) for key, value in results.items() if value < 1]
-    benchmark.extra_info["slower than ATen"] = slower
-    print(f"\nslower than ATen: {slower or 'none'}")
+def cases() -> list[object]:
+    found = []
+    for name, dtype, part in product(LAYERS, DTYPES, PARTS):
+        shape = "×".join(map(str, (BATCH, *LAYERS[name].x)))
+        case = Case(name, shape, dtype, "channels last", part)
+        quick = name == "to RGB" and (dtype, part) == ("float32", FORWARD)
+        marks = [] if quick else [pytest.mark.full]
+        found.append(pytest.param(case, marks=marks, id=str(case)))
+    return found
+
+
+@pytest.mark.parametrize("implementation", NAMES)
+@pytest.mark.parametrize("case", cases())
+def test_against_aten(case: Case, implementation: str, compared: Compared) -> None:
+    compared(case, implementation, workload)

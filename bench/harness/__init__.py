@@ -3,6 +3,7 @@ the machine can do at best, and how results are kept.
 
     case        what is measured, and what it costs at least in bytes and operations
     workload    modules and inputs: forward, backward, both; inputs rotate beyond the cache
+    functions   plain functions of tensors: raw kernels
     step        whole training steps
     peers       what ours is compared with, and why a peer cannot run here
     parity      whether an implementation's results count

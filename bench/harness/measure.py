@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -114,7 +115,7 @@ def measure(work: Work, plan: Plan, only: set[str] | None = None) -> Measurement
     for name, runner in runners.items():
         run = runner.ready(0)
         found.peak[name] = peak_bytes(run, work.case.device)
-        found.saved[name] = saved_bytes(lambda r=runner: r.forward(0), runner.parameters)
+        found.saved[name] = saved_bytes(partial(runner.forward, 0), runner.parameters)
     candidates: dict[str, Callable[[int], Callable[[], object]]] = {
         name: runner.ready for name, runner in runners.items()
     }
@@ -189,5 +190,9 @@ def _replayed(
         except RuntimeError as error:
             found.left_out[name + GRAPHED] = f"not capturable: {str(error).splitlines()[0][:200]}"
             continue
-        graphs[name + GRAPHED] = lambda _turn, replay=replay: replay
+        graphs[name + GRAPHED] = _whatever_the_turn(replay)
     return graphs
+
+
+def _whatever_the_turn(run: Callable[[], object]) -> Callable[[int], Callable[[], object]]:
+    return lambda _turn: run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -122,7 +122,7 @@ class StepRunner:
     def __init__(
         self,
         work: StepWorkload,
-        networks: list[nn.Module],
+        networks: Sequence[nn.Module],
         how: StepImplementation,
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -148,10 +148,10 @@ class StepRunner:
         fake = self._images(noise)
         loss_d = self._loss_of_judge(real, fake)
         loss_d.backward()
-        of_d = [p.grad.clone() for p in self.judge.parameters()]
+        of_d = _gradients(self.judge)
         loss_g = self._loss_of_maker(fake)
         loss_g.backward()
-        of_g = [p.grad.clone() for p in self.make.parameters()]
+        of_g = _gradients(self.make)
         for p in self.parameters:
             p.grad = None
         return [loss_d.detach(), loss_g.detach(), *of_d, *of_g]
@@ -172,7 +172,8 @@ class StepRunner:
 
     def _images(self, noise: Tensor) -> Tensor:
         with self._precision():
-            return self.make(noise)  # type: ignore[no-any-return]
+            images: Tensor = self.make(noise)
+        return images
 
     def _logits(self, images: Tensor) -> Tensor:
         with self._precision():
@@ -203,3 +204,7 @@ class StepRunner:
     def _precision(self) -> torch.autocast:
         dtype = getattr(torch, self.work.case.dtype)
         return torch.autocast(self.work.case.device, dtype, enabled=self.low)
+
+
+def _gradients(model: nn.Module) -> list[Tensor]:
+    return [p.grad.clone() for p in model.parameters() if p.grad is not None]

@@ -50,5 +50,7 @@ def _summary(measured: Sequence[Measurement]) -> list[str]:
     lines = ["", "geometric mean of a peer's time over ours, and in how many cases it is faster"]
     for (op, peer), values in ratios.items():
         faster = sum(v < 1 for v in values)
-        lines.append(f"  {op:16} {peer:26} {geometric_mean(values):5.2f}  {faster} of {len(values)}")
+        lines.append(
+            f"  {op:16} {peer:26} {geometric_mean(values):5.2f}  {faster} of {len(values)}"
+        )
     return lines

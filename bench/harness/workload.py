@@ -33,14 +33,13 @@ class Workload:
     """One model, timed in one part (forward, backward or both), by several implementations.
 
     Inputs are drawn afresh for each workload: as many sets as exceed the last cache twice over, and
-    a call takes a set that was not used for the longest time. A backward's cotangents are fixed.
+    a call takes the set that was not used for the longest time. A network has two sets: its own
+    activations exceed the cache.
 
     model: of torch.nn layers, in training mode; every implementation gets a copy.
     shapes: of its inputs. input_gradients: whether backward goes into them.
     autocast: run at the case's dtype by autocast, inputs and parameters in float32.
     """
-
-    network = False
 
     def __init__(
         self,
@@ -64,7 +63,7 @@ class Workload:
         outputs = self._outputs(self.model, self._in_layout(0, case.layout))
         self.like = [(y.shape, y.dtype) for y in outputs]
         size = sum(t.numel() * t.element_size() for t in (*self.given[0], *outputs))
-        wanted = -(-2 * last_level_cache(case.device) // size)
+        wanted = 2 if network else -(-2 * last_level_cache(case.device) // size)
         self.given += [self._inputs(shapes) for _ in range(min(MOST_SETS, max(2, wanted)) - 1)]
         self.cotangents = [
             [torch.randn(shape, device=case.device).to(dtype) for shape, dtype in self.like]

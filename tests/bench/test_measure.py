@@ -1,0 +1,153 @@
+"""A case is measured as told: who is left out and why, what is counted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from bench.harness.case import BACKWARD, BOTH, FORWARD, Case, Cost, of_convolutions, of_norm_act
+from bench.harness.measure import Plan, measure
+from bench.harness.memory import peak_bytes, saved_bytes
+from bench.harness.parity import why_refused
+from bench.harness.step import StepImplementation, StepWorkload, discriminator, generator
+from bench.harness.workload import Implementation, Workload
+from fastgan import fuse
+
+CASE = Case("norm_act", "4×3×8×8", "float32", "contiguous")
+PLAN = Plan(seconds=0.0, least=2, most=2)
+SHAPE = torch.Size((4, 3, 8, 8))
+
+
+def model() -> nn.Sequential:
+    return nn.Sequential(nn.BatchNorm2d(3), nn.LeakyReLU(0.2))
+
+
+class Wrong(nn.Module):
+    """Off by a thousandth in one image."""
+
+    def __init__(self, right: nn.Module) -> None:
+        super().__init__()
+        self.right = right
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.right(x)
+        return torch.cat([y[:1] * 1.001, y[1:]])
+
+
+def broken(_model: nn.Module) -> nn.Module:
+    raise RuntimeError("no such device\nand more")
+
+
+def work(**ways: Implementation) -> Workload:
+    chosen = {"own": Implementation(fuse, "contiguous", own=True), **ways}
+    return Workload(CASE, model(), [SHAPE], chosen, of_norm_act(SHAPE, 4, BOTH))
+
+
+def test_wrong_and_broken_implementations_get_no_time():
+    ways = {name: Implementation(build, "contiguous") for name, build in
+            {"eager": lambda m: m, "wrong": Wrong, "broken": broken}.items()}  # fmt: skip
+    found = measure(work(**ways), PLAN)
+    assert set(found.times) == {"own", "eager"}
+    assert found.left_out["wrong"].startswith("refused: on input set 0, result 0: error")
+    assert found.left_out["broken"] == "RuntimeError: no such device"
+
+
+def test_a_wrong_implementation_of_our_own_is_refused_too():
+    found = measure(work(own=Implementation(Wrong, "contiguous", own=True)), PLAN)
+    assert not found.times
+    assert "refused" in found.left_out["own"]
+
+
+def test_rows_hold_ratios_bytes_and_the_share_of_the_roofline():
+    found = measure(work(eager=Implementation(lambda m: m, "channels last")), PLAN)
+    ceilings = {"bytes": 1e9, "float32": 1e9}
+    own, eager = found.rows(ceilings)
+    assert own["own"]
+    assert not own["ratio"]
+    value, low, high = eager["ratio"]["own"]
+    assert low <= value <= high
+    assert own["bytes"] == 8 * SHAPE.numel() * 4
+    assert own["floor"] == pytest.approx(own["bytes"] / 1e9)
+    assert own["share_of_roofline"] == pytest.approx(own["floor"] / own["seconds"]["p50"])
+    assert own["saved_bytes"] < eager["saved_bytes"]
+    assert own["input_sets"] == work().sets == 64  # small inputs: the most there are
+
+
+def test_backward_alone_makes_its_forward_ready_beforehand():
+    case = Case("norm_act", "4×3×8×8", "float32", "contiguous", BACKWARD)
+    ways = {"eager": Implementation(lambda m: m, "contiguous")}
+    backward = Workload(case, model(), [SHAPE], ways)
+    runner = backward.runner("eager")
+    calls: list[int] = []
+    runner.model.register_forward_hook(lambda *_: calls.append(1))
+    run = runner.ready(0)
+    assert calls == [1]
+    run()
+    assert calls == [1]
+
+
+def test_saved_bytes_count_storages_once_and_not_parameters():
+    x, layer = torch.randn(4, 8, requires_grad=True), nn.Linear(8, 8)
+    assert saved_bytes(lambda: layer(x), layer.parameters()) == 4 * 8 * 4
+    assert saved_bytes(lambda: x * x) == 4 * 8 * 4
+
+
+def test_peak_bytes():
+    def run() -> torch.Tensor:
+        first = torch.empty(1 << 20, dtype=torch.uint8)
+        return torch.cat([first, first])
+
+    assert 3 << 20 <= peak_bytes(run, "cpu") < 3.2 * 2**20
+
+
+def test_parity_leaves_out_values_at_a_kink_but_no_more():
+    exact = torch.randn(1000, dtype=torch.float64)
+    eager = exact.float()
+    one, many = eager.clone(), eager.clone()
+    one[3] += 1.0
+    many[::10] += 1.0
+    assert why_refused([one], [eager], [exact]) is None
+    assert "error" in str(why_refused([many], [eager], [exact]))
+    assert "error" in str(why_refused([many], [eager], [exact], network=True))
+    assert "shape" in str(why_refused([eager[:3]], [eager], [exact]))
+    assert "not finite" in str(why_refused([eager * float("inf")], [eager], [exact]))
+    assert "results" in str(why_refused([], [eager], [exact]))
+
+
+def test_operations_are_those_that_pytorch_counts():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    for net, x in (
+        (generator(8), torch.randn(2, 100, 1, 1)),
+        (discriminator(8), torch.randn(2, 3, 64, 64)),
+    ):
+        with FlopCounterMode(display=False) as forward:
+            y = net(x)
+        with FlopCounterMode(display=False) as backward:
+            y.sum().backward()
+        for part, counted in ((FORWARD, forward), (BACKWARD, backward)):
+            with torch.no_grad():
+                cost = of_convolutions(net, [x], part)
+            assert cost.operations == counted.get_total_flops()
+            assert cost.bytes > 0
+
+
+def test_the_floor_is_the_slower_of_memory_and_arithmetic():
+    assert Cost(10.0, 100.0).floor(1.0, 100.0) == 10.0
+    assert Cost(10.0, 100.0).floor(10.0, 1.0) == 100.0
+
+
+def test_a_step_counts_what_pytorch_counts_and_trains():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    case = Case("DCGAN-64 step", "batch 4", "float32", "contiguous", "step")
+    ways = {"eager": StepImplementation(lambda m: m, "contiguous")}
+    step = StepWorkload(case, ways, batch=4, width=8)
+    runner = step.runner("eager")
+    before = [p.detach().clone() for p in runner.parameters]
+    with FlopCounterMode(display=False) as counted:
+        runner.ready(0)()
+    assert step.cost.operations == counted.get_total_flops()
+    moved = [not torch.equal(a, b) for a, b in zip(before, runner.parameters, strict=True)]
+    assert all(moved)
