@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.fastgan-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint types format bench bench-check gpu kernel-report kernel-check dist clean
+.PHONY: help setup train test lint types format bench bench-check recipes gpu kernel-report \
+	kernel-check dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -39,6 +40,9 @@ bench: setup ## the performance suite on this machine; results go to bench/resul
 
 bench-check: setup ## CPU ratios against bench/history: fails where one fell by 30 %, thrice
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.harness.history
+
+recipes: setup ## train every recipe for minutes and measure it: docs/recipes.json
+	$(BIN)/python tools/recipes.py
 
 gpu: ## on a machine with an NVIDIA GPU, in GPU_PYTHON's own environment: build, test, measure
 	$(GPU_PYTHON) tools/gpu.py

@@ -16,6 +16,8 @@ from fastgan.engine import LostRankError, NonFiniteError
 _COMMANDS = {
     "train": "train a recipe: fastgan train [RECIPE] [--steps N] [--data PATH] ...",
     "sample": "draw images from a checkpoint: fastgan sample CKPT -n 64 -o grid.png",
+    "picture": "classes, interpolation, reconstructions, nearest, evolution: fastgan picture ...",
+    "eval": "measure a checkpoint: fastgan eval CKPT --data mnist --metrics fid,kid,is",
     "recipes": "list the recipes",
     "data": "download data sets: fastgan data fetch mnist",
     "export": "write the generator: fastgan export CKPT --format onnx -o generator.onnx",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 import tyro
 
 from fastgan.cli._common import parse
@@ -26,6 +27,8 @@ class Arguments:
     """Seed of the noise."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("grid.png")
     """The PNG to write."""
+    labels: tuple[int, ...] = ()
+    """Classes to draw, in turn, by a generator that takes them; by default all."""
     columns: int | None = None
     """Images a row; by default the grid is about square."""
     weights: Literal["ema", "raw"] = "ema"
@@ -41,7 +44,10 @@ def run(arguments: list[str]) -> int:
     generator = load_generator(
         chosen.checkpoint, weights=chosen.weights, device=resolve_device(chosen.device)
     )
-    images = sample_images(generator, chosen.n, seed=chosen.seed)
+    labels = None
+    if chosen.labels:
+        labels = torch.tensor(chosen.labels).repeat(-(-chosen.n // len(chosen.labels)))[: chosen.n]
+    images = sample_images(generator, chosen.n, seed=chosen.seed, labels=labels)
     scale = screen_scale(images)
     print(save_grid(images, chosen.out, columns=chosen.columns, scale=scale))
     return 0

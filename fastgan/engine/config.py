@@ -212,3 +212,5 @@ class TrainResult:
     """Real images a second, the whole loop included (data, logging, grids, checkpoints)."""
     stopped_by: int | None = None
     """The signal's number, if one ended the run."""
+    warnings: tuple[str, ...] = ()
+    """Signs of a collapse or of a discriminator that has won, as they were reported."""

@@ -17,7 +17,9 @@ from fastgan.engine.checkpoint import (
 )
 from fastgan.engine.config import TrainResult, changed_fields
 from fastgan.engine.grid import save_grid, screen_scale
+from fastgan.engine.health import Health
 from fastgan.engine.log import MetricsLog, Reporter, SilentReporter, default_reporter
+from fastgan.engine.pictures import reconstruction_pairs
 from fastgan.engine.run_folder import RunFolder, read_run
 from fastgan.engine.signals import StopOnSignal
 
@@ -46,6 +48,7 @@ class Loop:
         self.reporter = reporter or default_reporter()
         if not self.ranks.is_first:
             self.reporter = SilentReporter()
+        self.health = Health(trainer)
         self.samples: Path | None = None
         self.checkpoint: Path | None = None
         self._saved_at = self._drawn_at = -1
@@ -133,6 +136,8 @@ class Loop:
         now = time.monotonic()
         images = self._images(trainer.step - self._marked[0])
         values["img_per_s"] = images / max(now - self._marked[1], 1e-9)
+        if self.health.diversity is not None:
+            values["diversity"] = self.health.diversity
         self._marked = trainer.step, now
         for callback in trainer.callbacks:
             callback.on_log(trainer, values)
@@ -142,7 +147,12 @@ class Loop:
         new, self._non_finite = int(read[-1]) - self._non_finite, int(read[-1])
         if new > 0:
             self._on_non_finite(new)
+        self._tell(self.health.losses(values))
         return values
+
+    def _tell(self, text: str | None) -> None:
+        if text is not None:
+            self.reporter.note(text)
 
     def _on_non_finite(self, new: int) -> None:
         trainer, config = self.trainer, self.config
@@ -191,6 +201,21 @@ class Loop:
         if self.ranks.is_first:
             images = trainer.sample(trainer.fixed_noise, trainer.fixed_labels)
             save_grid(images, self.samples, scale=screen_scale(images))
+            self._tell(self.health.samples(images))
+            self._draw_reconstructions()
+
+    def _draw_reconstructions(self) -> None:
+        """Images of the data beside their reconstructions, where the model encodes."""
+        trainer = self.trainer
+        model = trainer.ema.average if trainer.ema else trainer.generator
+        if not hasattr(model, "reconstruct"):
+            return
+        reals = trainer.dataset.images[: trainer.config.sample_count].float() / 127.5 - 1
+        was_training = model.training
+        images, columns = reconstruction_pairs(model.eval(), reals)
+        model.train(was_training)
+        path = self.folder.samples / f"reconstructions-{trainer.step:08d}.png"
+        save_grid(images, path, columns, scale=screen_scale(images))
 
     def _save(self) -> None:
         trainer, config = self.trainer, self.config
@@ -215,6 +240,7 @@ class Loop:
             samples=self.samples,
             images_per_second=self._images(self.trainer.step - first) / max(seconds, 1e-9),
             stopped_by=stopped_by,
+            warnings=tuple(self.health.warnings),
         )
         for callback in self.trainer.callbacks:
             callback.on_end(self.trainer, result)

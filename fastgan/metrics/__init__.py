@@ -1,5 +1,33 @@
-"""Measures of what a generator draws."""
+"""Measures of generated images; docs/metrics.md has them on one page.
+
+FID, KID and the Inception Score need `fastgan[metrics]`.
+"""
 
 from .digits import DigitScore, LeNet, digit_accuracy, score_digits, train_lenet
+from .evaluate import METRICS, Options, evaluate, real_statistics
+from .features import FeatureNetwork, Features, get_network
+from .prdc import PRDC, prdc
+from .reconstruction import Reconstruction
+from .score import Score, difference, load_scores, save_scores
 
-__all__ = ["DigitScore", "LeNet", "digit_accuracy", "score_digits", "train_lenet"]
+__all__ = [
+    "METRICS",
+    "PRDC",
+    "DigitScore",
+    "FeatureNetwork",
+    "Features",
+    "LeNet",
+    "Options",
+    "Reconstruction",
+    "Score",
+    "difference",
+    "digit_accuracy",
+    "evaluate",
+    "get_network",
+    "load_scores",
+    "prdc",
+    "real_statistics",
+    "save_scores",
+    "score_digits",
+    "train_lenet",
+]

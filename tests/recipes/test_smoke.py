@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 
@@ -12,39 +11,13 @@ from PIL import Image
 
 from fastgan.engine import find_checkpoint, load_generator, sample_images
 from fastgan.engine.log import SilentReporter
-from fastgan.recipes import ModelSpec, Recipe, get_recipe, list_recipes, train
+from fastgan.recipes import get_recipe, list_recipes, train
 from fastgan.recipes._run import build_models
 
-# The recipes of large images train at the smallest size of their family.
-SIZES = {"dcgan-64": 16, "dcgan-128": 32}
+from .tiny_recipe import tiny
+
 SHORT = {"batch_size": 4, "limit": 40, "sample_count": 4, "log_every": 1, "device": "cpu"}
 NAMES = [recipe.name for recipe in list_recipes()]
-
-
-def tiny(name: str) -> Recipe:
-    recipe = get_recipe(name)
-    size = SIZES.get(name, recipe.image_size)
-
-    def small(spec: ModelSpec | None) -> ModelSpec | None:
-        if spec is None:
-            return None
-        arguments = dict(spec.arguments)
-        if spec.name.startswith("mlp"):
-            arguments["hidden"] = (8,)
-        else:
-            arguments["width"] = 8
-        if "max_width" in arguments:
-            arguments["max_width"] = 16
-        if "image_size" in arguments:
-            arguments["image_size"] = size
-        return ModelSpec(spec.name, arguments)
-
-    return dataclasses.replace(
-        recipe,
-        generator=small(recipe.generator),
-        discriminator=small(recipe.discriminator),
-        image_size=size,
-    )
 
 
 @pytest.mark.parametrize("name", NAMES)

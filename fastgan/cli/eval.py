@@ -1,0 +1,52 @@
+"""fastgan eval CHECKPOINT"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from fastgan.cli._common import parse
+from fastgan.engine.trainer import resolve_device
+from fastgan.metrics import difference, load_scores, save_scores
+from fastgan.recipes.evaluation import Evaluation, evaluate_checkpoint
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Measure a checkpoint's samples or reconstructions (needs fastgan[metrics])."""
+
+    checkpoint: tyro.conf.Positional[Path]
+    """A checkpoint's folder, or a run's (its newest checkpoint)."""
+    against: Path | None = None
+    """A file of scores to compare with; numbers of another setting are refused."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """The JSON file to write the scores to."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1 ...; auto takes a GPU where there is one."""
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+
+def run(arguments: list[str]) -> int:
+    chosen = parse(Arguments, arguments, prog="fastgan eval")
+    names = [name for part in chosen.evaluation.metrics for name in part.split(",") if name]
+    others = (
+        {score.metric: score for score in load_scores(chosen.against)} if chosen.against else {}
+    )
+    scores = evaluate_checkpoint(
+        chosen.checkpoint,
+        replace(chosen.evaluation, metrics=tuple(names)),
+        resolve_device(chosen.device),
+    )
+    for score in scores:
+        print(score)
+    if chosen.out is not None:
+        save_scores(scores, chosen.out)
+        print(chosen.out)
+    for score in scores:
+        if score.metric in others:
+            change = difference(score, others[score.metric])
+            print(f"{score.metric}: {change:+.4f} against {chosen.against}")
+    return 0

@@ -1,0 +1,86 @@
+"""fastgan picture KIND CHECKPOINT"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+
+from fastgan.cli._common import parse
+from fastgan.data import load
+from fastgan.engine import find_checkpoint, load_generator, pictures, save_grid
+from fastgan.engine.grid import screen_scale
+from fastgan.engine.trainer import resolve_device
+from fastgan.recipes import DataConfig
+
+Kind = Literal["classes", "interpolation", "reconstructions", "nearest", "evolution"]
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Pictures of a checkpoint: a row a class; spherical interpolation between latent vectors; test
+    or training images beside their reconstructions; samples beside the real images nearest to them;
+    or the sample grids of a run as a GIF."""
+
+    kind: tyro.conf.Positional[Kind]
+    """Which picture."""
+    checkpoint: tyro.conf.Positional[Path]
+    """A checkpoint's folder, or a run's (its newest checkpoint); evolution needs a run's."""
+    rows: int = 8
+    """Rows, where the picture leaves a choice."""
+    columns: int = 10
+    """Columns, where the picture leaves a choice."""
+    seed: int = 0
+    """Seed of the noise."""
+    data: str | None = None
+    """Real images; by default those of the run."""
+    split: Literal["train", "test"] = "train"
+    """train or test, of data that has splits."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """The file to write; by default KIND.png, or evolution.gif."""
+    weights: Literal["ema", "raw"] = "ema"
+    """The moving average of the generator, or the weights that were being trained."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1 ...; auto takes a GPU where there is one."""
+
+
+def run(arguments: list[str]) -> int:
+    chosen = parse(Arguments, arguments, prog="fastgan picture")
+    if chosen.kind == "evolution":
+        print(pictures.evolution(chosen.checkpoint, chosen.out or Path("evolution.gif")))
+        return 0
+    generator = load_generator(
+        chosen.checkpoint, weights=chosen.weights, device=resolve_device(chosen.device)
+    )
+    if chosen.kind == "classes":
+        images, columns = pictures.by_class(generator, chosen.columns, seed=chosen.seed)
+    elif chosen.kind == "interpolation":
+        images, columns = pictures.interpolation(
+            generator, chosen.rows, chosen.columns, seed=chosen.seed
+        )
+    elif chosen.kind == "reconstructions":
+        reals = _reals(generator, chosen, limit=chosen.rows * chosen.rows)
+        images, columns = pictures.reconstruction_pairs(generator, reals.float() / 127.5 - 1)
+    else:
+        reals = _reals(generator, chosen, limit=None)
+        images, columns = pictures.nearest_real(
+            generator, reals, chosen.rows, chosen.columns - 1, seed=chosen.seed
+        )
+    out = chosen.out or Path(f"{chosen.kind}.png")
+    print(save_grid(images, out, columns=columns, scale=screen_scale(images)))
+    return 0
+
+
+def _reals(generator: Any, chosen: Arguments, limit: int | None) -> torch.Tensor:
+    run = DataConfig(**find_checkpoint(chosen.checkpoint).manifest.get("load", {}))
+    return load(
+        chosen.data or run.data,
+        image_size=generator.image_size,
+        channels=generator.channels,
+        resize=run.resize,
+        limit=limit,
+        split=chosen.split,
+    ).images

