@@ -46,7 +46,8 @@ def slerp(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
     direction = weights[..., :1] * units[0][:, None] + weights[..., 1:] * units[1][:, None]
     length = lengths[0][:, None] * (1 - t) + lengths[1][:, None] * t
     straight = start[:, None] * (1 - t) + end[:, None] * t
-    return torch.where(sine > 1e-4, direction * length, straight)
+    turns = (sine > 1e-4) & (torch.minimum(*lengths)[:, None] > 0)
+    return torch.where(turns, direction * length, straight)
 
 
 def interpolation(

@@ -6,6 +6,7 @@ All take features [N, D] (or logits) that a feature network gave, and compute in
 from __future__ import annotations
 
 import warnings
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -23,12 +24,13 @@ class _Given(nn.Module):
         return features
 
 
-def _torchmetrics(name: str, num_features: int, **options: Any) -> Any:
+def _torchmetrics(module: str, name: str, num_features: int, **options: Any) -> Any:
     try:
-        import torchmetrics.image as metrics
+        # Not from torchmetrics.image, which only has them beside torch-fidelity.
+        metrics = import_module(f"torchmetrics.image.{module}")
     except ImportError as error:
         raise ModuleNotFoundError(
-            "metrics need torchmetrics: pip install 'fastgan[metrics]'"
+            f"metrics need torchmetrics: pip install 'fastgan[metrics]' ({error})"
         ) from error
     with warnings.catch_warnings():
         # It tells that features are kept, which docs/metrics.md does as well.
@@ -46,7 +48,7 @@ class FrechetDistance:
     _STATE = ("features_sum", "features_cov_sum", "features_num_samples")
 
     def __init__(self, num_features: int) -> None:
-        self._metric = _torchmetrics("FrechetInceptionDistance", num_features)
+        self._metric = _torchmetrics("fid", "FrechetInceptionDistance", num_features)
         self.num_features = num_features
 
     def update(self, features: Tensor, *, real: bool) -> None:
@@ -98,7 +100,7 @@ def kernel_distance(
     if not 2 <= subset_size <= fewest:
         raise ValueError(f"kid: subset_size must lie in 2..{fewest}, the images, got {subset_size}")
     metric = _torchmetrics(
-        "KernelInceptionDistance", real.shape[1], subsets=subsets, subset_size=subset_size
+        "kid", "KernelInceptionDistance", real.shape[1], subsets=subsets, subset_size=subset_size
     )
     metric.update(real.double().cpu(), real=True)
     metric.update(fake.double().cpu(), real=False)
@@ -115,9 +117,11 @@ def inception_score(logits: Tensor, *, splits: int = 10, seed: int = 0) -> tuple
     """
     if len(logits) < splits:
         raise ValueError(f"is: {splits} splits need as many images at least, got {len(logits)}")
-    metric = _torchmetrics("InceptionScore", logits.shape[1], splits=splits)
+    metric = _torchmetrics("inception", "InceptionScore", logits.shape[1], splits=splits)
     metric.update(logits.double().cpu())
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # Of one split there is no deviation.
+        warnings.simplefilter("ignore", UserWarning)
         torch.manual_seed(seed)
         mean, deviation = metric.compute()
     return float(mean), float(deviation)

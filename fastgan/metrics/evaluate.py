@@ -24,9 +24,10 @@ _NEEDS_FEATURES = {"kid", "prdc"}
 class Images(Protocol):
     """Real images, as `fastgan.data.ImageDataset` holds them: uint8 [N, C, H, W]."""
 
-    images: Tensor
-    name: str
-
+    @property
+    def images(self) -> Tensor: ...
+    @property
+    def name(self) -> str: ...
     def __len__(self) -> int: ...
     def fingerprint(self) -> str: ...
 
@@ -148,12 +149,14 @@ def _against(
     fakes = torch.cat(seen.features)
     if "kid" in metrics:
         size = min(options.kid_subset_size, len(reals), len(fakes))
-        chosen = {"subsets": options.kid_subsets, "subset_size": size}
-        value = kernel_distance(known["features"], fakes, seed=options.seed, **chosen)
-        scores.append(Score("kid", *value, common | chosen))
+        subsets = {"subsets": options.kid_subsets, "subset_size": size}
+        value = kernel_distance(known["features"], fakes, seed=options.seed, **subsets)
+        scores.append(Score("kid", *value, common | subsets))
     if "prdc" in metrics:
-        values = prdc(known["features"], fakes, neighbours=options.neighbours)
-        setting = common | {"neighbours": options.neighbours}
+        # As many of each: the measures depend on the counts. Evenly spaced over the source.
+        chosen = torch.linspace(0, len(reals) - 1, min(len(reals), len(fakes))).long()
+        values = prdc(known["features"][chosen], fakes, neighbours=options.neighbours)
+        setting = common | {"reals": len(chosen), "neighbours": options.neighbours}
         scores += [Score(k, value, None, setting) for k, value in values._asdict().items()]
     return scores
 

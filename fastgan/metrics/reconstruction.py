@@ -11,8 +11,9 @@ from torch import Tensor
 class Reconstruction:
     """PSNR in dB and SSIM of images in [-1, 1], accumulated batch by batch in float64.
 
-    PSNR is of the mean squared error over all pixels of all images; SSIM is the mean over images,
-    with the Gaussian window of 11 pixels and σ = 1.5 of Wang et al. 2004.
+    Both are of brightness (x + 1) / 2 in [0, 1]. PSNR is of the mean squared error over all pixels
+    of all images; SSIM is the mean over images, with the Gaussian window of 11 pixels and σ = 1.5
+    of Wang et al. 2004, which is mirrored at the edges.
     """
 
     def __init__(self) -> None:
@@ -23,12 +24,10 @@ class Reconstruction:
             )
         except ImportError as error:
             raise ModuleNotFoundError(
-                "metrics need torchmetrics: pip install 'fastgan[metrics]'"
+                f"metrics need torchmetrics: pip install 'fastgan[metrics]' ({error})"
             ) from error
-        self._psnr: Any = PeakSignalNoiseRatio(data_range=(-1.0, 1.0)).set_dtype(torch.float64)
-        self._ssim: Any = StructuralSimilarityIndexMeasure(data_range=(-1.0, 1.0)).set_dtype(
-            torch.float64
-        )
+        self._psnr: Any = PeakSignalNoiseRatio(data_range=1.0).set_dtype(torch.float64)
+        self._ssim: Any = StructuralSimilarityIndexMeasure(data_range=1.0).set_dtype(torch.float64)
 
     def update(self, images: Tensor, again: Tensor) -> None:
         """ValueError for shapes that differ."""
@@ -37,7 +36,7 @@ class Reconstruction:
                 "images and again must have one shape, got "
                 f"{list(images.shape)} and {list(again.shape)}"
             )
-        pair = again.double().cpu(), images.double().cpu()
+        pair = [((x.double().cpu() + 1) / 2).clamp(0, 1) for x in (again, images)]
         self._psnr.update(*pair)
         self._ssim.update(*pair)
 

