@@ -5,7 +5,7 @@
     python tools/recipes.py --only vae --minutes 2
 
 Needs the full MNIST (`fastgan data fetch mnist`, or `examples/data/fetch.py mnist`). Results go to
-bench/results/recipes.json, pictures to docs/pictures/. The exit status is 1 if a goal is missed.
+docs/recipes.json, pictures to docs/pictures/. The exit status is 1 if a goal is missed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fastgan.metrics import Score
 from fastgan.recipes.evaluation import Evaluation, evaluate_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "bench" / "results" / "recipes.json"
+RESULTS = ROOT / "docs" / "recipes.json"
 PICTURES = ROOT / "docs" / "pictures"
 
 
