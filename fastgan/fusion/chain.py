@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from fastgan.nn._blocks import Planned
 from fastgan.nn.sequential import Runner
 from fastgan.ops._tensors import DTYPES
 
@@ -11,18 +12,23 @@ from fastgan.ops._tensors import DTYPES
 class Chain(nn.Sequential):
     """A FusedSequential over layers that stand elsewhere, by their names there.
 
+    keep_activations: as FusedSequential's.
+
     Tensors of a dtype that the fused ops do not take go through the layers as they are. The output
     lies in memory as the layers' would, which a `view` after it may rely on.
     """
 
-    def __init__(self, layers: list[tuple[str, nn.Module]]) -> None:
+    def __init__(self, layers: list[tuple[str, nn.Module]], keep_activations: bool) -> None:
         super().__init__(*(layer for _, layer in layers))
-        self.names = [name for name, _ in layers]
+        self.leaves = layers
+        self.keep_activations = keep_activations
+        self.planned = Planned()
 
     def forward(self, input: Tensor) -> Tensor:
         if input.dtype not in DTYPES:
             return super().forward(input)
-        output = Runner().run(input, zip(self.names, self, strict=True))
+        runner = Runner(1, self.keep_activations, self.planned)
+        output = runner.run(input, self.leaves)
         if not output.is_contiguous() and self._keeps_contiguous(input):
             output = output.contiguous()
         return output

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fastgan.fusion.fuse import fuse
 from fastgan.fusion.report import FusionReport
 from fastgan.nn._blocks import Activation
-from fastgan.nn.sequential import Run, recording
+from fastgan.nn.sequential import Run, Runner, recording
 from fastgan.ops import _dispatch, conv_block, norm_act_conv, tuning
 from fastgan.ops._tensors import autocast_dtype, stat_dtype
 from fastgan.ops.conv_block import Deferred
@@ -218,4 +218,11 @@ def _call(run: Run, form: str) -> Callable[[], object]:
             outputs, [x, weight, *moments], [dy, *(torch.ones_like(s) for s in outputs[1:])]
         )
 
-    return {"composed": composed, "fused": fused}[form]
+    layers = copy.deepcopy(list(zip(block.names, block.children, strict=True)))
+    own = [p for _, layer in layers for p in layer.parameters()]
+
+    def apart() -> object:
+        with tuning.convolution_form("apart"):
+            return torch.autograd.grad(Runner(1, True).run(x, layers), [x, *own], dy)
+
+    return {"composed": composed, "fused": fused, "apart": apart}[form]

@@ -16,7 +16,9 @@ from fastgan.fusion.tracing import Untraceable
 _Model = TypeVar("_Model", bound=nn.Module)
 
 
-def fuse(model: _Model, example_inputs: Any = None, *, inplace: bool = True) -> _Model:
+def fuse(
+    model: _Model, example_inputs: Any = None, *, inplace: bool = True, prefer: str = "speed"
+) -> _Model:
     """Makes a model run its convolutions, norms and activations as fused blocks; returns it.
 
     The modules stay where they are: parameters, buffers, `state_dict` keys, hooks and optimizers
@@ -31,6 +33,9 @@ def fuse(model: _Model, example_inputs: Any = None, *, inplace: bool = True) -> 
 
     example_inputs: a tensor or a tuple of them. If given, the fused model must give the outputs
     that the original gives for them in evaluation, else RuntimeError; the model is then unfused.
+    prefer: "speed": a block runs in its own layers' steps where no fused step is faster on the
+    device, and keeps for backward what they keep. "memory": a block keeps one tensor of its size,
+    and computes the normalised one again in backward, which takes time. ValueError for another.
     inplace: False leaves `model` alone and returns a copy that shares its parameters and buffers.
 
     Attributes that steer a forward may be changed afterwards: the original forward runs then. A
@@ -40,6 +45,8 @@ def fuse(model: _Model, example_inputs: Any = None, *, inplace: bool = True) -> 
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected an nn.Module, got {type(model).__name__}")
+    if prefer not in ("speed", "memory"):
+        raise ValueError(f"prefer: expected 'speed' or 'memory', got {prefer!r}")
     if not inplace:
         shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
         model = copy.deepcopy(model, shared)
@@ -47,7 +54,7 @@ def fuse(model: _Model, example_inputs: Any = None, *, inplace: bool = True) -> 
     expected = None if example_inputs is None else _evaluate(model, example_inputs)
     report = FusionReport()
     plans: list[Plan] = []
-    _plan(model, "", report, plans, set(), set())
+    _plan(model, "", prefer == "speed", report, plans, set(), set())
     for plan in plans:
         plan.module.forward = plan
     vars(model)["fusion_report"] = report
@@ -68,6 +75,7 @@ def unfuse(model: _Model) -> _Model:
 def _plan(
     module: nn.Module,
     prefix: str,
+    keep_activations: bool,
     report: FusionReport,
     plans: list[Plan],
     seen: set[nn.Module],
@@ -83,7 +91,7 @@ def _plan(
     seen.add(module)
     if _has_forward(module) and not module.__module__.startswith("fastgan.nn"):
         try:
-            plan, blocks, containers = make_plan(module, prefix)
+            plan, blocks, containers = make_plan(module, prefix, keep_activations)
         except Untraceable as error:
             report.untraced.append((prefix.removesuffix("."), str(error)))
         else:
@@ -93,7 +101,7 @@ def _plan(
             if plan is not None:
                 plans.append(plan)
     for name, child in module.named_children():
-        _plan(child, f"{prefix}{name}.", report, plans, seen, traced_through)
+        _plan(child, f"{prefix}{name}.", keep_activations, report, plans, seen, traced_through)
 
 
 def _has_forward(module: nn.Module) -> bool:

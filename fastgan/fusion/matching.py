@@ -73,7 +73,7 @@ def find_links(graph: fx.Graph, root: nn.Module, prefix: str = "") -> Found:
 
 
 def fused_graph(
-    graph: fx.Graph, root: nn.Module, prefix: str
+    graph: fx.Graph, root: nn.Module, prefix: str, keep_activations: bool
 ) -> tuple[fx.GraphModule | None, list[Block]]:
     """The graph with its chains fused, and every block in it; None if there is nothing to fuse."""
     found = find_links(graph, root, prefix)
@@ -83,7 +83,7 @@ def fused_graph(
     in_order = [block for _, block in sorted(blocks, key=lambda pair: order[pair[0]])]
     if not chains:
         return None, in_order
-    return _rewritten(graph, root, found.modules, chains), in_order
+    return _rewritten(graph, root, found.modules, chains, keep_activations), in_order
 
 
 def _as_block(group: list[Layer], reason: str = "") -> Block:
@@ -232,13 +232,18 @@ def _blocks(chain: list[Layer]) -> list[tuple[fx.Node, Block]]:
 
 
 def _rewritten(
-    graph: fx.Graph, root: nn.Module, modules: dict[str, nn.Module], chains: list[list[Layer]]
+    graph: fx.Graph,
+    root: nn.Module,
+    modules: dict[str, nn.Module],
+    chains: list[list[Layer]],
+    keep_activations: bool,
 ) -> fx.GraphModule:
     held: dict[str, Any] = {}
     for i, chain in enumerate(chains):
         # In the place of its first layer: what it reads is as it was then.
         head, tail = chain[0].node, chain[-1].node
-        held[f"_chain_{i}"] = Chain([(layer.name, layer.module) for layer in chain])
+        named = [(layer.name, layer.module) for layer in chain]
+        held[f"_chain_{i}"] = Chain(named, keep_activations)
         with graph.inserting_before(head):
             fused = graph.call_module(f"_chain_{i}", (head.args[0],))
         tail.replace_all_uses_with(fused)

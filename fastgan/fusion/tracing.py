@@ -62,7 +62,8 @@ class Trace:
 
     graphs: by `module.training`; one graph stands under both keys where they do not differ.
     containers: the modules whose forward was traced through, the root first.
-    watched: (container, {attribute: value}) of the plain values and children they held.
+    watched: (container, {attribute: value}, {name: child}) of the plain values and children they
+        held, by which their forwards may have decided.
     inputs: the names of the arguments, all of them without a default.
     """
 
@@ -74,7 +75,7 @@ class Trace:
         if _code(training) == _code(evaluation):
             evaluation = training
         self.graphs = {True: training, False: evaluation}
-        self.watched = [(m, plain_state(m)) for m in self.containers]
+        self.watched = [(m, plain_state(m), dict(m._modules)) for m in self.containers]
 
 
 def trace(root: nn.Module) -> Trace:
@@ -95,9 +96,8 @@ def trace(root: nn.Module) -> Trace:
 
 
 def plain_state(module: nn.Module) -> dict[str, Any]:
-    """What a forward may have decided by: plain attributes, and which children there are."""
-    plain = {k: v for k, v in vars(module).items() if _is_plain(v) and k not in _OWN}
-    return {**plain, **module._modules}
+    """The attributes that a forward may have decided by."""
+    return {k: v for k, v in vars(module).items() if _is_plain(v) and k not in _OWN}
 
 
 _OWN = set(vars(nn.Module())) | {"forward", "fusion_report"}

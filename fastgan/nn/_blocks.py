@@ -7,8 +7,10 @@ the tensor between two blocks is a raw convolution output. Any other child is a 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Hashable
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -46,6 +48,11 @@ class Block(NamedTuple):
     def conv_bias(self) -> Tensor | None:
         assert self.conv is not None
         return self.conv.bias if self.bias is None else self.bias.bias
+
+    @property
+    def before_conv(self) -> int:
+        """How many of the children, the norm and its activation, come before a convolution."""
+        return len(self.children) if self.conv is None else self.children.index(self.conv)
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
@@ -117,6 +124,59 @@ def plan(leaves: list[Leaf]) -> list[Block]:
     return blocks
 
 
+class Planned:
+    """The plan of leaves, kept from call to call for as long as they are as they were.
+
+    forms: how each block runs, by the kind of call. plain: the kinds of which every block runs as
+    the layers it is made of, so that nothing has to be known of those. ran_plainly: whether the
+    last call was one of them.
+    """
+
+    def __init__(self) -> None:
+        self.leaves: list[Leaf] = []
+        self._states: list[tuple[Any, ...]] = []
+        self._blocks: list[Block] = []
+        self.forms: dict[Hashable, list[str]] = {}
+        self.plain: set[Hashable] = set()
+        self.ran_plainly = False
+
+    def blocks(self, leaves: list[Leaf]) -> list[Block]:
+        if torch.compiler.is_compiling():
+            return plan(leaves)
+        states = [_state(module) for _, module in leaves]
+        if states != self._states or leaves != self.leaves:
+            self.leaves, self._states, self._blocks = leaves, states, plan(leaves)
+            self.forms.clear()
+            self.plain.clear()
+        return self._blocks
+
+    def keep(self, kind: Hashable, forms: list[str]) -> None:
+        if len(self.forms) >= MOST_KINDS:
+            self.forms.clear()
+            self.plain.clear()
+        self.forms[kind] = forms
+        self.ran_plainly = all(form in ("", "layers") for form in forms)
+        if self.ran_plainly:
+            self.plain.add(kind)
+
+    def __reduce__(self) -> tuple[type[Planned], tuple[()]]:  # a copy plans for itself
+        return Planned, ()
+
+
+MOST_KINDS = 64  # of calls that are remembered
+
+# What a plan reads of its leaves.
+_READ = (
+    "kernel_size", "stride", "padding", "dilation", "output_padding", "groups", "padding_mode",
+    "in_channels", "out_channels", "negative_slope", "activation", "order", "sync",
+)  # fmt: skip
+
+
+def _state(module: nn.Module) -> tuple[Any, ...]:
+    biased = module._parameters.get("bias") is not None
+    return (type(module), altered(module), biased, *map(vars(module).get, _READ))
+
+
 def _block(leaves: list[Leaf], start: int) -> Block:
     """The block that starts at a leaf."""
     i, norm, before = start, None, Activation()
@@ -143,7 +203,7 @@ def _block(leaves: list[Leaf], start: int) -> Block:
         conv = module
         i += 1
         following = leaf()
-        if isinstance(following, BiasAct) and conv.bias is None and not hooked(following):
+        if isinstance(following, BiasAct) and conv.bias is None and not altered(following):
             bias, after = following, Activation(following.activation, following.negative_slope)
             i += 1
         elif (found := _activation(following)) is not None:
@@ -168,6 +228,11 @@ def hooked(module: nn.Module) -> bool:
     )
 
 
+def altered(module: nn.Module) -> bool:
+    """Whether a layer may do something else than its class says."""
+    return hooked(module) or "forward" in vars(module)
+
+
 def _forwards_as(module: nn.Module, *bases: type[nn.Module]) -> bool:
     """Whether the module runs the forward of one of the bases (or of a subclass that keeps it)."""
     return any(type(module).forward is base.forward for base in bases)
@@ -187,6 +252,8 @@ def why_no_convolution(module: nn.Module | None) -> str | None:
         return f"{kind.__name__} has a convolution of its own"
     if hooked(module):
         return "it has hooks"
+    if altered(module):
+        return "it has a forward set on the instance"
     if module.groups != 1 or any(d != 1 for d in module.dilation):
         return "groups or dilation is not 1"
     if module.padding_mode != "zeros":
@@ -197,7 +264,7 @@ def why_no_convolution(module: nn.Module | None) -> str | None:
 
 
 def _is_norm(module: nn.Module | None) -> bool:
-    if not isinstance(module, _NORMS) or hooked(module):
+    if not isinstance(module, _NORMS) or altered(module):
         return False
     if isinstance(module, _BatchNormAct | _InstanceNormAct):
         own = module.order == "norm_act" and not getattr(module, "sync", False)
@@ -211,7 +278,7 @@ def _is_plain_norm(module: nn.Module | None) -> bool:
 
 def _activation(module: nn.Module | None) -> Activation | None:
     """The activation that a module is; None if it is something else."""
-    if module is None or hooked(module):
+    if module is None or altered(module):
         return None
     if isinstance(module, nn.LeakyReLU) and type(module) is nn.LeakyReLU:
         slope = module.negative_slope

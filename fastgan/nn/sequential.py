@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.module import _has_any_global_hook
 
-from fastgan.nn._blocks import Block, Leaf, hooked, plan
+from fastgan.nn._blocks import Activation, Block, Leaf, Planned, hooked
 from fastgan.nn.norm_act import Segmented
 from fastgan.ops import conv_block, norm_act, norm_act_conv, tuning
-from fastgan.ops._convolution import output_shape
+from fastgan.ops._convolution import output_shape, own_kernels_pay
 from fastgan.ops._tensors import (
     CHANNELS_LAST,
     autocast_dtype,
@@ -36,7 +36,7 @@ class Run(NamedTuple):
     block: Block
     input: Tensor
     output: Tensor
-    form: str  # "fused", "composed", or "" for a child that ran as it is
+    form: str  # of `tuning.FORMS`; "norm_act" without a convolution; "layers" by choice, "" by need
 
 
 class FusedSequential(nn.Sequential, Segmented):
@@ -53,7 +53,8 @@ class FusedSequential(nn.Sequential, Segmented):
     nested Sequentials. A norm and the activation after it wait for the convolution that follows,
     which applies them to its input: between blocks travels the raw convolution output, and for
     backward each block keeps that one tensor of its size (see `norm_act_conv` and `conv_block`).
-    With `keep_activations` it keeps the normalised one as well where that saves computing it again.
+    With `keep_activations` time counts and not memory: a block keeps what torch.nn's layers keep,
+    and runs in their own steps (form "apart") where no fused step is faster on the device.
     Any other child, and one with hooks, runs as it is.
 
     Memory is channels-last where a convolution's input or weight is, as in torch.nn.
@@ -65,9 +66,11 @@ class FusedSequential(nn.Sequential, Segmented):
     ) -> None:
         super().__init__(*modules)  # type: ignore[arg-type]
         self.keep_activations = keep_activations
+        self._planned = Planned()
 
     def forward(self, input: Tensor) -> Tensor:
-        return Runner(self.segments, self.keep_activations).run(input, _children(self))
+        runner = Runner(self.segments, self.keep_activations, self._planned)
+        return runner.run(input, list(_leaves(_children(self))))
 
 
 def chain(x: Tensor, **modules: nn.Module) -> Tensor:
@@ -77,7 +80,7 @@ def chain(x: Tensor, **modules: nn.Module) -> Tensor:
 
     >>> return chain(z, project=self.project, blocks=self.blocks, output=self.output)
     """
-    return Runner().run(x, modules.items())
+    return Runner().run(x, list(_leaves(modules.items())))
 
 
 _records: list[Run] | None = None
@@ -92,6 +95,10 @@ def recording() -> Iterator[list[Run]]:
         yield _records
     finally:
         _records = previous
+
+
+def is_recording() -> bool:
+    return _records is not None
 
 
 _plainly = False
@@ -113,35 +120,73 @@ class Runner(NamedTuple):
 
     segments: int = 1  # of torch.nn's batch norms
     keep_activations: bool = False
+    planned: Planned | None = None
 
-    def run(self, x: Tensor, children: Iterable[Leaf]) -> Tensor:
-        if _plainly or _has_any_global_hook():
-            for _, child in children:
+    def run(self, x: Tensor, leaves: list[Leaf]) -> Tensor:
+        planned, kind, forms = self.planned or Planned(), None, None
+        if not torch.compiler.is_compiling():
+            kind = kind_of(x), kind_of_call(), self.segments, self.keep_activations
+        planned.ran_plainly = kind in planned.plain and planned.leaves == leaves
+        if (planned.ran_plainly and _records is None) or _plainly or _has_any_global_hook():
+            for _, child in leaves:
                 x = child(x)
             return x
-        blocks: list[Block | None] = [*plan(list(_leaves(children))), None]
+        blocks = planned.blocks(leaves)
+        forms = planned.forms.get(kind)
+        if forms is not None:
+            return self._run(x, blocks, forms)[0]
+        x, forms = self._run(x, blocks, None)
+        if kind is not None:
+            planned.keep(kind, forms)
+        return x
+
+    def _run(
+        self, x: Tensor, blocks: list[Block], forms: list[str] | None
+    ) -> tuple[Tensor, list[str]]:
+        """(the output, how each block ran); forms: how they are to run, if that is known."""
+        found: list[str] = []
         moments: _Moments | None = None
-        for block, following in pairwise(blocks):
-            assert block is not None
-            given, form = x, ""
-            if not block.fits(x) or (block.norm is None and block.conv is None):
-                x, moments = self._as_they_are(block, x), None
-            elif block.conv is None:
+        for i, block in enumerate(blocks):
+            following = blocks[i + 1] if i + 1 < len(blocks) else None
+            form = self._form(block, x, moments is not None) if forms is None else forms[i]
+            given = x
+            if form == "norm_act":
                 x, moments = self._norm_act(block, x), None
+            elif form == "apart" and block.norm is not None:
+                x, moments = self._norm_act(block, x), None
+                x = self._as_they_are(block.children[block.before_conv :], x)
+            elif form in ("", "layers", "apart"):
+                x, moments = self._as_they_are(block.children, x), None
             else:
+                assert block.conv is not None
                 weight = block.conv.weight  # read once: spectral norm takes a step at each reading
                 x = _laid_out(x, weight)
-                form = self._form(block, x, moments is not None)
                 if form == "fused":
                     x, moments = self._conv_block(block, x, weight, moments, following)
                 else:
                     x, moments = self._norm_act_conv(block, x, weight), None
+            found.append(form)
             if _records is not None:
                 _records.append(Run(block, given, x, form))
-        return x
+        return x, found
 
-    def _as_they_are(self, block: Block, x: Tensor) -> Tensor:
-        for child in block.children:
+    def _form(self, block: Block, x: Tensor, moments_known: bool) -> str:
+        """How a block is to run, of the forms that a Run may have."""
+        if not block.fits(x) or (block.norm is None and block.conv is None):
+            return ""
+        by_size = self.keep_activations and not torch.compiler.is_compiling()
+        norm_pays = not by_size or _norm_pays(block, x)
+        if block.conv is None:
+            return "norm_act" if norm_pays else "layers"
+        if self.keep_activations and not by_size and x.device.type == "cpu":
+            return "apart"  # a choice by size would hold a compiled graph to its sizes
+        form = choose(block, x, x.shape, self.keep_activations)[0]
+        if form == "fused" and block.trains() and not moments_known:
+            return "composed"
+        return "layers" if form == "apart" and not (block.norm and norm_pays) else form
+
+    def _as_they_are(self, children: Iterable[nn.Module], x: Tensor) -> Tensor:
+        for child in children:
             if self.segments > 1 and child.training and _is_plain_batch_norm(child):
                 x = torch.cat([child(part) for part in x.chunk(self.segments)])
             else:
@@ -188,12 +233,6 @@ class Runner(NamedTuple):
         )  # fmt: skip
         return y, (mean, var) if mean.numel() else None
 
-    def _form(self, block: Block, x: Tensor, moments_known: bool) -> str:
-        assert block.conv is not None
-        if block.trains() and not moments_known:
-            return "composed"
-        return _choose(block, x, x.shape)
-
     def _rows(self, block: Block, following: Block | None, x: Tensor) -> int:
         """Segments of the statistics of y that the following block wants to be handed; 0: none."""
         assert block.conv is not None
@@ -202,7 +241,21 @@ class Runner(NamedTuple):
         shape = output_shape(x.shape, block.weight_shape, block.geometry)
         rows = following.rows(shape[0], self.segments)
         divides = rows > 0 and shape[0] % rows == 0
-        return rows if divides and _choose(following, x, shape) == "fused" else 0
+        if not divides:
+            return 0
+        form = choose(following, x, shape, self.keep_activations)[0]
+        return rows if form == "fused" else 0
+
+
+def kind_of(x: Tensor) -> Hashable:
+    """What of a tensor the choice of a form may depend on."""
+    return x.shape, x.stride(), x.dtype, x.device, x.requires_grad
+
+
+def kind_of_call() -> Hashable:
+    """What else it may depend on."""
+    autocast = torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
+    return autocast, torch.is_grad_enabled(), tuning.version()
 
 
 def _children(module: nn.Module) -> Iterator[Leaf]:
@@ -233,11 +286,20 @@ def _laid_out(x: Tensor, weight: Tensor) -> Tensor:
     return x.contiguous(memory_format=wanted) if is_channels_last(weight) else x
 
 
-def _choose(block: Block, x: Tensor, shape: tuple[int, ...]) -> str:
-    """The form of a block whose input has a shape, and x's device and dtype."""
+def choose(block: Block, x: Tensor, shape: tuple[int, ...], for_speed: bool) -> tuple[str, str]:
+    """(form, why) of a convolution block whose input has a shape, and x's device, dtype, layout."""
     assert block.conv is not None
-    dtype = autocast_dtype(x)
-    return tuning.choose(x.device, dtype, tuple(shape), block.weight_shape, block.geometry)
+    dtype, weight_shape, geometry = autocast_dtype(x), block.weight_shape, block.geometry
+    own = None
+    if for_speed:
+        like = x if tuple(shape) == tuple(x.shape) else x.new_empty(shape)
+        own = own_kernels_pay(like.to(dtype), weight_shape, geometry, block.after != Activation())
+    return tuning.explained(x.device, dtype, tuple(shape), weight_shape, geometry, own)
+
+
+def _norm_pays(block: Block, x: Tensor) -> bool:
+    instances = isinstance(block.norm, _InstanceNorm)
+    return block.norm is not None and tuning.norm_pays(x, instances, block.before != Activation())
 
 
 def _deferred(block: Block, x: Tensor, norm: Norm | None, moments: _Moments | None) -> Deferred:

@@ -63,6 +63,11 @@ def _wins(x: Tensor, y_size: tuple[int, ...], weight: Tensor, geometry: Geometry
     return positions[1] <= _WIDEST and min(weight.shape[:2]) >= _LEAST_CHANNELS
 
 
+def runs(x: Tensor, size: tuple[int, ...], weight: Tensor, geometry: Geometry) -> bool:
+    """Whether a pass runs here; of x and weight only shape, dtype and device are read."""
+    return _wins(x, size, weight, geometry)
+
+
 def forward(x: Tensor, weight: Tensor, geometry: Geometry, size: tuple[int, ...]) -> Tensor | None:
     """conv(x), channels-last; size is that of y."""
     if not _wins(x, size, weight, geometry):

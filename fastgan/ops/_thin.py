@@ -20,7 +20,7 @@ from fastgan.ops.reference.activation import IDENTITY, is_identity
 if TYPE_CHECKING:
     from fastgan.ops._convolution import Geometry
 
-_MOST_CHANNELS = 4
+MOST_CHANNELS = 4
 _MOST_STRIDE = 4
 _MOST_TAPS = 7
 _LEAST_WIDE = 16  # channels; fewer leave vectors empty
@@ -55,10 +55,10 @@ def _find(x: Tensor, weight: Tensor, geometry: Geometry) -> _Thin | None:
         or (_native.load() if x.device.type == "cpu" else _native.why_no_cuda()) is not None
     ):
         return None
-    if weight.shape[1] <= _MOST_CHANNELS:
+    if weight.shape[1] <= MOST_CHANNELS:
         return _Thin(weight, stride, padding, not transposed, False)
     turned = tuple(k - 1 - p for k, p in zip(kernel, padding, strict=True))
-    if weight.shape[0] > _MOST_CHANNELS or max(stride) > 1 or min(turned) < 0:
+    if weight.shape[0] > MOST_CHANNELS or max(stride) > 1 or min(turned) < 0:
         return None
     if not transposed:
         # The kernels visit every position of x, also where the output has none for it.
@@ -83,6 +83,14 @@ def _wins(thin: _Thin, reads_image: bool, activated: bool) -> bool:
     if not reads_image or thin.weight.dtype is not torch.float32:
         return True
     return activated or thin.turned or channels == 1
+
+
+def runs_forward(x: Tensor, weight: Tensor, geometry: Geometry, activated: bool) -> bool:
+    """Whether the forward pass runs here; of x and weight only shape, dtype and layout are read."""
+    thin = _find(x, weight, geometry)
+    if thin is None or not _wins(thin, thin.image_is_x, activated):
+        return False
+    return not thin.image_is_x or is_channels_last(x)
 
 
 def forward(

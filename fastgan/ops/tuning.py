@@ -1,9 +1,11 @@
 """Which form a convolution block runs in, by device and shape.
 
-Two forms compute the same: "fused" (`conv_block`: one kernel that normalises as it loads) and
-"composed" (`norm_act_conv`: fused norm_act, then the library's convolution). Measured choices stand
-in a table that ships with the package (tuning.json) and in one of the user's own, which `fastgan
-tune` writes; for a layer in neither, the form is composed: the safe choice.
+Three forms compute the same: "fused" (`conv_block`: one kernel that normalises as it loads),
+"composed" (`norm_act_conv`: fused norm_act, then a convolution, as one op) and "apart" (norm_act,
+then the layers that stand there), which keeps as much for backward as torch.nn's layers and is
+chosen where time counts and not memory. Measured choices stand in a table that ships with the
+package (tuning.json) and in one of the user's own, which `fastgan tune` writes; for a layer in
+neither the choice is by rule.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ import torch
 from fastgan.ops import _dispatch
 from fastgan.ops._convolution import Geometry
 from fastgan.ops._setting import Setting
+from fastgan.ops._tensors import is_channels_last
 
-FORMS = ("composed", "fused")
+FORMS = ("composed", "fused", "apart")
 SHIPPED = Path(__file__).with_name("tuning.json")
 _FORMAT = 1
 
@@ -33,23 +36,12 @@ _FORMAT = 1
 class convolution_form(Setting):
     """Chooses the form of every convolution block: at once, or for a `with` block.
 
-    name: "auto" (by the tables), "fused" or "composed"; ValueError for another. The setting belongs
-    to the process. Batch statistics must come with their tensor in the fused form: a block whose
-    input was not made by a fused one runs composed where it needs them.
+    name: "auto" (by table and rule), "fused", "composed" or "apart"; ValueError for another. The
+    setting belongs to the process. Batch statistics must come with their tensor in the fused form:
+    a block whose input was not made by a fused one runs composed where it needs them.
     """
 
     names = FORMS
-
-
-def choose(
-    device: torch.device,
-    dtype: torch.dtype,
-    x_shape: tuple[int, ...],
-    weight_shape: tuple[int, ...],
-    geometry: Geometry,
-) -> str:
-    """The form of a convolution of x in a dtype: "fused" or "composed"."""
-    return explained(device, dtype, x_shape, weight_shape, geometry)[0]
 
 
 def explained(
@@ -58,19 +50,56 @@ def explained(
     x_shape: tuple[int, ...],
     weight_shape: tuple[int, ...],
     geometry: Geometry,
+    own_kernels_pay: bool | None = None,
 ) -> tuple[str, str]:
-    """(form, why)."""
+    """(form, why) of a convolution of x in a dtype.
+
+    own_kernels_pay: as `_convolution.own_kernels_pay` says, where time counts and not memory.
+    """
     if convolution_form.value != "auto":
         return convolution_form.value, "asked for"
-    if device.type != "cuda":
-        return "composed", f"the only form that is compiled for {device.type}"
-    reason = _dispatch.why_not("triton", device.type, dtype)
-    if reason is not None:
-        return "composed", reason
-    found = lookup(device_name(device), dtype, layer_key(x_shape, weight_shape, geometry))
-    if found is None:
+    fast = own_kernels_pay is not None
+    allowed = [f for f in compiled_forms(device, dtype) if fast or f != "apart"]
+    if len(allowed) == 1:
+        reason = None if device.type != "cuda" else _dispatch.why_not("triton", "cuda", dtype)
+        return "composed", reason or f"the only form for {device.type} that saves memory"
+    found = lookup(device_name(device), dtype, layer_key(x_shape, weight_shape, geometry)) or {}
+    measured = {k: v for k, v in found.get("microseconds", {}).items() if k in allowed}
+    if measured:
+        return min(measured, key=lambda form: measured[form]), "measured"
+    if device.type != "cpu":
         return "composed", "not measured on this device; fastgan tune measures"
-    return found["form"], "measured"
+    if own_kernels_pay:
+        return "composed", "kernels of fastgan's own are faster than the library's convolution"
+    return "apart", "the library's convolution is as fast by itself"
+
+
+# Values from which norm_act is faster than batch norm and activation by themselves, contiguous and
+# channels-last, and for instance norm; by measurement on one and two threads of a CPU with AVX-512
+# (forward + backward). Below, it is the 25 us of an autograd function in Python that count.
+_NORM_PAYS = {(False, False): 1 << 15, (False, True): 1 << 17}
+_INSTANCE_NORM_PAYS = 1 << 13
+_LEAST_PLANE = 16  # positions: on smaller contiguous planes norm_act is slower at any size
+
+
+def norm_pays(x: torch.Tensor, instances: bool, activated: bool) -> bool:
+    """Whether a norm of x and what follows it are faster as norm_act than as layers.
+
+    instances: it is an instance norm. activated: an activation follows.
+    """
+    if x.device.type != "cpu":
+        return True
+    channels_last = is_channels_last(x)
+    if not channels_last and x.numel() < _LEAST_PLANE * x.shape[0] * x.shape[1]:
+        return False
+    if instances:
+        return x.numel() >= _INSTANCE_NORM_PAYS
+    return activated and x.numel() >= _NORM_PAYS[instances, channels_last]
+
+
+def version() -> tuple[str, str, int]:
+    """Differs whenever a choice may."""
+    return convolution_form.value, _dispatch.setting(), _version
 
 
 @cache
@@ -98,8 +127,10 @@ def layer_key(x_shape: tuple[int, ...], weight_shape: tuple[int, ...], geometry:
 
 def compiled_forms(device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
     """The forms that run on a device as compiled code: no interpreter."""
-    fused = device.type == "cuda" and _dispatch.why_not("triton", device.type, dtype) is None
-    return FORMS if fused else FORMS[:1]
+    if device.type != "cuda":
+        return "composed", "apart"
+    fused = _dispatch.why_not("triton", device.type, dtype) is None
+    return ("composed", "fused", "apart") if fused else ("composed", "apart")
 
 
 def measure(
@@ -157,8 +188,18 @@ def store(device: str, dtype: torch.dtype, measured: dict[str, dict[str, float]]
     except BaseException:
         os.unlink(name)
         raise
-    _devices.cache_clear()
+    forget()
     return path
+
+
+def forget() -> None:
+    """Has the tables read again."""
+    global _version
+    _version += 1
+    _devices.cache_clear()
+
+
+_version = 0
 
 
 def _name(dtype: torch.dtype) -> str:
