@@ -20,6 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FOLDER",
         help="with --benchmark: where the JSON lines go (default: %(default)s)",
     )
+    parser.addoption("--long", action="store_true", help="run the tests that take minutes, too")
 
 
 def pytest_configure(config: pytest.Config) -> None:

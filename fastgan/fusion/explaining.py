@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fastgan.fusion.fuse import fuse
 from fastgan.fusion.report import FusionReport
+from fastgan.fusion.roofline import floor_seconds
 from fastgan.nn._blocks import Activation
 from fastgan.nn.sequential import Run, Runner, recording
 from fastgan.ops import _dispatch, conv_block, norm_act_conv, tuning
@@ -22,9 +23,15 @@ from fastgan.ops._tensors import autocast_dtype, stat_dtype
 from fastgan.ops.conv_block import Deferred
 from fastgan.ops.norm_act_conv import Norm
 
+_PASSES = 3
+
 
 class Row(NamedTuple):
-    """One block of `explain`. Sizes in bytes of a training pass; operations of the forward pass."""
+    """One block of `explain`. Sizes in bytes of a training pass; the rest of the forward pass.
+
+    roofline: the share of its time that the operations or the traffic (whichever takes longer) take
+    at the rates of a matrix product and of a copy on this device; nan where it is not known.
+    """
 
     name: str
     kind: str
@@ -37,16 +44,18 @@ class Row(NamedTuple):
     saved_fused: int
     operations: int
     traffic: int
+    roofline: float
 
 
 def explain(module: nn.Module, *inputs: Tensor) -> list[Row]:
     """Runs a copy of `module` on `inputs` and prints a table of its blocks; returns the rows.
 
     For each block of a fused model, of a `FusedSequential` or of `fastgan.nn.chain`: the layers it
-    is made of, shapes, form ("fused", "composed" or "as it is"; numbered reasons stand below) and
-    the backend of its elementwise kernels, what torch.nn's layers and the block save for backward,
-    the operations (two a multiply-add) and bytes of its forward pass: input, weights and output
-    once each. The blocks that `fuse` left as they are follow, with the reason. A module that is not
+    is made of, shapes, form ("fused", "composed", "apart", "layers" or "as it is"; see
+    `convolution_form`; numbered reasons stand below) and the backend of its elementwise kernels,
+    what torch.nn's layers and the block save for backward, the operations (two a multiply-add) and
+    bytes of its forward pass (input, weights and output once each), and the roofline share of its
+    time. The blocks that `fuse` left as they are follow, with the reason. A module that is not
     fused is explained as `fuse` would have it.
 
     ValueError if there is no block in `module`.
@@ -59,12 +68,13 @@ def explain(module: nn.Module, *inputs: Tensor) -> list[Row]:
         table.add_column(heading, overflow="fold")
     for heading in ("saved by torch.nn", "saved", "GFLOP", "traffic"):
         table.add_column(heading, justify="right", min_width=8)
+    table.add_column("roofline", justify="right")
     reasons = list(dict.fromkeys(row.why for row in rows))
     for row in rows:
         shapes = f"{_times(row.input)} → {_times(row.output)}" if row.output else ""
         form = ", ".join(filter(None, (row.form, row.backend)))
         note = f" ({reasons.index(row.why) + 1})" if row.why else ""
-        table.add_row(row.name, row.kind, shapes, form + note, *_numbers([row]))
+        table.add_row(row.name, row.kind, shapes, form + note, *_numbers([row]), _share(row))
     table.add_section()
     table.add_row("sum", *[""] * 3, *_numbers(rows))
     # A pipe or a file has no width; 80 columns would break every cell.
@@ -74,6 +84,10 @@ def explain(module: nn.Module, *inputs: Tensor) -> list[Row]:
         if why:
             console.print(f"({number}) {why}")
     return rows
+
+
+def _share(row: Row) -> str:
+    return "" if math.isnan(row.roofline) else f"{row.roofline:.0%}"
 
 
 def _numbers(rows: list[Row]) -> list[str]:
@@ -94,8 +108,16 @@ def traced(module: nn.Module, *inputs: Tensor) -> tuple[list[Run], FusionReport]
 
 
 def _recorded(module: nn.Module, *inputs: Tensor) -> tuple[list[Run], FusionReport]:
-    with recording() as runs, torch.no_grad():
-        module(*inputs)
+    """The last of a few passes, as in training, with the least time that each block took."""
+    times = []
+    with torch.enable_grad():
+        for _ in range(_PASSES):
+            with recording() as runs:
+                module(*inputs)
+            times.append([run.seconds for run in runs])
+    if len({len(seconds) for seconds in times}) == 1:  # one that draws lots may differ
+        least = map(min, zip(*times, strict=True))
+        runs = [run._replace(seconds=s) for run, s in zip(runs, least, strict=True)]
     return runs, vars(module).get("fusion_report", FusionReport())
 
 
@@ -108,7 +130,7 @@ def explained(module: nn.Module, *inputs: Tensor) -> list[Row]:
     return [
         *(_row(run, seen) for run in runs),
         *(
-            Row(name, " → ".join(kinds), (), (), "as it is", why, "", 0, 0, 0, 0)
+            Row(name, " → ".join(kinds), (), (), "as it is", why, "", 0, 0, 0, 0, math.nan)
             for name, kinds, why in left
         ),
     ]
@@ -116,23 +138,23 @@ def explained(module: nn.Module, *inputs: Tensor) -> list[Row]:
 
 def _row(run: Run, seen: set[int]) -> Row:
     block, x, y = run.block, run.input, run.output
-    form, why, operations, weights = "as it is", block.why_not, 0, 0
+    operations, weights, roofline = 0, 0, math.nan
     if run.form and block.conv is not None:
         weight = block.conv.weight
-        shapes = tuple(x.shape), tuple(weight.shape)
-        form = run.form
-        why = tuning.explained(x.device, autocast_dtype(x), *shapes, block.geometry)[1]
         positions = (x if block.geometry.transposed else y).shape
         operations = 2 * weight.numel() * positions[0] * math.prod(positions[2:])
         weights = weight.numel() * y.element_size()
-    elif block.norm is not None and block.conv is None:
-        form, why = "norm_act", "no convolution follows"
+    traffic = _bytes(x) + weights + _bytes(y)
+    if run.form:
+        floor = floor_seconds(operations, traffic, x.device, autocast_dtype(x))
+        roofline = floor / run.seconds
     saved = _saved(run, seen)
     normalised = _bytes(x) if block.norm is not None else 0
     return Row(
         ", ".join(block.names), " → ".join(type(child).__name__ for child in block.children),
-        tuple(x.shape), tuple(y.shape), form, why, _dispatch.resolve(_dispatch.setting(), x),
-        saved + normalised, saved, operations, _bytes(x) + weights + _bytes(y),
+        tuple(x.shape), tuple(y.shape), run.form or "as it is", run.why,
+        _dispatch.resolve(_dispatch.setting(), x), saved + normalised,
+        saved + normalised * run.keeps_normalised, operations, traffic, roofline,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
@@ -28,15 +29,23 @@ from fastgan.ops.norm_act import move_running_stats
 from fastgan.ops.norm_act_conv import Norm
 
 _Moments = tuple[Tensor, Tensor]
+_KEEPING = ("layers", "apart")  # forms that keep for backward what torch.nn's layers keep
 
 
 class Run(NamedTuple):
-    """What became of a block: its input and output, and how it ran."""
+    """What became of a block: its input and output, how it ran and why, and how long it took.
+
+    form: of `tuning.FORMS`; "norm_act" without a convolution; "layers" where it ran as the layers
+    it is made of by choice, "" by need. keeps_normalised: for backward, beside its input.
+    """
 
     block: Block
     input: Tensor
     output: Tensor
-    form: str  # of `tuning.FORMS`; "norm_act" without a convolution; "layers" by choice, "" by need
+    form: str
+    why: str
+    keeps_normalised: bool
+    seconds: float
 
 
 class FusedSequential(nn.Sequential, Segmented):
@@ -97,6 +106,13 @@ def recording() -> Iterator[list[Run]]:
         _records = previous
 
 
+def _now(x: Tensor) -> float:
+    """Seconds; when all that x waits for is done."""
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+    return time.perf_counter()
+
+
 def is_recording() -> bool:
     return _records is not None
 
@@ -149,7 +165,7 @@ class Runner(NamedTuple):
         for i, block in enumerate(blocks):
             following = blocks[i + 1] if i + 1 < len(blocks) else None
             form = self._form(block, x, moments is not None) if forms is None else forms[i]
-            given = x
+            given, start = x, _now(x) if _records is not None else 0.0
             if form == "norm_act":
                 x, moments = self._norm_act(block, x), None
             elif form == "apart" and block.norm is not None:
@@ -167,23 +183,37 @@ class Runner(NamedTuple):
                     x, moments = self._norm_act_conv(block, x, weight), None
             found.append(form)
             if _records is not None:
-                _records.append(Run(block, given, x, form))
+                keeps = form in ("layers", "apart") or (
+                    form == "composed" and self.keep_activations
+                )
+                why = self._why(block, given, form)
+                _records.append(Run(block, given, x, form, why, keeps, _now(x) - start))
         return x, found
 
     def _form(self, block: Block, x: Tensor, moments_known: bool) -> str:
         """How a block is to run, of the forms that a Run may have."""
         if not block.fits(x) or (block.norm is None and block.conv is None):
             return ""
-        by_size = self.keep_activations and not torch.compiler.is_compiling()
-        norm_pays = not by_size or _norm_pays(block, x)
+        compiling = torch.compiler.is_compiling()
+        asked = tuning.convolution_form.value != "auto"
+        norm_pays = not self.keep_activations or compiling or asked or _norm_pays(block, x)
         if block.conv is None:
             return "norm_act" if norm_pays else "layers"
-        if self.keep_activations and not by_size and x.device.type == "cpu":
-            return "apart"  # a choice by size would hold a compiled graph to its sizes
+        if compiling and self.keep_activations and not asked and x.device.type == "cpu":
+            return "apart"  # a choice by size would hold the graph to its sizes
         form = choose(block, x, x.shape, self.keep_activations)[0]
         if form == "fused" and block.trains() and not moments_known:
             return "composed"
         return "layers" if form == "apart" and not (block.norm and norm_pays) else form
+
+    def _why(self, block: Block, x: Tensor, form: str) -> str:
+        if not form:
+            return block.why_not or "a single item, not a batch"
+        if block.conv is not None:
+            return choose(block, x, x.shape, self.keep_activations)[1]
+        if form == "layers":
+            return "no convolution follows; a tensor of this size is as fast layer by layer"
+        return "no convolution follows"
 
     def _as_they_are(self, children: Iterable[nn.Module], x: Tensor) -> Tensor:
         for child in children:

@@ -87,8 +87,10 @@ def norm_pays(x: torch.Tensor, instances: bool, activated: bool) -> bool:
 
     instances: it is an instance norm. activated: an activation follows.
     """
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or _dispatch.setting() != "auto":
         return True
+    if _dispatch.resolve("auto", x) != "cpu":
+        return False
     channels_last = is_channels_last(x)
     if not channels_last and x.numel() < _LEAST_PLANE * x.shape[0] * x.shape[1]:
         return False

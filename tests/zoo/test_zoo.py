@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +15,18 @@ from torch.utils._pytree import tree_leaves
 from zoo import ZOO, Model
 
 from fastgan.fusion import fuse
+from fastgan.ops import convolution_form
+
+# How the fused model is to run: in the forms that save memory, with every norm fused but the
+# library's convolutions, or in whatever form is chosen for each block.
+MODES = [("memory", "composed"), ("speed", "apart"), ("speed", "auto")]
+
+
+@pytest.fixture(params=MODES, ids="-".join)
+def preference(request: pytest.FixtureRequest) -> Iterator[str]:
+    preference, form = request.param
+    with convolution_form(form):
+        yield preference
 
 
 def inputs(model: Model) -> list[Tensor]:
@@ -72,10 +85,10 @@ def assert_same(own: Any, theirs: Any, exact: Any, module: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_fused_is_the_original(name):
+def test_fused_is_the_original(name, preference):
     model = ZOO[name]
     original = model.build(width=model.narrow)
-    fused = fuse(copy.deepcopy(original))
+    fused = fuse(copy.deepcopy(original), prefer=preference)
     report = fused.fusion_report
     assert (report.fused, len(report)) == (model.fused, model.blocks), str(report)
     assert list(fused.state_dict()) == list(original.state_dict())
@@ -83,3 +96,52 @@ def test_fused_is_the_original(name):
     exact = copy.deepcopy(original).double()
     own, theirs, wide = (results(m, arguments) for m in (fused, original, exact))
     assert_same(own, theirs, wide, original)
+
+
+STEPS = 32
+# One of each kind: transposed, instance norm, residual, weight-normed, three dimensions.
+TRAINED = ["dcgan-generator", "patchgan", "dac-period", "nnunet-3d", "calogan-discriminator"]
+
+
+def trained(module: nn.Module, arguments: list[Tensor]) -> dict[str, Tensor]:
+    """The losses of some steps of training, and the parameters after them."""
+    dtype = next(module.parameters()).dtype
+    given = [a.to(dtype) for a in arguments]
+    optimizer = torch.optim.SGD(module.parameters(), lr=1e-3, momentum=0.9)
+    losses = []
+    for step in range(STEPS):
+        random.seed(step)
+        torch.manual_seed(step)
+        optimizer.zero_grad()
+        loss = sum((out - 0.5).square().mean() for out in tree_leaves(module(*given)))
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    found = {"losses": torch.stack(losses)}
+    return found | {name: p.detach() for name, p in module.named_parameters()}
+
+
+# 52 layers with kinks: in float32 roundings grow a thousandfold in anyone's arithmetic.
+IN_FLOAT64 = {"darknet-53"}
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_training(name, preference, request):
+    """32 steps: losses and parameters are as near to float64's as PyTorch's."""
+    if name not in TRAINED and not request.config.getoption("--long"):
+        pytest.skip("only with --long")
+    model = ZOO[name]
+    original = model.build(width=model.narrow)
+    arguments = inputs(model)
+    fused = fuse(copy.deepcopy(original), prefer=preference)
+    wide = trained(copy.deepcopy(original).double(), arguments)
+    if name in IN_FLOAT64:
+        own = trained(fused.double(), arguments)
+        torch.testing.assert_close(own, wide, rtol=1e-8, atol=1e-10)
+        return
+    own, theirs = (trained(m, arguments) for m in (fused, original))
+    for group in (["losses"], [k for k in wide if k != "losses"]):
+        size = max(float(wide[k].abs().max()) for k in group)
+        errors = [max(error(found[k], wide[k], size) for k in group) for found in (own, theirs)]
+        allowed = 2 * errors[1] + FLOOR[torch.float32]
+        assert errors[0] <= allowed, f"{group[0]}: {errors[0]:.2e}, PyTorch's {errors[1]:.2e}"
