@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from collections import OrderedDict
@@ -60,6 +61,8 @@ def test_explained_sizes_are_those_measured(network: str) -> None:
     x = x.to(memory_format=torch.channels_last)
     rows = explained(fused, x)
     assert sum(r.saved_fused for r in rows) == saved_bytes(fused, x)
+    fast = fastgan.fuse(copy.deepcopy(model))
+    assert sum(r.saved_fused for r in explained(fast, x)) == saved_bytes(fast, x)
     assert sum(r.saved_eager for r in rows) == saved_bytes(model, x)
     convolutions = [m for m in model if hasattr(m, "kernel_size")]
     assert sum(r.operations > 0 for r in rows) == len(convolutions)

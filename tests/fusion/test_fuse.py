@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -18,6 +18,17 @@ from torch.nn.utils import parametrizations
 import fastgan
 from fastgan.fusion.plan import Plan
 from fastgan.nn import BatchNormAct2d
+from fastgan.ops import convolution_form
+
+
+@pytest.fixture(autouse=True)
+def form(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Small tensors would run in the layers' own steps: blocks are made to run as such, instead."""
+    with convolution_form(getattr(request, "param", "composed")):
+        yield
+
+
+as_chosen = pytest.mark.parametrize("form", ["composed", "auto"], indirect=True)
 
 
 class Skipping(nn.Module):
@@ -121,6 +132,7 @@ def test_a_copy_shares_parameters_and_buffers():
     assert model[3].num_batches_tracked == 1
 
 
+@as_chosen
 def test_the_forward_falls_back_where_the_trace_does_not_hold():
     """Arguments with a default, changed attributes, mixed modes, exchanged children, new hooks."""
     original = Skipping().eval()
@@ -140,6 +152,7 @@ def test_the_forward_falls_back_where_the_trace_does_not_hold():
     assert not torch.allclose(fused(x), fastgan.fuse(Skipping())(x))
 
 
+@as_chosen
 @pytest.mark.parametrize("late", [False, True])
 def test_hooks_are_respected(late: bool):
     """A hook sees its layer run, whether it was there before or came after."""
@@ -349,6 +362,114 @@ def test_tensors_that_the_ops_do_not_take_run_unfused():
     assert single(torch.randn(3, 5, 5)).shape == (2, 3, 3)
 
 
+@as_chosen
+def test_integers_are_an_error_as_before():
+    layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()]
+    for model in (nn.Sequential(*layers), fastgan.fuse(nn.Sequential(*layers))):
+        with pytest.raises(RuntimeError, match=r"[Ii]nput type|same dtype|expected scalar"):
+            model(torch.ones(2, 3, 5, 5, dtype=torch.int64))
+
+
+def change_slope(model: nn.Sequential) -> None:
+    model[1].negative_slope = 0.7
+
+
+def change_convolution(model: nn.Sequential) -> None:
+    model[2].padding, model[2].stride = (1, 1), (2, 2)
+
+
+def change_dilation(model: nn.Sequential) -> None:
+    model[2].dilation = (2, 2)
+
+
+def change_statistics(model: nn.Sequential) -> None:
+    model[3].track_running_stats, model[3].running_mean, model[3].running_var = False, None, None
+
+
+def change_forward(model: nn.Sequential) -> None:
+    model[4].forward = lambda x: x * 3
+
+
+def change_layer(model: nn.Sequential) -> None:
+    model[5] = nn.ConvTranspose2d(6, 2, 2)
+    nn.init.constant_(model[5].weight, 0.1)
+    nn.init.zeros_(model[5].bias)
+
+
+def freeze(model: nn.Sequential) -> None:
+    model[0].requires_grad_(False)
+    model[3].eval()
+
+
+@as_chosen
+@pytest.mark.parametrize(
+    "change",
+    [
+        change_slope, change_convolution, change_dilation, change_statistics, change_forward,
+        change_layer, freeze,
+    ],
+)  # fmt: skip
+def test_what_changes_between_calls_is_noticed(change: Callable[[nn.Sequential], None]):
+    original = sequential()
+    fused = fastgan.fuse(copy.deepcopy(original))
+    x = image(4, 3, 12, 12)
+    for _ in range(2):  # the second call goes by what the first found
+        torch.testing.assert_close(fused(x), original(x), rtol=1e-4, atol=1e-5)
+    for model in (fused, original):
+        change(model)
+    for _ in range(2):
+        torch.testing.assert_close(fused(x), original(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(fused.state_dict(), original.state_dict(), rtol=1e-4, atol=1e-5)
+    fused(x).sum().backward()
+    original(x).sum().backward()
+    for own, theirs in zip(fused.parameters(), original.parameters(), strict=True):
+        assert (own.grad is None) == (theirs.grad is None)
+        if own.grad is not None:
+            torch.testing.assert_close(own.grad, theirs.grad, rtol=1e-3, atol=1e-4)
+
+
+def saved_bytes(model: nn.Module, x: Tensor) -> int:
+    kept: dict[int, int] = {}
+
+    def note(t: Tensor) -> Tensor:
+        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        model(x)
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("form", ["auto"], indirect=True)
+def test_memory_is_saved_where_it_is_preferred():
+    original = sequential()
+    x = image(8, 3, 32, 32)
+    fast = fastgan.fuse(copy.deepcopy(original))
+    small = fastgan.fuse(copy.deepcopy(original), prefer="memory")
+    assert saved_bytes(fast, x) <= saved_bytes(original, x)
+    normalised = 4 * 8 * 6 * 14 * 14  # what the transposed convolution takes
+    assert saved_bytes(small, x) <= saved_bytes(original, x) - normalised
+    assert_equal(small, original, x)
+    assert_equal(copy.deepcopy(small), original, x)
+    with pytest.raises(ValueError, match="prefer: expected 'speed' or 'memory', got 'size'"):
+        fastgan.fuse(original, prefer="size")
+
+
+@pytest.mark.parametrize("form", ["auto"], indirect=True)
+def test_where_nothing_pays_the_models_own_forward_runs(monkeypatch: pytest.MonkeyPatch):
+    """From the second call on; a larger tensor runs fused again."""
+    model = fastgan.fuse(Skipping())
+    calls = []
+    own = Skipping.forward
+    monkeypatch.setattr(Skipping, "forward", lambda self, x: calls.append(1) or own(self, x))
+    for _ in range(3):
+        model(image(2, 3, 6, 6))
+    assert len(calls) == 2
+    model(image(16, 3, 64, 64)), model(image(16, 3, 64, 64))
+    assert len(calls) == 2
+
+
+@as_chosen
 def test_channels_that_do_not_match_are_an_error_as_before():
     model = fastgan.fuse(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(5), nn.ReLU()))
     with pytest.raises((ValueError, RuntimeError)):
@@ -371,6 +492,7 @@ def test_bad_models_are_refused():
             function(3)
 
 
+@as_chosen
 def test_copies_and_pickles_are_fused_and_their_own():
     model = fastgan.fuse(Skipping()).eval()
     x = image()
@@ -391,6 +513,7 @@ def test_copies_and_pickles_are_fused_and_their_own():
     assert model(x).any()
 
 
+@as_chosen
 def test_modes_gradients_dtypes_and_loading_reach_the_layers():
     model = fastgan.fuse(sequential())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -409,6 +532,7 @@ def test_modes_gradients_dtypes_and_loading_reach_the_layers():
     torch.testing.assert_close(model(x), other.eval()(x))
 
 
+@as_chosen
 def test_compile_and_export():
     model = fastgan.fuse(Skipping()).eval()
     x = image()
