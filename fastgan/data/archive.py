@@ -10,10 +10,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from fastgan.data.dataset import DataError, ImageDataset
-from fastgan.data.folder import assemble, is_image_name
+from fastgan.data.dataset import DataError
 from fastgan.data.image import SUFFIXES, ImageFile, UndecodableImage
-from fastgan.data.options import MAX_UNPACKED_BYTES, LoadOptions
+from fastgan.data.listing import Listing, by_folder, is_image_name
 
 # One image file. The largest lossless photographs stay well below this.
 MAX_ENTRY_BYTES = 512 * 1024**2
@@ -21,39 +20,40 @@ MAX_ENTRY_BYTES = 512 * 1024**2
 _ENCRYPTED = 0x1
 
 
-def load_archive(path: Path, options: LoadOptions) -> ImageDataset:
-    """Load every PNG, JPEG and WebP in a zip, sorted by name; class folders as in `load_folder`.
+def list_archive(path: Path) -> Listing:
+    """List every PNG, JPEG and WebP in a zip, sorted by name; class folders as in `list_folder`.
 
-    A single folder that wraps the whole archive is not a class.
+    A single folder that wraps the whole archive is not a class. The archive stays open as long as
+    the listing lives.
 
     Raises:
         OSError: the file cannot be read.
-        DataError: not a zip, a name that points outside, encryption, sizes over the limits,
-            no image, or what `decode_all` raises.
+        DataError: not a zip, a name that points outside, encryption, sizes over the limits, or no
+            image.
     """
     try:
         archive = zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
         raise DataError(f"{path}: not a zip archive, or damaged: {error}") from error
-    with archive:
-        entries = archive.infolist()
-        for entry in entries:
-            _check_entry(entry, path)
-        images = {PurePosixPath(_posix(e.filename)): e for e in entries if not e.is_dir()}
-        images = {name: entry for name, entry in images.items() if is_image_name(name)}
-        total = sum(entry.file_size for entry in images.values())
-        if total > MAX_UNPACKED_BYTES:
-            raise DataError(
-                f"{path}: its images unpack to {total} bytes, more than {MAX_UNPACKED_BYTES}: "
-                "refused as a zip bomb"
-            )
-        if not images:
-            raise DataError(f"{path}: no image in this archive ({', '.join(SUFFIXES)} are read)")
-        names = sorted(images)
-        files = [
-            ImageFile(str(name), partial(_open, archive, images[name], path)) for name in names
-        ]
-        return assemble(_unwrap(names), files, options, str(path))
+    entries = archive.infolist()
+    for entry in entries:
+        _check_entry(entry, path)
+    images = {PurePosixPath(_posix(e.filename)): e for e in entries if not e.is_dir()}
+    images = {name: entry for name, entry in images.items() if is_image_name(name)}
+    if not images:
+        raise DataError(f"{path}: no image in this archive ({', '.join(SUFFIXES)} are read)")
+    names = sorted(images)
+    files = [
+        ImageFile(
+            str(name),
+            partial(_open, archive, images[name], path),
+            f"{images[name].file_size} {images[name].CRC:08x}",
+        )
+        for name in names
+    ]
+    unpacked = sum(entry.file_size for entry in images.values())
+    labels, classes = by_folder(_unwrap(names), str(path))
+    return Listing(files, labels, classes, str(path), unpacked=unpacked)
 
 
 def _check_entry(entry: zipfile.ZipInfo, path: Path) -> None:

@@ -71,6 +71,12 @@ class ImageDataset:
     def __len__(self) -> int:
         return self.images.shape[0]
 
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """N, C, H, W."""
+        n, c, h, w = self.images.shape
+        return n, c, h, w
+
     def fingerprint(self) -> str:
         """Return the SHA-256 of shape, images and labels, as 64 hex digits.
 

@@ -30,10 +30,22 @@ class UndecodableImage(DataError):
 
 @dataclass(frozen=True)
 class ImageFile:
-    """A named image that can be opened when its turn comes."""
+    """A named image that can be opened when its turn comes.
+
+    mark: what changes if the content does, as far as it is known without reading: size, checksum.
+    decode: for other formats, the function that stands in for `decode`.
+    """
 
     name: str
     open: Callable[[], BinaryIO]
+    mark: str = ""
+    decode: Callable[[BinaryIO, str, LoadOptions], Tensor] | None = None
+
+    def read(self, options: LoadOptions) -> Tensor:
+        """Decode and `conform` it: uint8 [C, H, W]; raises what its `decode` raises."""
+        with self.open() as stream:
+            image = (self.decode or decode)(stream, self.name, options)
+        return conform(image[None], options)[0]
 
 
 def decode(stream: BinaryIO, name: str, options: LoadOptions) -> Tensor:
@@ -171,8 +183,7 @@ def decode_all(
 
     def one(file: ImageFile) -> Tensor | UndecodableImage:
         try:
-            with file.open() as stream:
-                return conform(decode(stream, file.name, options)[None], options)
+            return file.read(options)[None]
         except UndecodableImage as error:
             if options.strict:
                 raise

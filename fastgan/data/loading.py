@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
-from fastgan.data._checks import did_you_mean
-from fastgan.data.archive import load_archive
+import numpy as np
+
+from fastgan.data._checks import check_choice, did_you_mean
+from fastgan.data.archive import list_archive
 from fastgan.data.array import load_array
 from fastgan.data.dataset import DataError, ImageDataset
 from fastgan.data.embedded import load_mnist5k
 from fastgan.data.fetch import REMOTES, cache_root, fetch
-from fastgan.data.folder import load_folder
+from fastgan.data.folder import list_folder
 from fastgan.data.idx import find_idx, load_idx
-from fastgan.data.options import MAX_PIXELS, Layout, LoadOptions, Resize, Split
+from fastgan.data.listing import Listing, load_listing
+from fastgan.data.options import MAX_PIXELS, Layout, Loading, LoadOptions, Resize, Split
+from fastgan.data.shards import find_shards, list_shards
+from fastgan.data.streaming import ImageStream, stream_array, stream_listing
 
 EMBEDDED = "mnist5k"
-_KINDS = "an IDX file, a folder with IDX files or images, a .zip, a .npz or a .npy"
+# Sets up to this size are held in memory where the caller leaves it open.
+RESIDENT_BYTES = 4 * 1024**3
+_KINDS = (
+    "an IDX file, a folder with IDX files, images or shards, a .zip, a .npz, a .npy, a .tar or a "
+    "pattern of shards such as train-*.tar"
+)
 
 
 def load(
@@ -40,7 +51,8 @@ def load(
     Args:
         source: "mnist5k" (embedded); "mnist" or "fashion-mnist" (downloaded when first used,
             see `fastgan.data.fetch`); or the path of an IDX file, a folder with IDX files, a
-            folder of images, a .zip of images, a .npz or a .npy. A name wins over a path: write
+            folder of images, a .zip of images, a .npz, a .npy, or WebDataset shards (a .tar, a
+            folder of them, or a pattern such as "train-*.tar"). A name wins over a path: write
             "./mnist" for a folder of that name.
         image_size: height and width of the result; None keeps the size of the source.
         channels: 1 (grey) or 3 (RGB); None keeps what the source has.
@@ -63,15 +75,126 @@ def load(
     options = LoadOptions(
         image_size, channels, resize, background, strict, limit, max_pixels, split, layout
     )
-    if not isinstance(source, (str, os.PathLike)):
-        raise TypeError(f"source must be a str or a path, got {type(source).__name__}")
-    if not str(source):
-        raise ValueError("source must not be empty")
+    _check_source(source)
     if source == EMBEDDED:
         return load_mnist5k(options)
     if isinstance(source, str) and source in REMOTES:
         return _load_remote(source, options)
-    return _load_path(Path(source).expanduser(), str(source), options)
+    found = _find(source, options)
+    if isinstance(found, Listing):
+        return load_listing(found, options)
+    path = Path(source).expanduser()
+    return load_idx(path, options) if path.is_dir() else _load_file(path, options)
+
+
+def stream(
+    source: str | os.PathLike[str],
+    *,
+    image_size: int | None = None,
+    channels: Literal[1, 3] | None = None,
+    resize: Resize = "center-crop",
+    background: tuple[int, int, int] = (255, 255, 255),
+    strict: bool = False,
+    limit: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    layout: Layout = "auto",
+    workers: int = 0,
+) -> ImageStream:
+    """Open a data set that stays on disk; `StreamLoader` and `Trainer` take what this returns.
+
+    Args:
+        source: a folder or a .zip of images, WebDataset shards (see `load`), or a .npy of uint8.
+        workers: threads that read and decode; 0 is one a CPU core, at most 16.
+
+    The other arguments and the errors are those of `load`; ValueError for a source that can only be
+    held in memory.
+    """
+    _check_source(source)
+    options = LoadOptions(
+        image_size, channels, resize, background, strict, limit, max_pixels, "train", layout
+    )
+    found = _find(source, options)
+    if isinstance(found, Listing):
+        return stream_listing(found, options, workers)
+    if found is not None:
+        return stream_array(found, options, workers)
+    raise ValueError(
+        f"source {str(source)!r} cannot be streamed: expected a folder or a .zip of images, a .npy "
+        "of uint8 or shards (.tar); loading=resident holds it in memory"
+    )
+
+
+def open_images(
+    source: str | os.PathLike[str], *, loading: Loading = "auto", workers: int = 0, **options: Any
+) -> ImageDataset | ImageStream:
+    """`load` or `stream`, as `loading` says.
+
+    Args:
+        loading: "resident" or "stream"; "auto" streams a source that can be streamed if it would
+            take more than `RESIDENT_BYTES` in memory.
+        workers: see `stream`; without meaning for a set in memory.
+        **options: of `load`.
+
+    Raises:
+        ValueError: another `loading`; whatever else the two raise.
+    """
+    check_choice("loading", loading, get_args(Loading))
+    if loading == "stream":
+        return stream(source, workers=workers, **options)
+    if loading == "resident":
+        return load(source, **options)
+    _check_source(source)
+    asked = LoadOptions(**options)
+    found = _find(source, asked)
+    if isinstance(found, Listing):
+        opened = stream_listing(found, asked, workers)
+        return opened if _is_large(opened) else load_listing(found, asked)
+    if isinstance(found, Path) and np.load(found, mmap_mode="r").dtype == np.uint8:
+        opened = stream_array(found, asked, workers)
+        return opened if _is_large(opened) else load_array(found, asked)
+    return load(source, **options)
+
+
+def _is_large(opened: ImageStream) -> bool:
+    return math.prod(opened.shape) > RESIDENT_BYTES
+
+
+def _find(source: str | os.PathLike[str], options: LoadOptions) -> Listing | Path | None:
+    """The files of a source of many, the path of a .npy, or None for any other source."""
+    if isinstance(source, str) and source in (EMBEDDED, *REMOTES):
+        return None
+    path = Path(source).expanduser()
+    shards = find_shards(path)
+    if not shards and not path.exists():
+        raise _no_such(str(source))
+    if not shards and path.is_dir() and (find_idx(path, "train") or find_idx(path, "test")):
+        return None
+    kind = "files" if shards or path.is_dir() else _kind(path)
+    if kind == "array":
+        return path if path.suffix.lower() == ".npy" and options.split == "train" else None
+    if kind == "idx":
+        return None
+    if options.split != "train":
+        raise ValueError(f"{path}: this kind of source has no splits, got split={options.split!r}")
+    if shards:
+        return list_shards(shards, str(source))
+    return list_archive(path) if kind == "zip" else list_folder(path)
+
+
+def _check_source(source: str | os.PathLike[str]) -> None:
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(f"source must be a str or a path, got {type(source).__name__}")
+    if not str(source):
+        raise ValueError("source must not be empty")
+
+
+def _no_such(source: str) -> FileNotFoundError:
+    names = (EMBEDDED, *REMOTES)
+    return FileNotFoundError(
+        errno.ENOENT,
+        f"source {source!r} is neither a path that exists nor one of "
+        f"{', '.join(names)}{did_you_mean(source, names)}; a path may be {_KINDS}",
+    )
 
 
 def _load_remote(name: str, options: LoadOptions) -> ImageDataset:
@@ -84,35 +207,18 @@ def _load_remote(name: str, options: LoadOptions) -> ImageDataset:
     return replace(dataset, classes=REMOTES[name].classes, name=name)
 
 
-def _load_path(path: Path, source: str, options: LoadOptions) -> ImageDataset:
-    if not path.exists():
-        names = (EMBEDDED, *REMOTES)
-        raise FileNotFoundError(
-            errno.ENOENT,
-            f"source {source!r} is neither a path that exists nor one of "
-            f"{', '.join(names)}{did_you_mean(source, names)}; a path may be {_KINDS}",
-        )
-    if path.is_dir():
-        if find_idx(path, "train") or find_idx(path, "test"):
-            return load_idx(path, options)
-        _only_train(path, options)
-        return load_folder(path, options)
-    if not path.is_file():
-        raise DataError(f"{path}: neither a file nor a folder")
-    kind = _kind(path)
-    if kind == "array":
+def _load_file(path: Path, options: LoadOptions) -> ImageDataset:
+    if _kind(path) == "array":
         return load_array(path, options)
-    _only_train(path, options)
-    return load_archive(path, options) if kind == "zip" else load_idx(path, options)
-
-
-def _only_train(path: Path, options: LoadOptions) -> None:
     if options.split != "train":
         raise ValueError(f"{path}: this kind of source has no splits, got split={options.split!r}")
+    return load_idx(path, options)
 
 
 def _kind(path: Path) -> str:
     """Tell the kind of a file by its suffix, else by its first bytes."""
+    if not path.is_file():
+        raise DataError(f"{path}: neither a file nor a folder")
     suffix = path.suffix.lower()
     if suffix in (".npz", ".npy"):
         return "array"

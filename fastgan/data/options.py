@@ -9,6 +9,7 @@ from fastgan.data._checks import check_choice, check_int
 
 Resize = Literal["center-crop", "squash", "pad"]
 Split = Literal["train", "test"]
+Loading = Literal["auto", "resident", "stream"]
 Layout = Literal["auto", "NHW", "NHWC", "NCHW", "HWC", "CHW"]
 
 # Pillow's own default of Image.MAX_IMAGE_PIXELS: a quarter of a gigabyte of RGB.

@@ -63,12 +63,8 @@ class Loop:
         try:
             resumed = self.ranks.from_first(open_folder)
             self.folder = opened[0] if opened else RunFolder.seen(self.out)
-            found = self._resume() if resumed else None
-            if self.trainer.step >= self.config.steps and found is not None:
-                raise FileExistsError(
-                    f"{self.out} has made its {self.trainer.step} steps already; "
-                    "ask for more steps, or choose another out folder"
-                )
+            if resumed:
+                self._resume()
             self._describe(finished=False)
             result = self._run()
             self._describe(finished=result.finished)
@@ -253,7 +249,7 @@ class Loop:
         facts = {**self.trainer.facts(), "finished": finished}
         self.ranks.from_first(lambda: self.folder.describe(facts))
 
-    def _resume(self) -> Checkpoint | None:
+    def _resume(self) -> None:
         torn: list[str] = []
         found = self.ranks.from_first(
             lambda: _path(newest_checkpoint(self.folder.checkpoints, torn))
@@ -262,11 +258,21 @@ class Loop:
             self.reporter.note(f"not used: {problem}")
         if found is None:
             self._start_anew()
-            return None
+            return
         checkpoint = open_checkpoint(found)
         self.trainer.load(checkpoint)
+        # A run killed after its last checkpoint has only the rest left to do.
+        self.checkpoint, self._saved_at = checkpoint.path, checkpoint.step
+        over = checkpoint.step - self.config.steps
+        if over > 0 or (over == 0 and self._was_finished()):
+            raise FileExistsError(
+                f"{self.out} has made its {checkpoint.step} steps already; "
+                "ask for more steps, or choose another out folder"
+            )
         self.reporter.note(f"resumed {checkpoint.path} at step {self.trainer.step}")
-        return checkpoint
+
+    def _was_finished(self) -> bool:
+        return self.ranks.from_first(lambda: bool((read_run(self.out) or {}).get("finished")))
 
     def _start_anew(self) -> None:
         run = read_run(self.out) or {}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from fastgan.augment import get_augmentation
-from fastgan.data import ImageDataset, ResidentLoader
+from fastgan.data import ImageDataset, ImageStream, make_loader
 from fastgan.engine.autoencoding import named_step
 from fastgan.engine.callbacks import Callback
 from fastgan.engine.capture import Inputs, StepRunner
@@ -52,7 +52,7 @@ class Trainer:
         discriminator: takes images, gives logits (one an image, of any shape ``[N, ...]``), or
             logits and class logits ``[N, classes]``. With ``config.conditional`` both take labels,
             int64 ``[N]``, as a second argument. None where ``config.objective`` has no use for it.
-        dataset: the real images.
+        dataset: the real images, in memory or streamed (``fastgan.data.load``, ``stream``).
         config: how to train.
         latent_dim: the noise's width; by default ``generator.latent_dim``.
         loss: in place of the one that ``config.loss`` names.
@@ -75,7 +75,7 @@ class Trainer:
         self,
         generator: nn.Module,
         discriminator: nn.Module | None,
-        dataset: ImageDataset,
+        dataset: ImageDataset | ImageStream,
         config: TrainConfig | None = None,
         *,
         latent_dim: int | None = None,
@@ -100,7 +100,7 @@ class Trainer:
         )
         step = step or named_step(config)
         check_choices(config, generator, discriminator, dataset, self.ranks)
-        self.loader = ResidentLoader(
+        self.loader = make_loader(
             dataset,
             self.ranks.share(config.batch_size, "batch_size"),
             seed=config.seed,
@@ -295,7 +295,7 @@ class Trainer:
         # Once a run: hashing a large set takes seconds, and every checkpoint names its data.
         return {
             "name": self.dataset.name,
-            "images": list(self.dataset.images.shape),
+            "images": list(self.dataset.shape),
             "fingerprint": self.dataset.fingerprint(),
         }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from fastgan.data import ImageDataset
+from fastgan.data import ImageDataset, ImageStream
 from fastgan.engine.config import TrainConfig
 from fastgan.engine.ranks import Ranks
 from fastgan.nn import BatchNormAct1d, BatchNormAct2d, BatchNormAct3d
@@ -20,7 +20,7 @@ def check_choices(
     config: TrainConfig,
     generator: nn.Module,
     discriminator: nn.Module | None,
-    dataset: ImageDataset,
+    dataset: ImageDataset | ImageStream,
     ranks: Ranks,
 ) -> None:
     """Raises ValueError where a choice of ``config`` would not do what it says."""
@@ -79,7 +79,7 @@ def _check_objective(
         raise ValueError("objective vae_gan takes no accumulate, regularizer or augment")
 
 
-def _check_labels(config: TrainConfig, generator: nn.Module, dataset: ImageDataset) -> None:
+def _check_labels(config: TrainConfig, generator: nn.Module, dataset: ImageDataset | ImageStream) -> None:
     classes = getattr(generator, "num_classes", 0)
     if not config.conditional:
         if classes:

@@ -4,6 +4,7 @@ from fastgan.ops._dispatch import available, backend
 from fastgan.ops.bias_act import bias_act
 from fastgan.ops.conv_block import conv_block
 from fastgan.ops.conv_norm_act import conv_norm_act, conv_transpose_norm_act
+from fastgan.ops.gather_images import gather_images
 from fastgan.ops.norm_act import instance_norm_act, norm_act
 from fastgan.ops.norm_act_conv import norm_act_conv
 from fastgan.ops.sync_norm_act import sync_norm_act
@@ -17,6 +18,7 @@ __all__ = [
     "conv_norm_act",
     "conv_transpose_norm_act",
     "convolution_form",
+    "gather_images",
     "instance_norm_act",
     "norm_act",
     "norm_act_conv",

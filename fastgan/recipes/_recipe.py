@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fastgan.data.options import Resize
+from fastgan.data.options import Loading, Resize
 from fastgan.engine.config import TrainConfig
 
 
@@ -28,7 +28,12 @@ class DataConfig:
 
     data: str = "mnist5k"
     """mnist5k (ships with the package), mnist, fashion-mnist, or a path: a folder or zip of images,
-    IDX files, .npz or .npy."""
+    IDX files, .npz, .npy, or shards (.tar)."""
+    loading: Loading = "auto"
+    """resident holds the set in memory, on the device; stream reads it ahead of the steps with
+    threads; auto streams what would take more than 4 GiB."""
+    workers: int = 0
+    """Threads that read and decode a streamed set. 0 is one a CPU core, at most 16."""
     limit: int | None = None
     """Use so many images only, evenly spaced over the source."""
     resize: Resize = "center-crop"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastgan.data import load
+from fastgan.data import open_images
 from fastgan.engine import Ranks, Trainer, TrainResult, launched
 from fastgan.engine.config import TrainConfig
 from fastgan.engine.log import Reporter, default_reporter
@@ -59,8 +59,10 @@ def train(
 def build_trainer(recipe: Recipe) -> Trainer:
     """Load the data and make the models of ``recipe``; the global seed is set to the recipe's."""
     dataset = Ranks.current().in_turn(
-        lambda: load(
+        lambda: open_images(
             recipe.data.data,
+            loading=recipe.data.loading,
+            workers=recipe.data.workers,
             image_size=recipe.image_size,
             channels=recipe.channels,
             resize=recipe.data.resize,

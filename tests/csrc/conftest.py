@@ -14,6 +14,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+SOURCES = ("emulate", "emulate_gather", "emulate_thin")
 KINDS = {"leaky_relu": 0, "tanh": 1, "sigmoid": 2}
 
 
@@ -139,7 +140,7 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
     if compiler is None:
         pytest.skip("needs g++ to compile the kernels' bodies for the host")
     path = tmp_path_factory.mktemp("emulate") / "emulate.so"
-    sources = [str(Path(__file__).with_name(f"{name}.cpp")) for name in ("emulate", "emulate_thin")]
+    sources = [str(Path(__file__).with_name(f"{name}.cpp")) for name in SOURCES]
     subprocess.run(
         [compiler, "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared",
          f"-I{ROOT / 'csrc' / 'cuda'}", *sources, "-o", str(path)],

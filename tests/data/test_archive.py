@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fastgan.data import DataError, archive
-from fastgan.data.archive import load_archive
+from fastgan.data import DataError, ImageDataset, listing
+from fastgan.data.archive import list_archive
+from fastgan.data.listing import load_listing
 from fastgan.data.options import LoadOptions
 
 Png = Callable[..., bytes]
@@ -23,6 +24,10 @@ def pack(path: Path, content: dict[str, bytes], method: int = zipfile.ZIP_DEFLAT
             info.compress_type = method
             out.writestr(info, data)
     return path
+
+
+def load_archive(path: Path, options: LoadOptions) -> ImageDataset:
+    return load_listing(list_archive(path), options)
 
 
 def test_flat_and_wrapped(tmp_path: Path, png: Png, options: LoadOptions) -> None:
@@ -116,7 +121,7 @@ def test_bomb_by_total(
     tmp_path: Path, png: Png, options: LoadOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = pack(tmp_path / "a.zip", {f"{i}.png": png(i) for i in range(10)})
-    monkeypatch.setattr(archive, "MAX_UNPACKED_BYTES", 5 * len(png(1)))
+    monkeypatch.setattr(listing, "MAX_UNPACKED_BYTES", 5 * len(png(1)))
     with pytest.raises(DataError, match="zip bomb"):
         load_archive(path, options)
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fastgan.data import DataError
-from fastgan.data.folder import load_folder
+from fastgan.data import DataError, ImageDataset
+from fastgan.data.folder import list_folder
+from fastgan.data.listing import load_listing
 from fastgan.data.options import LoadOptions
 
 Png = Callable[..., bytes]
@@ -18,6 +19,10 @@ def put(folder: Path, content: dict[str, bytes]) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     return folder
+
+
+def load_folder(folder: Path, options: LoadOptions) -> ImageDataset:
+    return load_listing(list_folder(folder), options)
 
 
 def first_pixels(dataset: object) -> list[int]:

@@ -44,13 +44,13 @@ def test_unlabelled() -> None:
 
 def test_an_epoch_has_every_image_once_and_drops_the_rest() -> None:
     loader = ResidentLoader(numbered(23), 5, 0, "cpu")
-    assert loader.steps_per_epoch == 4
+    assert loader.order.steps_per_epoch == 4
     first = [levels(loader.batch(step)[0]) for step in range(4)]
     assert len({i for batch in first for i in batch}) == 20
     second = [levels(loader.batch(step)[0]) for step in range(4, 8)]
     assert len({i for batch in second for i in batch}) == 20
     assert first != second
-    assert [loader.epoch(step) for step in (0, 3, 4, 8)] == [0, 0, 1, 2]
+    assert [loader.order.place(step)[0] for step in (0, 3, 4, 8)] == [0, 0, 1, 2]
 
 
 def test_every_image_is_seen_over_epochs() -> None:
@@ -135,7 +135,7 @@ def test_ranks_share_the_batch_of_one_process() -> None:
     for step in range(9):
         whole = torch.cat([loader.batch(step)[0] for loader in ranks])
         assert torch.equal(whole, single.batch(step)[0])
-    assert {loader.steps_per_epoch for loader in ranks} == {4}
+    assert {loader.order.steps_per_epoch for loader in ranks} == {4}
 
 
 @pytest.mark.parametrize(

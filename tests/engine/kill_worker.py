@@ -23,6 +23,7 @@ import torch
 import fastgan.recipes
 from fastgan.engine import Checkpoint, find_checkpoint
 from fastgan.engine.log import SilentReporter
+from fastgan.engine.run_folder import read_run
 
 SETTINGS: dict[str, Any] = {
     "steps": 16,
@@ -96,6 +97,9 @@ def main(folder: Path, kills: int, seed: int) -> int:
             os.waitpid(child, 0)
             made += 1
             fell["while saving" if list(out.glob("checkpoints/.partial-*")) else "elsewhere"] += 1
+            if (read_run(out) or {}).get("finished"):
+                status = 0
+                break
         if status != 0:
             return 1
         fell["finished"] += 1

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 
 import pytest
@@ -130,6 +131,20 @@ def test_a_standing_run_is_kept_unless_forced(tmp_path, recorder):
     result = tiny_trainer(steps=4).fit(out, force=True, reporter=recorder)
     assert result.step == 4
     assert [p.name for p in list_checkpoints(out / "checkpoints")][-1] == "step-00000002"
+
+
+def test_a_run_killed_after_its_last_checkpoint_has_only_to_be_closed(tmp_path, recorder):
+    out = tmp_path / "run"
+    tiny_trainer(steps=2).fit(out, reporter=recorder)
+    facts = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps({**facts, "finished": False}))
+    shutil.rmtree(out / "samples")
+    saved = {p: p.stat().st_mtime_ns for p in (out / "checkpoints").rglob("*")}
+    result = tiny_trainer(steps=2).fit(out, resume=True, reporter=recorder)
+    assert (result.step, result.finished) == (2, True)
+    assert result.samples.exists()
+    assert {p: p.stat().st_mtime_ns for p in (out / "checkpoints").rglob("*")} == saved
+    assert json.loads((out / "run.json").read_text())["finished"]
 
 
 def test_a_finished_run_can_be_resumed_for_more_steps(tmp_path, recorder):

@@ -13,7 +13,7 @@ from parity import channels_last, check_parity
 from tolerance import assert_as_exact
 from torch import Tensor
 
-from fastgan.ops import _thin, available, backend, bias_act, norm_act
+from fastgan.ops import _thin, available, backend, bias_act, gather_images, norm_act
 from fastgan.ops._convolution import output_shape
 
 pytestmark = [
@@ -144,6 +144,24 @@ def test_no_host_synchronisation(gpu_backend: str) -> None:
         norm_act(x, *running, weight, bias, True).backward(dz)
     finally:
         torch.cuda.set_sync_debug_mode(mode)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 28, 28), (13, 7, 5)], ids=str)
+def test_gather_images_gives_the_bits_of_the_cpu(
+    gpu_backend: str, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    images = torch.randint(0, 256, (50, *shape), dtype=torch.uint8)
+    images = images.to(memory_format=torch.channels_last)
+    index, flips = torch.randint(0, 50, (33,)), torch.rand(33) < 0.5
+    for given in (flips, None):
+        with backend("reference"):
+            truth = gather_images(images, index, given, dtype=dtype)
+        on_gpu = (t if t is None else t.cuda() for t in (images, index, given))
+        assert torch.equal(gather_images(*on_gpu, dtype=dtype).cpu(), truth)
+    lost = gather_images(images.cuda(), torch.tensor([0, 50, -1], device="cuda"), dtype=dtype)
+    assert lost[0].isfinite().all()
+    assert lost[1:].isnan().all()
 
 
 def test_float64_is_refused_by_name(gpu_backend: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastgan.ops import bias_act, norm_act
+from fastgan.ops import bias_act, gather_images, norm_act
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
@@ -36,7 +36,16 @@ def results() -> list[Tensor]:
         found.append(bias_act(hard.repeat(4).reshape(1, 1, 32).to(dtype), activation="identity"))
         scaled = hard.repeat(4).reshape(1, 32, 1).to(dtype)
         found.append(bias_act(scaled, torch.full((32,), 1e-3), activation="identity"))
-    return found + thin_results()
+    return found + thin_results() + gathered()
+
+
+def gathered() -> list[Tensor]:
+    """All levels, rows that end within a vector, mirrored and not."""
+    images = torch.randint(0, 256, (5, 3, 9, 29), dtype=torch.uint8)
+    images[0].view(-1)[:256] = torch.arange(256, dtype=torch.uint8)
+    images = images.to(memory_format=torch.channels_last)
+    index, flips = torch.tensor([0, 4, 0, 2]), torch.tensor([False, True, True, False])
+    return [gather_images(images, index, flips, dtype=dtype) for dtype in DTYPES[:3]]
 
 
 def thin_results() -> list[Tensor]:

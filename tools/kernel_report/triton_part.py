@@ -37,7 +37,13 @@ MATRIX = {
     "sm_120": r"\bmma\.sync\.",
     "gfx942": r"\bv_mfma_",
 }
-POINTERS = {"float32": "*fp32", "bfloat16": "*bf16", "float16": "*fp16"}
+POINTERS = {
+    "float32": "*fp32",
+    "bfloat16": "*bf16",
+    "float16": "*fp16",
+    "uint8": "*u8",
+    "int64": "*i64",
+}
 # (name, N, C, spatial side): large and tiled; small enough for one launch, resident and looped;
 # widths that are no multiple of 16, folded and not.
 SHAPES = (
@@ -115,6 +121,7 @@ def launches() -> tuple[Launch, ...]:
             (torch.float32, torch.bfloat16, torch.float16), (True, False), SHAPES
         ):
             _run_shape(dtype, channels_last, *shape)
+        _gather_images()
         for name in TARGETS:
             target = (name,)
             conv_part.run(name)
@@ -158,6 +165,21 @@ def _run_shape(dtype: Any, channels_last: bool, name: str, n: int, c: int, side:
         bias_act.bias_act_backward(x, x, 0, 0.2, False)
         for average in (False, True):
             norm_act.update_running_stats_(affine, affine, *stats[:2], 0.1, n, average)
+
+
+def _gather_images() -> None:
+    """Every output type with and without flips; images of 3, 1 and many channels."""
+    import torch
+
+    kernels: Any = importlib.import_module("fastgan.kernels.gather_images")
+    index = torch.empty(64, dtype=torch.int64, device="meta")
+    flips = torch.empty(64, dtype=torch.bool, device="meta")
+    for dtype, shape in product(
+        (torch.float32, torch.bfloat16, torch.float16), ((64, 64, 3), (28, 28, 1), (33, 33, 13))
+    ):
+        images = torch.empty((1024, *shape), dtype=torch.uint8, device="meta")
+        for given in (flips, None):
+            kernels.gather_images(images, index, given, dtype)
 
 
 def _describe(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Launch:

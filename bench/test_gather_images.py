@@ -1,0 +1,95 @@
+"""gather_images against its composition in PyTorch: select, mirror, convert, scale.
+
+Rounds alternate; a ratio is the median over the rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import median
+
+import pytest
+import torch
+from paired import geometric_mean, interleave, ratio
+from torch import Tensor
+
+from fastgan.ops import gather_images
+
+ROUNDS = 60
+SHAPES = {"digits": (64, 1, 28, 28), "DCGAN-64": (128, 3, 64, 64), "256": (16, 3, 256, 256)}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def composition(images: Tensor, index: Tensor, flips: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Over NHWC images, as a resident loader does it without the op."""
+    chosen = images.index_select(0, index)
+    if flips is not None:
+        chosen = torch.where(flips[:, None, None, None], chosen.flip(2), chosen)
+    return chosen.to(torch.float32).div_(127.5).sub_(1.0).to(dtype).permute(0, 3, 1, 2)
+
+
+def candidates(
+    name: str, dtype: torch.dtype, flip: bool, device: str
+) -> tuple[dict[str, Callable[[], object]], int]:
+    batch, channels, height, width = SHAPES[name]
+    count = 256 * 2**20 // (channels * height * width)  # a set that no cache holds
+    rows = torch.randint(
+        0, 256, (min(count, 20000), height, width, channels), dtype=torch.uint8, device=device
+    )
+    images = rows.permute(0, 3, 1, 2)
+    order = torch.randperm(len(rows), device=device)
+    coins = torch.rand(len(rows), device=device) < 0.5
+    turn = {"own": 0, "composition": 0, "compiled": 0}
+
+    def batch_of(who: str) -> tuple[Tensor, Tensor | None]:
+        first = turn[who] % (len(order) // batch) * batch
+        turn[who] += 1
+        chosen = slice(first, first + batch)
+        return order[chosen], coins[chosen] if flip else None
+
+    torch._dynamo.reset()
+    compiled = torch.compile(composition, fullgraph=True, dynamic=False)
+    runs: dict[str, Callable[[], object]] = {
+        "own": lambda: gather_images(images, *batch_of("own"), dtype=dtype),
+        "composition": lambda: composition(rows, *batch_of("composition"), dtype),
+        "compiled": lambda: compiled(rows, *batch_of("compiled"), dtype),
+    }
+    return runs, batch * channels * height * width
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_gather_images(device: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    lines, ratios = [], {"composition": [], "compiled": []}
+    for name in SHAPES:
+        for kind, dtype in DTYPES.items():
+            for flip in (False, True):
+                runs, values = candidates(name, dtype, flip, device)
+                if device == "cuda":
+                    runs = {who: waiting(run) for who, run in runs.items()}
+                times = interleave(runs, ROUNDS)
+                own = median(times["own"])
+                moved = values * (1 + dtype.itemsize)
+                found = {peer: ratio(times, peer, "own") for peer in ratios}
+                for peer, value in found.items():
+                    ratios[peer].append(value)
+                lines.append(
+                    f"{name:9} {kind:9} {'flips' if flip else '':6}{own * 1e6:8.0f} us "
+                    f"{moved / own / 1e9:6.1f} GB/s"
+                    + "".join(f"  {peer} {value:5.2f}x" for peer, value in found.items())
+                )
+    means = ", ".join(f"{geometric_mean(v):.2f}x {peer}" for peer, v in ratios.items())
+    with capsys.disabled():
+        print(f"\ngather_images on {device}, {torch.get_num_threads()} threads: {means}")
+        print("\n".join(lines))
+
+
+def waiting(run: Callable[[], object]) -> Callable[[], object]:
+    """Until the device has done it."""
+
+    def timed() -> None:
+        run()
+        torch.cuda.synchronize()
+
+    return timed

@@ -1,0 +1,151 @@
+"""WebDataset shards: tar files in which files of one base name are one sample.
+
+They are read through an index of each shard, made once from its headers: any image can then be read
+by itself, which an exact resume needs and a stream does not give. So shards are local files.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import os
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from torch import Tensor
+
+from fastgan.data.archive import MAX_ENTRY_BYTES
+from fastgan.data.array import to_images, to_nchw
+from fastgan.data.dataset import DataError
+from fastgan.data.image import SUFFIXES, ImageFile, UndecodableImage
+from fastgan.data.listing import Listing
+from fastgan.data.options import LoadOptions
+
+_IMAGES = (*SUFFIXES, ".npy")
+_LABEL = "cls"
+
+
+@dataclass
+class _Sample:
+    """A sample's image and label as places in its shard: (name, offset, bytes)."""
+
+    key: str
+    images: list[tuple[str, int, int]] = field(default_factory=list)
+    label: tuple[str, int, int] | None = None
+
+
+def find_shards(source: Path) -> list[Path]:
+    """The shards that `source` names: a .tar, a folder with some, or a pattern such as a-*.tar."""
+    if source.is_dir():
+        return sorted(p for p in source.iterdir() if p.suffix == ".tar")
+    if source.suffix != ".tar":
+        return []
+    return [source] if source.exists() else sorted(map(Path, glob.glob(str(source))))
+
+
+def list_shards(paths: Sequence[Path], name: str) -> Listing:
+    """List the samples of shards, in their order.
+
+    A sample is the files of one base name (up to the first dot) that follow each other. It has one
+    image: .png, .jpg, .jpeg, .webp, or .npy of [C, H, W] or [H, W, C] numbers with any number of
+    channels; `.cls` beside it holds its label as a decimal number. Samples without an image are
+    left out.
+
+    Raises:
+        OSError: a shard cannot be read.
+        DataError: not a tar or truncated, a compressed tar, a sample with two images, labels that
+            are missing for some samples or are no numbers, or no image.
+    """
+    files: list[ImageFile] = []
+    labels: list[int] = []
+    counts = []
+    for path in paths:
+        samples = [sample for sample in _samples(path) if sample.images]
+        for sample in samples:
+            if len(sample.images) > 1:
+                both = " and ".join(image[0] for image in sample.images[:2])
+                raise DataError(f"{path}: the sample {sample.key!r} has two images: {both}")
+            files.append(_file(path, sample))
+        labels += [_label(path, sample) for sample in samples if sample.label]
+        counts.append(len(samples))
+    if not files:
+        raise DataError(f"{name}: no image in these shards ({', '.join(_IMAGES)} are read)")
+    if labels and len(labels) != len(files):
+        raise DataError(
+            f"{name}: {len(labels)} of {len(files)} samples have a label (.{_LABEL}): expected all "
+            "or none"
+        )
+    return Listing(files, labels or None, None, name, tuple(n for n in counts if n))
+
+
+def _samples(path: Path) -> Iterator[_Sample]:
+    size = path.stat().st_size
+    sample = _Sample("")
+    try:
+        # Uncompressed only: of another, no image could be read by itself.
+        with tarfile.open(path, "r:") as shard:
+            for member in shard:
+                if not member.isfile():
+                    continue
+                if member.offset_data + member.size > size:
+                    raise DataError(f"{path}: truncated in {member.name!r}")
+                folder, _, base = member.name.rpartition("/")
+                stem, _, kind = base.partition(".")
+                key = f"{folder}/{stem}"
+                if key != sample.key:
+                    yield sample
+                    sample = _Sample(key)
+                place = member.name, member.offset_data, member.size
+                if kind == _LABEL:
+                    sample.label = place
+                elif stem and member.name.lower().endswith(_IMAGES):
+                    sample.images.append(place)
+        yield sample
+    except tarfile.TarError as error:
+        raise DataError(f"{path}: not an uncompressed tar archive, or damaged: {error}") from error
+
+
+def _file(path: Path, sample: _Sample) -> ImageFile:
+    name, offset, size = sample.images[0]
+    if size > MAX_ENTRY_BYTES:
+        raise DataError(f"{path}: {name!r} has {size} bytes, more than {MAX_ENTRY_BYTES}: refused")
+    decode = _decode_array if name.lower().endswith(".npy") else None
+    return ImageFile(f"{path.name}/{name}", partial(_open, path, offset, size), str(size), decode)
+
+
+def _open(path: Path, offset: int, size: int) -> BinaryIO:
+    with open(path, "rb") as shard:
+        return io.BytesIO(os.pread(shard.fileno(), size, offset))
+
+
+def _label(path: Path, sample: _Sample) -> int:
+    assert sample.label is not None
+    name, offset, size = sample.label
+    text = _open(path, offset, min(size, 64)).read()
+    try:
+        return int(text)
+    except ValueError as error:
+        raise DataError(f"{path}: {name!r} holds no whole number: {text[:20]!r}") from error
+
+
+def _decode_array(stream: BinaryIO, name: str, options: LoadOptions) -> Tensor:
+    """uint8 [C, H, W] of a .npy file."""
+    try:
+        array = np.load(stream, allow_pickle=False)
+        images = to_nchw(array, options.layout)
+        if len(images) != 1:
+            shape = list(array.shape)
+            raise DataError(
+                f"an array of shape {shape} is {len(images)} images, expected one: pass "
+                "layout='HWC' or 'CHW'"
+            )
+        return to_images(images)[0]
+    except (ValueError, EOFError) as error:
+        if isinstance(error, DataError):
+            raise DataError(f"{name}: {error}") from error
+        raise UndecodableImage(f"{name}: {error}") from error
