@@ -8,7 +8,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,8 +16,6 @@ from fastgan.data._checks import check_int
 from fastgan.data.order import Order
 from fastgan.data.streaming import ImageStream
 from fastgan.ops import gather_images
-
-T = TypeVar("T", Tensor, None)
 
 _MOST_WORKERS = 16
 
@@ -153,11 +150,13 @@ class StreamLoader:
             self._sent[step] = images, flips, labels
             return
         with torch.cuda.stream(self._copies):
-            flips, labels = (None if t is None else t.pin_memory() for t in (flips, labels))
-            self._sent[step] = self._to_gpu(images), self._to_gpu(flips), self._to_gpu(labels)
+            flips, labels = (
+                t if t is None else self._to_gpu(t.pin_memory()) for t in (flips, labels)
+            )
+            self._sent[step] = self._to_gpu(images), flips, labels
 
-    def _to_gpu(self, tensor: T) -> T:
-        return tensor if tensor is None else tensor.to(self.device, non_blocking=True)
+    def _to_gpu(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=True)
 
 
 def _fill(rows: Tensor, read: Callable[[int], Tensor], index: list[int]) -> None:

@@ -79,7 +79,9 @@ def _check_objective(
         raise ValueError("objective vae_gan takes no accumulate, regularizer or augment")
 
 
-def _check_labels(config: TrainConfig, generator: nn.Module, dataset: ImageDataset | ImageStream) -> None:
+def _check_labels(
+    config: TrainConfig, generator: nn.Module, dataset: ImageDataset | ImageStream
+) -> None:
     classes = getattr(generator, "num_classes", 0)
     if not config.conditional:
         if classes:
