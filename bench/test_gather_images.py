@@ -10,9 +10,9 @@ from statistics import median
 
 import pytest
 import torch
-from paired import geometric_mean, interleave, ratio
 from torch import Tensor
 
+from bench.paired import geometric_mean, interleave, ratio
 from fastgan.ops import gather_images
 
 ROUNDS = 60
