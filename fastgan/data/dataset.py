@@ -77,6 +77,10 @@ class ImageDataset:
         n, c, h, w = self.images.shape
         return n, c, h, w
 
+    def some(self, count: int) -> Tensor:
+        """Return at most `count` images, evenly spaced: uint8 [n, C, H, W]."""
+        return self.images[spread(len(self), count)]
+
     def fingerprint(self) -> str:
         """Return the SHA-256 of shape, images and labels, as 64 hex digits.
 

@@ -53,6 +53,10 @@ class ImageStream:
         """How many files could not be decoded so far."""
         return len(self.damaged)
 
+    def some(self, count: int) -> Tensor:
+        """Read at most `count` images, evenly spaced: uint8 [n, C, H, W]."""
+        return torch.stack([self.read(i) for i in spread(len(self), count)])
+
     def fingerprint(self) -> str:
         """Return 64 hex digits that change with names, sizes, options and labels.
 

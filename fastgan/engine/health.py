@@ -58,10 +58,8 @@ class Health:
         if len(images) < 8:
             return None
         if self._real_distance is None:
-            reals = self._trainer.dataset.images
-            # Evenly spaced: sources are often sorted by class.
-            chosen = torch.linspace(0, len(reals) - 1, min(len(images), len(reals))).long()
-            self._real_distance = nearest_distance(reals[chosen].float() / 127.5 - 1)
+            reals = self._trainer.dataset.some(len(images))
+            self._real_distance = nearest_distance(reals.float() / 127.5 - 1)
         self.diversity = nearest_distance(images) / max(self._real_distance, 1e-12)
         self._alike = self._alike + 1 if self.diversity < _ALIKE else 0
         if self._alike != 2:

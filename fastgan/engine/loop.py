@@ -206,7 +206,7 @@ class Loop:
         model = trainer.ema.average if trainer.ema else trainer.generator
         if not hasattr(model, "reconstruct"):
             return
-        reals = trainer.dataset.images[: trainer.config.sample_count].float() / 127.5 - 1
+        reals = trainer.dataset.some(trainer.config.sample_count).float() / 127.5 - 1
         was_training = model.training
         images, columns = reconstruction_pairs(model.eval(), reals)
         model.train(was_training)

@@ -58,6 +58,8 @@ def test_batches_are_those_of_a_resident_set(folder: Path, of: Callable[[Path], 
     whole, opened = load(source, **OPTIONS), stream(source, workers=3, **OPTIONS)
     assert opened.shape == whole.shape
     assert opened.classes == whole.classes == ("a", "b")
+    assert torch.equal(opened.some(7), whole.some(7))
+    assert whole.some(99).shape == whole.shape
     resident = make_loader(whole, 4, 5, "cpu", flip=True)
     streamed = make_loader(opened, 4, 5, "cpu", flip=True)
     assert isinstance(resident, ResidentLoader)
