@@ -14,7 +14,7 @@ LSGAN = register_recipe(
         discriminator=ModelSpec("dcgan_discriminator", _SHAPE),
         image_size=28,
         channels=1,
-        train=TrainConfig(steps=4000, loss="lsgan", ema_decay=0.995),
+        train=TrainConfig(steps=4000, loss="lsgan", lr_g=5e-4, lr_d=5e-4, ema_decay=0.995),
     )
 )
 

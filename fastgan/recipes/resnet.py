@@ -3,7 +3,7 @@
 from fastgan.engine.config import TrainConfig
 from fastgan.recipes._recipe import ModelSpec, Recipe, register_recipe
 
-_SHAPE = {"image_size": 28, "channels": 1, "width": 32, "max_width": 64}
+_SHAPE = {"image_size": 28, "channels": 1, "width": 16, "max_width": 64}
 
 SNGAN = register_recipe(
     Recipe(

