@@ -46,7 +46,14 @@ PROJECTION = register_recipe(
         image_size=28,
         channels=1,
         train=TrainConfig(
-            steps=4000, loss="hinge", conditional=True, beta1=0.0, beta2=0.9, ema_decay=0.995
+            steps=4000,
+            loss="hinge",
+            conditional=True,
+            lr_g=5e-4,
+            lr_d=5e-4,
+            beta1=0.0,
+            beta2=0.9,
+            ema_decay=0.995,
         ),
     )
 )
