@@ -38,4 +38,10 @@ STABLE_TORCH_LIBRARY(fastgan_native, m) {
   m.def(
       "thin_conv_weight(Tensor image, Tensor wide, int[] kernel, int[] stride, int[] padding) "
       "-> Tensor");
+  // Convolutions with a kernel of 4, stride 2 and padding 1 between an image and positions, half as
+  // many in each direction, both channels-last with multiples of 16 channels; weight is (positions,
+  // image, 4, 4), channels-last. winograd_conv_weight is the gradient of the weight of both.
+  m.def("winograd_conv(Tensor image, Tensor weight) -> Tensor");
+  m.def("winograd_conv_transpose(Tensor positions, Tensor weight) -> Tensor");
+  m.def("winograd_conv_weight(Tensor image, Tensor positions) -> Tensor");
 }

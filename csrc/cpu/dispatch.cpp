@@ -5,16 +5,19 @@
 #include "gather_images.h"
 #include "thin_conv.h"
 #include "tiles.h"
+#include "winograd.h"
 
 namespace fastgan {
 
 extern const GatherLoops kGatherLoops_baseline;
 extern const TileLoops kTileLoops_baseline;
 extern const ThinLoops kThinLoops_baseline;
+extern const WinogradLoops kWinogradLoops_baseline;
 #if defined(__x86_64__)
 extern const GatherLoops kGatherLoops_avx2, kGatherLoops_avx512, kGatherLoops_avx512bf16;
 extern const TileLoops kTileLoops_avx2, kTileLoops_avx512, kTileLoops_avx512bf16;
 extern const ThinLoops kThinLoops_avx2, kThinLoops_avx512, kThinLoops_avx512bf16;
+extern const WinogradLoops kWinogradLoops_avx2, kWinogradLoops_avx512, kWinogradLoops_avx512bf16;
 #endif
 
 namespace {
@@ -35,6 +38,7 @@ struct AllLoops {
   const TileLoops& tiles;
   const ThinLoops& thin;
   const GatherLoops& gather;
+  const WinogradLoops& winograd;
 };
 
 AllLoops widest() {
@@ -46,12 +50,15 @@ AllLoops widest() {
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512dq");
   if (avx512 && allowed("avx512bf16") && __builtin_cpu_supports("avx512bf16")) {
-    return {kTileLoops_avx512bf16, kThinLoops_avx512bf16, kGatherLoops_avx512bf16};
+    return {kTileLoops_avx512bf16, kThinLoops_avx512bf16, kGatherLoops_avx512bf16,
+            kWinogradLoops_avx512bf16};
   }
-  if (avx512) return {kTileLoops_avx512, kThinLoops_avx512, kGatherLoops_avx512};
-  if (avx2) return {kTileLoops_avx2, kThinLoops_avx2, kGatherLoops_avx2};
+  if (avx512) {
+    return {kTileLoops_avx512, kThinLoops_avx512, kGatherLoops_avx512, kWinogradLoops_avx512};
+  }
+  if (avx2) return {kTileLoops_avx2, kThinLoops_avx2, kGatherLoops_avx2, kWinogradLoops_avx2};
 #endif
-  return {kTileLoops_baseline, kThinLoops_baseline, kGatherLoops_baseline};
+  return {kTileLoops_baseline, kThinLoops_baseline, kGatherLoops_baseline, kWinogradLoops_baseline};
 }
 
 const AllLoops& loops() {
@@ -66,5 +73,7 @@ const TileLoops& tile_loops() { return loops().tiles; }
 const ThinLoops& thin_loops() { return loops().thin; }
 
 const GatherLoops& gather_loops() { return loops().gather; }
+
+const WinogradLoops& winograd_loops() { return loops().winograd; }
 
 }  // namespace fastgan

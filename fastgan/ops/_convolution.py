@@ -2,7 +2,8 @@
 
 Groups and dilation are 1. Weights have torch.nn's layout: (C_out, C_in, *k), transposed
 (C_in, C_out, *k), with any strides. Arithmetic is ATen's (oneDNN, cuDNN), or that of fastgan's own
-kernels where one side is an image of few channels (_thin), or matrix products (_lowered).
+kernels where one side is an image of few channels (_thin), minimal filtering (_winograd), or matrix
+products (_lowered).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastgan.ops import _dispatch, _lowered, _thin
+from fastgan.ops import _dispatch, _lowered, _thin, _winograd
 from fastgan.ops._tensors import CHANNELS_LAST, dense_like, is_channels_last
 from fastgan.ops.reference.activation import is_identity
 
@@ -140,7 +141,9 @@ def forward(
         return thin
     identity = is_identity(activation, slope)
     fused = bias if identity else None
-    y = _lowered.forward(x, weight, geometry, size)
+    y = _winograd.forward(x, weight, geometry)
+    if y is None:
+        y = _lowered.forward(x, weight, geometry, size)
     if y is None:
         y = _aten_forward(x, weight, fused, geometry)
         bias = None if identity else bias
@@ -159,6 +162,8 @@ def backward_input(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) ->
         return flat.squeeze(2)
     dx = _thin.backward_input(dy, x, weight, geometry)
     if dx is None:
+        dx = _winograd.backward_input(dy, x, weight, geometry)
+    if dx is None:
         dx = _lowered.backward_input(dy, x, weight, geometry)
     if dx is None:
         dx = _aten_backward(dy, x, weight, geometry, 0)
@@ -172,6 +177,8 @@ def backward_weight(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -
         flat = backward_weight(dy.unsqueeze(2), x, flat_weight, _geometry_2d(geometry))
         return flat.squeeze(2)
     dweight = _thin.backward_weight(dy, x, weight, geometry)
+    if dweight is None:
+        dweight = _winograd.backward_weight(dy, x, weight, geometry)
     if dweight is None:
         dweight = _lowered.backward_weight(dy, x, weight, geometry)
     if dweight is None:

@@ -7,12 +7,12 @@ columns of an image are its values under every (position, tap), with the channel
 
 from __future__ import annotations
 
-import platform
-from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from fastgan.ops import _processor
 
 if TYPE_CHECKING:
     from fastgan.ops._convolution import Geometry
@@ -24,31 +24,21 @@ _WIDEST = 4  # positions of a row, up to which oneDNN's tiles are too short
 _LEAST_CHANNELS = 128  # of the positions: products for each value of the columns written
 
 
-@cache
-def _slow_in_half_precision() -> bool:
-    """Whether the processor has no matrix unit for bfloat16.
-
-    AVX-512's dot product does half as many instructions a cycle as float32's, and oneDNN's kernels
-    for it reach 0.55 to 0.8 of its float32 ones, conversions of the tensors counted.
-    """
-    has_matrix_unit = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
-    return platform.machine() in ("x86_64", "AMD64") and not has_matrix_unit
-
-
 def arithmetic(x: Tensor) -> torch.dtype:
     """The dtype in which to convolve x: float32 where that is faster than x's own."""
     half = x.dtype in (torch.bfloat16, torch.float16)
-    if half and x.device.type == "cpu" and _slow_in_half_precision():
+    if half and x.device.type == "cpu" and not _processor.fast_in(x.dtype):
         return torch.float32
     return x.dtype
 
 
 def _wins(x: Tensor, y_size: tuple[int, ...], weight: Tensor, geometry: Geometry) -> bool:
-    """Whether matrix products are faster, by measurement on a CPU with AVX-512.
+    """Whether matrix products are faster, by measurement on CPUs with AVX-512.
 
     With one position the columns are the image itself. With rows of up to four, such as DCGAN's
-    layer between 8x8 and 4x4, ATen takes 1.2 to 1.5 times as long. The kernel has to be a multiple
-    of the stride, so that columns fold onto the image by whole chunks.
+    layer between 8x8 and 4x4, ATen takes 1.2 to 1.5 times as long (for the weight gradient in
+    bfloat16 twice), unless the products are slow ones. The kernel has to be a multiple of the
+    stride, so that columns fold onto the image by whole chunks.
     """
     if x.device.type != "cpu" or x.dim() != 4 or x.numel() == 0 or setting == "never":
         return False
@@ -60,7 +50,9 @@ def _wins(x: Tensor, y_size: tuple[int, ...], weight: Tensor, geometry: Geometry
     positions = tuple(x.shape[2:]) if geometry.transposed else y_size
     if max(positions) == 1:
         return max(geometry.padding) == 0
-    return positions[1] <= _WIDEST and min(weight.shape[:2]) >= _LEAST_CHANNELS
+    if positions[1] > _WIDEST or min(weight.shape[:2]) < _LEAST_CHANNELS:
+        return False
+    return arithmetic(x) is not torch.float32 or _processor.fast_products()
 
 
 def runs(x: Tensor, size: tuple[int, ...], weight: Tensor, geometry: Geometry) -> bool:

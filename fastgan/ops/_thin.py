@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from fastgan.ops import _native
+from fastgan.ops import _native, _processor
 from fastgan.ops._tensors import dense, is_channels_last
 from fastgan.ops.reference.activation import IDENTITY, is_identity
 
@@ -68,21 +68,25 @@ def _find(x: Tensor, weight: Tensor, geometry: Geometry) -> _Thin | None:
     return _Thin(weight.transpose(0, 1).flip(2, 3), stride, turned, transposed, True)
 
 
-def _wins(thin: _Thin, reads_image: bool, activated: bool) -> bool:
+def _wins(thin: _Thin, reads_image: bool, activated: bool, of_weight: bool = False) -> bool:
     """Whether to run a pass, "auto" by measurement on a CPU with AVX-512, channels-last.
 
     To an image the kernels take a quarter of oneDNN's time. From one, and for the weight gradient,
     oneDNN's float32 kernels are as fast, except with one channel, or turned; but the activation
-    costs them a pass over memory. In half precision they take up to twice as long.
+    costs them a pass over memory. In half precision they take up to twice as long where they have
+    to be computed in float32; with instructions for it, only turned or with one channel.
     """
     if setting == "always":
         return True
     wide, channels = thin.weight.shape[:2]
     if wide < _LEAST_WIDE:
         return False
-    if not reads_image or thin.weight.dtype is not torch.float32:
+    if not reads_image or channels == 1:
         return True
-    return activated or thin.turned or channels == 1
+    half = thin.weight.dtype is not torch.float32
+    if half and thin.weight.device.type == "cpu" and _processor.fast_in(thin.weight.dtype):
+        return thin.turned and of_weight
+    return half or activated or thin.turned
 
 
 def runs_forward(x: Tensor, weight: Tensor, geometry: Geometry, activated: bool) -> bool:
@@ -131,7 +135,7 @@ def backward_input(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) ->
 def backward_weight(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor | None:
     """As `_convolution.backward_weight`, but in float32, contiguous or a view of that."""
     thin = _find(x, weight, geometry)
-    if thin is None or not _wins(thin, True, False):
+    if thin is None or not _wins(thin, True, False, of_weight=True):
         return None
     image, wide = (x, dy) if thin.image_is_x else (dy, x)
     if not is_channels_last(wide):

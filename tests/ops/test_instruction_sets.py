@@ -36,7 +36,7 @@ def results() -> list[Tensor]:
         found.append(bias_act(hard.repeat(4).reshape(1, 1, 32).to(dtype), activation="identity"))
         scaled = hard.repeat(4).reshape(1, 32, 1).to(dtype)
         found.append(bias_act(scaled, torch.full((32,), 1e-3), activation="identity"))
-    return found + thin_results() + gathered()
+    return found + thin_results() + filtered_results() + gathered()
 
 
 def gathered() -> list[Tensor]:
@@ -64,6 +64,22 @@ def thin_results() -> list[Tensor]:
                 native.thin_conv_transpose(other, weight, None, *place, (11, 13), 1, 0.0, True),
                 native.thin_conv_weight(image, other, (5, 4), *place),
             ]
+    return found
+
+
+def filtered_results() -> list[Tensor]:
+    """Convolutions by minimal filtering: incomplete tiles, panels and squares."""
+    native, found = torch.ops.fastgan_native, []
+    for dtype in DTYPES[:3]:
+        image, positions, weight = (
+            (torch.randn(shape) / 8).to(dtype).contiguous(memory_format=torch.channels_last)
+            for shape in ((2, 48, 10, 6), (2, 80, 5, 3), (80, 48, 4, 4))
+        )
+        found += [
+            native.winograd_conv(image, weight),
+            native.winograd_conv_transpose(positions, weight),
+            native.winograd_conv_weight(image, positions),
+        ]
     return found
 
 

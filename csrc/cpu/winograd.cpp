@@ -1,0 +1,140 @@
+// Convolutions with a kernel of 4, stride 2 and padding 1 by minimal filtering (winograd.h), on the
+// CPU: validation of what the loops rely on, allocation, and the cut into blocks of tiles.
+//
+// Every output is summed by one thread in an order that the shapes fix: results are the same bits on
+// any number of threads.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+
+#include "walk.h"
+#include "winograd.h"
+
+namespace fastgan {
+namespace {
+
+// Tiles at once: as many as make reading the weights cheap beside multiplying with them.
+constexpr int64_t kBlockTiles = 66;
+
+Tensor empty_channels_last(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w) {
+  Tensor t = torch::stable::new_empty(like, {n, h, w, c});
+  return torch::stable::transpose(torch::stable::transpose(t, 1, 3), 2, 3);
+}
+
+void check_tensor(const Tensor& x, const char* name, int64_t parity) {
+  STD_TORCH_CHECK(x.dim() == 4, name, ": expected (N, C, H, W), got ", x.dim(), " dimensions");
+  const Layout l = layout_of(x);
+  STD_TORCH_CHECK(l.columns, name, ": expected a channels-last tensor");
+  STD_TORCH_CHECK(x.size(1) > 0 && x.size(1) % kWinogradChannels == 0, name, ": expected a multiple of ",
+                  kWinogradChannels, " channels, got ", x.size(1));
+  STD_TORCH_CHECK(x.size(2) > 0 && x.size(3) > 0 && x.size(2) % parity == 0 && x.size(3) % parity == 0,
+                  name, ": expected positive sizes that ", parity, " divides, got ", x.size(2), " x ",
+                  x.size(3));
+}
+
+WinogradShape shape_of(const Tensor& x, int64_t rows, int64_t columns, int64_t positions,
+                       int64_t image) {
+  const Dtype dtype = dtype_of(x);
+  STD_TORCH_CHECK(dtype != Dtype::kFloat64, "x: expected float32, bfloat16 or float16");
+  return {dtype, x.size(0), rows, columns, positions, image};
+}
+
+void check_weight(const Tensor& weight, const Tensor& x, int64_t own) {
+  check_tensor(weight, "weight", 4);
+  STD_TORCH_CHECK(weight.size(2) == 4 && weight.size(3) == 4 && weight.size(own) == x.size(1) &&
+                      weight.size(0) % kWinogradChannels == 0 &&
+                      weight.scalar_type() == x.scalar_type(),
+                  "weight: expected (positions, image, 4, 4) of x's dtype and channels");
+}
+
+// The transformed weights, in memory that this thread keeps: they are several times the weights, and
+// touching that much fresh memory takes longer than writing it.
+const float* pack(const WinogradShape& s, bool transposed, const Tensor& weight) {
+  thread_local Scratch<float> kept;
+  thread_local int64_t size = 0;
+  const int64_t floats = winograd_loops().packed_floats(s, transposed);
+  if (floats > size) {
+    kept = scratch<float>(floats);
+    size = floats;
+  }
+  float* const packed = kept.get();
+  const int64_t work = kProductsOfTile * kPhases * kWinogradChannels * s.image;
+  torch::stable::parallel_for(0, s.positions / kWinogradChannels, grain(work),
+                              [&](int64_t begin, int64_t end) {
+                                winograd_loops().pack(s, transposed, weight.data_ptr(), begin, end,
+                                                      packed);
+                              });
+  return packed;
+}
+
+// Calls function(first tile, last tile, scratch) for all, in blocks.
+template <typename Function>
+void for_blocks(const WinogradShape& s, bool transposed, const Function& function) {
+  const int64_t tiles = s.tiles(), threads = static_cast<int64_t>(torch::stable::get_num_threads());
+  const int64_t block = std::clamp<int64_t>((tiles + threads - 1) / threads, 1, kBlockTiles);
+  const int64_t blocks = (tiles + block - 1) / block;
+  torch::stable::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
+    const auto floats = scratch<float>(winograd_loops().scratch_floats(s, transposed, block));
+    for (int64_t i = begin; i < end; ++i) {
+      function(i * block, std::min(tiles, (i + 1) * block), floats.get());
+    }
+  });
+}
+
+Tensor winograd_conv(Tensor image, Tensor weight) {
+  check_tensor(image, "image", 2);
+  check_weight(weight, image, 1);
+  const WinogradShape s =
+      shape_of(image, image.size(2) / 2, image.size(3) / 2, weight.size(0), image.size(1));
+  Tensor out = empty_channels_last(image, s.batch, s.positions, s.rows, s.columns);
+  const float* packed = pack(s, false, weight);
+  for_blocks(s, false, [&](int64_t first, int64_t last, float* floats) {
+    winograd_loops().conv(s, image.data_ptr(), packed, first, last, out.data_ptr(), floats);
+  });
+  return out;
+}
+
+Tensor winograd_conv_transpose(Tensor positions, Tensor weight) {
+  check_tensor(positions, "positions", 1);
+  check_weight(weight, positions, 0);
+  const WinogradShape s =
+      shape_of(positions, positions.size(2), positions.size(3), positions.size(1), weight.size(1));
+  Tensor out = empty_channels_last(positions, s.batch, s.image, 2 * s.rows, 2 * s.columns);
+  const float* packed = pack(s, true, weight);
+  for_blocks(s, true, [&](int64_t first, int64_t last, float* floats) {
+    winograd_loops().conv_transpose(s, positions.data_ptr(), packed, first, last, out.data_ptr(),
+                                    floats);
+  });
+  return out;
+}
+
+Tensor winograd_conv_weight(Tensor image, Tensor positions) {
+  check_tensor(image, "image", 2);
+  check_tensor(positions, "positions", 1);
+  STD_TORCH_CHECK(image.size(0) == positions.size(0) && image.size(2) == 2 * positions.size(2) &&
+                      image.size(3) == 2 * positions.size(3) &&
+                      image.scalar_type() == positions.scalar_type(),
+                  "positions: expected the batch and dtype of image and half its sizes");
+  const WinogradShape s =
+      shape_of(image, positions.size(2), positions.size(3), positions.size(1), image.size(1));
+  Tensor out = empty_channels_last(image, s.positions, s.image, 4, 4);
+  torch::stable::parallel_for(0, s.squares(), 1, [&](int64_t begin, int64_t end) {
+    const auto floats = scratch<float>(winograd_loops().weight_scratch_floats());
+    for (int64_t i = begin; i < end; ++i) {
+      winograd_loops().weight(s, image.data_ptr(), positions.data_ptr(), i, out.data_ptr(),
+                              floats.get());
+    }
+  });
+  return out;
+}
+
+}  // namespace
+}  // namespace fastgan
+
+STABLE_TORCH_LIBRARY_IMPL(fastgan_native, CPU, m) {
+  m.impl("winograd_conv", TORCH_BOX(&fastgan::winograd_conv));
+  m.impl("winograd_conv_transpose", TORCH_BOX(&fastgan::winograd_conv_transpose));
+  m.impl("winograd_conv_weight", TORCH_BOX(&fastgan::winograd_conv_weight));
+}

@@ -1,0 +1,476 @@
+// The loops of the minimal-filtering convolutions. Compiled once for each instruction set;
+// FASTGAN_ISA names the copy.
+#include <algorithm>
+#include <array>
+#include <cstdint>
+
+#include "thin_conv_product.h"
+#include "winograd.h"
+
+#ifndef FASTGAN_ISA
+#define FASTGAN_ISA baseline
+#endif
+#define FASTGAN_JOIN2(a, b) a##b
+#define FASTGAN_JOIN(a, b) FASTGAN_JOIN2(a, b)
+
+namespace fastgan {
+namespace {
+
+constexpr int64_t kPanel = kMostVectors * kWidth;  // columns of a register tile
+constexpr int64_t kDepth = 128;      // terms at once: with a panel they fill most of a first-level cache
+constexpr int64_t kWeightTiles = 64;  // tiles of the weight gradient at once
+constexpr int64_t kPad = 16;           // floats between planes, which else would meet in one cache set
+constexpr int64_t kNines = kProductsOfTile;
+
+using Nine = VecF[3][3];
+
+// 0, 1, 2, ..., times a step.
+template <int64_t step>
+constexpr std::array<int32_t, kDepth> steps() {
+  std::array<int32_t, kDepth> of{};
+  for (int64_t t = 0; t < kDepth; ++t) of[t] = static_cast<int32_t>(t * step);
+  return of;
+}
+constexpr auto kUnitSteps = steps<1>();
+constexpr auto kSquareSteps = steps<kWeightSquare>();
+
+// ---- transforms
+
+// Of a 3x3 patch.
+FASTGAN_HD void patch_transform(Nine& d) {
+  FASTGAN_UNROLL
+  for (int i = 0; i < 3; ++i) {
+    d[i][0] -= d[i][1];
+    d[i][2] -= d[i][1];
+  }
+  FASTGAN_UNROLL
+  for (int j = 0; j < 3; ++j) {
+    d[0][j] -= d[1][j];
+    d[2][j] -= d[1][j];
+  }
+}
+
+// Of the 2x2 taps of a phase, and, being the adjoint of `gather`, of a 2x2 tile of gradients.
+FASTGAN_HD void spread(const VecF (&g)[2][2], Nine& to) {
+  VecF rows[3][2];
+  FASTGAN_UNROLL
+  for (int j = 0; j < 2; ++j) {
+    rows[0][j] = g[0][j];
+    rows[1][j] = g[0][j] + g[1][j];
+    rows[2][j] = g[1][j];
+  }
+  FASTGAN_UNROLL
+  for (int i = 0; i < 3; ++i) {
+    to[i][0] = rows[i][0];
+    to[i][1] = rows[i][0] + rows[i][1];
+    to[i][2] = rows[i][1];
+  }
+}
+
+// A 2x2 tile from the 9 products.
+FASTGAN_HD void gather(const Nine& m, VecF (&y)[2][2]) {
+  VecF rows[2][3];
+  FASTGAN_UNROLL
+  for (int j = 0; j < 3; ++j) {
+    rows[0][j] = m[0][j] + m[1][j];
+    rows[1][j] = m[1][j] + m[2][j];
+  }
+  FASTGAN_UNROLL
+  for (int i = 0; i < 2; ++i) {
+    y[i][0] = rows[i][0] + rows[i][1];
+    y[i][1] = rows[i][1] + rows[i][2];
+  }
+}
+
+FASTGAN_HD void load_nine(const float* from, int64_t plane, Nine& to) {
+  FASTGAN_UNROLL
+  for (int i = 0; i < 3; ++i) {
+    FASTGAN_UNROLL
+    for (int j = 0; j < 3; ++j) to[i][j] = load(from + (i * 3 + j) * plane);
+  }
+}
+FASTGAN_HD void store_nine(const Nine& from, float* to, int64_t plane) {
+  FASTGAN_UNROLL
+  for (int i = 0; i < 3; ++i) {
+    FASTGAN_UNROLL
+    for (int j = 0; j < 3; ++j) store(to + (i * 3 + j) * plane, from[i][j]);
+  }
+}
+
+// ---- where tiles lie
+
+struct Place {
+  int64_t sample, row, column;  // the first position of the tile
+};
+
+Place place_of(const WinogradShape& s, int64_t tile) {
+  const int64_t across = s.tile_columns(), down = s.tile_rows();
+  return {tile / (across * down), tile / across % down * 2, tile % across * 2};
+}
+
+// Channels-last (batch, rows, columns, channels).
+template <typename T>
+struct Grid {
+  T* data;
+  int64_t rows, columns, channels;
+
+  // Null outside.
+  T* at(int64_t sample, int64_t row, int64_t column) const {
+    if (row < 0 || row >= rows || column < 0 || column >= columns) return nullptr;
+    return data + ((sample * rows + row) * columns + column) * channels;
+  }
+};
+
+template <typename T>
+FASTGAN_HD VecF load_or_zero(const T* p, int64_t c) {
+  return p ? load(p + c) : VecF{};
+}
+
+// Channels [0, n) of the patch that begins at (row, column) and goes by steps, transformed.
+template <typename T>
+void input(const Grid<const T>& from, int64_t sample, int64_t row, int64_t column, int64_t step,
+           int64_t first, int64_t n, float* to, int64_t plane) {
+  const T* at[3][3];
+  for (int i = 0; i < 3; ++i) {
+    for (int j = 0; j < 3; ++j) at[i][j] = from.at(sample, row + i * step, column + j * step);
+  }
+  for (int64_t c = 0; c < n; c += kWidth) {
+    Nine d;
+    FASTGAN_UNROLL
+    for (int i = 0; i < 3; ++i) {
+      FASTGAN_UNROLL
+      for (int j = 0; j < 3; ++j) d[i][j] = load_or_zero(at[i][j], first + c);
+    }
+    patch_transform(d);
+    store_nine(d, to + c, plane);
+  }
+}
+
+// The tile that begins at (row, column) and goes by steps, from its 9 products.
+template <typename T>
+void output(const float* from, int64_t plane, const Grid<T>& to, int64_t sample, int64_t row,
+            int64_t column, int64_t step) {
+  T* at[2][2];
+  for (int i = 0; i < 2; ++i) {
+    for (int j = 0; j < 2; ++j) at[i][j] = to.at(sample, row + i * step, column + j * step);
+  }
+  for (int64_t c = 0; c < to.channels; c += kWidth) {
+    Nine m;
+    VecF y[2][2];
+    load_nine(from + c, plane, m);
+    gather(m, y);
+    FASTGAN_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      FASTGAN_UNROLL
+      for (int j = 0; j < 2; ++j) {
+        if (at[i][j]) store(at[i][j] + c, y[i][j]);
+      }
+    }
+  }
+}
+
+// ---- products
+
+// c (rows x columns) = a (rows x depth) b, b in panels of kPanel columns, `depth` rows each.
+void multiply(const float* a, int64_t rows, int64_t depth, const float* b, int64_t columns,
+              float* c) {
+  for (int64_t first = 0; first < depth; first += kDepth) {
+    const int64_t terms = std::min(kDepth, depth - first);
+    const auto& products = first ? kProducts<true>.of : kProducts<false>.of;
+    for (int64_t column = 0; column < columns; column += kPanel) {
+      const int64_t vectors = std::min(kPanel, columns - column) / kWidth;
+      const float* panel = b + column * depth + first * kPanel;
+      in_pieces(rows, most_rows(vectors), [&](int64_t row, int64_t count) {
+        Product o{{}, kUnitSteps.data(), terms, panel, kPanel, c + row * columns + column, columns};
+        for (int64_t p = 0; p < count; ++p) o.a[p] = a + (row + p) * depth + first;
+        products[vectors - 1][count - 1](o);
+      });
+    }
+  }
+}
+
+constexpr int64_t padded(int64_t columns) { return ceil_div(columns, kPanel) * kPanel; }
+
+// ---- weights
+
+// Taps of a phase: g[i][j] is that of row parity + 2 i, for the transposed convolution reversed.
+template <typename T>
+FASTGAN_HD void taps(const WinogradShape& s, const T* weight, int64_t k, int64_t phase, int64_t c,
+                     bool transposed, Nine& u) {
+  const int64_t row = phase / 2, column = phase % 2;
+  VecF g[2][2];
+  FASTGAN_UNROLL
+  for (int i = 0; i < 2; ++i) {
+    FASTGAN_UNROLL
+    for (int j = 0; j < 2; ++j) {
+      const int64_t y = row + 2 * (transposed ? 1 - i : i), x = column + 2 * (transposed ? 1 - j : j);
+      g[i][j] = load(weight + ((k * 4 + y) * 4 + x) * s.image + c);
+    }
+  }
+  spread(g, u);
+}
+
+int64_t packed_floats(const WinogradShape& s, bool transposed) {
+  const int64_t rows = transposed ? s.positions : s.image;
+  return kNines * kPhases * rows * padded(transposed ? s.image : s.positions);
+}
+
+// v[i][j] becomes v[j][i].
+FASTGAN_HD void transpose(VecF (&v)[kWidth]) {
+  VecI lane;
+  for (int i = 0; i < kWidth; ++i) lane[i] = i;
+  FASTGAN_UNROLL
+  for (int half = kWidth / 2; half > 0; half /= 2) {
+    const VecI low = lane & half ? lane + int(kWidth - half) : lane;
+    const VecI high = lane & half ? lane + int(kWidth) : lane + half;
+#pragma GCC unroll 16
+    for (int i = 0; i < kWidth; ++i) {
+      if (i & half) continue;
+      const VecF a = v[i], b = v[i + half];
+      v[i] = __builtin_shuffle(a, b, low);
+      v[i + half] = __builtin_shuffle(a, b, high);
+    }
+  }
+}
+
+// Calls function(k, phase, c) for channels [first, last) of the positions, as many at a time as make
+// whole rows of panels.
+template <typename Function>
+void for_taps(const WinogradShape& s, int64_t first, int64_t last, int64_t step,
+              const Function& function) {
+  for (int64_t begin = first; begin < last; begin += kPanel) {
+    const int64_t end = std::min(last, begin + kPanel);
+    for (int64_t phase = 0; phase < kPhases; ++phase) {
+      for (int64_t c = 0; c < s.image; c += kWidth) {
+        for (int64_t k = begin; k < end; k += step) function(k, phase, c);
+      }
+    }
+  }
+}
+
+// By product: panels of positions, each (phase, channel of the image) x kPanel.
+template <typename T>
+void pack_conv(const WinogradShape& s, const T* weight, int64_t first, int64_t last, float* packed) {
+  const int64_t depth = kPhases * s.image, plane = depth * padded(s.positions);
+  for_taps(s, first, last, kWidth, [&](int64_t k, int64_t phase, int64_t c) {
+    VecF u[kNines][kWidth];
+    for (int64_t i = 0; i < kWidth; ++i) {
+      Nine of;
+      taps(s, weight, k + i, phase, c, false, of);
+      for (int n = 0; n < kNines; ++n) u[n][i] = of[n / 3][n % 3];
+    }
+    float* to = packed + k / kPanel * kPanel * depth + k % kPanel + (phase * s.image + c) * kPanel;
+    for (int n = 0; n < kNines; ++n, to += plane) {
+      transpose(u[n]);
+      for (int64_t i = 0; i < kWidth; ++i) store(to + i * kPanel, u[n][i]);
+    }
+  });
+}
+
+// By phase and product: panels of the image's channels, each (channel of the positions) x kPanel.
+template <typename T>
+void pack_transpose(const WinogradShape& s, const T* weight, int64_t first, int64_t last,
+                    float* packed) {
+  const int64_t plane = s.positions * padded(s.image);
+  for_taps(s, first, last, 1, [&](int64_t k, int64_t phase, int64_t c) {
+    Nine u;
+    taps(s, weight, k, phase, c, true, u);
+    float* const panel = packed + phase * kNines * plane + c / kPanel * kPanel * s.positions;
+    store_nine(u, panel + k * kPanel + c % kPanel, plane);
+  });
+}
+
+// ---- the three passes
+
+int64_t scratch_floats(const WinogradShape& s, bool transposed, int64_t tiles) {
+  const int64_t from = transposed ? s.positions : kPhases * s.image;
+  const int64_t to = transposed ? s.image : s.positions;
+  return kNines * (tiles * (from + to) + 2 * kPad);
+}
+
+template <typename T>
+void conv(const WinogradShape& s, const T* image, const float* packed, int64_t first, int64_t last,
+          T* positions, float* scratch) {
+  const Grid<const T> from{image, 2 * s.rows, 2 * s.columns, s.image};
+  const Grid<T> to{positions, s.rows, s.columns, s.positions};
+  const int64_t tiles = last - first, depth = kPhases * s.image;
+  const int64_t plane = tiles * depth + kPad, plane_out = tiles * s.positions + kPad;
+  float* const products = scratch + kNines * plane;
+  for (int64_t t = 0; t < tiles; ++t) {
+    const Place p = place_of(s, first + t);
+    for (int64_t phase = 0; phase < kPhases; ++phase) {
+      input(from, p.sample, 2 * p.row + phase / 2 - 1, 2 * p.column + phase % 2 - 1, 2, 0, s.image,
+            scratch + t * depth + phase * s.image, plane);
+    }
+  }
+  for (int64_t n = 0; n < kNines; ++n) {
+    multiply(scratch + n * plane, tiles, depth, packed + n * depth * padded(s.positions),
+             s.positions, products + n * plane_out);
+  }
+  for (int64_t t = 0; t < tiles; ++t) {
+    const Place p = place_of(s, first + t);
+    output(products + t * s.positions, plane_out, to, p.sample, p.row, p.column, 1);
+  }
+}
+
+template <typename T>
+void conv_transpose(const WinogradShape& s, const T* positions, const float* packed, int64_t first,
+                    int64_t last, T* image, float* scratch) {
+  const Grid<const T> from{positions, s.rows, s.columns, s.positions};
+  const Grid<T> to{image, 2 * s.rows, 2 * s.columns, s.image};
+  const int64_t tiles = last - first, depth = s.positions;
+  const int64_t plane = tiles * depth + kPad, plane_out = tiles * s.image + kPad;
+  float* const products = scratch + kNines * plane;
+  for (int64_t phase = 0; phase < kPhases; ++phase) {
+    // Taps of odd rows meet even rows of the image, from the position before on.
+    const int64_t row = phase / 2, column = phase % 2;
+    for (int64_t t = 0; t < tiles; ++t) {
+      const Place p = place_of(s, first + t);
+      input(from, p.sample, p.row - row, p.column - column, 1, 0, depth, scratch + t * depth, plane);
+    }
+    for (int64_t n = 0; n < kNines; ++n) {
+      multiply(scratch + n * plane, tiles, depth,
+               packed + (phase * kNines + n) * depth * padded(s.image), s.image,
+               products + n * plane_out);
+    }
+    for (int64_t t = 0; t < tiles; ++t) {
+      const Place p = place_of(s, first + t);
+      output(products + t * s.image, plane_out, to, p.sample, 2 * p.row + 1 - row,
+             2 * p.column + 1 - column, 2);
+    }
+  }
+}
+
+// A 2x2 tile of the positions' gradient, channels [first, first + n), spread over the 9 products.
+template <typename T>
+void spread_tile(const Grid<const T>& from, const Place& p, int64_t first, int64_t n, float* to,
+                 int64_t plane) {
+  const T* at[2][2];
+  for (int i = 0; i < 2; ++i) {
+    for (int j = 0; j < 2; ++j) at[i][j] = from.at(p.sample, p.row + i, p.column + j);
+  }
+  for (int64_t c = 0; c < n; c += kWidth) {
+    VecF g[2][2];
+    Nine of;
+    FASTGAN_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      FASTGAN_UNROLL
+      for (int j = 0; j < 2; ++j) g[i][j] = load_or_zero(at[i][j], first + c);
+    }
+    spread(g, of);
+    store_nine(of, to + c, plane);
+  }
+}
+
+constexpr int64_t kWeightPlane = kWeightTiles * kWeightSquare + kPad;
+constexpr int64_t kSumPlane = kWeightSquare * kWeightSquare + kPad;
+int64_t weight_scratch_floats() { return kNines * (2 * kWeightPlane + kSumPlane); }
+
+template <typename T>
+void weight(const WinogradShape& s, const T* image, const T* positions, int64_t square, T* out,
+            float* scratch) {
+  const Grid<const T> pixels{image, 2 * s.rows, 2 * s.columns, s.image};
+  const Grid<const T> gradient{positions, s.rows, s.columns, s.positions};
+  const int64_t phase = square % kPhases, row = phase / 2, column = phase % 2;
+  const int64_t c = square / kPhases % s.across(s.image) * kWeightSquare;
+  const int64_t k = square / kPhases / s.across(s.image) * kWeightSquare;
+  const int64_t wide = std::min(kWeightSquare, s.image - c);
+  const int64_t high = std::min(kWeightSquare, s.positions - k);
+  float* const of_positions = scratch + kNines * kWeightPlane;
+  float* const sums = of_positions + kNines * kWeightPlane;
+  std::fill(sums, sums + kNines * kSumPlane, 0.0f);
+  for (int64_t first = 0; first < s.tiles(); first += kWeightTiles) {
+    const int64_t tiles = std::min(kWeightTiles, s.tiles() - first);
+    for (int64_t t = 0; t < tiles; ++t) {
+      const Place p = place_of(s, first + t);
+      input(pixels, p.sample, 2 * p.row + row - 1, 2 * p.column + column - 1, 2, c, wide,
+            scratch + t * kWeightSquare, kWeightPlane);
+      spread_tile(gradient, p, k, high, of_positions + t * kWeightSquare, kWeightPlane);
+    }
+    for (int64_t n = 0; n < kNines; ++n) {
+      for (int64_t at = 0; at < wide; at += kPanel) {
+        const int64_t vectors = std::min(kPanel, wide - at) / kWidth;
+        in_pieces(high, most_rows(vectors), [&](int64_t first_row, int64_t count) {
+          Product o{{}, kSquareSteps.data(), tiles, scratch + n * kWeightPlane + at, kWeightSquare,
+                    sums + n * kSumPlane + first_row * kWeightSquare + at, kWeightSquare};
+          const float* left = of_positions + n * kWeightPlane + first_row;
+          for (int64_t p = 0; p < count; ++p) o.a[p] = left + p;
+          kProducts<true>.of[vectors - 1][count - 1](o);
+        });
+      }
+    }
+  }
+  for (int64_t i = 0; i < high; ++i) {
+    for (int64_t at = 0; at < wide; at += kWidth) {
+      Nine m;
+      VecF g[2][2];
+      load_nine(sums + i * kWeightSquare + at, kSumPlane, m);
+      gather(m, g);
+      for (int y = 0; y < 2; ++y) {
+        for (int x = 0; x < 2; ++x) {
+          const int64_t tap = (row + 2 * y) * 4 + column + 2 * x;
+          store(out + ((k + i) * 16 + tap) * s.image + c + at, g[y][x]);
+        }
+      }
+    }
+  }
+}
+
+// ---- by dtype
+
+template <typename Function>
+void with_type(Dtype dtype, const Function& function) {
+  switch (dtype) {
+    case Dtype::kBFloat16: return function(BFloat16{});
+    case Dtype::kFloat16: return function(Half{});
+    default: return function(float{});
+  }
+}
+
+template <typename T>
+const T* as(const T&, const void* p) {
+  return static_cast<const T*>(p);
+}
+template <typename T>
+T* as(const T&, void* p) {
+  return static_cast<T*>(p);
+}
+
+void pack_any(const WinogradShape& s, bool transposed, const void* weight, int64_t first,
+              int64_t last, float* packed) {
+  const int64_t from = first * kWinogradChannels, to = last * kWinogradChannels;
+  with_type(s.dtype, [&](auto type) {
+    transposed ? pack_transpose(s, as(type, weight), from, to, packed)
+               : pack_conv(s, as(type, weight), from, to, packed);
+  });
+}
+
+void conv_any(const WinogradShape& s, const void* image, const float* packed, int64_t first,
+              int64_t last, void* positions, float* scratch) {
+  with_type(s.dtype, [&](auto type) {
+    conv(s, as(type, image), packed, first, last, as(type, positions), scratch);
+  });
+}
+
+void transpose_any(const WinogradShape& s, const void* positions, const float* packed, int64_t first,
+                   int64_t last, void* image, float* scratch) {
+  with_type(s.dtype, [&](auto type) {
+    conv_transpose(s, as(type, positions), packed, first, last, as(type, image), scratch);
+  });
+}
+
+void weight_any(const WinogradShape& s, const void* image, const void* positions, int64_t square,
+                void* out, float* scratch) {
+  with_type(s.dtype, [&](auto type) {
+    weight(s, as(type, image), as(type, positions), square, as(type, out), scratch);
+  });
+}
+
+}  // namespace
+
+extern const WinogradLoops FASTGAN_JOIN(kWinogradLoops_, FASTGAN_ISA);
+const WinogradLoops FASTGAN_JOIN(kWinogradLoops_, FASTGAN_ISA) = {
+    packed_floats, scratch_floats, weight_scratch_floats, pack_any,
+    conv_any,      transpose_any,  weight_any};
+
+}  // namespace fastgan
