@@ -161,9 +161,17 @@ def launched(device: str = "auto") -> Iterator[Ranks]:
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     with _told():
-        dist.init_process_group("nccl" if on_gpu else "gloo")
+        _join("nccl" if on_gpu else "gloo")
     yield Ranks.current()
     dist.destroy_process_group()
+
+
+def _join(backend: str) -> None:
+    store, rank, size = next(dist.rendezvous("env://"))
+    # torchrun restarts workers on the same store, where the addresses of the dead ones stand.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = dist.PrefixStore(f"attempt {attempt}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,8 @@ def test_a_single_process_is_a_rank_of_its_own():
 
 def torchrun(out: Path, *more: str) -> list[str]:
     run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    run += [f"--master-port={free_port()}", "-m", "fastgan", "train", "mlp-gan", f"--out={out}"]
+    run += ["--monitor-interval=0.1"]
+    run += ["--standalone", "-m", "fastgan", "train", "mlp-gan", f"--out={out}"]
     return [*run, *(f"--{k.replace('_', '-')}={v}" for k, v in RUN.items()), *more]
 
 
@@ -128,8 +129,20 @@ def worker_of(launcher: int, rank: int) -> int:
 @pytest.mark.slow
 def test_a_worker_that_dies_ends_the_run_and_resume_continues_it(folder, tmp_path):
     out = tmp_path / "run"
+    process = killed_at_step_4(torchrun(out), out)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "another process of this run has ended or cannot be reached" in errors
+    assert 4 <= find_checkpoint(out).step < RUN["steps"]
+
+    subprocess.run(torchrun(out, "--resume"), check=True, capture_output=True)
+    assert_same_run(out, folder / "uninterrupted")
+
+
+def killed_at_step_4(command: list[str], out: Path) -> subprocess.Popen[str]:
+    """A run whose second process was killed once the first checkpoint stood."""
     process = subprocess.Popen(
-        torchrun(out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     until = time.monotonic() + 60
     while not (out / "checkpoints" / "step-00000004").exists():
@@ -137,13 +150,11 @@ def test_a_worker_that_dies_ends_the_run_and_resume_continues_it(folder, tmp_pat
         assert time.monotonic() < until
         time.sleep(0.01)
     os.kill(worker_of(process.pid, 1), signal.SIGKILL)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode != 0
-    assert "another process of this run has ended or cannot be reached" in errors
-    assert 4 <= find_checkpoint(out).step < RUN["steps"]
+    return process
 
-    subprocess.run(torchrun(out, "--resume"), check=True, capture_output=True)
-    resumed, whole = find_checkpoint(out), find_checkpoint(folder / "uninterrupted")
+
+def assert_same_run(out: Path, other: Path) -> None:
+    resumed, whole = find_checkpoint(out), find_checkpoint(other)
     assert resumed.step == whole.step == RUN["steps"]
     for file in whole.manifest["files"]:
         tensors = resumed.tensors(file.removesuffix(".safetensors"))

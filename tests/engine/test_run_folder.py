@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from fastgan.engine.run_folder import RunFolder, newest_unfinished, next_free, read_run
+
+from .conftest import all_tensors, tiny_trainer
 
 
 def make_run(path: Path, **facts) -> Path:
@@ -123,3 +127,42 @@ def test_default_names_count_up_and_the_newest_unfinished_is_found(tmp_path):
     make_run(tmp_path / "digits-large", finished=False)
     os.utime(tmp_path / "digits" / "run.json", (1, 1))
     assert newest_unfinished(tmp_path, "digits") == tmp_path / "digits-2"
+
+
+def test_the_clock_decides_nothing(tmp_path, monkeypatch, recorder):
+    """It may jump, and checkpoints may carry any time: the newest is that of the largest step."""
+    hour = iter(range(10**9, 0, -3600))
+    monkeypatch.setattr("time.time", lambda: float(next(hour)))
+    whole = tiny_trainer(steps=6)
+    whole.fit(tmp_path / "whole", reporter=recorder)
+    tiny_trainer(steps=4).fit(tmp_path / "run", reporter=recorder)
+    for i, path in enumerate(sorted((tmp_path / "run" / "checkpoints").iterdir())):
+        os.utime(path, (10**9 - i, 10**9 - i))
+    again = tiny_trainer(steps=6)
+    again.fit(tmp_path / "run", resume=True, reporter=recorder)
+    assert any("at step 4" in note for note in recorder.notes)
+    expected = all_tensors(whole)
+    assert not [k for k, v in all_tensors(again).items() if not torch.equal(v, expected[k])]
+    seconds = [json.loads(line)["seconds"] for line in (tmp_path / "run/metrics.jsonl").open()]
+    assert min(seconds) >= 0
+
+
+def test_a_run_folder_that_is_lost_ends_the_run_and_the_moved_one_resumes(tmp_path, recorder):
+    out, moved = tmp_path / "run", tmp_path / "moved"
+
+    def lose(step, _values):
+        if step == 4:
+            out.rename(moved)
+            out.touch()  # nothing can be made in its place
+
+    recorder.update = lose
+    trainer = tiny_trainer(steps=6, checkpoint_every=2)
+    with pytest.raises(OSError, match=r"step-00000004|checkpoints|Not a directory"):
+        trainer.fit(out, reporter=recorder)
+    del recorder.update
+    again = tiny_trainer(steps=6)
+    again.fit(moved, resume=True, reporter=recorder)
+    whole = tiny_trainer(steps=6)
+    whole.fit(tmp_path / "whole", reporter=recorder)
+    expected = all_tensors(whole)
+    assert not [k for k, v in all_tensors(again).items() if not torch.equal(v, expected[k])]
