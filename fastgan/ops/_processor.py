@@ -27,7 +27,7 @@ def fast_in(dtype: torch.dtype) -> bool:
 
     With a matrix unit (AMX) they are. AVX-512's bfloat16 dot product takes two terms a lane: AMD's
     processors start as many a cycle as float32 multiply-adds and reach twice their rate (measured:
-    1.8 to 2.2 times, Zen 5); Intel's start half as many, and with the conversions end up slower
+    1.3 to 2.3 times, Zen 5); Intel's start half as many, and with the conversions end up slower
     (measured: 0.55 to 0.8 times, Sapphire Rapids without AMX). Without either, PyTorch has no fast
     kernels for 16 bits. Not x86: left to PyTorch.
     """

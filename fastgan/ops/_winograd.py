@@ -25,6 +25,7 @@ setting = "auto"
 _GEOMETRY = ((2, 2), (1, 1), (0, 0))  # stride, padding, output padding
 _QUANTUM = 16  # channels come in multiples of it
 _LEAST_CHANNELS = 64  # of the image, below which the transforms outweigh the products saved
+_LEAST_POSITIONS = 4  # of a row or column: for 3, tiles take as many products as the plain sum
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -51,7 +52,9 @@ def _wins(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
         return False
     if setting == "always":
         return True
-    return min(weight.shape[:2]) >= _LEAST_CHANNELS and _lowered.arithmetic(x) is torch.float32
+    positions = min(x.shape[2:]) // (1 if transposed else 2)
+    wide = min(weight.shape[:2]) >= _LEAST_CHANNELS
+    return wide and positions >= _LEAST_POSITIONS and _lowered.arithmetic(x) is torch.float32
 
 
 def forward(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor | None:

@@ -252,6 +252,7 @@ def test_minimal_filtering_is_chosen(native: None, monkeypatch: pytest.MonkeyPat
     assert not chosen(x[:, :, :7].contiguous(memory_format=torch.channels_last), weight)
     assert not chosen(x, weight, HALVED._replace(padding=(0, 0)))
     assert not chosen(x, weight[..., :2, :2])
+    assert not chosen(channels_last(x[:, :, :6]), weight)  # three positions: no fewer products
     assert not chosen(channels_last(x[:, :32]), weight[:, :32])
     assert not chosen(channels_last(x[:, :60]), weight[:, :60])
     for fast in (False, True):
