@@ -21,6 +21,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="with --benchmark: where the JSON lines go (default: %(default)s)",
     )
     parser.addoption("--long", action="store_true", help="run the tests that take minutes, too")
+    group.addoption(
+        "--keep", action="store_true", help="with --benchmark: results to bench/results/MACHINE"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

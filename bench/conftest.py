@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bench.harness.case import Case
+from bench.harness.machine import slug
 from bench.harness.measure import Work
+from bench.harness.results import FOLDER
 from bench.harness.session import Session
 from bench.harness.table import render
 
@@ -58,7 +61,10 @@ def suite(request: pytest.FixtureRequest) -> Session:
     """The run, into which a test may put rows of its own."""
     config = request.config
     if SESSION not in config.stash:
-        config.stash[SESSION] = Session(config.getoption("--results"), config.getoption("--quick"))
+        folder = config.getoption("--results")
+        if config.getoption("--keep"):
+            folder = FOLDER / slug("cuda" if torch.cuda.is_available() else "cpu")
+        config.stash[SESSION] = Session(folder, config.getoption("--quick"))
     return config.stash[SESSION]
 
 

@@ -26,7 +26,7 @@ from bench.harness.case import BOTH, FORWARD, Case
 from bench.harness.measure import Plan, measure
 from bench.harness.peers import PEERS
 from bench.harness.results import Row
-from bench.harness.workload import Implementation, Workload
+from bench.harness.workload import Implementation, Runner, Workload
 from bench.paired import ratio_interval
 from fastgan.fusion import fuse
 
@@ -71,18 +71,26 @@ def measured(names: list[str]) -> Ratios:
     """Eager's time over ours for each named case. RuntimeError where ours is wrong."""
     found = {}
     for name in names:
-        case, model = CASES[name]()
-        shape = tuple(map(int, case.shape.split("×")))
-        ways = {
-            "fused": Implementation(fuse, case.layout, own=True),
-            "eager": Implementation(PEERS["eager"], case.layout),
-        }
-        network = "norm" not in name
-        result = measure(Workload(case, model, [shape], ways, network=network), PLAN)
+        result = measure(_workload(name), PLAN)
         if "fused" not in result.times or "eager" not in result.times:
             raise RuntimeError(f"{name}: {result.left_out}")
         found[name] = ratio_interval(result.times["eager"], result.times["fused"]).value
     return found
+
+
+def _workload(name: str) -> Workload:
+    case, model = CASES[name]()
+    shape = tuple(map(int, case.shape.split("×")))
+    ways = {
+        "fused": Implementation(fuse, case.layout, own=True),
+        "eager": Implementation(PEERS["eager"], case.layout),
+    }
+    return Workload(case, model, [shape], ways, network="norm" not in name)
+
+
+def own_runner(name: str) -> Runner:
+    """Our implementation of a case, built."""
+    return _workload(name).runner("fused")
 
 
 def bounds(history: list[Row], instructions: str) -> Ratios:

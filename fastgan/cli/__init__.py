@@ -23,6 +23,7 @@ _COMMANDS = {
     "export": "write the generator: fastgan export CKPT --format onnx -o generator.onnx",
     "explain": "how each block runs here: fastgan explain dcgan-64",
     "tune": "measure and keep the fastest form of each layer: fastgan tune dcgan-64",
+    "bench": "measure speed, in a checkout: fastgan bench [--quick] [--compare A B]",
     "doctor": "versions, devices, and which backends can run here",
 }
 

@@ -1,0 +1,67 @@
+"""`pytest --benchmark` and `fastgan bench`: what runs, and where the suite is found."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastgan
+from fastgan.cli import bench, main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def collected(*arguments: str) -> str:
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def test_the_option_means_the_suite():
+    found = collected("--benchmark", "-k", "norm_act")
+    assert "bench/test_norm_act.py::" in found
+    assert "tests/ops" not in found
+
+
+def test_a_path_given_with_the_option_is_kept():
+    found = collected("--benchmark", "tests/bench/test_paired.py")
+    assert "tests/bench/test_paired.py::" in found
+    assert "bench/test_norm_act.py::" not in found.replace("tests/bench/", "")
+
+
+def test_the_suite_is_that_of_the_checkout():
+    assert bench.find_suite() == ROOT
+
+
+def test_an_installed_package_says_that_it_has_no_suite(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(fastgan, "__file__", str(tmp_path / "lib" / "fastgan" / "__init__.py"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["bench", "--quick"]) == 2
+    assert "run it in a checkout" in capsys.readouterr().err
+    monkeypatch.chdir(ROOT)
+    assert bench.find_suite() == ROOT
+
+
+def test_flags_become_options_of_pytest(monkeypatch):
+    ran: list[tuple[object, ...]] = []
+    monkeypatch.setattr(bench, "_python", lambda *given, **threads: ran.append((given, threads)))
+    bench.run(["--quick", "--only", "norm_act", "--threads", "1"])
+    bench.run(["--compare", "a", "b"])
+    bench.run(["--against-main"])
+    assert {"bench", "--benchmark", "--quick", "norm_act"} <= set(ran[0][0])
+    assert ran[0][1] == {"threads": 1}
+    assert ran[1][0][1:] == (
+        "bench.harness.compare",
+        str(Path("a").resolve()),
+        str(Path("b").resolve()),
+    )
+    assert ran[2][0][1:] == ("bench.harness.against", "main")
+
+
+def test_no_threads_is_an_error():
+    with pytest.raises(ValueError, match="threads must be at least 1, got 0"):
+        bench.run(["--threads", "0"])
