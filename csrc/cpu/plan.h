@@ -73,7 +73,7 @@ inline Layout layout_of(const Tensor& x) {
 
 // Elements in a tile: two passes over it stay in the second-level cache, and merging one mean and one
 // M2 for each of its columns is cheap beside reading it.
-constexpr int64_t kTileElements = 16384;
+constexpr int64_t kTileElements = 32768;
 // Shorter rows are repeated up to this many columns, which keeps sums apart that would wait for each
 // other.
 constexpr int64_t kMinColumns = 256;

@@ -13,28 +13,39 @@ namespace {
 template <int A>
 constexpr int kChains = A == kLeakyRelu ? 4 : 1;
 
-// Calls vector(offset, column) for the vectors of whole rows, one(...) for the elements of the
-// incomplete row. Row by row: several rows at once halve the loads of coefficients, but so many
-// streams in one page defeat the prefetcher, at a third of the speed.
-template <typename T, typename Vector, typename One>
+// Calls vector(column, offsets...) for the vectors of whole rows, so many rows at once, and one(...)
+// for the elements of the incomplete row. Two rows at once halve the loads of coefficients, which
+// sums of one tensor gain from; among the streams of several tensors, or where one is written, the
+// prefetcher loses its way.
+template <typename T, int Rows, typename Vector, typename One>
 FASTGAN_HD void columns(const Tile& t, const Vector& vector, const One& one) {
   const int64_t rows = t.rows, ld = t.ld, tail = t.tail;
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t j = 0; j < ld; j += kLanes<T>) vector(r * ld + j, j);
+  int64_t r = 0;
+  if constexpr (Rows == 2) {
+    for (; r + 2 <= rows; r += 2) {
+      for (int64_t j = 0; j < ld; j += kLanes<T>) vector(j, r * ld + j, (r + 1) * ld + j);
+    }
   }
-  for (int64_t j = 0; j < tail; ++j) one(rows * ld + j, j);
+  for (; r < rows; ++r) {
+    for (int64_t j = 0; j < ld; j += kLanes<T>) vector(j, r * ld + j);
+  }
+  for (int64_t j = 0; j < tail; ++j) one(j, rows * ld + j);
 }
 
-// Calls vector(offset, channel) for whole vectors of each plane, one for its remaining elements.
+// Calls vector(channel, offset) for whole vectors of each plane, one for its remaining elements.
 template <typename T, typename Vector, typename One>
 FASTGAN_HD void planes(const Tile& t, const Vector& vector, const One& one) {
-  const int64_t first = t.first, last = t.last, begin = t.begin, end = t.end;
+  const int64_t first = t.first, last = t.last, size = t.size, run = t.end - t.begin;
+  const int64_t whole = run - run % kLanes<T>;
   for (int64_t n = 0; n < t.rows; ++n) {
-    for (int64_t c = first; c < last; ++c) {
-      const int64_t base = (n * t.channels + c) * t.size;
-      int64_t i = begin;
-      for (; i + kLanes<T> <= end; i += kLanes<T>) vector(base + i, c);
-      for (; i < end; ++i) one(base + i, c);
+    int64_t base = (n * t.channels + first) * size + t.begin;
+    if (run == kLanes<T>) {
+      for (int64_t c = first; c < last; ++c, base += size) vector(c, base);
+      continue;
+    }
+    for (int64_t c = first; c < last; ++c, base += size) {
+      for (int64_t i = 0; i < whole; i += kLanes<T>) vector(c, base + i);
+      for (int64_t i = whole; i < run; ++i) one(c, base + i);
     }
   }
 }
@@ -53,7 +64,14 @@ FASTGAN_HD void add_planes(const Tile& t, const Term& term, int64_t n, int64_t c
   using V = VecOf<T>;
   const int64_t begin = t.begin, end = t.end, size = t.size;
   V sums1[kLanes<T>], sums2[kLanes<T>];
-  for (int64_t b = 0; b < block; ++b) {
+  const bool single = end - begin == kLanes<T>;
+  for (int64_t b = 0; single && b < block; ++b) {
+    V s1 = {}, s2 = {};
+    term((n * t.channels + c + b) * size + begin, c + b, s1, s2);
+    sums1[b] = s1;
+    sums2[b] = s2;
+  }
+  for (int64_t b = 0; !single && b < block; ++b) {
     const int64_t base = (n * t.channels + c + b) * size;
     V s1 = {}, s2 = {};
     int64_t i = begin;
@@ -91,7 +109,7 @@ FASTGAN_HD void add_planes(const Tile& t, const Term& term, int64_t n, int64_t c
 // Sums of one or two terms over a tile: term(offset, index, s1, s2) adds to s1 and s2, whose type, a
 // vector or a scalar, says how many elements it is asked for. Columns accumulate in r1 and r2
 // themselves, planes in registers.
-template <typename T, int A, int Terms, typename Term>
+template <typename T, int A, int Terms, int Rows, typename Term>
 FASTGAN_HD void accumulate(const Tile& t, const Term& term) {
   using P = AccOf<T>;
   using V = VecOf<T>;
@@ -108,16 +126,16 @@ FASTGAN_HD void accumulate(const Tile& t, const Term& term) {
     }
     return;
   }
-  columns<T>(
+  columns<T, Rows>(
       t,
-      [&](int64_t offset, int64_t j) __attribute__((always_inline)) {
+      [&](int64_t j, auto... offsets) __attribute__((always_inline)) {
         V s1 = load(r1 + j), s2 = {};
         if constexpr (Terms == 2) s2 = load(r2 + j);
-        term(offset, j, s1, s2);
+        (term(offsets, j, s1, s2), ...);
         store(r1 + j, s1);
         if constexpr (Terms == 2) store(r2 + j, s2);
       },
-      [&](int64_t offset, int64_t j) __attribute__((always_inline)) {
+      [&](int64_t j, int64_t offset) __attribute__((always_inline)) {
         P s1 = 0, s2 = 0;
         term(offset, j, s1, s2);
         r1[j] += s1;
@@ -152,10 +170,6 @@ FASTGAN_HD void each_partial(const Merge& m, const Vector& vector, const One& on
   }
 }
 
-// The mean of a tile is r1 + r3; an infinite r1 has no finite rest.
-FASTGAN_HD VecD tile_mean(VecD r1, VecD r3) { return r1 + (r3 - r3 == 0.0 ? r3 : VecD{}); }
-FASTGAN_HD double tile_mean(double r1, double r3) { return r1 + (r3 - r3 == 0.0 ? r3 : 0.0); }
-
 // Mean and M2 from those of the tiles: the weighted mean of the means, then M2 + n * (mean - total
 // mean)^2. Sums of deviations only, as in Chan et al. 1979.
 template <typename P>
@@ -166,20 +180,20 @@ void merge_moments(const Merge& m) {
   each_partial(
       m,
       [&](int64_t at, int64_t c, double n) __attribute__((always_inline)) {
-        store(mean + c, load(mean + c) + n * tile_mean(widened(r1 + at), widened(r3 + at)));
+        store(mean + c, load(mean + c) + n * (widened(r1 + at) + widened(r3 + at)));
       },
       [&](int64_t at, int64_t c, double n) __attribute__((always_inline)) {
-        mean[c] += n * tile_mean(double(r1[at]), double(r3[at]));
+        mean[c] += n * (double(r1[at]) + double(r3[at]));
       });
   for (int64_t c = 0; c < m.count; ++c) mean[c] /= m.total;
   each_partial(
       m,
       [&](int64_t at, int64_t c, double n) __attribute__((always_inline)) {
-        const VecD delta = tile_mean(widened(r1 + at), widened(r3 + at)) - load(mean + c);
+        const VecD delta = (widened(r1 + at) + widened(r3 + at)) - load(mean + c);
         store(m2 + c, load(m2 + c) + widened(r2 + at) + n * delta * delta);
       },
       [&](int64_t at, int64_t c, double n) __attribute__((always_inline)) {
-        const double delta = tile_mean(double(r1[at]), double(r3[at])) - mean[c];
+        const double delta = (double(r1[at]) + double(r3[at])) - mean[c];
         m2[c] += double(r2[at]) + n * delta * delta;
       });
 }

@@ -48,36 +48,64 @@ FASTGAN_HD auto coefficient(const P* p, int64_t index) {
   }
 }
 
+// How many rows of a tile of columns, and elements of a plane, the pivot of a channel is the mean of.
+constexpr int64_t kPivotRows = 4;
+constexpr int64_t kPivotElements = 16;
+
+// The start of a tile, from which pivots are taken.
+template <bool Planes>
+Tile head_of(const Tile& t) {
+  Tile head = t;
+  if constexpr (Planes) {
+    head.rows = 1;
+    head.end = std::min(t.end, t.begin + kPivotElements);
+  } else if (t.rows > 0) {
+    head.rows = std::min(t.rows, kPivotRows);
+    head.tail = 0;
+  }
+  return head;
+}
+
+template <bool Planes>
+FASTGAN_HD int64_t values(const Tile& t, int64_t j) {
+  return std::max<int64_t>(1, Planes ? t.rows * (t.end - t.begin) : t.rows + (j < t.tail));
+}
+
+// Sums of deviations from a pivot among the values themselves, which is of the size of their mean, so
+// that nothing cancels when the mean's own deviation leaves M2: with a pivot of m of n values the sum
+// of squares is at most 1 + n / m^2 times M2.
 template <typename T, int A, bool F, bool Planes>
 void stats(const Tile& t) {
   using P = AccOf<T>;
   const T* __restrict__ x = as<T>(t.x);
   const P slope = P(t.slope);
-  accumulate<T, F ? A : kLeakyRelu, 1>(t, [&](int64_t offset, int64_t, auto& s1, auto&) __attribute__((always_inline)) {
-    using V = std::remove_reference_t<decltype(s1)>;
-    s1 += normalised_input<A, F>(data<V>(x + offset), slope);
-  });
-  P *mean = static_cast<P*>(t.r1), *m2 = static_cast<P*>(t.r2), *rest = static_cast<P*>(t.r3);
-  const auto count = [&](int64_t j) {
-    return P(std::max<int64_t>(1, Planes ? t.rows * (t.end - t.begin) : t.rows + (j < t.tail)));
-  };
-  for (int64_t j = t.first; j < t.last; ++j) mean[j] /= count(j);
-  // The mean carries the rounding of a long sum and of its own storage. The deviations from it are
-  // small, so their own mean is what it lacks, and corrects M2.
-  Tile second = t;
-  second.r1 = rest;
-  accumulate<T, F ? A : kLeakyRelu, 2>(
-      second, [&](int64_t offset, int64_t j, auto& s1, auto& s2) __attribute__((always_inline)) {
+  constexpr int kActivation = F ? A : kLeakyRelu;
+  P *pivot = static_cast<P*>(t.r1), *m2 = static_cast<P*>(t.r2), *rest = static_cast<P*>(t.r3);
+  const Tile head = head_of<Planes>(t);
+  accumulate<T, kActivation, 1, 2>(
+      head, [&](int64_t offset, int64_t, auto& s1, auto&) __attribute__((always_inline)) {
+        using V = std::remove_reference_t<decltype(s1)>;
+        s1 += normalised_input<A, F>(data<V>(x + offset), slope);
+      });
+  for (int64_t j = t.first; j < t.last; ++j) {
+    const P mean = pivot[j] / P(values<Planes>(head, j));
+    pivot[j] = mean - mean == P(0) ? mean : P(0);  // infinities and NaN are for the sums to find
+  }
+  Tile deviations = t;
+  deviations.r1 = rest;
+  accumulate<T, kActivation, 2, 2>(
+      deviations, [&](int64_t offset, int64_t j, auto& s1, auto& s2) __attribute__((always_inline)) {
         using V = std::remove_reference_t<decltype(s1)>;
         const V u = normalised_input<A, F>(data<V>(x + offset), slope);
-        const V centred = u - coefficient<V, Planes>(mean, j);
+        const V centred = u - coefficient<V, Planes>(pivot, j);
         s1 += centred;
         s2 += centred * centred;
       });
   for (int64_t j = t.first; j < t.last; ++j) {
     const P sum = rest[j];
-    rest[j] = sum / count(j);
-    m2[j] -= rest[j] * sum;
+    rest[j] = sum / P(values<Planes>(t, j));
+    const P left = m2[j] - rest[j] * sum;
+    m2[j] = left < P(0) ? P(0) : left;
   }
 }
 
@@ -88,7 +116,7 @@ void reduce(const Tile& t) {
   const T* __restrict__ dz = as<T>(t.dz);
   const P *mean = as<P>(t.mean), *scale = as<P>(t.scale), *bias = as<P>(t.bias);
   const P slope = P(t.slope);
-  accumulate<T, A, 2>(
+  accumulate<T, A, 2, 1>(
       t, [&](int64_t offset, int64_t j, auto& s1, auto& s2) __attribute__((always_inline)) {
         using V = std::remove_reference_t<decltype(s1)>;
         V a, centred;
@@ -105,16 +133,16 @@ template <typename T, bool Planes, typename Function>
 FASTGAN_HD void transform(const Tile& t, const Function& element) {
   using P = AccOf<T>;
   using V = VecOf<T>;
-  const auto vector = [&](int64_t offset, int64_t j) __attribute__((always_inline)) {
+  const auto vector = [&](int64_t j, int64_t offset) __attribute__((always_inline)) {
     element(offset, j, V{});
   };
-  const auto one = [&](int64_t offset, int64_t j) __attribute__((always_inline)) {
+  const auto one = [&](int64_t j, int64_t offset) __attribute__((always_inline)) {
     element(offset, j, P{});
   };
   if constexpr (Planes) {
     planes<T>(t, vector, one);
   } else {
-    columns<T>(t, vector, one);
+    columns<T, 1>(t, vector, one);
   }
 }
 
@@ -187,7 +215,7 @@ void bias_backward(const Tile& t) {
   const T* __restrict__ dz = as<T>(t.dz);
   T* __restrict__ out = static_cast<T*>(t.out);
   const P slope = P(t.slope);
-  accumulate<T, A, 1>(t, [&](int64_t offset, int64_t, auto& s1, auto&) __attribute__((always_inline)) {
+  accumulate<T, A, 1, 1>(t, [&](int64_t offset, int64_t, auto& s1, auto&) __attribute__((always_inline)) {
     using V = std::remove_reference_t<decltype(s1)>;
     const V g = act_grad_from_output<A>(data<V>(dz + offset), data<V>(z + offset), slope);
     put(out + offset, g);
