@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -40,7 +42,7 @@ def broken(_model: nn.Module) -> nn.Module:
 
 
 def work(**ways: Implementation) -> Workload:
-    chosen = {"own": Implementation(fuse, "contiguous", own=True), **ways}
+    chosen = {"own": Implementation(partial(fuse, prefer="memory"), "contiguous", own=True), **ways}
     return Workload(CASE, model(), [SHAPE], chosen, of_norm_act(SHAPE, 4, BOTH))
 
 
