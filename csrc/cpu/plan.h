@@ -71,8 +71,8 @@ inline Layout layout_of(const Tensor& x) {
   return l;
 }
 
-// Elements in a tile: two passes over it stay in the second-level cache, and merging one mean and one
-// M2 for each of its columns is cheap beside reading it.
+// Elements in a tile: few enough that large tensors make work for many threads, and so many that
+// merging one mean and one M2 for each of its columns is cheap beside reading it.
 constexpr int64_t kTileElements = 32768;
 // Shorter rows are repeated up to this many columns, which keeps sums apart that would wait for each
 // other.

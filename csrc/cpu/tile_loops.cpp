@@ -73,7 +73,7 @@ FASTGAN_HD int64_t values(const Tile& t, int64_t j) {
 
 // Sums of deviations from a pivot among the values themselves, which is of the size of their mean, so
 // that nothing cancels when the mean's own deviation leaves M2: with a pivot of m of n values the sum
-// of squares is at most 1 + n / m^2 times M2.
+// of squares is at most 1 + n / m times M2.
 template <typename T, int A, bool F, bool Planes>
 void stats(const Tile& t) {
   using P = AccOf<T>;
