@@ -160,13 +160,25 @@ def launched(device: str = "auto") -> Iterator[Ranks]:
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    backend = "nccl" if on_gpu else "gloo"
     with _told():
-        _join("nccl" if on_gpu else "gloo")
-    yield Ranks.current()
+        _join(backend)
+    try:
+        yield Ranks.current()
+    except BaseException:
+        # Where a rank is lost, NCCL would wait for it; gloo's calls have all ended by now.
+        if backend == "gloo":
+            dist.destroy_process_group()
+        raise
     dist.destroy_process_group()
 
 
 def _join(backend: str) -> None:
+    # Its functions take the group that stands at their first import as a default: one that they
+    # hold cannot be destroyed, and its threads then abort the interpreter's end about one time
+    # in three. Optimizers import it (through torch._dynamo), so it must come before the group.
+    import torch.distributed.nn  # noqa: F401
+
     store, rank, size = next(dist.rendezvous("env://"))
     # torchrun restarts workers on the same store, where the addresses of the dead ones stand.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")

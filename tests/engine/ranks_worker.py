@@ -142,6 +142,10 @@ def _uneven() -> list[nn.Parameter]:
     return parameters
 
 
+def thread_names() -> list[str]:
+    return [(task / "comm").read_text() for task in Path("/proc/self/task").iterdir()]
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     with launched("cpu") as ranks:
@@ -157,6 +161,7 @@ def main(folder: Path) -> None:
             result["stopped"] = stopped_run(folder)
             fastgan.train("mlp-gan", out=folder / "uninterrupted", **RUN)
             result["step"] = find_checkpoint(folder / "uninterrupted").step
+    result["threads"] = sum("gloo_runloop" in name for name in thread_names())
     torch.save(result, folder / f"result{os.environ.get('RANK', '')}.pt")
 
 

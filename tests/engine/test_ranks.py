@@ -97,6 +97,10 @@ def test_every_process_hears_of_a_mistake(results):
     assert "the ranks have different parameters with a gradient" in uneven
 
 
+def test_no_thread_of_the_group_outlives_it(results):
+    assert results["0"]["threads"] == results["1"]["threads"] == 0
+
+
 def test_a_single_process_is_a_rank_of_its_own():
     ranks, values = Ranks.current(), torch.ones(2)
     assert (ranks.rank, ranks.size, ranks.is_first) == (0, 1, True)
@@ -106,9 +110,9 @@ def test_a_single_process_is_a_rank_of_its_own():
     assert ranks.in_turn(lambda: 4) == ranks.from_first(lambda: 4) == 4
 
 
-def torchrun(out: Path, *more: str) -> list[str]:
+def torchrun(out: Path, *more: str, restarts: int = 0) -> list[str]:
     run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    run += ["--monitor-interval=0.1"]
+    run += ["--monitor-interval=0.1", f"--max-restarts={restarts}"]
     run += ["--standalone", "-m", "fastgan", "train", "mlp-gan", f"--out={out}"]
     return [*run, *(f"--{k.replace('_', '-')}={v}" for k, v in RUN.items()), *more]
 
@@ -136,6 +140,15 @@ def test_a_worker_that_dies_ends_the_run_and_resume_continues_it(folder, tmp_pat
     assert 4 <= find_checkpoint(out).step < RUN["steps"]
 
     subprocess.run(torchrun(out, "--resume"), check=True, capture_output=True)
+    assert_same_run(out, folder / "uninterrupted")
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_a_run_whose_worker_dies(folder, tmp_path):
+    out = tmp_path / "run"
+    process = killed_at_step_4(torchrun(out, "--resume", restarts=1), out)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
     assert_same_run(out, folder / "uninterrupted")
 
 
