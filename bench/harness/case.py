@@ -9,7 +9,23 @@ import torch
 from torch import Tensor, nn
 
 FORWARD, BACKWARD, BOTH, STEP = "forward", "backward", "forward + backward", "step"
-LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
+CONTIGUOUS, CHANNELS_LAST = "contiguous", "channels last"
+LAYOUTS = (CONTIGUOUS, CHANNELS_LAST)
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def laid(tensor: Tensor, layout: str) -> Tensor:
+    """A tensor of images or volumes in a layout; others, which have but one, contiguous."""
+    last = layout == CHANNELS_LAST
+    format = _CHANNELS_LAST.get(tensor.dim()) if last else None
+    return tensor.contiguous(memory_format=format or torch.contiguous_format)
+
+
+def laid_model(model: nn.Module, layout: str) -> nn.Module:
+    """The model, its parameters and buffers in a layout."""
+    for t in (*model.parameters(), *model.buffers()):
+        t.data = laid(t.data, layout)
+    return model
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bench.harness.case import LAYOUTS, Case, Cost
+from bench.harness.case import Case, Cost, laid
 from bench.harness.machine import last_level_cache
 from bench.harness.workload import MOST_SETS
 
@@ -66,14 +66,14 @@ class FunctionWorkload:
 
     def runner(self, name: str) -> FunctionRunner:
         how = self.implementations[name]
-        laid = [[_laid(t, how.layout) for t in inputs] for inputs in self.given]
-        return FunctionRunner(how.function, laid)
+        given = [[laid(t, how.layout) for t in inputs] for inputs in self.given]
+        return FunctionRunner(how.function, given)
 
     def exact(self, i: int) -> list[Tensor]:
         return [self.function(*(t.double() for t in self.given[i]))]
 
-    def eager(self, i: int) -> list[Tensor]:
-        return [self.function(*self.given[i])]
+    def eager(self, i: int, layout: str) -> list[Tensor]:
+        return [self.function(*(laid(t, layout) for t in self.given[i]))]
 
 
 class FunctionRunner:
@@ -93,7 +93,3 @@ class FunctionRunner:
     def ready(self, turn: int) -> Callable[[], object]:
         i = turn % len(self.given)
         return lambda: self.forward(i)
-
-
-def _laid(tensor: Tensor, layout: str) -> Tensor:
-    return tensor.contiguous(memory_format=LAYOUTS[layout]) if tensor.dim() == 4 else tensor

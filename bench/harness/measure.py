@@ -14,7 +14,7 @@ from bench.harness import machine
 from bench.harness.case import Case, Cost
 from bench.harness.clock import captured, clock_of, gpu_state
 from bench.harness.memory import peak_bytes, saved_bytes
-from bench.harness.parity import OWN, PEER, why_refused
+from bench.harness.parity import Reference
 from bench.harness.results import Row
 from bench.paired import Times, percentiles, ratio_interval, take_turns
 
@@ -46,7 +46,7 @@ class Work(Protocol):
     def why_not(self, name: str) -> str | None: ...
     def runner(self, name: str) -> Runs: ...
     def exact(self, i: int) -> list[Tensor]: ...
-    def eager(self, i: int) -> list[Tensor]: ...
+    def eager(self, i: int, layout: str) -> list[Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -152,10 +152,9 @@ def _built(work: Work, only: set[str] | None) -> tuple[dict[str, Runs], dict[str
         if reason is not None:
             left_out[name] = reason
     for i in range(work.sets):
-        exact, eager = work.exact(i), work.eager(i)
+        reference = Reference(work, i)
         for name in list(runners):
-            times = OWN if name in work.own else PEER
-            wrong = why_refused(runners[name].results(i), eager, exact, times, work.network)
+            wrong = reference.why_refused(runners[name].results(i))
             if wrong is not None:
                 left_out[name] = f"refused: on input set {i}, {wrong}"
                 del runners[name]

@@ -1,26 +1,38 @@
 """Whether an implementation's results count: a wrong one that is fast must not win.
 
-The tests' rule (tests/ops/tolerance.py, whose table of floors is used here too): the error against
-float64 is at most twice that of eager PyTorch at the same dtype, plus a floor. Peers may err more,
-so that none is refused for rounding otherwise than eager does.
-
-A few values may lie further off: where a value rounds to the other side of an activation's kink,
-its gradient is another. In a network such a value spreads to all behind it, so there the root mean
-square over a tensor is compared instead of each of its values.
+The tests' rule and table of floors (tests/ops/tolerance.py), for ours and for peers alike: the
+largest deviation from float64 is at most twice that of eager PyTorch at the same dtype, plus a
+floor; eager's is the larger of its two layouts'. To it comes what the kinks of activations leave
+open (see kinks).
 """
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-OWN, PEER = 2.0, 16.0
-AT_A_KINK = 1e-5  # of a tensor's values, and at least one of them
-NETWORK = 2e-2  # the least error that counts in a network: eager's own is up to 2e-3 in float32
+from bench.harness.case import LAYOUTS
+from bench.harness.kinks import DOWN, UP, Branch, Margins, Signs
+
+TIMES = 2.0
+# Where eager itself is on the other branch at this many units, its error is a fair sample of what
+# branches do, and nothing is added to it.
+MANY = 100
+
+
+class Referenced(Protocol):
+    """What tells the truth about a workload: its results in float64, and eager's in a layout."""
+
+    network: bool
+
+    def exact(self, i: int) -> list[Tensor]: ...
+    def eager(self, i: int, layout: str) -> list[Tensor]: ...
 
 
 def _floors() -> dict[torch.dtype, float]:
@@ -37,39 +49,68 @@ def _floors() -> dict[torch.dtype, float]:
 FLOOR = _floors()
 
 
-def why_refused(
-    results: Sequence[Tensor],
-    eager: Sequence[Tensor],
-    exact: Sequence[Tensor],
-    times: float = OWN,
-    network: bool = False,
-) -> str | None:
-    """What is wrong with results; None if nothing is. `times`: eager's error that is allowed."""
-    if len(results) != len(exact):
-        return f"{len(results)} results where the reference has {len(exact)}"
-    for i, (own, theirs, truth) in enumerate(zip(results, eager, exact, strict=True)):
-        if own.shape != truth.shape:
-            return f"result {i} has shape {tuple(own.shape)}, expected {tuple(truth.shape)}"
-        if not own.isfinite().all():
-            return f"result {i} is not finite"
-        measure = _root_mean_square if network else _nearly_largest
-        error = measure(own, truth)
-        allowed = times * measure(theirs, truth) + FLOOR[theirs.dtype] + network * NETWORK
-        if error > allowed:
-            return f"result {i}: error {error:.1e}, allowed {allowed:.1e}"
-    return None
+class Reference:
+    """The truth about one set of inputs."""
+
+    def __init__(self, work: Referenced, i: int) -> None:
+        self.work, self.i = work, i
+        runs = []
+        self.eager = []
+        for layout in LAYOUTS:
+            with Signs() as signs:
+                self.eager.append(work.eager(i, layout))
+            runs.append(signs)
+        with Margins(runs, FLOOR[torch.float32]) as self.kinks:
+            self.exact = work.exact(i)
+
+    @cached_property
+    def spread(self) -> list[Tensor] | None:
+        """What the branches of units at a kink can move, by value; None where there are none."""
+        if not self.kinks.near or self.kinks.flips >= MANY:
+            return None
+        moved = [torch.zeros_like(t) for t in self.exact]
+        for branch in (UP, DOWN):
+            with Branch(self.kinks.margins, branch):
+                for total, one, truth in zip(
+                    moved, self.work.exact(self.i), self.exact, strict=True
+                ):
+                    total += (one - truth).abs()
+        return moved
+
+    def why_refused(self, results: Sequence[Tensor]) -> str | None:
+        """What is wrong with results; None if nothing is."""
+        if len(results) != len(self.exact):
+            return f"{len(results)} results where the reference has {len(self.exact)}"
+        for i, own in enumerate(results):
+            if own.shape != self.exact[i].shape:
+                expected = tuple(self.exact[i].shape)
+                return f"result {i} has shape {tuple(own.shape)}, expected {expected}"
+            if not own.isfinite().all():
+                return f"result {i} is not finite"
+            if (wrong := self._why_refused(i, own)) is not None:
+                return f"result {i}: {wrong}"
+        return None
+
+    def _why_refused(self, i: int, own: Tensor) -> str | None:
+        truth = self.exact[i]
+        size = truth.abs().max().clamp_min(1e-30) if truth.numel() else torch.tensor(1.0)
+        theirs = max(_largest((eager[i].double() - truth).abs() / size) for eager in self.eager)
+        allowed = TIMES * theirs + FLOOR[self.eager[0][i].dtype]
+        deviation = (own.double() - truth).abs() / size
+        if _largest(deviation) <= allowed:
+            return None
+        # The branches are looked at only where it matters: they take the reference twice more.
+        if self.spread is not None:
+            spread = self.spread[i] / size
+            if self.work.network:
+                # A unit moves all that stands behind it, and a few of them cancel differently in
+                # each value: only the largest is comparable.
+                allowed += _largest(spread)
+            else:
+                deviation = (deviation - spread).clamp_min(0.0)
+        error = _largest(deviation)
+        return f"error {error:.1e}, allowed {allowed:.1e}" if error > allowed else None
 
 
-def _nearly_largest(actual: Tensor, exact: Tensor) -> float:
-    """The largest deviation but for those at a kink, relative to the largest value."""
-    deviations = (actual.double() - exact.double()).abs().flatten()
-    if deviations.numel() < 2:
-        return float((deviations / exact.double().abs().clamp_min(1e-30)).sum())
-    left_out = min(deviations.numel() // 2, max(1, int(AT_A_KINK * deviations.numel())))
-    largest = deviations.topk(left_out + 1).values[-1]
-    return float(largest / exact.double().abs().max().clamp_min(1e-30))
-
-
-def _root_mean_square(actual: Tensor, exact: Tensor) -> float:
-    deviation = (actual.double() - exact.double()).norm()
-    return float(deviation / exact.double().norm().clamp_min(1e-30))
+def _largest(values: Tensor) -> float:
+    return float(values.max()) if values.numel() else 0.0

@@ -13,7 +13,7 @@ from torch.nn.functional import softplus
 
 from bench.harness import case as costs
 from bench.harness import peers
-from bench.harness.case import BOTH, FORWARD, LAYOUTS, Case, Cost
+from bench.harness.case import BOTH, CONTIGUOUS, FORWARD, Case, Cost, laid, laid_model
 from bench.harness.peers import Build
 from fastgan.nn import segments
 
@@ -86,21 +86,19 @@ class StepWorkload:
         return None if name in self.own else peers.why_not(name.partition(" (")[0], self.case)
 
     def runner(self, name: str) -> StepRunner:
-        how = self.implementations[name]
-        networks = [copy.deepcopy(m) for m in self.networks]
-        if LAYOUTS[how.layout] is torch.channels_last:
-            networks = [m.to(memory_format=torch.channels_last) for m in networks]  # type: ignore[call-overload]
+        return self._build(self.implementations[name])
+
+    def _build(self, how: StepImplementation) -> StepRunner:
+        networks = [laid_model(copy.deepcopy(m), how.layout) for m in self.networks]
         return StepRunner(self, [how.build(m) for m in networks], how)
 
     def exact(self, i: int) -> list[Tensor]:
         networks = [copy.deepcopy(m).double() for m in self.networks]
-        how = StepImplementation(lambda model: model, "contiguous")
+        how = StepImplementation(lambda model: model, CONTIGUOUS)
         return StepRunner(self, networks, how, torch.float64).results(i)
 
-    def eager(self, i: int) -> list[Tensor]:
-        networks = [copy.deepcopy(m) for m in self.networks]
-        how = StepImplementation(lambda model: model, "contiguous")
-        return StepRunner(self, networks, how).results(i)
+    def eager(self, i: int, layout: str) -> list[Tensor]:
+        return self._build(StepImplementation(lambda model: model, layout)).results(i)
 
     def _cost(self) -> Cost:
         """Of the convolutions: G forward and backward; D twice forward and backward, then forward
@@ -132,10 +130,8 @@ class StepRunner:
         self.optimizers = [
             torch.optim.Adam(m.parameters(), 2e-4, (0.5, 0.999), fused=True) for m in networks
         ]
-        layout = LAYOUTS[how.layout]
         self.given = [
-            (real.to(dtype).contiguous(memory_format=layout), noise.to(dtype))
-            for real, noise in work.given
+            (laid(real.to(dtype), how.layout), noise.to(dtype)) for real, noise in work.given
         ]
         self.low = dtype is torch.float32 and work.case.dtype != "float32"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from bench.harness import peers
-from bench.harness.case import BACKWARD, BOTH, FORWARD, LAYOUTS, Case, Cost
+from bench.harness.case import BACKWARD, BOTH, FORWARD, Case, Cost, laid, laid_model
 from bench.harness.machine import last_level_cache
 from bench.harness.peers import Build
 from fastgan.ops import backend
@@ -56,6 +57,7 @@ class Workload:
         self.case, self.cost, self.network = case, cost, network
         self.model = model.to(case.device)
         self.implementations = implementations
+        self._eager: dict[str, Runner] = {}
         self.dtype: torch.dtype = getattr(torch, case.dtype)
         self.autocast = autocast
         self.input_gradients = input_gradients
@@ -83,24 +85,26 @@ class Workload:
 
     def runner(self, name: str) -> Runner:
         """An implementation, built. Whatever the build raises says why it cannot run."""
-        how = self.implementations[name]
-        model = copy.deepcopy(self.model)
-        if LAYOUTS[how.layout] is torch.channels_last:
-            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self._build(self.implementations[name])
+
+    def _build(self, how: Implementation) -> Runner:
+        model = laid_model(copy.deepcopy(self.model), how.layout)
         return Runner(self, how.build(model), how)
 
     def exact(self, i: int) -> list[Tensor]:
         """The results of set i in float64."""
+        _seed()
         wide = copy.deepcopy(self.model).double()
         inputs = [t.detach().double().requires_grad_(t.requires_grad) for t in self.given[i]]
         outputs = tree_leaves(wide(*inputs))
         cotangents = [c.double() for c in self.cotangents[i]]
         return _results(outputs, [*inputs, *wide.parameters()], cotangents)
 
-    def eager(self, i: int) -> list[Tensor]:
+    def eager(self, i: int, layout: str) -> list[Tensor]:
         """The results of set i by PyTorch's own layers at the case's dtype."""
-        how = Implementation(lambda model: model, self.case.layout)
-        return Runner(self, copy.deepcopy(self.model), how).results(i)
+        if layout not in self._eager:
+            self._eager[layout] = self._build(Implementation(lambda model: model, layout))
+        return self._eager[layout].results(i)
 
     def precision(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.case.device, self.dtype, enabled=self.autocast)
@@ -111,7 +115,7 @@ class Workload:
         return [t.requires_grad_(self.input_gradients) for t in drawn]
 
     def _in_layout(self, i: int, layout: str) -> list[Tensor]:
-        return [_laid(t, layout).requires_grad_(t.requires_grad) for t in self.given[i]]
+        return [laid(t.detach(), layout).requires_grad_(t.requires_grad) for t in self.given[i]]
 
     def _outputs(self, model: Callable[..., Any], inputs: list[Tensor]) -> list[Tensor]:
         with self.precision():
@@ -126,9 +130,10 @@ class Runner:
         sets = range(workload.sets)
         self.inputs = [workload._in_layout(i, how.layout) for i in sets]
         self.cotangents = [
-            [_laid(c, how.layout) for c in cotangents] for cotangents in workload.cotangents
+            [laid(c, how.layout) for c in cotangents] for cotangents in workload.cotangents
         ]
         self.parameters = list(model.parameters())
+        self._buffers = [(b, b.clone()) for b in model.buffers()]
 
     def forward(self, i: int) -> list[Tensor]:
         with ExitStack() as stack:
@@ -141,6 +146,11 @@ class Runner:
         return torch.autograd.grad(outputs, wanted, self.cotangents[i])
 
     def results(self, i: int) -> list[Tensor]:
+        """From the model's first state: calls before must not move what is compared."""
+        _seed()
+        with torch.no_grad():
+            for buffer, first in self._buffers:
+                buffer.copy_(first)
         outputs = self.forward(i)
         return [t.detach().clone() for t in (*outputs, *self.backward(i, outputs))]
 
@@ -157,13 +167,13 @@ class Runner:
         return lambda: self.backward(i, self.forward(i))
 
 
+def _seed() -> None:
+    """For models that draw numbers as they run."""
+    random.seed(0)
+    torch.manual_seed(0)
+
+
 def _results(outputs: list[Tensor], leaves: list[Tensor], cotangents: list[Tensor]) -> list[Tensor]:
     wanted = [t for t in leaves if t.requires_grad]
     found = (*outputs, *torch.autograd.grad(outputs, wanted, cotangents))
     return [t.detach() for t in found]
-
-
-def _laid(tensor: Tensor, layout: str) -> Tensor:
-    """A tensor of images in a layout; others as they are."""
-    laid = tensor.detach()
-    return laid.contiguous(memory_format=LAYOUTS[layout]) if tensor.dim() == 4 else laid
