@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.fastgan-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint types format bench bench-check recipes gpu kernel-report \
-	kernel-check dist clean
+.PHONY: help setup train test lint types format bench bench-check bench-docs bench-quality \
+	recipes gpu kernel-report kernel-check dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -40,6 +40,12 @@ bench: setup ## the performance suite on this machine; results go to bench/resul
 
 bench-check: setup ## CPU ratios against bench/history: fails where one fell by 30 %, thrice
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.harness.history
+
+bench-docs: setup ## the tables and pictures of docs/benchmarks.md from bench/results/
+	$(BIN)/python -m bench.harness.page
+
+bench-quality: setup ## quality over time: fused, reference, tutorial; three minutes each
+	$(BIN)/python -m bench.quality
 
 recipes: setup ## train every recipe for minutes and measure it: docs/recipes.json
 	$(BIN)/python tools/recipes.py

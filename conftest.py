@@ -20,6 +20,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FOLDER",
         help="with --benchmark: where the JSON lines go (default: %(default)s)",
     )
+    group.addoption(
+        "--time-limit",
+        type=float,
+        metavar="SECONDS",
+        help="with --benchmark: begin no case after so long; the quick ones come first",
+    )
+    group.addoption(
+        "--continue",
+        action="store_true",
+        help="with --benchmark: keep the results of this commit, measure the cases that lack",
+    )
     parser.addoption("--long", action="store_true", help="run the tests that take minutes, too")
     group.addoption(
         "--keep", action="store_true", help="with --benchmark: results to bench/results/MACHINE"

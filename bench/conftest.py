@@ -3,6 +3,8 @@ machine. Results are written as JSON lines when the run ends."""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 import torch
 
 from bench.harness.case import Case
-from bench.harness.machine import slug
+from bench.harness.machine import in_words, slug
 from bench.harness.measure import Work
 from bench.harness.results import FOLDER
 from bench.harness.session import Session
@@ -45,6 +47,9 @@ def asked_for(config: pytest.Config) -> bool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--time-limit") is not None:
+        # What is cut off in the end should be the least telling.
+        items.sort(key=lambda item: item.get_closest_marker("full") is not None)
     for item in items:
         if HERE not in item.path.parents:
             continue
@@ -64,7 +69,11 @@ def suite(request: pytest.FixtureRequest) -> Session:
         folder = config.getoption("--results")
         if config.getoption("--keep"):
             folder = FOLDER / slug("cuda" if torch.cuda.is_available() else "cpu")
-        config.stash[SESSION] = Session(folder, config.getoption("--quick"))
+        limit = config.getoption("--time-limit")
+        deadline = math.inf if limit is None else time.monotonic() + limit
+        config.stash[SESSION] = Session(
+            folder, config.getoption("--quick"), deadline, config.getoption("--continue")
+        )
     return config.stash[SESSION]
 
 
@@ -77,7 +86,12 @@ def compared(request: pytest.FixtureRequest, suite: Session, benchmark: Any) -> 
     """
 
     def report(case: Case, implementation: str, make: Callable[[Case], Work]) -> None:
-        found = suite.measurement(request.path.stem.removeprefix("test_"), case, make)
+        module = request.path.stem.removeprefix("test_")
+        if (reason := suite.why_not(module, case)) is not None:
+            if hasattr(benchmark, "skipped"):
+                benchmark.skipped = True
+            pytest.skip(reason)
+        found = suite.measurement(module, case, make)
         if implementation not in found.times:
             if hasattr(benchmark, "skipped"):
                 benchmark.skipped = True
@@ -113,6 +127,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if session is None or not session.rows:
         return
     terminalreporter.section("fastgan")
+    every = [row for rows in session.rows.values() for row in rows]
+    terminalreporter.write_line(in_words(session.run(every)))
     terminalreporter.write_line(render(session.measured))
-    for path in session.write():
-        terminalreporter.write_line(f"results: {path}")
+    for module in session.rows:
+        terminalreporter.write_line(f"results: {session.path(module)}")

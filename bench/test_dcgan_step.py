@@ -1,4 +1,4 @@
-"""A training step of DCGAN-64: batch 64, ngf = ndf = 64, latent 100; one update of each network.
+"""A training step of DCGAN-64: ngf = ndf = 64, latent 100; one update of each network.
 
 "fused": `FusedSequential`, channels-last; "joint" with one discriminator pass over [real; fake].
 Peers are the same networks of torch.nn. They freeze the discriminator in the generator's update, as
@@ -15,13 +15,27 @@ import torch
 from torch import nn
 
 from bench.conftest import Compared
+from bench.harness.breakdown import breakdown
 from bench.harness.case import STEP, Case
+from bench.harness.machine import rate
 from bench.harness.peers import PEERS
+from bench.harness.session import Session
 from bench.harness.step import StepImplementation, StepWorkload
 from fastgan.nn import FusedSequential
 
 WIDTH = 64
-BATCHES = {"cpu": [64], "cuda": [64, 512]}
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=[
+            pytest.mark.gpu,
+            pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+        ],
+    ),
+]
+BATCHES = {"cpu": [16, 64], "cuda": [64, 512]}
+QUICK = {"cpu": 16, "cuda": 64}
 
 
 def fused(model: nn.Module) -> nn.Module:
@@ -52,7 +66,7 @@ def cases(device: str) -> list[object]:
     for batch in BATCHES[device]:
         for dtype in ("float32", "bfloat16"):
             case = Case("DCGAN-64 step", f"batch {batch}", dtype, "channels last", STEP, device)
-            quick = dtype == "float32" and batch == 64
+            quick = dtype == "float32" and batch == QUICK[device]
             found.append(
                 pytest.param(case, marks=[] if quick else [pytest.mark.full], id=str(case))
             )
@@ -67,6 +81,25 @@ def workload(case: Case) -> StepWorkload:
 @pytest.mark.parametrize("case", cases("cpu"))
 def test_training_step(case: Case, implementation: str, compared: Compared) -> None:
     compared(case, implementation, workload)
+
+
+BROKEN_DOWN = ["fused", "fused, joint", "eager (channels last)", "eager (tutorial)"]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("device", DEVICES)
+def test_where_the_time_goes(device: str, dtype: str, suite: Session) -> None:
+    case = Case(
+        "DCGAN-64 step", f"batch {BATCHES[device][-1]}", dtype, "channels last", STEP, device
+    )
+    work = workload(case)
+    rates = suite.ceilings(device)
+    for name in BROKEN_DOWN:
+        row = {"kind": "breakdown", "case": case.as_dict(), "implementation": name}
+        parts = breakdown(work.runner(name).ready, device)
+        floor = work.cost.floor(rates["bytes"], rate(rates, dtype))
+        suite.add("dcgan_step", {**row, "own": name in work.own, "parts": parts, "floor": floor})
 
 
 @pytest.mark.gpu

@@ -17,6 +17,8 @@ from statistics import median
 import pytest
 import torch
 
+from bench.harness.session import Session
+from bench.paired import percentiles, ratio_interval
 from fastgan.data import ImageDataset
 from fastgan.engine import Batch, Callback, TrainConfig, Trainer
 from fastgan.engine.log import SilentReporter
@@ -97,13 +99,24 @@ def bare(trainer: Trainer, batch: Batch, steps: int) -> float:
     ],
     ids=["DCGAN-64", "digits", "MLP"],
 )
-def test_loop_overhead(model, size, channels, batch, width, steps, tmp_path, capsys):
+@pytest.mark.full
+def test_loop_overhead(
+    model: str,
+    size: int,
+    channels: int,
+    batch: int,
+    width: dict[str, int],
+    steps: int,
+    tmp_path: Path,
+    suite: Session,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     keep_freed_memory()
     trainers = [make(model, size, channels, batch, **width) for _ in range(2)]
     images, _ = trainers[1].loader.batch(0)
     given = Batch(images, None, trainers[1]._draw_noise())
     trainers[1].ema.before(1)
-    ratios, times = [], []
+    times: dict[str, list[float]] = {"trainer": [], "bare": []}
     for i in range(ROUNDS + 1):
         runs = {
             "trainer": lambda: in_trainer(trainers[0], tmp_path / "run", steps),
@@ -112,16 +125,24 @@ def test_loop_overhead(model, size, channels, batch, width, steps, tmp_path, cap
         order = sorted(runs, reverse=bool(i % 2))
         took = {name: runs[name]() for name in order}
         if i:  # the first round warms up
-            ratios.append(took["trainer"] / took["bare"])
-            times.append(took["bare"] / steps)
+            for name, seconds in took.items():
+                times[name].append(seconds / steps)
+    over = ratio_interval(times["trainer"], times["bare"])
+    run = f"{model} {size}, batch {batch}"
+    bare_step = percentiles(times["bare"])
+    suite.add("engine", {"kind": "engine", "run": run, "bare": bare_step, "over_bare": list(over)})
     with capsys.disabled():
         print(
-            f"\n{model} {size}, batch {batch}: bare step {median(times) * 1e3:.2f} ms, "
-            f"Trainer.fit {100 * (median(ratios) - 1):+.1f} %"
+            f"\n{run}: bare step {bare_step['p50'] * 1e3:.2f} ms, Trainer.fit "
+            f"{100 * (over.value - 1):+.1f} % [{100 * (over.low - 1):+.1f}, "
+            f"{100 * (over.high - 1):+.1f}]"
         )
 
 
-def test_time_to_the_first_step(tmp_path, capsys):
+@pytest.mark.full
+def test_time_to_the_first_step(
+    tmp_path: Path, suite: Session, capsys: pytest.CaptureFixture[str]
+) -> None:
     """From the command to its first line of losses; the data are embedded, the device a CPU."""
     seconds = []
     command = [sys.executable, "-m", "fastgan", "train", "digits", "--steps=2", "--log-every=1"]
@@ -136,6 +157,7 @@ def test_time_to_the_first_step(tmp_path, capsys):
             assert process.stdout is not None
             assert process.stdout.readline().startswith("step 1/2")
             seconds.append(time.perf_counter() - started)
+    suite.add("engine", {"kind": "first step", "seconds": median(seconds[1:])})
     with capsys.disabled():
         print(
             f"\nfrom command to first step: {median(seconds[1:]):.2f} s (first: {seconds[0]:.2f} s)"

@@ -35,7 +35,7 @@ SIZES = {  # width, batch
     "3dgan-discriminator": (16, 8), "calogan-generator": (64, 64),
     "calogan-discriminator": (64, 64),
 }  # fmt: skip
-QUICK = ("dcgan-discriminator", "cyclegan-generator")
+QUICK = ("dcgan-discriminator",)
 IMPLEMENTATIONS = {
     "fused": Implementation(fuse, "channels last", own=True),
     "eager": Implementation(PEERS["eager"], "contiguous"),

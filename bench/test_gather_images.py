@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.paired import geometric_mean, interleave, ratio
+from bench.harness.session import Session
+from bench.paired import geometric_mean, interleave, percentiles, ratio, ratio_interval
 from fastgan.ops import gather_images
 
 ROUNDS = 60
@@ -58,7 +59,8 @@ def candidates(
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_gather_images(device: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.full
+def test_gather_images(device: str, suite: Session, capsys: pytest.CaptureFixture[str]) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     lines, ratios = [], {"composition": [], "compiled": []}
@@ -71,6 +73,17 @@ def test_gather_images(device: str, capsys: pytest.CaptureFixture[str]) -> None:
                 times = interleave(runs, ROUNDS)
                 own = median(times["own"])
                 moved = values * (1 + dtype.itemsize)
+                suite.add(
+                    "gather_images",
+                    {
+                        "kind": "gather",
+                        "device": device,
+                        "batch": f"{name}, {kind}{', flips' if flip else ''}",
+                        "bytes": moved,
+                        "seconds": percentiles(times["own"]),
+                        "ratio": {p: list(ratio_interval(times[p], times["own"])) for p in ratios},
+                    },
+                )
                 found = {peer: ratio(times, peer, "own") for peer in ratios}
                 for peer, value in found.items():
                     ratios[peer].append(value)

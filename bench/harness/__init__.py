@@ -10,7 +10,12 @@ the machine can do at best, and how results are kept.
     memory      bytes saved for backward, peak memory
     clock       the host's clock, CUDA events, graph replay, clocks and throttling of a GPU
     measure     all of it for one case
+    kinks       what activations leave open in a gradient
+    breakdown   where the time of a call goes
     machine     what this machine is, and its ceilings: copy bandwidth, matrix rates
     results     JSON lines
+    session     a run: its cases, on disk as soon as they are measured
     table       the table that a run prints
+    plots       pictures of results
+    page        the tables and pictures of docs/benchmarks.md
 """

@@ -10,7 +10,9 @@ import torch
 
 from bench.paired import Clock, host_clock
 
-_QUERY = "clocks.sm,clocks.mem,temperature.gpu,power.draw,clocks_event_reasons.active"
+_QUERY = "clocks.sm,clocks.mem,temperature.gpu,power.draw"
+# Drivers before 535 know the reasons by the second name.
+_REASONS = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
 # nvidia-smi's bits that slow a GPU down: software and hardware power caps and thermal limits.
 _THROTTLING = 0x4 | 0x8 | 0x20 | 0x40 | 0x80
 
@@ -54,9 +56,13 @@ def gpu_state(index: int = 0) -> dict[str, object]:
     nvidia-smi, so that its absence shows."""
     if shutil.which("nvidia-smi") is None:
         return {}
-    command = ["nvidia-smi", f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits", "-i"]
-    done = subprocess.run([*command, str(index)], capture_output=True, text=True, check=False)
-    return parse_state(done.stdout) if done.returncode == 0 else {}
+    for reasons in _REASONS:
+        query = f"--query-gpu={_QUERY},{reasons}"
+        command = ["nvidia-smi", query, "--format=csv,noheader,nounits", "-i", str(index)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return parse_state(done.stdout)
+    return {}
 
 
 def parse_state(line: str) -> dict[str, object]:

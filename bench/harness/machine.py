@@ -19,6 +19,11 @@ from bench.paired import interleave
 
 ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("torch", "triton", "numpy", "inplace-abn")
+_ALLOCATORS = ("GLIBC_TUNABLES", "LD_PRELOAD", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+_VARIABLES = (
+    *("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "FASTGAN_CPU_ISA", "FASTGAN_BACKEND"),
+    *_ALLOCATORS,
+)
 LARGE = 1 << 27  # bytes: beyond any cache
 
 
@@ -65,11 +70,38 @@ def settings() -> dict[str, Any]:
         "cudnn_autotune": torch.backends.cudnn.benchmark,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "environment": {
-            name: os.environ[name]
-            for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "FASTGAN_CPU_ISA", "FASTGAN_BACKEND")
-            if name in os.environ
+            name: value
+            for name, value in os.environ.items()
+            if name in _VARIABLES or name.startswith("MALLOC_")
         },
     }
+
+
+def equal_settings() -> None:
+    """The same for every implementation, and at their best: no TF32 where float32 is compared,
+    convolutions by the fastest algorithm that cuDNN finds."""
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True
+
+
+def in_words(run: dict[str, Any]) -> str:
+    """The machine and the settings of a run, as a table is read with them."""
+    known, what = run["machine"], run["settings"]
+    of_cuda = "sm" in known
+    where = f"sm_{known['sm']}" if of_cuda else f"{known['cores']} cores, {known['instructions']}"
+    tf32 = what["tf32_matmul"] or what["tf32_cudnn"]
+    words = [
+        f"{known['name']} ({where})",
+        f"torch {run['versions']['torch']}",
+        f"{what['threads']} {'thread' if what['threads'] == 1 else 'threads'}",
+        f"TF32 {'on' if tf32 else 'off'}",
+    ]
+    if of_cuda:
+        words.append(f"cuDNN autotune {'on' if what['cudnn_autotune'] else 'off'}")
+    kept = [f"{k}={v}" for k, v in what["environment"].items() if k in _ALLOCATORS or "MALLOC" in k]
+    return ", ".join([*words, f"allocator {' '.join(kept) or 'default'}"])
 
 
 def slug(device: str = "cpu") -> str:

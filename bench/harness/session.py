@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +23,29 @@ class Session:
 
     folder: Path
     quick: bool = False
+    deadline: float = math.inf  # of time.monotonic(): no further case is begun after it
+    go_on: bool = False  # keep what the folder holds of this commit, and measure only the rest
     rows: dict[str, list[results.Row]] = field(default_factory=dict)
     measured: list[Measurement] = field(default_factory=list)
     _ceilings: dict[str, dict[str, float]] = field(default_factory=dict)
+    _before: dict[str, list[results.Row]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        machine.equal_settings()
+
+    def why_not(self, module: str, case: Case) -> str | None:
+        """Why a case is not to be measured now; None where it is, or was a moment ago."""
+        if self.measured and self.measured[-1].case == case:
+            return None
+        if any(row.get("case") == case.as_dict() for row in self.before(module, case.device)):
+            return f"its results stand in {self.folder}"
+        return "out of time (--time-limit)" if time.monotonic() > self.deadline else None
 
     def measurement(self, module: str, case: Case, make: Callable[[Case], Work]) -> Measurement:
-        """A case's measurement: taken at the first call, kept while its implementations ask."""
+        """A case's measurement: taken at the first call, kept while its implementations ask.
+
+        It is on disk when this returns: a run that is cut keeps what it measured.
+        """
         if self.measured and self.measured[-1].case == case:
             return self.measured[-1]
         torch._dynamo.reset()
@@ -42,12 +61,30 @@ class Session:
         return found
 
     def of_quick(self, work: Work) -> list[str]:
-        """The implementations of a quick run: ours, eager and compiled, in every layout."""
-        short = [name for name in work.implementations if name.partition(" (")[0] in peers.QUICK]
+        """The implementations of a quick run: ours, eager and, where compiling takes seconds and
+        not minutes, compiled; in every layout."""
+        quick = peers.QUICK[:1] if work.network else peers.QUICK
+        short = [name for name in work.implementations if name.partition(" (")[0] in quick]
         return [*work.own, *short]
 
     def add(self, module: str, *rows: results.Row) -> None:
         self.rows.setdefault(module, []).extend(rows)
+        self._write(module)
+
+    def before(self, module: str, device: str) -> list[results.Row]:
+        """With `go_on`: the rows of this commit and machine that stand in the folder."""
+        if not self.go_on:
+            return []
+        if module not in self._before:
+            try:
+                run, rows = results.read(self.folder / f"{module}.jsonl")
+            except (OSError, ValueError):
+                run, rows = {}, []
+            now = machine.describe(device)
+            same = all(run.get(key) == now[key] for key in ("commit", "versions", "settings"))
+            same = same and run["machine"]["name"] == now["machine"]["name"]
+            self._before[module] = rows if same else []
+        return self._before[module]
 
     def ceilings(self, device: str) -> dict[str, float]:
         """What this machine can do at best, measured once."""
@@ -55,16 +92,16 @@ class Session:
             self._ceilings[device] = machine.ceilings(device)
         return self._ceilings[device]
 
-    def write(self) -> list[Path]:
+    def path(self, module: str) -> Path:
         """One file a test module; a module that measured nothing leaves its file as it is."""
-        written = []
-        for module, rows in self.rows.items():
-            path = self.folder / f"{module}.jsonl"
-            results.write(path, self._run(rows), rows)
-            written.append(path)
-        return written
+        return self.folder / f"{module}.jsonl"
 
-    def _run(self, rows: list[results.Row]) -> dict[str, Any]:
+    def run(self, rows: list[results.Row]) -> dict[str, Any]:
+        """What the results are read with."""
         devices = {row["case"]["device"] for row in rows if "case" in row} or {"cpu"}
         device = "cuda" if "cuda" in devices else "cpu"
         return {**machine.describe(device), "quick": self.quick, "ceilings": self._ceilings}
+
+    def _write(self, module: str) -> None:
+        rows = [*self._before.get(module, []), *self.rows[module]]
+        results.write(self.path(module), self.run(rows), rows)

@@ -26,14 +26,16 @@ def _lines(found: Measurement) -> list[str]:
     lines = []
     for name, seconds in found.times.items():
         middle = median_interval(seconds)
-        text = f"{name:26} {middle.value * 1e3:9.3f} ms"
+        text = f"{name:32} {middle.value * 1e3:9.3f} ms"
         if own is not None and name != own:
             value, low, high = ratio_interval(seconds, found.times[own])
             text += f"   {value:5.2f}× the time of {own} [{low:.2f}, {high:.2f}]"
         if name in found.saved:
             text += f"   saves {found.saved[name] / 2**20:.1f} MiB"
         lines.append(text)
-    return lines + [f"{name:26} {reason}" for name, reason in found.left_out.items()]
+    if any(state.get("throttled") for state in found.gpu):
+        lines.append("the GPU was slowed down while this was measured")
+    return lines + [f"{name:32} {reason}" for name, reason in found.left_out.items()]
 
 
 def _summary(measured: Sequence[Measurement]) -> list[str]:
@@ -51,6 +53,6 @@ def _summary(measured: Sequence[Measurement]) -> list[str]:
     for (op, peer), values in ratios.items():
         faster = sum(v < 1 for v in values)
         lines.append(
-            f"  {op:16} {peer:26} {geometric_mean(values):5.2f}  {faster} of {len(values)}"
+            f"  {op:16} {peer:32} {geometric_mean(values):5.2f}  {faster} of {len(values)}"
         )
     return lines

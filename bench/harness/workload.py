@@ -142,8 +142,7 @@ class Runner:
             return self.workload._outputs(self.model, self.inputs[i])
 
     def backward(self, i: int, outputs: list[Tensor]) -> tuple[Tensor, ...]:
-        wanted = [t for t in (*self.inputs[i], *self.parameters) if t.requires_grad]
-        return torch.autograd.grad(outputs, wanted, self.cotangents[i])
+        return _gradients(outputs, [*self.inputs[i], *self.parameters], self.cotangents[i])
 
     def results(self, i: int) -> list[Tensor]:
         """From the model's first state: calls before must not move what is compared."""
@@ -174,6 +173,13 @@ def _seed() -> None:
 
 
 def _results(outputs: list[Tensor], leaves: list[Tensor], cotangents: list[Tensor]) -> list[Tensor]:
+    return [t.detach() for t in (*outputs, *_gradients(outputs, leaves, cotangents))]
+
+
+def _gradients(
+    outputs: list[Tensor], leaves: list[Tensor], cotangents: list[Tensor]
+) -> tuple[Tensor, ...]:
+    """Of all outputs but those that are functions of the inputs alone."""
     wanted = [t for t in leaves if t.requires_grad]
-    found = (*outputs, *torch.autograd.grad(outputs, wanted, cotangents))
-    return [t.detach() for t in found]
+    kept = [(y, dy) for y, dy in zip(outputs, cotangents, strict=True) if y.requires_grad]
+    return torch.autograd.grad([y for y, _ in kept], wanted, [dy for _, dy in kept])

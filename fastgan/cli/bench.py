@@ -28,6 +28,8 @@ class Arguments:
     """OpenMP threads; by default as many as torch takes."""
     compare: tuple[Path, Path] | None = None
     """Run nothing: compare two runs' results, BEFORE and AFTER (files or folders)."""
+    plot: Path | None = None
+    """Run nothing: draw the results in this folder into it, as SVG (fastgan[plot])."""
     against_main: bool = False
     """Build main beside this tree and let both take turns on the cases of bench/history."""
 
@@ -40,6 +42,8 @@ def run(arguments: list[str]) -> int:
     if chosen.compare is not None:
         paths = [str(path.resolve()) for path in chosen.compare]
         return _python(root, "bench.harness.compare", *paths)
+    if chosen.plot is not None:
+        return _python(root, "bench.harness.plots", str(chosen.plot.resolve()))
     if chosen.against_main:
         return _python(root, "bench.harness.against", "main")
     options = ["bench", "--benchmark", "-q", "--benchmark-columns=median,iqr,rounds"]

@@ -52,6 +52,7 @@ def test_flags_become_options_of_pytest(monkeypatch):
     bench.run(["--quick", "--only", "norm_act", "--threads", "1"])
     bench.run(["--compare", "a", "b"])
     bench.run(["--against-main"])
+    bench.run(["--plot", "a"])
     assert {"bench", "--benchmark", "--quick", "norm_act"} <= set(ran[0][0])
     assert ran[0][1] == {"threads": 1}
     assert ran[1][0][1:] == (
@@ -60,6 +61,7 @@ def test_flags_become_options_of_pytest(monkeypatch):
         str(Path("b").resolve()),
     )
     assert ran[2][0][1:] == ("bench.harness.against", "main")
+    assert ran[3][0][1:] == ("bench.harness.plots", str(Path("a").resolve()))
 
 
 def test_no_threads_is_an_error():

@@ -1,0 +1,101 @@
+"""The page of benchmarks is what the committed results give, and its pictures are there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bench.harness import page, plots, results
+
+CASE = {
+    "op": "norm_act", "shape": "4×3×8×8", "dtype": "float32", "layout": "contiguous",
+    "part": "forward", "device": "cpu",
+}  # fmt: skip
+RUN = {
+    "time": "2026-01-01T00:00:00Z", "commit": "0123456789abcdef", "changed": False,
+    "machine": {"name": "CPU", "cores": 2, "instructions": "AVX2"},
+    "versions": {"torch": "2.13.0"},
+    "settings": {"threads": 2, "tf32_matmul": False, "tf32_cudnn": False, "environment": {}},
+}  # fmt: skip
+
+
+def rows() -> list[results.Row]:
+    row = {"kind": "case", "case": CASE, "saved_bytes": 1 << 20, "peak_bytes": 1 << 21}
+    own = {"implementation": "fused", "own": True, "ratio": {}, "seconds": {"p50": 0.001}}
+    peer = {
+        "implementation": "eager", "own": False, "seconds": {"p50": 0.002},
+        "ratio": {"fused": [2.0, 1.9, 2.1]},
+    }  # fmt: skip
+    absent = {"implementation": "other", "own": False, "left_out": "not installed"}
+    case = {**row, "share_of_roofline": 0.5}
+    parts = {"convolution": 0.01, "optimizer": 0.002}
+    return [
+        {**case, **own},
+        {**case, **peer},
+        {"kind": "case", "case": CASE, **absent},
+        {"kind": "breakdown", "case": CASE, "implementation": "fused", "own": True,
+         "parts": parts, "floor": 0.005},
+        *({"kind": "quality", "arm": arm, "seed": 0, "seconds": s, "steps": 10, "batch": 64,
+           "metric": "fid", "metrics": {"fid": 9.0 / s}} for arm in "ab" for s in (1.0, 2.0)),
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    results.write(tmp_path / "cpu-avx2" / "norm_act.jsonl", RUN, rows())
+    results.write(tmp_path / "local" / "norm_act.jsonl", RUN, rows())
+    return tmp_path
+
+
+def test_the_committed_page_is_what_the_committed_results_give():
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert page.made(text, page.committed()) == text, "make bench-docs, and commit what it writes"
+
+
+def test_its_pictures_are_there_and_small():
+    found = re.findall(r"\(pictures/(bench-[^)]+)\)", page.PAGE.read_text(encoding="utf-8"))
+    for name in found:
+        assert 0 < (page.PICTURES / name).stat().st_size < 100_000, name
+
+
+def test_tables_hold_what_was_measured_and_what_was_left_out(folder):
+    (run,) = runs = page.committed(folder)  # not what stands in local/
+    assert run.folder == "cpu-avx2"
+    table = page.layers(runs)
+    assert (
+        "| norm_act | 4×3×8×8 | forward, float32, contiguous | 1.00 | 50% | 2.00 (1.90–2.10)"
+        in table
+    )
+    assert "other: not installed" in table
+    assert "CPU (2 cores, AVX2), torch 2.13.0, 2 threads, TF32 off" in page.machines(runs)
+    assert "No GPU has been measured yet" in page.machines(runs)
+
+
+def test_regions_are_filled_again_and_again(folder):
+    runs = page.committed(folder)
+    text = "# A\n\n<!-- made: machines -->\nold\n<!-- end -->\n\nB\n"
+    once = page.made(text, runs)
+    assert "old" not in once
+    assert once.endswith("<!-- end -->\n\nB\n")
+    assert page.made(once, runs) == once
+    with pytest.raises(ValueError, match="unknown region 'what'"):
+        page.made(text.replace("machines", "what"), runs)
+
+
+def test_every_plot_is_drawn_where_there_are_rows_for_it(folder, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr("sys.argv", ["plots", str(folder / "cpu-avx2")])
+    assert plots.main() == 0
+    names = {Path(line).name for line in capsys.readouterr().out.split()}
+    assert names == {f"plot-{n}.svg" for n in ("ratios", "roofline", "waterfall", "quality")}
+    assert "convolution" in (folder / "cpu-avx2" / "plot-waterfall.svg").read_text()
+    assert plots.draw_all([], tmp_path, "none") == []
+
+
+def test_without_matplotlib_the_extra_is_named(folder, monkeypatch, capsys):
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    monkeypatch.setattr("sys.argv", ["plots", str(folder / "cpu-avx2")])
+    assert plots.main() == 2
+    assert "pip install 'fastgan[plot]'" in capsys.readouterr().err

@@ -1,0 +1,92 @@
+"""A run of the suite: on disk as it goes, cut by its deadline, continued later."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from bench.harness import machine, results
+from bench.harness.breakdown import OTHER, PARTS, REST, breakdown, part_of
+from bench.harness.case import FORWARD, Case
+from bench.harness.clock import parse_state
+from bench.harness.session import Session
+from bench.harness.workload import Implementation, Workload
+
+CASE = Case("norm", "4×3×8×8", "float32", "contiguous", FORWARD)
+OTHER_CASE = Case("norm", "2×3×8×8", "float32", "contiguous", FORWARD)
+
+
+def workload(case: Case) -> Workload:
+    shape = tuple(map(int, case.shape.split("×")))
+    ways = {"eager": Implementation(lambda m: m, "contiguous")}
+    return Workload(case, nn.BatchNorm2d(3), [shape], ways)
+
+
+@pytest.fixture
+def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
+    monkeypatch.setattr(machine, "ceilings", lambda device: {"bytes": 1e9, "float32": 1e9})
+    return Session(tmp_path, quick=True)
+
+
+def test_what_was_measured_is_on_disk_at_once(session):
+    found = session.measurement("m", CASE, workload)
+    assert session.measurement("m", CASE, workload) is found
+    run, rows = results.read(session.path("m"))
+    assert [row["case"]["shape"] for row in rows] == ["4×3×8×8"]
+    assert "threads" in run["settings"]
+    assert "allocator" in machine.in_words(run)
+
+
+def test_a_cut_run_is_continued_and_keeps_what_it_had(session, tmp_path):
+    session.measurement("m", CASE, workload)
+    late = Session(tmp_path, quick=True, deadline=time.monotonic() - 1)
+    assert late.why_not("m", CASE) == "out of time (--time-limit)"
+    more = Session(tmp_path, quick=True, go_on=True)
+    assert "results stand" in str(more.why_not("m", CASE))
+    assert more.why_not("m", OTHER_CASE) is None
+    more.measurement("m", OTHER_CASE, workload)
+    assert more.why_not("m", OTHER_CASE) is None  # its other implementations ask
+    _, rows = results.read(tmp_path / "m.jsonl")
+    assert [row["case"]["shape"] for row in rows] == ["4×3×8×8", "2×3×8×8"]
+
+
+def test_results_of_another_commit_are_not_continued(session, tmp_path, monkeypatch):
+    session.measurement("m", CASE, workload)
+    monkeypatch.setattr(machine, "_git", lambda *_: "another")
+    assert Session(tmp_path, go_on=True).why_not("m", CASE) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("aten::mkldnn_convolution", "convolution"),
+        ("fastgan_native::winograd_conv_weight", "convolution"),
+        ("sm90_xmma_dgrad_implicit_gemm_bf16", "convolution"),
+        ("aten::native_batch_norm_backward", "norm and activation"),
+        ("fastgan_native::norm_act_train", "norm and activation"),
+        ("aten::_fused_adam_", "optimizer"),
+        ("aten::copy_", "copies and casts"),
+        ("aten::mean", OTHER),
+    ],
+)
+def test_parts_of_the_work_are_told_by_name(name, part):
+    assert part_of(name) == part
+
+
+def test_a_breakdown_adds_up_to_the_call():
+    work = workload(CASE)
+    parts = breakdown(work.runner("eager").ready, "cpu", n=2)
+    assert list(parts) == [*PARTS, OTHER, REST["cpu"]]
+    assert parts["norm and activation"] > 0
+    assert all(seconds >= 0 for seconds in parts.values())
+
+
+def test_the_state_of_a_gpu_is_read():
+    state = parse_state("1980, 2619, 41, 310.5, 0x0000000000000004\n")
+    assert state["throttled"]
+    assert state["sm_mhz"] == "1980"
+    assert not parse_state("1980, 2619, 41, 310.5, 0x0000000000000001")["throttled"]
+    assert parse_state("no devices") == {}
