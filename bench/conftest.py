@@ -21,6 +21,17 @@ from bench.harness.table import render
 
 HERE = Path(__file__).resolve().parent
 
+# For tests that run on either.
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=[
+            pytest.mark.gpu,
+            pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+        ],
+    ),
+]
 Compared = Callable[[Case, str, Callable[[Case], Work]], None]
 SESSION = pytest.StashKey[Session]()
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.conftest import Compared
+from bench.conftest import DEVICES, Compared
 from bench.harness.breakdown import breakdown
 from bench.harness.case import STEP, Case
 from bench.harness.machine import rate
@@ -24,16 +24,6 @@ from bench.harness.step import StepImplementation, StepWorkload
 from fastgan.nn import FusedSequential
 
 WIDTH = 64
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda",
-        marks=[
-            pytest.mark.gpu,
-            pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-        ],
-    ),
-]
 BATCHES = {"cpu": [16, 64], "cuda": [64, 512]}
 QUICK = {"cpu": 16, "cuda": 64}
 

@@ -43,10 +43,10 @@ IMPLEMENTATIONS = {
 }
 
 
-def cases() -> list[object]:
+def cases(device: str) -> list[object]:
     found = []
     for name in ZOO:
-        case = Case(name, f"batch {SIZES[name][1]}", "float32", "channels last", BOTH)
+        case = Case(name, f"batch {SIZES[name][1]}", "float32", "channels last", BOTH, device)
         marks = [] if name in QUICK else [pytest.mark.full]
         found.append(pytest.param(case, marks=marks, id=name))
     return found
@@ -65,6 +65,14 @@ def workload(case: Case) -> Workload:
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("case", cases())
+@pytest.mark.parametrize("case", cases("cpu"))
 def test_training_pass(case: Case, implementation: str, compared: Compared) -> None:
+    compared(case, implementation, workload)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("case", cases("cuda"))
+def test_training_pass_gpu(case: Case, implementation: str, compared: Compared) -> None:
     compared(case, implementation, workload)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.conftest import DEVICES
 from bench.harness.session import Session
 from bench.paired import geometric_mean, interleave, percentiles, ratio, ratio_interval
 from fastgan.ops import gather_images
@@ -58,11 +59,9 @@ def candidates(
     return runs, batch * channels * height * width
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.full
 def test_gather_images(device: str, suite: Session, capsys: pytest.CaptureFixture[str]) -> None:
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     lines, ratios = [], {"composition": [], "compiled": []}
     for name in SHAPES:
         for kind, dtype in DTYPES.items():

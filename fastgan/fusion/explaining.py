@@ -9,8 +9,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from fastgan.fusion.fuse import fuse
@@ -63,6 +61,10 @@ def explain(module: nn.Module, *inputs: Tensor) -> list[Row]:
     rows = explained(module, *inputs)
     shapes = ", ".join(_times(tuple(x.shape)) for x in inputs)
     title = f"{type(module).__name__} on {shapes}, {tuning.device_name(inputs[0].device)}"
+    # Only a printed table needs these: who imports fusion does not wait for them.
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(title=title, title_justify="left")
     for heading in ("children", "layers", "shapes", "form"):
         table.add_column(heading, overflow="fold")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fastgan.fusion.folding import fold_norms
@@ -37,6 +36,8 @@ def export(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if format == "safetensors":
+        from safetensors.torch import save_file
+
         tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
         save_file(tensors, path, metadata)
         return path
