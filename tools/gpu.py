@@ -287,7 +287,7 @@ def _keep(results: Path, rows: list[tuple[str, int, float]]) -> None:
     path.write_text(json.dumps({k: known[k] for k in STAGES if k in known}, indent=1) + "\n")
 
 
-def _wait(process: subprocess.Popen[bytes], seconds: float) -> int:
+def _wait(process: subprocess.Popen[str], seconds: float) -> int:
     """Its exit status; OUT_OF_TIME where it had to be stopped."""
     try:
         return process.wait(seconds)

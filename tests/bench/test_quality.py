@@ -1,0 +1,66 @@
+"""The arms of the training-quality benchmark train, alike, and are measured."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from torch import nn
+
+from bench import quality
+from bench.harness import results
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quality, "SAMPLES", 32)
+    monkeypatch.setattr(quality, "MARKS", (0.5, 1.0))
+    monkeypatch.setattr(quality, "METRICS", ("fid",))
+    monkeypatch.setattr(quality, "keep_freed_memory", lambda: True)  # this process goes on
+
+
+@pytest.mark.parametrize("name", quality.ARMS)
+def test_an_arm_trains_and_is_measured(name):
+    first, last = quality.arm(name, "digits", seconds=0.05, seed=0)
+    assert 1 <= first["steps"] <= last["steps"]
+    assert last["seconds"] >= 0.05
+    assert last["metrics"]["fid"] > 0
+    assert last["batch"] == 64
+
+
+def test_snapshots_are_of_their_time_and_the_clock_stands_for_them(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(quality.time, "perf_counter", lambda: now[0])
+    model = nn.Linear(2, 2)
+    snapshots = quality.Snapshots(4.0)
+
+    def train() -> None:
+        for step in range(1, 9):
+            now[0] = float(step)
+            nn.init.constant_(model.bias, step)
+            snapshots.after_step(model)
+
+    with pytest.raises(quality.Ended):
+        train()
+    assert [(t, steps) for t, steps, _ in snapshots.taken] == [(2.0, 2), (4.0, 4)]
+    assert [float(weights["bias"][0]) for *_, weights in snapshots.taken] == [2.0, 4.0]
+
+
+def test_rows_of_other_arms_are_kept_and_of_the_same_replaced(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+
+    def started(name, recipe, seconds, seed):
+        return [{"kind": "quality", "arm": name, "seed": seed, "recipe": recipe, "s": seconds}]
+
+    monkeypatch.setattr(quality, "started", started)
+    assert quality.main(["--seconds", "1"]) == 0
+    assert quality.main(["--seconds", "2", "--arms", "tutorial"]) == 0
+    lines = (tmp_path / "local" / "quality.jsonl").read_text().splitlines()
+    found = {row["arm"]: row["s"] for row in map(json.loads, lines[1:])}
+    assert found == {"fused": 1, "reference": 1, "tutorial": 2}
+
+
+def test_an_unknown_recipe_is_an_error_in_words(capsys):
+    with pytest.raises(SystemExit):
+        quality.main(["--here", "--arms", "fused", "--recipe", "digit"])
+    assert "bench.quality: error: " in capsys.readouterr().err
