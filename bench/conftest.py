@@ -140,6 +140,6 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     terminalreporter.section("fastgan")
     every = [row for rows in session.rows.values() for row in rows]
     terminalreporter.write_line(in_words(session.run(every)))
-    terminalreporter.write_line(render(session.measured))
+    terminalreporter.write_line(render(session.measured, session.known_ceilings))
     for module in session.rows:
         terminalreporter.write_line(f"results: {session.path(module)}")

@@ -78,6 +78,13 @@ class Measurement:
     def rows(self, ceilings: dict[str, float]) -> list[Row]:
         return [self._row(name, ceilings) for name in (*self.times, *self.left_out)]
 
+    def floor(self, ceilings: dict[str, float]) -> float | None:
+        """The least seconds that this work takes on such a machine; None where no cost is known."""
+        if self.cost is None:
+            return None
+        rate = machine.rate(ceilings, self.case.dtype)
+        return self.cost.floor(ceilings["bytes"], rate)
+
     def _row(self, name: str, ceilings: dict[str, float]) -> Row:
         row: Row = {"kind": "case", "case": self.case.as_dict(), "implementation": name}
         row["own"] = name in self.own
@@ -95,11 +102,10 @@ class Measurement:
             row["saved_bytes"] = self.saved[name]
         if name in self.peak:
             row["peak_bytes"] = self.peak[name]
-        if self.cost is not None:
-            row |= {"bytes": self.cost.bytes, "operations": self.cost.operations}
-            rate = machine.rate(ceilings, self.case.dtype)
-            row["floor"] = self.cost.floor(ceilings["bytes"], rate)
-            row["share_of_roofline"] = row["floor"] / row["seconds"]["p50"]
+        floor = self.floor(ceilings)
+        if self.cost is not None and floor is not None:
+            row |= {"bytes": self.cost.bytes, "operations": self.cost.operations, "floor": floor}
+            row["share_of_roofline"] = floor / row["seconds"]["p50"]
         if self.gpu:
             row["gpu"] = self.gpu
         return row

@@ -27,7 +27,7 @@ class Session:
     go_on: bool = False  # keep what the folder holds of this commit, and measure only the rest
     rows: dict[str, list[results.Row]] = field(default_factory=dict)
     measured: list[Measurement] = field(default_factory=list)
-    _ceilings: dict[str, dict[str, float]] = field(default_factory=dict)
+    known_ceilings: dict[str, dict[str, float]] = field(default_factory=dict)
     _before: dict[str, list[results.Row]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -88,9 +88,9 @@ class Session:
 
     def ceilings(self, device: str) -> dict[str, float]:
         """What this machine can do at best, measured once."""
-        if device not in self._ceilings:
-            self._ceilings[device] = machine.ceilings(device)
-        return self._ceilings[device]
+        if device not in self.known_ceilings:
+            self.known_ceilings[device] = machine.ceilings(device)
+        return self.known_ceilings[device]
 
     def path(self, module: str) -> Path:
         """One file a test module; a module that measured nothing leaves its file as it is."""
@@ -100,7 +100,7 @@ class Session:
         """What the results are read with."""
         devices = {row["case"]["device"] for row in rows if "case" in row} or {"cpu"}
         device = "cuda" if "cuda" in devices else "cpu"
-        return {**machine.describe(device), "quick": self.quick, "ceilings": self._ceilings}
+        return {**machine.describe(device), "quick": self.quick, "ceilings": self.known_ceilings}
 
     def _write(self, module: str) -> None:
         rows = [*self._before.get(module, []), *self.rows[module]]

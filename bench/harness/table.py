@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bench.harness.measure import Measurement
 from bench.paired import geometric_mean, median_interval, ratio_interval
 
 
-def render(measured: Sequence[Measurement]) -> str:
-    """By op and shape: our time, and how many times faster ours is than each peer."""
+def render(measured: Sequence[Measurement], ceilings: Mapping[str, dict[str, float]]) -> str:
+    """By op and shape: our time, and how many times faster ours is than each peer.
+
+    ceilings: of each device that was measured on.
+    """
     lines: list[str] = []
     group = ""
     for found in measured:
@@ -17,11 +20,11 @@ def render(measured: Sequence[Measurement]) -> str:
             group = found.case.group
             lines += ["", group]
         lines.append(f"  {found.case.variant}")
-        lines += [f"    {line}" for line in _lines(found)]
+        lines += [f"    {line}" for line in _lines(found, ceilings[found.case.device])]
     return "\n".join([*lines, *_summary(measured)])
 
 
-def _lines(found: Measurement) -> list[str]:
+def _lines(found: Measurement, ceilings: dict[str, float]) -> list[str]:
     own = next((name for name in found.own if name in found.times), None)
     lines = []
     for name, seconds in found.times.items():
@@ -30,8 +33,11 @@ def _lines(found: Measurement) -> list[str]:
         if own is not None and name != own:
             value, low, high = ratio_interval(seconds, found.times[own])
             text += f"   {value:5.2f}× the time of {own} [{low:.2f}, {high:.2f}]"
+        if (floor := found.floor(ceilings)) is not None:
+            text += f"   {floor / middle.value:.0%} of the roofline"
         if name in found.saved:
             text += f"   saves {found.saved[name] / 2**20:.1f} MiB"
+            text += f"   peak {found.peak[name] / 2**20:.0f} MiB"
         lines.append(text)
     if any(state.get("throttled") for state in found.gpu):
         lines.append("the GPU was slowed down while this was measured")
