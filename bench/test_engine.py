@@ -128,12 +128,12 @@ def test_loop_overhead(
             for name, seconds in took.items():
                 times[name].append(seconds / steps)
     over = ratio_interval(times["trainer"], times["bare"])
-    run = f"{model} {size}, batch {batch}"
+    run = f"Trainer.fit, {model} {size}, batch {batch}"
     bare_step = percentiles(times["bare"])
     suite.add("engine", {"kind": "engine", "run": run, "bare": bare_step, "over_bare": list(over)})
     with capsys.disabled():
         print(
-            f"\n{run}: bare step {bare_step['p50'] * 1e3:.2f} ms, Trainer.fit "
+            f"\n{run}: bare step {bare_step['p50'] * 1e3:.2f} ms, over it "
             f"{100 * (over.value - 1):+.1f} % [{100 * (over.low - 1):+.1f}, "
             f"{100 * (over.high - 1):+.1f}]"
         )

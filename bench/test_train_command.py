@@ -24,7 +24,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from bench.paired import interleave, ratio_interval
+from bench.harness.session import Session
+from bench.paired import interleave, percentiles, ratio_interval
 from bench.test_engine import bare
 from fastgan.data import StreamLoader, load, stream
 from fastgan.engine import Batch, Trainer
@@ -86,7 +87,7 @@ def by_hand(photos: Path) -> Callable[[], float]:
 
 
 @pytest.mark.full
-def test_train_command(photos: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_train_command(photos: Path, tmp_path: Path, suite: Session, capsys: Capture) -> None:
     keep_freed_memory()
     ways = {
         "bare loop": by_hand(photos),
@@ -101,6 +102,8 @@ def test_train_command(photos: Path, tmp_path: Path, capsys: Capture) -> None:
         print(f"\nbare loop: {median(times['bare loop']) * 1e3:.0f} ms a step")
         for name in ("resident", "stream"):
             cost = ratio_interval(times[name], times["bare loop"])
+            row = {"bare": percentiles(times["bare loop"]), "over_bare": list(cost)}
+            suite.add("engine", {"kind": "engine", "run": f"fastgan train dcgan-64, {name}", **row})
             low, middle, high = (100 * (v - 1) for v in (cost.low, cost.value, cost.high))
             rate = 64 / median(times[name])
             interval = f"{middle:+.1f} % ({low:+.1f} to {high:+.1f})"
@@ -129,7 +132,7 @@ class Pictures(Dataset[Tensor]):
     ids=["64 PNG", "256 JPEG"],
 )
 def test_images_from_disk(
-    count: int, size: int, suffix: str, tmp_path: Path, capsys: Capture
+    count: int, size: int, suffix: str, tmp_path: Path, suite: Session, capsys: Capture
 ) -> None:
     """An epoch in batches of 64 by our two threads, and by a DataLoader's two processes."""
     write_photos(tmp_path, count, size, suffix)
@@ -150,6 +153,8 @@ def test_images_from_disk(
 
     times = interleave({"stream": ours, "DataLoader": theirs}, rounds=9)
     faster = ratio_interval(times["DataLoader"], times["stream"])
+    what = f"images a second from {size}×{size} {suffix} files, over a DataLoader's"
+    suite.add("program", {"kind": "program", "what": what, "value": faster.value, "unit": "×"})
     with capsys.disabled():
         print(
             f"\n{size}x{size} {suffix} from disk: {count / median(times['stream']):.0f} img/s, "

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from bench.harness import machine
-from bench.harness.case import Case, Cost
+from bench.harness.case import BACKWARD, Case, Cost
 from bench.harness.clock import captured, clock_of, gpu_state
 from bench.harness.memory import peak_bytes, saved_bytes
 from bench.harness.parity import Reference
@@ -127,7 +127,11 @@ def measure(work: Work, plan: Plan, only: set[str] | None = None) -> Measurement
     }
     if work.case.device == "cuda":
         found.gpu.append(gpu_state())
-        candidates |= _replayed(runners, work.sets, found)
+        if work.case.part == BACKWARD:
+            reason = "its forward cannot be kept out of the graph"
+            found.left_out |= {name + GRAPHED: reason for name in runners}
+        else:
+            candidates |= _replayed(runners, work.sets, found)
     if candidates:
         found.times = _timed(candidates, plan, work.case.device)
     for name in [n for n in found.times if n.endswith(GRAPHED)]:

@@ -66,6 +66,9 @@ def machines(runs: Sequence[Run]) -> str:
         )
     if not any("sm" in run.run["machine"] for run in runs):
         lines.append("- **No GPU has been measured yet.** `make gpu` does it, on any CUDA machine.")
+    slowed = sum(any(s.get("throttled") for s in r.get("gpu", ())) for x in runs for r in x.rows)
+    if slowed:
+        lines.append(f"- In {slowed} results the GPU was slowed down by power or heat.")
     return "\n".join(lines)
 
 
@@ -111,7 +114,7 @@ def whole(runs: Sequence[Run]) -> str:
         if row["kind"] == "engine":
             value, low, high = (100 * (x - 1) for x in row["over_bare"])
             step = f"{row['bare']['p50'] * 1e3:.2f} ms"
-            what = f"Trainer.fit over the bare loop: {row['run']}"
+            what = f"over the bare loop's step: {row['run']}"
             body.append([what, f"{value:+.1f} % [{low:+.1f}, {high:+.1f}] of {step}"])
         else:
             body.append(["from command to first step", f"{row['seconds']:.2f} s"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -127,8 +127,10 @@ class StepRunner:
         self.work, self.how = work, how
         self.make, self.judge = networks
         self.parameters = [p for m in networks for p in m.parameters()]
+        # On a GPU capturable, so that a whole step can be replayed.
+        how_adam: dict[str, Any] = {"fused": True, "capturable": work.case.device == "cuda"}
         self.optimizers = [
-            torch.optim.Adam(m.parameters(), 2e-4, (0.5, 0.999), fused=True) for m in networks
+            torch.optim.Adam(m.parameters(), 2e-4, (0.5, 0.999), **how_adam) for m in networks
         ]
         self.given = [
             (laid(real.to(dtype), how.layout), noise.to(dtype)) for real, noise in work.given
