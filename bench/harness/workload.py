@@ -22,12 +22,14 @@ MOST_SETS = 64
 
 
 class Implementation(NamedTuple):
-    """How a model is run. layout: of its inputs and weights."""
+    """How a model is run. layout: of its inputs and weights; in_place: it overwrites its inputs,
+    and is handed copies that are made before the clock starts."""
 
     build: Build
     layout: str
     own: bool = False
     backend: str = "auto"
+    in_place: bool = False
 
 
 class Workload:
@@ -135,11 +137,14 @@ class Runner:
         self.parameters = list(model.parameters())
         self._buffers = [(b, b.clone()) for b in model.buffers()]
 
-    def forward(self, i: int) -> list[Tensor]:
+    def forward(self, i: int, given: list[Tensor] | None = None) -> list[Tensor]:
         with ExitStack() as stack:
             if self.how.own:
                 stack.enter_context(backend(self.how.backend))
-            return self.workload._outputs(self.model, self.inputs[i])
+            return self.workload._outputs(self.model, given or self._given(i))
+
+    def _given(self, i: int) -> list[Tensor]:
+        return [t.clone() for t in self.inputs[i]] if self.how.in_place else self.inputs[i]
 
     def backward(self, i: int, outputs: list[Tensor]) -> tuple[Tensor, ...]:
         return _gradients(outputs, [*self.inputs[i], *self.parameters], self.cotangents[i])
@@ -157,13 +162,14 @@ class Runner:
         """What is timed, with everything that is not timed done before."""
         i = turn % self.workload.sets
         part = self.workload.case.part
+        given = self._given(i)
         if part == FORWARD:
-            return lambda: self.forward(i)
+            return lambda: self.forward(i, given)
         if part == BACKWARD:
-            outputs = self.forward(i)
+            outputs = self.forward(i, given)
             return lambda: self.backward(i, outputs)
         assert part == BOTH, part
-        return lambda: self.backward(i, self.forward(i))
+        return lambda: self.backward(i, self.forward(i, given))
 
 
 def _seed() -> None:
