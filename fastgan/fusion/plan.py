@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import threading
 import types
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.module import _has_any_global_hook
 
-from fastgan.fusion.chain import Chain
 from fastgan.fusion.matching import fused_graph
 from fastgan.fusion.report import Block
+from fastgan.fusion.settled import chains_of, pattern, settled
 from fastgan.fusion.tracing import Trace, trace
 from fastgan.nn._blocks import MOST_KINDS, hooked
 from fastgan.nn.sequential import is_recording, kind_of, kind_of_call
@@ -23,8 +25,11 @@ class Plan:
 
     A call is answered by the fused graph if it gives the traced arguments as tensors, and if what
     the traced forwards decided by (plain attributes, children, `training`) is as it was then and
-    nobody hooks into the calls between; otherwise by the module's own forward. So it is for kinds
-    of inputs of which every block was found to be as fast layer by layer.
+    nobody hooks into the calls between; otherwise by the module's own forward.
+
+    The first call with a kind of inputs chooses how each block runs. From then on what runs as
+    layers costs what it does unfused: the graph has the layers themselves in its place, and where
+    that is every block, the module's own forward runs, past the plans of the modules within it.
     """
 
     def __init__(self, module: nn.Module, traced: Trace, graphs: dict[bool, fx.GraphModule]):
@@ -34,25 +39,58 @@ class Plan:
         self.watched = traced.watched
         self.inner = traced.containers[1:]
         self.by_mode = graphs[True] is not graphs[False]
-        self.plain: set[Hashable] = set()
+        self.covered = frozenset(self.inner)
+        self._forget()
+
+    def _forget(self) -> None:
+        self.forwards: dict[Hashable, Callable[..., Any]] = {}
+        self.settled: dict[Hashable, fx.GraphModule] = {}
+
+    def __getstate__(self) -> dict[str, Any]:  # a copy chooses for itself
+        return {k: v for k, v in vars(self).items() if k not in ("forwards", "settled")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        compiling = torch.compiler.is_compiling()
+        if not compiling and self.module in _around.covered:
+            return type(self.module).forward(self.module, *args, **kwargs)
         if not self._applies(args, kwargs):
             return type(self.module).forward(self.module, *args, **kwargs)
-        graph = self.graphs[self.module.training]
-        if torch.compiler.is_compiling() or is_recording():
-            return graph.forward(*args)
-        kind = (self.module.training, kind_of_call(), *map(kind_of, args))
-        if kind in self.plain:
-            return type(self.module).forward(self.module, *args)
-        outputs = graph.forward(*args)
-        chains = [m for m in graph.children() if isinstance(m, Chain)]
-        if all(chain.planned.ran_plainly for chain in chains) and len(self.plain) < MOST_KINDS:
-            self.plain.add(kind)
+        training = self.module.training
+        if compiling or is_recording():
+            return self.graphs[training].forward(*args)
+        kind = (training, kind_of_call(), *map(kind_of, args))
+        forward = self.forwards.get(kind)
+        if forward is not None:
+            return forward(*args)
+        outputs = self.graphs[training].forward(*args)
+        if len(self.forwards) < MOST_KINDS:
+            self.forwards[kind] = self._chosen(training)
         return outputs
 
+    def _chosen(self, training: bool) -> Callable[..., Any]:
+        """What answers calls of the kind that the graph has just run."""
+        graph = self.graphs[training]
+        if all(form.plain for chain in chains_of(graph) for form in chain.planned.last or ()):
+            return self._plainly
+        key = training, pattern(graph)
+        if key not in self.settled:
+            self.settled[key] = settled(graph)
+        forward: Callable[..., Any] = self.settled[key].forward
+        return forward
+
+    def _plainly(self, *args: Any) -> Any:
+        before, _around.covered = _around.covered, self.covered
+        try:
+            return type(self.module).forward(self.module, *args)
+        finally:
+            _around.covered = before
+
     def _applies(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        if kwargs or len(args) != len(self.inputs):
+        if kwargs or len(args) != len(self.inputs) or _has_any_global_hook():
             return False
         if not all(isinstance(a, Tensor) for a in args):
             return False
@@ -75,6 +113,15 @@ class Plan:
     def __code__(self) -> types.CodeType:  # torch.export asks where a forward stands
         code: types.CodeType = inspect.unwrap(type(self.module).forward).__code__
         return code
+
+
+class _Around(threading.local):
+    """The modules within a forward that runs plainly: nothing is fused in their calls."""
+
+    covered: frozenset[nn.Module] = frozenset()
+
+
+_around = _Around()
 
 
 def make_plan(

@@ -111,6 +111,21 @@ class Block(NamedTuple):
         return self.norm.segments if isinstance(self.norm, _BatchNormAct) else segments
 
 
+class Form(NamedTuple):
+    """How a block runs, and why.
+
+    name: of `tuning.FORMS`; "norm_act" without a convolution; "layers" where it runs as the layers
+    it is made of by choice, "" by need.
+    """
+
+    name: str
+    why: str = ""
+
+    @property
+    def plain(self) -> bool:
+        return self.name in ("", "layers")
+
+
 Leaf = tuple[str, nn.Module]
 
 
@@ -128,17 +143,17 @@ class Planned:
     """The plan of leaves, kept from call to call for as long as they are as they were.
 
     forms: how each block runs, by the kind of call. plain: the kinds of which every block runs as
-    the layers it is made of, so that nothing has to be known of those. ran_plainly: whether the
-    last call was one of them.
+    the layers it is made of, so that nothing has to be known of those. last: the forms of the last
+    call; None where it did not ask for any.
     """
 
     def __init__(self) -> None:
         self.leaves: list[Leaf] = []
         self._states: list[tuple[Any, ...]] = []
         self._blocks: list[Block] = []
-        self.forms: dict[Hashable, list[str]] = {}
+        self.forms: dict[Hashable, list[Form]] = {}
         self.plain: set[Hashable] = set()
-        self.ran_plainly = False
+        self.last: list[Form] | None = None
 
     def blocks(self, leaves: list[Leaf]) -> list[Block]:
         if torch.compiler.is_compiling():
@@ -150,13 +165,16 @@ class Planned:
             self.plain.clear()
         return self._blocks
 
-    def keep(self, kind: Hashable, forms: list[str]) -> None:
+    def parts(self) -> list[tuple[Block, Form]]:
+        """The blocks of the last call, and how each ran."""
+        return list(zip(self._blocks, self.last or (), strict=False))
+
+    def keep(self, kind: Hashable, forms: list[Form]) -> None:
         if len(self.forms) >= MOST_KINDS:
             self.forms.clear()
             self.plain.clear()
-        self.forms[kind] = forms
-        self.ran_plainly = all(form in ("", "layers") for form in forms)
-        if self.ran_plainly:
+        self.forms[kind] = self.last = forms
+        if all(form.plain for form in forms):
             self.plain.add(kind)
 
     def __reduce__(self) -> tuple[type[Planned], tuple[()]]:  # a copy plans for itself

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.module import _has_any_global_hook
 
-from fastgan.nn._blocks import Activation, Block, Leaf, Planned, hooked
+from fastgan.nn._blocks import Activation, Block, Form, Leaf, Planned, hooked
 from fastgan.nn.norm_act import Segmented
 from fastgan.ops import conv_block, norm_act, norm_act_conv, tuning
 from fastgan.ops._convolution import output_shape, own_kernels_pay
@@ -139,32 +139,34 @@ class Runner(NamedTuple):
     planned: Planned | None = None
 
     def run(self, x: Tensor, leaves: list[Leaf]) -> Tensor:
-        planned, kind, forms = self.planned or Planned(), None, None
+        planned, kind = self.planned or Planned(), None
         if not torch.compiler.is_compiling():
             kind = kind_of(x), kind_of_call(), self.segments, self.keep_activations
-        planned.ran_plainly = kind in planned.plain and planned.leaves == leaves
-        if (planned.ran_plainly and _records is None) or _plainly or _has_any_global_hook():
+        planned.last = planned.forms.get(kind) if planned.leaves == leaves else None
+        plain = planned.last is not None and kind in planned.plain
+        if (plain and _records is None) or _plainly or _has_any_global_hook():
             for _, child in leaves:
                 x = child(x)
             return x
         blocks = planned.blocks(leaves)
-        forms = planned.forms.get(kind)
-        if forms is not None:
-            return self._run(x, blocks, forms)[0]
+        planned.last = planned.forms.get(kind)
+        if planned.last is not None:
+            return self._run(x, blocks, planned.last)[0]
         x, forms = self._run(x, blocks, None)
         if kind is not None:
             planned.keep(kind, forms)
         return x
 
     def _run(
-        self, x: Tensor, blocks: list[Block], forms: list[str] | None
-    ) -> tuple[Tensor, list[str]]:
+        self, x: Tensor, blocks: list[Block], forms: list[Form] | None
+    ) -> tuple[Tensor, list[Form]]:
         """(the output, how each block ran); forms: how they are to run, if that is known."""
-        found: list[str] = []
+        found: list[Form] = []
         moments: _Moments | None = None
         for i, block in enumerate(blocks):
             following = blocks[i + 1] if i + 1 < len(blocks) else None
-            form = self._form(block, x, moments is not None) if forms is None else forms[i]
+            chosen = self._form(block, x, moments is not None) if forms is None else forms[i]
+            form = chosen.name
             given, start = x, _now(x) if _records is not None else 0.0
             if form == "norm_act":
                 x, moments = self._norm_act(block, x), None
@@ -181,39 +183,34 @@ class Runner(NamedTuple):
                     x, moments = self._conv_block(block, x, weight, moments, following)
                 else:
                     x, moments = self._norm_act_conv(block, x, weight), None
-            found.append(form)
+            found.append(chosen)
             if _records is not None:
                 keeps = form in ("layers", "apart") or (
                     form == "composed" and self.keep_activations
                 )
-                why = self._why(block, given, form)
-                _records.append(Run(block, given, x, form, why, keeps, _now(x) - start))
+                _records.append(Run(block, given, x, *chosen, keeps, _now(x) - start))
         return x, found
 
-    def _form(self, block: Block, x: Tensor, moments_known: bool) -> str:
-        """How a block is to run, of the forms that a Run may have."""
+    def _form(self, block: Block, x: Tensor, moments_known: bool) -> Form:
+        """How a block is to run."""
         if not block.fits(x) or (block.norm is None and block.conv is None):
-            return ""
+            return Form("", block.why_not or "a single item, not a batch")
         compiling = torch.compiler.is_compiling()
         asked = tuning.convolution_form.value != "auto"
         norm_pays = not self.keep_activations or compiling or asked or _norm_pays(block, x)
         if block.conv is None:
-            return "norm_act" if norm_pays else "layers"
+            if norm_pays:
+                return Form("norm_act", "no convolution follows")
+            why = "no convolution follows; a tensor of this size is as fast layer by layer"
+            return Form("layers", why)
         if compiling and self.keep_activations and not asked and x.device.type == "cpu":
-            return "apart"  # a choice by size would hold the graph to its sizes
-        form = choose(block, x, x.shape, self.keep_activations)[0]
+            return Form("apart")  # a choice by size would hold the graph to its sizes
+        form, why = choose(block, x, x.shape, self.keep_activations)
         if form == "fused" and block.trains() and not moments_known:
-            return "composed"
-        return "layers" if form == "apart" and not (block.norm and norm_pays) else form
-
-    def _why(self, block: Block, x: Tensor, form: str) -> str:
-        if not form:
-            return block.why_not or "a single item, not a batch"
-        if block.conv is not None:
-            return choose(block, x, x.shape, self.keep_activations)[1]
-        if form == "layers":
-            return "no convolution follows; a tensor of this size is as fast layer by layer"
-        return "no convolution follows"
+            return Form("composed", why)
+        if form == "apart" and not (block.norm and norm_pays):
+            form = "layers"
+        return Form(form, why)
 
     def _as_they_are(self, children: Iterable[nn.Module], x: Tensor) -> Tensor:
         for child in children:
