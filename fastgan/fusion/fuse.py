@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.fusion.layers import layer_kind
-from fastgan.fusion.plan import Plan, make_plan
+from fastgan.fusion.plan import Plan, link, make_plan
 from fastgan.fusion.report import FusionReport
+from fastgan.fusion.settled import chains_of
 from fastgan.fusion.tracing import Untraceable
 
 _Model = TypeVar("_Model", bound=nn.Module)
@@ -55,6 +56,7 @@ def fuse(
     report = FusionReport()
     plans: list[Plan] = []
     _plan(model, "", prefer == "speed", report, plans, set(), set())
+    link(plans)
     for plan in plans:
         plan.module.forward = plan
     vars(model)["fusion_report"] = report
@@ -97,6 +99,10 @@ def _plan(
         else:
             if module not in traced_through:
                 report.blocks += blocks
+                if plan is not None:
+                    report.chains.append(
+                        (chains_of(plan.graphs[True]), chains_of(plan.graphs[False]))
+                    )
             traced_through.update(containers)
             if plan is not None:
                 plans.append(plan)

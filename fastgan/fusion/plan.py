@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import threading
 import types
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -39,11 +38,12 @@ class Plan:
         self.watched = traced.watched
         self.inner = traced.containers[1:]
         self.by_mode = graphs[True] is not graphs[False]
-        self.covered = frozenset(self.inner)
+        self.running = _Running()
+        self.around: list[_Running] = []
         self._forget()
 
     def _forget(self) -> None:
-        self.forwards: dict[Hashable, Callable[..., Any]] = {}
+        self.forwards: dict[Hashable, Callable[..., Any]] = {}  # by kind of call
         self.settled: dict[Hashable, fx.GraphModule] = {}
 
     def __getstate__(self) -> dict[str, Any]:  # a copy chooses for itself
@@ -54,45 +54,55 @@ class Plan:
         self._forget()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        compiling = torch.compiler.is_compiling()
-        if not compiling and self.module in _around.covered:
-            return type(self.module).forward(self.module, *args, **kwargs)
-        if not self._applies(args, kwargs):
-            return type(self.module).forward(self.module, *args, **kwargs)
-        training = self.module.training
+        # Where nothing is fused this is all that a call costs, run from cold caches: few steps.
+        module = self.module
+        own, compiling = type(module).forward, torch.compiler.is_compiling()
+        if not compiling:
+            for outer in self.around:
+                if outer.plainly:
+                    return own(module, *args, **kwargs)
+        if kwargs or len(args) != len(self.inputs):
+            return own(module, *args, **kwargs)
+        kind: tuple[Hashable, ...] = (module.training,)
+        for x in args:
+            if not isinstance(x, Tensor):
+                return own(module, *args)
+            if not compiling:
+                kind += kind_of(x)
         if compiling or is_recording():
-            return self.graphs[training].forward(*args)
-        kind = (training, kind_of_call(), *map(kind_of, args))
+            graph = self.graphs[module.training].forward
+            return graph(*args) if self._holds() else own(module, *args)
+        kind += kind_of_call()
         forward = self.forwards.get(kind)
+        if forward is _its_own:
+            self.running.plainly = True
+            try:
+                return own(module, *args)
+            finally:
+                self.running.plainly = False
+        if not self._holds():
+            return own(module, *args)
         if forward is not None:
             return forward(*args)
-        outputs = self.graphs[training].forward(*args)
+        outputs = self.graphs[module.training].forward(*args)
         if len(self.forwards) < MOST_KINDS:
-            self.forwards[kind] = self._chosen(training)
+            self.forwards[kind] = self._chosen(module.training)
         return outputs
 
     def _chosen(self, training: bool) -> Callable[..., Any]:
         """What answers calls of the kind that the graph has just run."""
         graph = self.graphs[training]
         if all(form.plain for chain in chains_of(graph) for form in chain.planned.last or ()):
-            return self._plainly
+            return _its_own
         key = training, pattern(graph)
         if key not in self.settled:
             self.settled[key] = settled(graph)
         forward: Callable[..., Any] = self.settled[key].forward
         return forward
 
-    def _plainly(self, *args: Any) -> Any:
-        before, _around.covered = _around.covered, self.covered
-        try:
-            return type(self.module).forward(self.module, *args)
-        finally:
-            _around.covered = before
-
-    def _applies(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        if kwargs or len(args) != len(self.inputs) or _has_any_global_hook():
-            return False
-        if not all(isinstance(a, Tensor) for a in args):
+    def _holds(self) -> bool:
+        """Whether the modules that were traced through are as they were then."""
+        if _has_any_global_hook():
             return False
         for container, plain, children in self.watched:
             own = vars(container)
@@ -115,13 +125,23 @@ class Plan:
         return code
 
 
-class _Around(threading.local):
-    """The modules within a forward that runs plainly: nothing is fused in their calls."""
+def _its_own(*_: Any) -> Any:
+    """Stands for the forward of a module's class."""
+    raise NotImplementedError
 
-    covered: frozenset[nn.Module] = frozenset()
+
+class _Running:
+    """Whether a plan's module runs its own forward, in which no call is for the plans within."""
+
+    plainly = False
 
 
-_around = _Around()
+def link(plans: list[Plan]) -> None:
+    """Tells each plan, the outermost first, of those whose traces went through its module."""
+    for plan in plans:
+        for other in plans:
+            if plan.module in other.inner:
+                plan.around.append(other.running)
 
 
 def make_plan(

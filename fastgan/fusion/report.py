@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from fastgan.fusion.chain import Chain
 
 
 @dataclass(frozen=True)
@@ -25,21 +28,49 @@ class Block:
         return f"{', '.join(self.layers)}: {' → '.join(self.kinds)}: {fate}"
 
 
+class Run(NamedTuple):
+    """How the layers of fused blocks run that run together: form and why as of `explain`."""
+
+    layers: tuple[str, ...]
+    form: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{', '.join(self.layers)}: {self.form or 'as it is'}: {self.why}"
+
+
 @dataclass
 class FusionReport:
     """The blocks found in a model, in the order they run; printing it shows them all.
 
     untraced: (module, why) of the forwards that could not be traced; their submodules were looked
-    at one by one.
+    at one by one. chains: the fused blocks that follow on one another, as one module each, in
+    training and in evaluation.
     """
 
     blocks: list[Block] = field(default_factory=list)
     untraced: list[tuple[str, str]] = field(default_factory=list)
+    chains: list[tuple[list[Chain], list[Chain]]] = field(default_factory=list)
 
     @property
     def fused(self) -> int:
         """How many blocks were fused."""
         return sum(block.fused for block in self.blocks)
+
+    @property
+    def runs(self) -> list[Run]:
+        """The form chosen for each part of the fused blocks; none before the model was called.
+
+        A form is chosen by the kind of input: those of the kind that came last for the first time
+        stand here, those of training, where it has trained.
+        """
+        found = []
+        for training, evaluation in self.chains:
+            trained = any(chain.planned.last for chain in training)
+            for chain in training if trained else evaluation:
+                parts = chain.planned.parts()
+                found += [Run(block.names, form.name, form.why) for block, form in parts]
+        return found
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -51,4 +82,6 @@ class FusionReport:
         lines = [f"{self.fused} of {len(self.blocks)} blocks fused"]
         lines += [f"  {block}" for block in self.blocks]
         lines += [f"  {name or 'the model'} {reason}" for name, reason in self.untraced]
+        if runs := self.runs:
+            lines += ["as it runs on the last kind of input", *(f"  {run}" for run in runs)]
         return "\n".join(lines)

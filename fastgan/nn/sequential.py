@@ -18,6 +18,7 @@ from fastgan.nn._blocks import Activation, Block, Form, Leaf, Planned, hooked
 from fastgan.nn.norm_act import Segmented
 from fastgan.ops import conv_block, norm_act, norm_act_conv, tuning
 from fastgan.ops._convolution import output_shape, own_kernels_pay
+from fastgan.ops._setting import Setting
 from fastgan.ops._tensors import (
     CHANNELS_LAST,
     autocast_dtype,
@@ -274,15 +275,15 @@ class Runner(NamedTuple):
         return rows if form == "fused" else 0
 
 
-def kind_of(x: Tensor) -> Hashable:
+def kind_of(x: Tensor) -> tuple[Hashable, ...]:
     """What of a tensor the choice of a form may depend on."""
     return x.shape, x.stride(), x.dtype, x.device, x.requires_grad
 
 
-def kind_of_call() -> Hashable:
+def kind_of_call() -> tuple[Hashable, ...]:
     """What else it may depend on."""
     autocast = torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
-    return autocast, torch.is_grad_enabled(), tuning.version()
+    return *autocast, torch.is_grad_enabled(), Setting.state
 
 
 def _children(module: nn.Module) -> Iterator[Leaf]:

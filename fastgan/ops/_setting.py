@@ -13,16 +13,35 @@ class Setting:
 
     names: ClassVar[tuple[str, ...]]
     value: ClassVar[str] = "auto"
+    # Of all settings: differs where any of their values does, or what they were decided by.
+    state: ClassVar[tuple[object, ...]] = ()
+    _renewed: ClassVar[int] = 0
 
     def __init__(self, name: str) -> None:
         kind, known = type(self), ("auto", *self.names)
         if name not in known:
             raise ValueError(f"{kind.__name__}: {name!r} is not one of {', '.join(known)}")
         self.previous = kind.value
-        kind.value = name
+        kind._set(name)
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, *_: object) -> None:
-        type(self).value = self.previous
+        type(self)._set(self.previous)
+
+    @classmethod
+    def _set(cls, value: str) -> None:
+        cls.value = value
+        cls._note()
+
+    @staticmethod
+    def _note() -> None:
+        values = ((kind.__name__, kind.value) for kind in Setting.__subclasses__())
+        Setting.state = (Setting._renewed, *values)
+
+    @staticmethod
+    def renew() -> None:
+        """Has everything decided again that is kept by `state`."""
+        Setting._renewed += 1
+        Setting._note()

@@ -99,11 +99,6 @@ def norm_pays(x: torch.Tensor, instances: bool, activated: bool) -> bool:
     return activated and x.numel() >= _NORM_PAYS[instances, channels_last]
 
 
-def version() -> tuple[str, str, int]:
-    """Differs whenever a choice may."""
-    return convolution_form.value, _dispatch.setting(), _version
-
-
 @cache
 def device_name(device: torch.device) -> str:
     """What the tables call a device."""
@@ -196,12 +191,8 @@ def store(device: str, dtype: torch.dtype, measured: dict[str, dict[str, float]]
 
 def forget() -> None:
     """Has the tables read again."""
-    global _version
-    _version += 1
+    Setting.renew()
     _devices.cache_clear()
-
-
-_version = 0
 
 
 def _name(dtype: torch.dtype) -> str:
