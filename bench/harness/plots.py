@@ -78,21 +78,21 @@ def waterfall(rows: Sequence[Row], path: Path) -> bool:
     with _figure(path, 8 * len(found)) as axes:
         labels, y = [], 0
         for row in found:
-            end = 0.0
-            for part, seconds in row["parts"].items():
+            end, parts = 0.0, {part: s for part, s in row["parts"].items() if s > 0}
+            for part, seconds in parts.items():
                 axes.barh(y, seconds * 1e3, left=end, color=OWN if row["own"] else PEER)
                 axes.text(end + seconds * 1e3, y, f" {seconds * 1e3:.1f}", fontsize=6, va="center")
                 end += seconds * 1e3
                 labels.append(part)
                 y += 1
             name = f"{row['implementation']}, {row['case']['dtype']}: {end:.0f} ms"
-            axes.text(0.0, y - len(row["parts"]) - 0.6, name, fontsize=7, fontweight="bold")
+            axes.text(0.0, y - len(parts) - 0.6, name, fontsize=7, fontweight="bold")
             labels.append("")
             y += 1
             if "floor" in row:
-                axes.vlines(row["floor"] * 1e3, y - len(row["parts"]) - 1.5, y - 1.5, color=FLOOR)
+                axes.vlines(row["floor"] * 1e3, y - len(parts) - 1.5, y - 1.5, color=FLOOR)
         _rows(axes, labels)
-        axes.set_xlabel("ms of a step; red: the least that the convolutions need here")
+        axes.set_xlabel("ms of a step; red: the least that its convolutions, as defined, need on this machine")
     return True
 
 
