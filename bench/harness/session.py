@@ -103,5 +103,9 @@ class Session:
         return {**machine.describe(device), "quick": self.quick, "ceilings": self.known_ceilings}
 
     def _write(self, module: str) -> None:
-        rows = [*self._before.get(module, []), *self.rows[module]]
+        new = self.rows[module]
+        device = new[0].get("case", {}).get("device", "cpu")
+        known = [results.identity(row) for row in new]
+        kept = [r for r in self.before(module, device) if results.identity(r) not in known]
+        rows = [*kept, *new]
         results.write(self.path(module), self.run(rows), rows)

@@ -53,6 +53,16 @@ def test_a_cut_run_is_continued_and_keeps_what_it_had(session, tmp_path):
     assert [row["case"]["shape"] for row in rows] == ["4×3×8×8", "2×3×8×8"]
 
 
+def test_rows_of_other_kinds_are_kept_too_and_replaced_by_their_like(session, tmp_path):
+    rows = [{"kind": "program", "what": what, "value": 1.0, "unit": "s"} for what in "ab"]
+    session.add("m", *rows)
+    more = Session(tmp_path, quick=True, go_on=True)
+    more.add("m", {**rows[1], "value": 2.0})
+    more.add("m", {**rows[1], "what": "c"})
+    _, found = results.read(tmp_path / "m.jsonl")
+    assert [(row["what"], row["value"]) for row in found] == [("a", 1.0), ("b", 2.0), ("c", 1.0)]
+
+
 def test_results_of_another_commit_are_not_continued(session, tmp_path, monkeypatch):
     session.measurement("m", CASE, workload)
     monkeypatch.setattr(machine, "_git", lambda *_: "another")
