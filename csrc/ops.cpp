@@ -23,6 +23,8 @@ STABLE_TORCH_LIBRARY(fastgan_native, m) {
   m.def(
       "bias_act_backward(Tensor dz, Tensor z, int activation, float negative_slope, "
       "bool need_dbias) -> (Tensor dx, Tensor dbias)");
+  // Bytes of freed blocks that the CPU kernels hold for their next outputs; with limit, at most so many.
+  m.def("kept_memory(int? limit) -> int");
   // uint8 (N, H, W, C) to (B, H, W, C) of dtype, x / 127.5 - 1, mirrored along W where flips says so.
   m.def("gather_images(Tensor images, Tensor index, Tensor? flips, ScalarType dtype) -> Tensor");
   // Convolutions between an image of at most four channels and a wide, channels-last tensor; weight

@@ -73,7 +73,7 @@ void backward_pass(const Tensor& dz, const Tensor& z, const Tensor& dx, const Te
 Tensor bias_act_forward(Tensor x, std::optional<Tensor> bias, int64_t activation, double slope) {
   const Layout l = layout_of(x);
   check(x, l, bias, activation);
-  Tensor z = torch::stable::empty_like(x);
+  Tensor z = output_like(x);
   if (x.numel() == 0) return z;
   if (x.scalar_type() == ScalarType::Double) {
     forward_pass<double>(x, z, bias, l, activation, slope);
@@ -91,7 +91,7 @@ std::tuple<Tensor, Tensor> bias_act_backward(Tensor dz, Tensor z, int64_t activa
   STD_TORCH_CHECK(dz.scalar_type() == z.scalar_type() && d.batch == l.batch &&
                       d.channels == l.channels && d.size == l.size && d.columns == l.columns,
                   "dz: expected the dtype, shape and layout of z");
-  Tensor dx = torch::stable::empty_like(z);
+  Tensor dx = output_like(z);
   Tensor dbias = torch::stable::new_empty(z, {need_dbias ? l.channels : 0}, stat_type(z));
   if (z.numel() == 0) {
     torch::stable::zero_(dbias);

@@ -101,7 +101,7 @@ std::tuple<Tensor, Tensor, Tensor> norm_act_train(Tensor x, std::optional<Tensor
   const Layout l = layout_of(x);
   const Spec spec{eps, static_cast<int>(activation), slope, segments, act_first};
   check(x, l, spec, weight, bias);
-  Tensor z = torch::stable::empty_like(x);
+  Tensor z = output_like(x);
   Tensor mean = new_stats(x, segments, l.channels), var = new_stats(x, segments, l.channels);
   if (x.numel() == 0) {
     torch::stable::zero_(mean);
@@ -121,7 +121,7 @@ Tensor norm_act_eval(Tensor x, Tensor mean, Tensor var, std::optional<Tensor> we
   const Spec spec{eps, static_cast<int>(activation), slope, segments, act_first};
   check(x, l, spec, weight, bias);
   check_stats(x, l, segments, mean, var);
-  Tensor z = torch::stable::empty_like(x);
+  Tensor z = output_like(x);
   if (x.numel() == 0) return z;
   by_accumulator(x, [&](auto p) {
     forward_pass<decltype(p)>(x, z, mean, var, weight, bias, l, spec, false);
@@ -214,7 +214,7 @@ std::tuple<Tensor, Tensor, Tensor> norm_act_backward(
                       d.channels == l.channels && d.size == l.size && d.columns == l.columns,
                   "dz: expected the dtype, shape and layout of x");
   const int64_t params = need_dparams ? l.channels : 0;
-  Tensor dx = need_dx ? torch::stable::empty_like(x) : torch::stable::new_empty(x, {0});
+  Tensor dx = need_dx ? output_like(x) : torch::stable::new_empty(x, {0});
   Tensor dweight = torch::stable::new_empty(x, {params}, stat_type(x));
   Tensor dbias = torch::stable::new_empty(x, {params}, stat_type(x));
   if (x.numel() == 0) {

@@ -10,12 +10,12 @@
 
 #include <algorithm>
 #include <memory>
-#include <new>
 #include <numeric>
 #include <optional>
 #include <vector>
 
 #include "../elementwise.h"
+#include "memory.h"
 #include "tiles.h"
 
 namespace fastgan {
@@ -156,15 +156,14 @@ class Plan {
 
 // Uninitialised memory for n values of P, aligned to a cache line, which no vector then straddles.
 struct Free {
-  void operator()(void* p) const { ::operator delete[](p, std::align_val_t{64}); }
+  void operator()(void* p) const { give(p); }
 };
 template <typename P>
 using Scratch = std::unique_ptr<P[], Free>;
 
 template <typename P>
 Scratch<P> scratch(int64_t n) {
-  const size_t bytes = sizeof(P) * static_cast<size_t>(std::max<int64_t>(1, n));
-  return Scratch<P>(static_cast<P*>(::operator new[](bytes, std::align_val_t{64})));
+  return Scratch<P>(static_cast<P*>(take(sizeof(P) * static_cast<size_t>(n))));
 }
 
 template <typename P>

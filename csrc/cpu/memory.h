@@ -1,0 +1,32 @@
+// Large outputs and workspaces, in memory that was used before.
+//
+// The first write to a page fresh from the system costs several times the write, and the C library
+// gives large blocks back when they are freed. Blocks from here consist of huge pages where the system
+// has them, and those freed are kept for the next call, up to a limit.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace fastgan {
+
+// Blocks below this are left to the C library, which keeps them itself.
+constexpr size_t kLargeBlock = 128 * 1024;
+
+// Uninitialised memory, aligned to a cache line; throws std::bad_alloc.
+void* take(size_t bytes);
+// From any thread. Null is let pass.
+void give(void* taken) noexcept;
+
+// An uninitialised tensor of x's dtype, shape and strides; x is dense.
+inline torch::stable::Tensor output_like(const torch::stable::Tensor& x) {
+  const size_t bytes = static_cast<size_t>(x.numel()) * x.element_size();
+  if (bytes < kLargeBlock) return torch::stable::empty_like(x);
+  return torch::stable::from_blob(take(bytes), x.sizes(), x.strides(), x.device(), x.scalar_type(),
+                                  &give);
+}
+
+}  // namespace fastgan
