@@ -1,8 +1,10 @@
 """Builds `fastgan/_native.so` where a compiler and torch are there; installs without it otherwise.
 
 The library has no Python in it: it registers operators with torch when it is loaded, by torch's
-stable ABI, so one build serves every Python and every torch from 2.11 on. torch is never imported,
-fetched or replaced here: its headers are found in the environment that runs this file.
+stable ABI, so one build serves every Python and every torch from 2.11 on. `fastgan/_autograd.so`,
+the derivatives of two ops in C++, serves the torch it was built with; elsewhere Python has them.
+torch is never imported, fetched or replaced here: its headers are found in the environment that
+runs this file.
 
 Environment variables
   FASTGAN_NATIVE=0          skip the native build
@@ -206,7 +208,26 @@ def build_native(output: Path, objects: Path) -> dict[str, object]:
     beside = output.with_suffix(".so.new")
     run([*link, *(str(target) for target, _ in commands), *libraries, "-o", str(beside)])
     os.replace(beside, output)
-    return {"cuda": nvcc is not None, "cuda_reason": cuda_reason, "torch": torch.version}
+    reason = build_autograd(torch, cxx, output.with_name("_autograd.so"))
+    record = {"cuda": nvcc is not None, "cuda_reason": cuda_reason, "torch": torch.version}
+    return {**record, "autograd": not reason, "autograd_reason": reason}
+
+
+def build_autograd(torch: Torch, cxx: list[str], output: Path) -> str:
+    """Compiles csrc/autograd.cpp, which fastgan can do without; "" or why that failed."""
+    beside, source = output.with_suffix(".so.new"), ROOT / "csrc" / "autograd.cpp"
+    headers = torch.root / "include"
+    includes = [f"-isystem{headers}", f"-isystem{headers / 'torch/csrc/api/include'}"]
+    flags = ["-std=c++20", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-array-bounds"]
+    libraries = [f"-L{torch.root / 'lib'}", "-ltorch_cpu", "-lc10"]
+    command = [*cxx, *flags, *includes, "-shared", str(source), *libraries, "-o", str(beside)]
+    try:
+        run(command)
+    except NotBuildable as error:
+        output.unlink(missing_ok=True)
+        return str(error)
+    os.replace(beside, output)
+    return ""
 
 
 class BuildNative(Command):
@@ -244,7 +265,8 @@ class BuildNative(Command):
             if os.environ.get("FASTGAN_REQUIRE_NATIVE") == "1":
                 raise SystemExit(f"fastgan: the native library cannot be built: {error}") from error
             record["reason"] = str(error)
-            library.unlink(missing_ok=True)
+            for made in (library, library.with_name("_autograd.so")):
+                made.unlink(missing_ok=True)
             line = f"fastgan: installing without the native library: {error}"
             print(line, file=sys.stderr)
         package.mkdir(parents=True, exist_ok=True)
@@ -255,7 +277,7 @@ class BuildNative(Command):
         return sorted(str(p.relative_to(ROOT)) for p in files)
 
     def get_outputs(self) -> list[str]:
-        made = (self.package() / name for name in ("_native.so", "_build.json"))
+        made = (self.package() / name for name in ("_native.so", "_autograd.so", "_build.json"))
         return [str(p) for p in made if p.exists()]
 
     def get_output_mapping(self) -> dict[str, str]:

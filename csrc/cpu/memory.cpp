@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <mutex>
 #include <new>
 #include <optional>
@@ -68,7 +69,7 @@ class Kept {
   // The bytes held, after setting the limit if one is given.
   int64_t held(std::optional<int64_t> limit) {
     const std::unique_lock<std::mutex> lock(mutex_);
-    if (limit.has_value()) limit_ = static_cast<size_t>(*limit);
+    if (limit.has_value()) limit_ = static_cast<size_t>(std::max<int64_t>(0, *limit));
     trim();
     return static_cast<int64_t>(held_);
   }
@@ -95,8 +96,6 @@ Kept& kept() {
 }
 
 int64_t kept_memory(std::optional<int64_t> limit) {
-  STD_TORCH_CHECK(!limit.has_value() || *limit >= 0, "limit: expected at least 0 bytes, got ",
-                  limit.value_or(0));
   return kept().held(limit);
 }
 

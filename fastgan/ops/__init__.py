@@ -1,6 +1,7 @@
 """Fused operators, each with a reference, a C++ CPU, a Triton and a CUDA backend."""
 
 from fastgan.ops._dispatch import available, backend
+from fastgan.ops._native import kept_memory
 from fastgan.ops.bias_act import bias_act
 from fastgan.ops.conv_block import conv_block
 from fastgan.ops.conv_norm_act import conv_norm_act, conv_transpose_norm_act
@@ -20,6 +21,7 @@ __all__ = [
     "convolution_form",
     "gather_images",
     "instance_norm_act",
+    "kept_memory",
     "norm_act",
     "norm_act_conv",
     "sync_norm_act",

@@ -108,6 +108,11 @@ def is_eager(*tensors: torch.Tensor | None) -> bool:
     return all(t is None or (type(t) in _PLAIN and not t.is_meta) for t in tensors)
 
 
+def in_cpp(name: str, x: torch.Tensor) -> bool:
+    """Whether norm_act and bias_act of x have their derivatives in C++ (`csrc/autograd.cpp`)."""
+    return resolve(name, x) == "cpu" and _native.why_no_autograd() is None
+
+
 def available() -> dict[str, str | None]:
     """Every backend, with None where it can run on this machine or the reason why it cannot."""
     gpu = None if torch.cuda.is_available() else "torch sees no CUDA device"

@@ -46,6 +46,8 @@ def bias_act(
     args = dense(x), parameter("bias", bias, x), code, slope, _dispatch.setting()
     if not _dispatch.is_eager(*args[:2]):
         return _FORWARD(*args)
+    if _dispatch.in_cpp(args[-1], x):
+        return torch.ops.fastgan_eager.bias_act(*args)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in args[:2]):
         return _BiasAct.apply(*args)
     return _run(*args)
