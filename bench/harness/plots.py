@@ -92,9 +92,7 @@ def waterfall(rows: Sequence[Row], path: Path) -> bool:
             if "floor" in row:
                 axes.vlines(row["floor"] * 1e3, y - len(parts) - 1.5, y - 1.5, color=FLOOR)
         _rows(axes, labels)
-        axes.set_xlabel(
-            "ms of a step; red: the least that its convolutions, as defined, need here"
-        )
+        axes.set_xlabel("ms of a step; red: the least that its convolutions, as defined, need here")
     return True
 
 

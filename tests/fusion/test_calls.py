@@ -179,7 +179,7 @@ def test_where_nothing_pays_no_plan_within_is_asked(monkeypatch: pytest.MonkeyPa
     assert len(asked) == 1
     model[0](x)
     assert len(asked) == 2
-    with pytest.raises((ValueError, RuntimeError), match="weight|channels"):
+    with pytest.raises((ValueError, RuntimeError), match=r"weight|channels"):
         model(torch.randn(4, 5, 8, 8))
     model[0](x)
     assert len(asked) == 4
