@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Iterator
+from statistics import median
 from typing import Any
 
 import pytest
@@ -128,8 +129,31 @@ def trained(module: nn.Module, arguments: list[Tensor]) -> dict[str, Tensor]:
     return found | {name: p.detach() for name, p in module.named_parameters()}
 
 
-# 52 layers with kinks: in float32 roundings grow a thousandfold in anyone's arithmetic.
-IN_FLOAT64 = {"darknet-53"}
+# 52 layers with kinks: in float64, too, a start one unit in the last place of float32 away ends
+# some 1e-2 from the other after these steps, so that the error of one float32 run, anyone's, is
+# drawn by lot (3e-3 to 1.2e-2). The rule is then for the median over several starts.
+CHAOTIC = {"darknet-53"}
+STARTS = 7
+
+
+def nudged(module: nn.Module, seed: int) -> nn.Module:
+    """A copy; for a seed above 0 every parameter is a unit in the last place of float32 away."""
+    module = copy.deepcopy(module)
+    draw = torch.Generator().manual_seed(seed)
+    for p in module.parameters() if seed else ():
+        sign = torch.randint(0, 2, p.shape, generator=draw) * 2 - 1
+        p.data.mul_(1 + sign * 2.0**-23)
+    return module
+
+
+def training_errors(found: dict[str, Tensor], exact: dict[str, Tensor]) -> dict[str, float]:
+    """The largest error of the losses and that of the parameters."""
+    errors = {}
+    for group in (["losses"], [k for k in exact if k != "losses"]):
+        size = max(float(exact[k].abs().max()) for k in group)
+        kind = "losses" if group == ["losses"] else "parameters"
+        errors[kind] = max(error(found[k], exact[k], size) for k in group)
+    return errors
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -140,15 +164,30 @@ def test_training(name, preference, request):
     model = ZOO[name]
     original = model.build(width=model.narrow)
     arguments = inputs(model)
-    fused = fuse(copy.deepcopy(original), prefer=preference)
-    wide = trained(copy.deepcopy(original).double(), arguments)
-    if name in IN_FLOAT64:
-        own = trained(fused.double(), arguments)
-        torch.testing.assert_close(own, wide, rtol=1e-8, atol=1e-10)
-        return
-    own, theirs = (trained(m, arguments) for m in (fused, original))
-    for group in (["losses"], [k for k in wide if k != "losses"]):
-        size = max(float(wide[k].abs().max()) for k in group)
-        errors = [max(error(found[k], wide[k], size) for k in group) for found in (own, theirs)]
-        allowed = 2 * errors[1] + FLOOR[torch.float32]
-        assert errors[0] <= allowed, f"{group[0]}: {errors[0]:.2e}, PyTorch's {errors[1]:.2e}"
+    own, theirs = [], []
+    for seed in range(STARTS if name in CHAOTIC else 1):
+        start = nudged(original, seed)
+        fused = fuse(copy.deepcopy(start), prefer=preference)
+        wide = trained(copy.deepcopy(start).double(), arguments)
+        own.append(training_errors(trained(fused, arguments), wide))
+        theirs.append(training_errors(trained(start, arguments), wide))
+    for kind in theirs[0]:
+        of_own, of_theirs = (median(e[kind] for e in errors) for errors in (own, theirs))
+        allowed = 2 * of_theirs + FLOOR[torch.float32]
+        assert of_own <= allowed, f"{kind}: {of_own:.2e}, PyTorch's {of_theirs:.2e}"
+
+
+@pytest.mark.parametrize("name", sorted(CHAOTIC))
+def test_what_is_called_chaotic_is(name, request):
+    """A unit in the last place of float32 grows as much in float64 as float32's own roundings."""
+    if not request.config.getoption("--long"):
+        pytest.skip("only with --long")
+    model = ZOO[name]
+    original = model.build(width=model.narrow)
+    arguments = inputs(model)
+    exact = trained(nudged(original, 0).double(), arguments)
+    apart = [
+        training_errors(trained(nudged(original, seed).double(), arguments), exact)["losses"]
+        for seed in range(1, 4)
+    ]
+    assert median(apart) > 1e3 * torch.finfo(torch.float32).eps
