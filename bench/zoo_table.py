@@ -1,6 +1,7 @@
 """The table of docs/fusion.md: what `fuse` does to the architectures of tests/zoo on this CPU.
 
     python -m bench.zoo_table            # measures, and writes the table into docs/fusion.md
+    python -m bench.zoo_table patchgan   # these rows alone
 
 Each training pass (forward and backward, float32) runs as it is and fused, in turn within one run,
 in both layouts; the ratio is the median of the paired ratios, with its 95 % interval. Errors are
@@ -95,16 +96,25 @@ def row(name: str) -> str:
     return line
 
 
-def main() -> None:
-    heading = (
-        "| architecture | blocks fused | error over PyTorch's | speed, contiguous | channels-last |"
-    )
-    lines = [heading, "|---|---|---|---|---|", *(row(name) for name in ZOO)]
+HEADING = [
+    "| architecture | blocks fused | error over PyTorch's | speed, contiguous | channels-last |",
+    "|---|---|---|---|---|",
+]
+
+
+def main(names: list[str]) -> None:
+    unknown = [name for name in names if name not in ZOO]
+    if unknown:
+        raise SystemExit(f"no architecture {', '.join(unknown)}; there are {', '.join(ZOO)}")
     path = ROOT / "docs" / "fusion.md"
     before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
+    table, _, after = rest.partition(END)
+    rows = {line.split("|")[1].strip(): line for line in table.strip().splitlines()[2:]}
+    for name in names or ZOO:
+        rows[name] = row(name)
+    lines = [*HEADING, *(rows[name] for name in ZOO if name in rows)]
     path.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -163,11 +163,16 @@ def test_parametrised_convolutions_stay_so(wrap: str):
         ([nn.Conv2d(3, 4, 3), nn.LeakyReLU(-0.1)], 0),
         ([nn.Conv2d(3, 4, 3), BatchNormAct2d(4), nn.Conv2d(4, 2, 1)], 1),
         ([nn.Conv2d(3, 4, 3), nn.Dropout(0.0), nn.ReLU()], 0),
+        ([nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4), nn.ReLU()], 1),
+        ([nn.ConvTranspose1d(3, 4, 4, 2, 1), nn.InstanceNorm1d(4), nn.Tanh()], 1),
+        ([nn.Conv3d(3, 4, 3), nn.InstanceNorm3d(4, affine=True), nn.LeakyReLU(0.2)], 1),
+        ([nn.ConvTranspose3d(3, 4, 4, 2, 1), nn.BatchNorm3d(4), nn.Tanh()], 1),
     ],
     ids=str,
 )
 def test_layers(layers: list[nn.Module], fused: int):
-    x = torch.randn(4, 3) if isinstance(layers[0], nn.Linear) else image()
+    dims = {nn.Linear: 0, nn.Conv1d: 1, nn.ConvTranspose1d: 1, nn.Conv3d: 3, nn.ConvTranspose3d: 3}
+    x = torch.randn(4, 3, *[6] * dims.get(type(layers[0]), 2))
     original = nn.Sequential(*copy.deepcopy(layers))
     model = fastgan.fuse(copy.deepcopy(original))
     assert model.fusion_report.fused == fused, str(model.fusion_report)

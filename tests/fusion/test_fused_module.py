@@ -57,6 +57,33 @@ def test_modes_gradients_dtypes_and_loading_reach_the_layers():
 
 
 @as_chosen
+def test_optimizers_made_before_and_after_and_checkpoints_both_ways():
+    """Steps by an optimizer of either age, then the fused weights in the original and back."""
+    original = sequential()
+    fused = copy.deepcopy(original)
+    before = torch.optim.Adam(fused.parameters(), lr=1e-2)
+    fastgan.fuse(fused)
+    after = torch.optim.SGD(fused.parameters(), lr=1e-2, momentum=0.9)
+    theirs = (
+        torch.optim.Adam(original.parameters(), lr=1e-2),
+        torch.optim.SGD(original.parameters(), lr=1e-2, momentum=0.9),
+    )
+    x = image(4, 3, 12, 12).double()
+    for model, optimizers in ((fused.double(), (before, after)), (original.double(), theirs)):
+        for optimizer in optimizers:
+            for _ in range(3):
+                optimizer.zero_grad()
+                model(x).square().mean().backward()
+                optimizer.step()
+    torch.testing.assert_close(fused.state_dict(), original.state_dict())
+    for source, target in ((fused, sequential().double()), (original, fused)):
+        with torch.no_grad():
+            source[2].weight.mul_(1.5)
+        target.load_state_dict(source.state_dict())
+        torch.testing.assert_close(target.eval()(x), source.eval()(x))
+
+
+@as_chosen
 def test_compile_and_export():
     model = fastgan.fuse(Skipping()).eval()
     x = image()
