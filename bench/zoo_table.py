@@ -106,13 +106,18 @@ def main(names: list[str]) -> None:
     unknown = [name for name in names if name not in ZOO]
     if unknown:
         raise SystemExit(f"no architecture {', '.join(unknown)}; there are {', '.join(ZOO)}")
+    for name in names or ZOO:
+        put(name, row(name))
+
+
+def put(name: str, line: str) -> None:
+    """Puts a row into the table, in the order of the zoo."""
     path = ROOT / "docs" / "fusion.md"
     before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
     table, _, after = rest.partition(END)
-    rows = {line.split("|")[1].strip(): line for line in table.strip().splitlines()[2:]}
-    for name in names or ZOO:
-        rows[name] = row(name)
-    lines = [*HEADING, *(rows[name] for name in ZOO if name in rows)]
+    rows = {known.split("|")[1].strip(): known for known in table.strip().splitlines()[2:]}
+    rows[name] = line
+    lines = [*HEADING, *(rows[known] for known in ZOO if known in rows)]
     path.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n\n{END}{after}", encoding="utf-8")
 
 

@@ -47,7 +47,7 @@ def test_blocks_of_a_hand_written_forward_are_named():
 def test_the_report_names_the_form_of_each_block_and_why():
     model = fastgan.fuse(nn.Sequential(*sequential(), nn.Conv2d(2, 3, 1), nn.InstanceNorm2d(3)))
     assert model.fusion_report.runs == []
-    model(image(32, 3, 64, 64))
+    model(image(128, 3, 64, 64))
     runs = model.fusion_report.runs
     assert [run.layers for run in runs] == [("0", "1"), ("2",), ("3", "4", "5", "6"), ("7",)]
     assert [run.form for run in runs] == ["layers", "layers", "apart", "layers"]
@@ -56,7 +56,7 @@ def test_the_report_names_the_form_of_each_block_and_why():
     model(image(2, 3, 8, 8))  # the kind that came last
     assert [run.form for run in model.fusion_report.runs] == ["layers"] * 4
     copied = copy.deepcopy(model)
-    copied.eval()(image(32, 3, 64, 64))
+    copied.eval()(image(128, 3, 64, 64))
     assert copied.fusion_report.runs[2].form == "apart"
 
 
