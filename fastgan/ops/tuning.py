@@ -75,9 +75,9 @@ def explained(
 
 
 # Values from which norm_act is faster than batch norm and activation by themselves, contiguous and
-# channels-last, and for instance norm; by measurement in whole networks on two threads of a CPU with
-# AVX-512 (forward + backward). By itself it is ahead from an eighth of that on; but after a
-# convolution has emptied the caches its call in Python takes some 200 us, not 25.
+# channels-last, and for instance norm; by measurement in whole networks, forward and backward, on
+# two threads of a CPU with AVX-512. By itself it is ahead from about an eighth of that on; behind a
+# convolution, which leaves the caches empty, a call's Python seems to take some 200 us, not 25.
 _NORM_PAYS = {(False, False): 1 << 19, (False, True): 1 << 20}
 _INSTANCE_NORM_PAYS = 1 << 13
 _LEAST_PLANE = 16  # positions: on smaller contiguous planes norm_act is slower at any size
