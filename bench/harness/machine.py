@@ -125,7 +125,8 @@ def last_level_cache(device: str) -> int:
 
 def ceilings(device: str = "cpu", rounds: int = 7) -> dict[str, float]:
     """Measured: bytes a second of a copy beyond the cache (read and write both counted), and
-    operations a second of the fastest of a few matrix products, by dtype."""
+    operations a second of the fastest of a few matrix products and convolutions, by dtype: on some
+    processors the library's convolutions are faster than its products."""
     source, target = (torch.ones(LARGE // 4, device=device) for _ in range(2))
     clock = clock_of(device)
     copies = interleave({"copy": lambda: target.copy_(source)}, rounds, clock=clock)["copy"]
@@ -138,6 +139,13 @@ def ceilings(device: str = "cpu", rounds: int = 7) -> dict[str, float]:
             product = partial(torch.mm, a, a)
             times = interleave({"product": product}, rounds, 1, clock)["product"]
             rates.append(2 * n**3 / min(times))
+        batch, channels, side = (16, 256, 32) if device == "cpu" else (256, 512, 32)
+        x = torch.randn(batch, channels, side, side, device=device).to(getattr(torch, name))
+        x = x.contiguous(memory_format=torch.channels_last)
+        weight = torch.randn(channels, channels, 3, 3, device=device).to(x)
+        convolve = partial(torch.conv2d, x, weight, padding=1)
+        times = interleave({"convolution": convolve}, rounds, 1, clock)["convolution"]
+        rates.append(2 * x.numel() * channels * 9 / min(times))
         found[name] = max(rates)
     return found
 
