@@ -89,14 +89,12 @@ def steps(runs: Sequence[Run]) -> str:
             body.append([name, f"{middle * 1e3:.0f}", f"{batch / middle:.0f}", *over, peak])
         share = next((r["share_of_roofline"] for r in rows if r["own"] and "seconds" in r), None)
         title = f"{case['op']}, {case['shape']}, {case['dtype']}"
-        reached = (
-            ""
-            if share is None
-            else (
-                f": fused takes {1 / share:.2f} times what its convolutions, as defined, need at the "
-                "rates measured in the run"
+        reached = ""
+        if share is not None:
+            reached = (
+                f": fused takes {1 / share:.2f} times what its convolutions, as defined, need "
             )
-        )
+            reached += "at the rates measured in the run"
         parts.append(f"**{title}**{reached}\n\n{_table(heading, body)}")
     return "\n\n".join([*parts, *_pictures(runs, "dcgan_step", "ratios", "waterfall")])
 
@@ -191,7 +189,7 @@ def _of_cases(runs: Sequence[Run], module: str, memory: str | None) -> str:
         last.append("")
     table = _table(heading, [*body, last])
     left_out = _left_out(rows for _, rows in cases)
-    return "\n\n".join([table, *left_out, *_pictures(runs, module, "ratios")])
+    return "\n\n".join([table, *left_out, *_pictures(runs, module, "ratios", "roofline")])
 
 
 def _left_out(cases: Iterator[list[Row]]) -> list[str]:
@@ -250,10 +248,14 @@ def main() -> int:
     chosen = parser.parse_args()
     runs = committed()
     try:
-        PAGE.write_text(made(PAGE.read_text(encoding="utf-8"), runs), encoding="utf-8")
+        page = made(PAGE.read_text(encoding="utf-8"), runs)
+        PAGE.write_text(page, encoding="utf-8")
         for run in () if chosen.without_plots else runs:
             for path in plots.draw_all(run.rows, PICTURES, _stem(run)):
-                print(path.relative_to(ROOT))
+                if path.name in page:
+                    print(path.relative_to(ROOT))
+                else:
+                    path.unlink()
     except (ValueError, ModuleNotFoundError) as error:
         print(f"bench-docs: error: {error}", file=sys.stderr)
         return 2
