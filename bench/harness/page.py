@@ -111,6 +111,18 @@ def networks(runs: Sequence[Run]) -> str:
     return _of_cases(runs, "fuse", "saved MiB, ours / eager")
 
 
+def gathering(runs: Sequence[Run]) -> str:
+    rows = [row for run in runs if run.module == "gather_images" for row in run.rows]
+    body = []
+    for row in rows:
+        middle = row["seconds"]["p50"]
+        speed = [f"{middle * 1e6:.0f}", f"{row['bytes'] / middle / 1e9:.1f}"]
+        ratios = [_interval(ratio) for ratio in row["ratio"].values()]
+        body.append([f"{row['device']}, {row['batch']}", *speed, *ratios])
+    peers = list(rows[0]["ratio"]) if rows else []
+    return _table(["batch", "ours, µs", "GB/s", *peers], body)
+
+
 def whole(runs: Sequence[Run]) -> str:
     """The engine's cost and the program's."""
     engine = [row for run in runs if run.module == "engine" for row in run.rows]
@@ -150,6 +162,7 @@ REGIONS: dict[str, Callable[[Sequence[Run]], str]] = {
     "layers": layers,
     "convolutions": convolutions,
     "networks": networks,
+    "gathering": gathering,
     "whole": whole,
     "quality": quality,
 }
