@@ -2,6 +2,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "dot_conv.h"
 #include "gather_images.h"
 #include "thin_conv.h"
 #include "tiles.h"
@@ -13,11 +14,13 @@ extern const GatherLoops kGatherLoops_baseline;
 extern const TileLoops kTileLoops_baseline;
 extern const ThinLoops kThinLoops_baseline;
 extern const WinogradLoops kWinogradLoops_baseline;
+extern const DotLoops kDotLoops_baseline;
 #if defined(__x86_64__)
 extern const GatherLoops kGatherLoops_avx2, kGatherLoops_avx512, kGatherLoops_avx512bf16;
 extern const TileLoops kTileLoops_avx2, kTileLoops_avx512, kTileLoops_avx512bf16;
 extern const ThinLoops kThinLoops_avx2, kThinLoops_avx512, kThinLoops_avx512bf16;
 extern const WinogradLoops kWinogradLoops_avx2, kWinogradLoops_avx512, kWinogradLoops_avx512bf16;
+extern const DotLoops kDotLoops_avx2, kDotLoops_avx512, kDotLoops_avx512bf16;
 #endif
 
 namespace {
@@ -39,6 +42,7 @@ struct AllLoops {
   const ThinLoops& thin;
   const GatherLoops& gather;
   const WinogradLoops& winograd;
+  const DotLoops& dot;
 };
 
 AllLoops widest() {
@@ -51,14 +55,19 @@ AllLoops widest() {
                       __builtin_cpu_supports("avx512dq");
   if (avx512 && allowed("avx512bf16") && __builtin_cpu_supports("avx512bf16")) {
     return {kTileLoops_avx512bf16, kThinLoops_avx512bf16, kGatherLoops_avx512bf16,
-            kWinogradLoops_avx512bf16};
+            kWinogradLoops_avx512bf16, kDotLoops_avx512bf16};
   }
   if (avx512) {
-    return {kTileLoops_avx512, kThinLoops_avx512, kGatherLoops_avx512, kWinogradLoops_avx512};
+    return {kTileLoops_avx512, kThinLoops_avx512, kGatherLoops_avx512, kWinogradLoops_avx512,
+            kDotLoops_avx512};
   }
-  if (avx2) return {kTileLoops_avx2, kThinLoops_avx2, kGatherLoops_avx2, kWinogradLoops_avx2};
+  if (avx2) {
+    return {kTileLoops_avx2, kThinLoops_avx2, kGatherLoops_avx2, kWinogradLoops_avx2,
+            kDotLoops_avx2};
+  }
 #endif
-  return {kTileLoops_baseline, kThinLoops_baseline, kGatherLoops_baseline, kWinogradLoops_baseline};
+  return {kTileLoops_baseline, kThinLoops_baseline, kGatherLoops_baseline, kWinogradLoops_baseline,
+          kDotLoops_baseline};
 }
 
 const AllLoops& loops() {
@@ -75,5 +84,7 @@ const ThinLoops& thin_loops() { return loops().thin; }
 const GatherLoops& gather_loops() { return loops().gather; }
 
 const WinogradLoops& winograd_loops() { return loops().winograd; }
+
+const DotLoops& dot_loops() { return loops().dot; }
 
 }  // namespace fastgan

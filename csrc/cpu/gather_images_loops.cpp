@@ -2,10 +2,7 @@
 #include <cstring>
 
 #include "gather_images.h"
-#include "vec.h"
-
-#define FASTGAN_JOIN2(a, b) a##b
-#define FASTGAN_JOIN(a, b) FASTGAN_JOIN2(a, b)
+#include "isa.h"
 
 namespace fastgan {
 namespace {
@@ -68,16 +65,12 @@ void scale_rows(const ImageRows& r) {
 }
 
 void scale_any(const ImageRows& r) {
-  switch (r.dtype) {
-    case Dtype::kBFloat16: return scale_rows<BFloat16>(r);
-    case Dtype::kFloat16: return scale_rows<Half>(r);
-    default: return scale_rows<float>(r);
-  }
+  with_type(r.dtype, [&](auto type) { scale_rows<decltype(type)>(r); });
 }
 
 }  // namespace
 
-extern const GatherLoops FASTGAN_JOIN(kGatherLoops_, FASTGAN_ISA);
-const GatherLoops FASTGAN_JOIN(kGatherLoops_, FASTGAN_ISA) = {scale_any};
+extern const GatherLoops FASTGAN_OF_ISA(kGatherLoops);
+const GatherLoops FASTGAN_OF_ISA(kGatherLoops) = {scale_any};
 
 }  // namespace fastgan

@@ -6,14 +6,9 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "isa.h"
 #include "thin_conv.h"
 #include "thin_conv_product.h"
-
-#ifndef FASTGAN_ISA
-#define FASTGAN_ISA baseline
-#endif
-#define FASTGAN_JOIN2(a, b) a##b
-#define FASTGAN_JOIN(a, b) FASTGAN_JOIN2(a, b)
 
 namespace fastgan {
 namespace {
@@ -347,15 +342,6 @@ void weight(const ThinShape& s, const void* image, const void* wide, int64_t fir
 
 // ---- by dtype and activation
 
-template <typename Function>
-void with_type(Dtype dtype, const Function& function) {
-  switch (dtype) {
-    case Dtype::kBFloat16: return function(BFloat16{});
-    case Dtype::kFloat16: return function(Half{});
-    default: return function(float{});
-  }
-}
-
 template <int A>
 using Code = std::integral_constant<int, A>;
 
@@ -397,8 +383,7 @@ void weight_any(const ThinShape& s, const void* image, const void* wide, int64_t
 
 }  // namespace
 
-extern const ThinLoops FASTGAN_JOIN(kThinLoops_, FASTGAN_ISA);
-const ThinLoops FASTGAN_JOIN(kThinLoops_, FASTGAN_ISA) = {sizes,  pack_any, from_any,
-                                                          to_any, weight_any};
+extern const ThinLoops FASTGAN_OF_ISA(kThinLoops);
+const ThinLoops FASTGAN_OF_ISA(kThinLoops) = {sizes, pack_any, from_any, to_any, weight_any};
 
 }  // namespace fastgan

@@ -4,15 +4,10 @@
 #include <array>
 #include <cstdint>
 
+#include "isa.h"
 #include "thin_conv_product.h"
 #include "winograd.h"
 #include "winograd_transforms.h"
-
-#ifndef FASTGAN_ISA
-#define FASTGAN_ISA baseline
-#endif
-#define FASTGAN_JOIN2(a, b) a##b
-#define FASTGAN_JOIN(a, b) FASTGAN_JOIN2(a, b)
 
 namespace fastgan {
 namespace {
@@ -281,24 +276,6 @@ void weight(const WinogradShape& s, const T* image, const T* positions, int64_t 
 
 // ---- by dtype
 
-template <typename Function>
-void with_type(Dtype dtype, const Function& function) {
-  switch (dtype) {
-    case Dtype::kBFloat16: return function(BFloat16{});
-    case Dtype::kFloat16: return function(Half{});
-    default: return function(float{});
-  }
-}
-
-template <typename T>
-const T* as(const T&, const void* p) {
-  return static_cast<const T*>(p);
-}
-template <typename T>
-T* as(const T&, void* p) {
-  return static_cast<T*>(p);
-}
-
 void pack_any(const WinogradShape& s, bool transposed, const void* weight, int64_t first,
               int64_t last, float* packed) {
   const int64_t from = first * kWinogradChannels, to = last * kWinogradChannels;
@@ -331,8 +308,8 @@ void weight_any(const WinogradShape& s, const void* image, const void* positions
 
 }  // namespace
 
-extern const WinogradLoops FASTGAN_JOIN(kWinogradLoops_, FASTGAN_ISA);
-const WinogradLoops FASTGAN_JOIN(kWinogradLoops_, FASTGAN_ISA) = {
+extern const WinogradLoops FASTGAN_OF_ISA(kWinogradLoops);
+const WinogradLoops FASTGAN_OF_ISA(kWinogradLoops) = {
     packed_floats, scratch_floats, weight_scratch_floats, pack_any,
     conv_any,      transpose_any,  weight_any};
 

@@ -2,8 +2,8 @@
 
 Groups and dilation are 1. Weights have torch.nn's layout: (C_out, C_in, *k), transposed
 (C_in, C_out, *k), with any strides. Arithmetic is ATen's (oneDNN, cuDNN), or that of fastgan's own
-kernels where one side is an image of few channels (_thin), minimal filtering (_winograd), or matrix
-products (_lowered).
+kernels where one side is an image of few channels (_thin), minimal filtering (_winograd), dot
+products of bfloat16 (_dot), or matrix products (_lowered).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastgan.ops import _dispatch, _lowered, _thin, _winograd
+from fastgan.ops import _dispatch, _dot, _lowered, _thin, _winograd
 from fastgan.ops._tensors import CHANNELS_LAST, dense_like, is_channels_last
 from fastgan.ops.reference.activation import is_identity
 
@@ -143,6 +143,8 @@ def forward(
     fused = bias if identity else None
     y = _winograd.forward(x, weight, geometry)
     if y is None:
+        y = _dot.forward(x, weight, geometry, size)
+    if y is None:
         y = _lowered.forward(x, weight, geometry, size)
     if y is None:
         y = _aten_forward(x, weight, fused, geometry)
@@ -164,6 +166,8 @@ def backward_input(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) ->
     if dx is None:
         dx = _winograd.backward_input(dy, x, weight, geometry)
     if dx is None:
+        dx = _dot.backward_input(dy, x, weight, geometry)
+    if dx is None:
         dx = _lowered.backward_input(dy, x, weight, geometry)
     if dx is None:
         dx = _aten_backward(dy, x, weight, geometry, 0)
@@ -179,6 +183,8 @@ def backward_weight(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -
     dweight = _thin.backward_weight(dy, x, weight, geometry)
     if dweight is None:
         dweight = _winograd.backward_weight(dy, x, weight, geometry)
+    if dweight is None:
+        dweight = _dot.backward_weight(dy, x, weight, geometry)
     if dweight is None:
         dweight = _lowered.backward_weight(dy, x, weight, geometry)
     if dweight is None:

@@ -35,8 +35,14 @@ def fast_in(dtype: torch.dtype) -> bool:
         return True
     if dtype is torch.float16:
         return _has("_is_amx_fp16_supported")
-    dot_product = vendor() == "AuthenticAMD" and _has("_is_avx512_bf16_supported")
-    return _has("_is_amx_tile_supported") or dot_product
+    return _has("_is_amx_tile_supported") or dot_products()
+
+
+@cache
+def dot_products() -> bool:
+    """Whether AVX-512's dot product of bfloat16 is the processor's fastest product of it."""
+    amx = _has("_is_amx_tile_supported")
+    return vendor() == "AuthenticAMD" and _has("_is_avx512_bf16_supported") and not amx
 
 
 @cache

@@ -74,7 +74,7 @@ def _wins(thin: _Thin, reads_image: bool, activated: bool, of_weight: bool = Fal
     To an image the kernels take a quarter of oneDNN's time. From one, and for the weight gradient,
     oneDNN's float32 kernels are as fast, except with one channel, or turned; but the activation
     costs them a pass over memory. In half precision they take up to twice as long where they have
-    to be computed in float32; with instructions for it, only turned or with one channel.
+    to be computed in float32; with instructions for it, only activated, turned or with one channel.
     """
     if setting == "always":
         return True
@@ -85,7 +85,7 @@ def _wins(thin: _Thin, reads_image: bool, activated: bool, of_weight: bool = Fal
         return True
     half = thin.weight.dtype is not torch.float32
     if half and thin.weight.device.type == "cpu" and _processor.fast_in(thin.weight.dtype):
-        return thin.turned and of_weight
+        return activated or (thin.turned and of_weight)
     return half or activated or thin.turned
 
 

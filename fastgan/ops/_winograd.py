@@ -26,10 +26,11 @@ _GEOMETRY = ((2, 2), (1, 1), (0, 0))  # stride, padding, output padding
 _QUANTUM = 16  # channels come in multiples of it
 _LEAST_CHANNELS = 64  # of the image, below which the transforms outweigh the products saved
 _LEAST_POSITIONS = 4  # of a row or column: for 3, tiles take as many products as the plain sum
+_LEAST_TILES = 64  # of the batch: transforming the weights takes as long as so many
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def _wins(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
+def _wins(x: Tensor, weight: Tensor, geometry: Geometry, of_weight: bool = False) -> bool:
     """Whether minimal filtering is faster, "auto" by measurement on CPUs with AVX-512 and AVX2.
 
     Not in half precision where the processor has instructions for it: they do twice as much.
@@ -52,9 +53,11 @@ def _wins(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
         return False
     if setting == "always":
         return True
-    positions = min(x.shape[2:]) // (1 if transposed else 2)
-    wide = min(weight.shape[:2]) >= _LEAST_CHANNELS
-    return wide and positions >= _LEAST_POSITIONS and _lowered.arithmetic(x) is torch.float32
+    rows, columns = (size // (1 if transposed else 2) for size in x.shape[2:])
+    if min(weight.shape[:2]) < _LEAST_CHANNELS or min(rows, columns) < _LEAST_POSITIONS:
+        return False
+    tiles = x.shape[0] * ((rows + 1) // 2) * ((columns + 1) // 2)
+    return (of_weight or tiles >= _LEAST_TILES) and _lowered.arithmetic(x) is torch.float32
 
 
 def forward(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor | None:
@@ -73,7 +76,7 @@ def backward_input(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) ->
 
 def backward_weight(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor | None:
     """The gradient of weight, channels-last."""
-    if not _wins(x, weight, geometry):
+    if not _wins(x, weight, geometry, of_weight=True):
         return None
     image, positions = (dy, x) if geometry.transposed else (x, dy)
     gradient: Tensor = torch.ops.fastgan_native.winograd_conv_weight(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from fastgan.kernels._conv_geometry import (
     configs,
     configure,
     conv_geometry,
+    precision,
 )
 
 TARGETS = [Target(), Target(101376, 255), Target(65536)]
@@ -48,21 +51,19 @@ def test_multiply_adds_are_those_counted_one_by_one(kernel: int, padding: int, s
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
 @pytest.mark.parametrize(
-    ("dtype", "precision"),
+    ("dtype", "kind"),
     [(torch.bfloat16, "ieee"), (torch.float32, "tf32"), (torch.float32, "ieee")],
     ids=str,
 )
 def test_configurations_fit_and_are_all_reachable(
-    dtype: torch.dtype, precision: str, target: Target
+    dtype: torch.dtype, kind: str, target: Target
 ) -> None:
     for tensors in (1, 2):
-        narrow = configs(dtype, precision, tensors, target, narrow=True)
-        available = configs(dtype, precision, tensors, target) + narrow
+        narrow = configs(dtype, kind, tensors, target, narrow=True)
+        available = configs(dtype, kind, tensors, target) + narrow
         assert all(c.shared(dtype.itemsize, tensors) <= target.shared for c in available)
         shapes = product((1, 8, 40, 512), (3, 64, 512), (4, 16, 64), (16, 64, 512))
-        chosen = {
-            configure(geometry(*shape), dtype, precision, tensors, 1, target) for shape in shapes
-        }
+        chosen = {configure(geometry(*shape), dtype, kind, tensors, 1, target) for shape in shapes}
         assert chosen == set(available)
 
 
@@ -135,3 +136,56 @@ def test_shapes_that_do_not_fit(
     }
     with pytest.raises(error, match=message):
         conv_geometry(**arguments | changes)
+
+
+@pytest.fixture
+def torch_precision() -> Iterator[None]:
+    """Gives every setting of float32's precision back: they belong to the process."""
+    backends = torch.backends
+    legacy, cudnn = backends.cudnn.allow_tf32, backends.cudnn.fp32_precision
+    general, conv = backends.fp32_precision, backends.cudnn.conv.fp32_precision
+    yield
+    backends.cudnn.allow_tf32 = legacy
+    backends.fp32_precision, backends.cudnn.fp32_precision = general, cudnn
+    backends.cudnn.conv.fp32_precision = conv
+
+
+def on(device: str, dtype: torch.dtype = torch.float32) -> Any:
+    """What precision() reads of a tensor: no device is needed."""
+    return SimpleNamespace(dtype=dtype, device=torch.device(device))
+
+
+def test_tf32_follows_the_settings_of_pytorch(
+    torch_precision: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The legacy flag and the newer settings: the narrowest that is not "none" holds."""
+    monkeypatch.setattr(torch.version, "hip", None)
+    backends, x = torch.backends, on("cuda")
+    for allowed in (False, True):
+        backends.cudnn.allow_tf32 = allowed
+        assert precision(x) == ("tf32" if allowed else "ieee")
+    backends.cudnn.conv.fp32_precision = "ieee"
+    assert precision(x) == "ieee"
+    backends.cudnn.conv.fp32_precision = "tf32"
+    backends.cudnn.fp32_precision = "ieee"
+    assert precision(x) == "tf32"
+    backends.cudnn.conv.fp32_precision = "none"
+    assert precision(x) == "ieee"
+    backends.cudnn.fp32_precision = "none"
+    assert precision(x) == "ieee"  # nobody asked for less than float32
+    backends.fp32_precision = "tf32"
+    assert precision(x) == "tf32"
+    backends.fp32_precision = "ieee"
+    assert precision(x) == "ieee"
+
+
+def test_ieee_where_there_is_no_tf32(
+    torch_precision: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.version, "hip", None)
+    torch.backends.cudnn.conv.fp32_precision = "tf32"
+    assert precision(on("cuda")) == "tf32"
+    assert precision(on("cpu")) == "ieee"
+    assert all(precision(on("cuda", dtype)) == "ieee" for dtype in (torch.bfloat16, torch.float16))
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert precision(on("cuda")) == "ieee"

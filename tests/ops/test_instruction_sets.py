@@ -36,7 +36,7 @@ def results() -> list[Tensor]:
         found.append(bias_act(hard.repeat(4).reshape(1, 1, 32).to(dtype), activation="identity"))
         scaled = hard.repeat(4).reshape(1, 32, 1).to(dtype)
         found.append(bias_act(scaled, torch.full((32,), 1e-3), activation="identity"))
-    return found + thin_results() + filtered_results() + gathered()
+    return found + thin_results() + filtered_results() + dot_results() + gathered()
 
 
 def gathered() -> list[Tensor]:
@@ -81,6 +81,20 @@ def filtered_results() -> list[Tensor]:
             native.winograd_conv_weight(image, positions),
         ]
     return found
+
+
+def dot_results() -> list[Tensor]:
+    """Convolutions by dot products: incomplete panels and squares, a sample without a partner."""
+    native, place = torch.ops.fastgan_native, ((2, 1), (1, 1))
+    image, positions, weight = (
+        (torch.randn(shape) / 8).bfloat16().contiguous(memory_format=torch.channels_last)
+        for shape in ((3, 48, 10, 6), (3, 80, 5, 5), (80, 48, 4, 4))
+    )
+    return [
+        native.dot_conv(image, weight, *place, (5, 5)),
+        native.dot_conv_transpose(positions, weight, *place, (10, 6)),
+        native.dot_conv_weight(image, positions, (4, 4), *place),
+    ]
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])

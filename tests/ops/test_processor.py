@@ -22,7 +22,7 @@ CASES = [
 
 @pytest.fixture
 def fresh() -> Iterator[None]:
-    asked = (_processor.fast_in, _processor.fast_products)
+    asked = (_processor.fast_in, _processor.fast_products, _processor.dot_products)
     for function in asked:
         function.cache_clear()
     yield
@@ -43,6 +43,7 @@ def test_by_vendor_and_instructions(
     monkeypatch.setattr(_processor, "_has", lambda name: name in instructions)
     of_dtypes = _processor.fast_in(torch.bfloat16), _processor.fast_in(torch.float16)
     assert (*of_dtypes, _processor.fast_products()) == fast
+    assert _processor.dot_products() is (fast[0] and vendor == "AuthenticAMD")
     for dtype, known in zip((torch.bfloat16, torch.float16), fast, strict=False):
         assert _lowered.arithmetic(torch.empty(1, dtype=dtype)) is (
             dtype if known else torch.float32

@@ -1,0 +1,160 @@
+// Convolutions of bfloat16 tensors by dot products of pairs (dot_conv.h), on the CPU: validation of
+// what the loops rely on, allocation, and the cut into blocks of outputs.
+//
+// Every output is summed by one thread in an order that the shapes fix: results are the same bits on
+// any number of threads.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "dot_conv.h"
+#include "walk.h"
+
+namespace fastgan {
+namespace {
+
+using Sizes = std::vector<int64_t>;
+
+// Outputs at once: as many as make reading a panel of weights cheap beside multiplying with it.
+constexpr int64_t kBlockOutputs = 128;
+
+Tensor empty_channels_last(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w) {
+  Tensor t = torch::stable::new_empty(like, {n, h, w, c});
+  return torch::stable::transpose(torch::stable::transpose(t, 1, 3), 2, 3);
+}
+
+void check_tensor(const Tensor& x, const char* name) {
+  STD_TORCH_CHECK(x.dim() == 4, name, ": expected (N, C, H, W), got ", x.dim(), " dimensions");
+  STD_TORCH_CHECK(x.scalar_type() == ScalarType::BFloat16, name, ": expected bfloat16");
+  STD_TORCH_CHECK(layout_of(x).columns, name, ": expected a channels-last tensor");
+  STD_TORCH_CHECK(x.size(1) > 0 && x.size(1) % kDotChannels == 0, name, ": expected a multiple of ",
+                  kDotChannels, " channels, got ", x.size(1));
+  STD_TORCH_CHECK(x.size(2) > 0 && x.size(3) > 0, name, ": expected positive sizes, got ", x.size(2),
+                  " x ", x.size(3));
+}
+
+void check_pair(const Sizes& pair, const char* name, int64_t least) {
+  STD_TORCH_CHECK(pair.size() == 2 && std::min(pair[0], pair[1]) >= least, name,
+                  ": expected two numbers of at least ", least);
+}
+
+DotShape shape_of(int64_t batch, const Sizes& image, const Sizes& positions, const Sizes& kernel,
+                  const Sizes& stride, const Sizes& padding) {
+  check_pair(kernel, "kernel", 1);
+  check_pair(stride, "stride", 1);
+  check_pair(padding, "padding", 0);
+  DotShape s{};
+  s.batch = batch;
+  s.image = image[0];
+  s.height = image[1];
+  s.width = image[2];
+  s.positions = positions[0];
+  s.rows = positions[1];
+  s.columns = positions[2];
+  for (int d = 0; d < 2; ++d) {
+    s.kernel[d] = kernel[d];
+    s.stride[d] = stride[d];
+    s.padding[d] = padding[d];
+  }
+  return s;
+}
+
+void check_weight(const Tensor& weight, const Tensor& x, int64_t own) {
+  check_tensor(weight, "weight");
+  STD_TORCH_CHECK(weight.size(own) == x.size(1) && weight.size(0) % kDotChannels == 0,
+                  "weight: expected (positions, image, *k) with x's channels, multiples of ",
+                  kDotChannels);
+}
+
+// In memory that this thread keeps: touching fresh memory takes longer than writing it.
+const uint32_t* pack(const DotShape& s, bool transposed, const Tensor& weight) {
+  thread_local Scratch<uint32_t> kept;
+  thread_local int64_t size = 0;
+  const int64_t pairs = dot_loops().packed_pairs(s, transposed);
+  if (pairs > size) {
+    kept = scratch<uint32_t>(pairs);
+    size = pairs;
+  }
+  uint32_t* const packed = kept.get();
+  const int64_t panels = s.across(transposed ? s.image : s.positions);
+  torch::stable::parallel_for(0, panels, grain(pairs / panels), [&](int64_t begin, int64_t end) {
+    dot_loops().pack(s, transposed, weight.data_ptr(), begin, end, packed);
+  });
+  return packed;
+}
+
+Tensor run(const DotShape& s, bool transposed, const Tensor& from, const Tensor& weight) {
+  Tensor out = transposed ? empty_channels_last(from, s.batch, s.image, s.height, s.width)
+                          : empty_channels_last(from, s.batch, s.positions, s.rows, s.columns);
+  const uint32_t* const packed = pack(s, transposed, weight);
+  struct Block {
+    int64_t phase, first, last;
+  };
+  std::vector<Block> blocks;
+  for (int64_t i = 0; i < (transposed ? s.phases() : 1); ++i) {
+    const DotPhase phase = dot_loops().phase(s, transposed, i);
+    const int64_t outputs = s.batch * phase.rows * phase.columns;
+    for (int64_t first = 0; first < outputs; first += kBlockOutputs) {
+      blocks.push_back({i, first, std::min(outputs, first + kBlockOutputs)});
+    }
+  }
+  const int64_t floats = dot_loops().scratch_floats(s, transposed, kBlockOutputs);
+  torch::stable::parallel_for(
+      0, static_cast<int64_t>(blocks.size()), 1, [&](int64_t begin, int64_t end) {
+        const auto room = scratch<float>(floats);
+        for (int64_t i = begin; i < end; ++i) {
+          dot_loops().conv(s, transposed, from.data_ptr(), packed, blocks[i].phase, blocks[i].first,
+                           blocks[i].last, out.data_ptr(), room.get());
+        }
+      });
+  return out;
+}
+
+Tensor dot_conv(Tensor image, Tensor weight, Sizes stride, Sizes padding, Sizes size) {
+  check_tensor(image, "image");
+  check_weight(weight, image, 1);
+  check_pair(size, "size", 1);
+  return run(shape_of(image.size(0), {image.size(1), image.size(2), image.size(3)},
+                      {weight.size(0), size[0], size[1]}, {weight.size(2), weight.size(3)}, stride,
+                      padding),
+             false, image, weight);
+}
+
+Tensor dot_conv_transpose(Tensor positions, Tensor weight, Sizes stride, Sizes padding, Sizes size) {
+  check_tensor(positions, "positions");
+  check_weight(weight, positions, 0);
+  check_pair(size, "size", 1);
+  return run(shape_of(positions.size(0), {weight.size(1), size[0], size[1]},
+                      {positions.size(1), positions.size(2), positions.size(3)},
+                      {weight.size(2), weight.size(3)}, stride, padding),
+             true, positions, weight);
+}
+
+Tensor dot_conv_weight(Tensor image, Tensor positions, Sizes kernel, Sizes stride, Sizes padding) {
+  check_tensor(image, "image");
+  check_tensor(positions, "positions");
+  STD_TORCH_CHECK(image.size(0) == positions.size(0), "positions: expected the batch of image");
+  const DotShape s =
+      shape_of(image.size(0), {image.size(1), image.size(2), image.size(3)},
+               {positions.size(1), positions.size(2), positions.size(3)}, kernel, stride, padding);
+  Tensor out = empty_channels_last(image, s.positions, s.image, kernel[0], kernel[1]);
+  torch::stable::parallel_for(0, s.squares(), 1, [&](int64_t begin, int64_t end) {
+    const auto room = scratch<float>(dot_loops().weight_scratch_floats(s));
+    for (int64_t i = begin; i < end; ++i) {
+      dot_loops().weight(s, image.data_ptr(), positions.data_ptr(), i, out.data_ptr(), room.get());
+    }
+  });
+  return out;
+}
+
+}  // namespace
+}  // namespace fastgan
+
+STABLE_TORCH_LIBRARY_IMPL(fastgan_native, CPU, m) {
+  m.impl("dot_conv", TORCH_BOX(&fastgan::dot_conv));
+  m.impl("dot_conv_transpose", TORCH_BOX(&fastgan::dot_conv_transpose));
+  m.impl("dot_conv_weight", TORCH_BOX(&fastgan::dot_conv_weight));
+}

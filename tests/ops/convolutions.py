@@ -1,0 +1,76 @@
+"""The raw convolutions held to the tolerance rule: output and both gradients against torch.nn's."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from tolerance import assert_as_exact
+from torch import Tensor
+
+from fastgan.ops import _convolution
+from fastgan.ops._convolution import Geometry, output_shape
+from fastgan.ops._tensors import dense_like, is_channels_last
+from fastgan.ops.reference.activation import act
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+
+
+def channels_last(x: Tensor) -> Tensor:
+    return x.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def torch_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    stride, padding, output_padding, transposed = geometry
+    name = f"conv{'_transpose' if transposed else ''}{len(stride)}d"
+    extra = {"output_padding": output_padding} if transposed else {}
+    return getattr(F, name)(x, weight, bias, stride=stride, padding=padding, **extra)
+
+
+def results(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    dy: Tensor,
+    geometry: Geometry,
+    activation: int,
+    slope: float,
+    dtype: torch.dtype,
+) -> list[Tensor]:
+    """torch.nn's act(conv(x) + bias), and the gradients of conv for dy, at a dtype."""
+    x, weight = (t.to(dtype).detach().requires_grad_() for t in (x, weight))
+    y = torch_convolution(x, weight, None if bias is None else bias.to(dtype), geometry)
+    return [act(y, activation, slope), *torch.autograd.grad(y, (x, weight), dy.to(dtype))]
+
+
+def check(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: Geometry,
+    activation: int,
+    slope: float,
+) -> None:
+    y = _convolution.forward(x, weight, bias, geometry, activation, slope)
+    assert y.shape == output_shape(x.shape, weight.shape, geometry)
+    assert y.dtype is x.dtype
+    assert is_channels_last(y) if is_channels_last(x) else y.is_contiguous()
+    dy = torch.randn_like(y)
+    own = [
+        y,
+        _convolution.backward_input(dy, x, weight, geometry),
+        _convolution.backward_weight(dy, x, weight, geometry),
+    ]
+    assert own[1] is dense_like(own[1], x)
+    assert own[2] is dense_like(own[2], weight)
+    given = (x, weight, bias, dy, geometry, activation, slope)
+    theirs, exact = results(*given, x.dtype), results(*given, torch.float64)
+    for name, *values in zip(["y", "dx", "dweight"], own, theirs, exact, strict=True):
+        assert_as_exact(name, *values)
+
+
+def parameters(
+    c_in: int, c_out: int, k: tuple[int, ...], geometry: Geometry, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    order = (c_in, c_out) if geometry.transposed else (c_out, c_in)
+    bias = torch.randn(c_out, dtype=torch.float64 if dtype is torch.float64 else torch.float32)
+    return torch.randn(*order, *k).to(dtype), bias

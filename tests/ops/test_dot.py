@@ -1,0 +1,150 @@
+"""Convolutions of bfloat16 by dot products of pairs: as exact as torch.nn's, and chosen where they
+pay."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+from convolutions import channels_last, check
+from torch import Tensor
+
+from fastgan.ops import _dot, _processor
+from fastgan.ops._convolution import Geometry, output_shape
+from fastgan.ops.reference.activation import LEAKY_RELU
+
+HALVED = Geometry((2, 2), (1, 1), (0, 0), False)
+
+
+@pytest.fixture
+def always(native: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_dot, "setting", "always")
+
+
+@pytest.mark.parametrize(
+    ("batch", "image", "wide", "kernel", "positions", "geometry"),
+    [
+        (3, 64, 128, (4, 4), (16, 16), HALVED),  # DCGAN's: several blocks and chunks
+        (5, 80, 144, (4, 4), (4, 4), HALVED),  # incomplete panels, a sample without a partner
+        (2, 16, 48, (3, 3), (7, 9), Geometry((1, 1), (1, 1), (0, 0), False)),
+        (1, 32, 16, (7, 6), (3, 2), Geometry((3, 4), (2, 0), (1, 2), False)),
+        (
+            3,
+            48,
+            16,
+            (1, 2),
+            (4, 3),
+            Geometry((2, 3), (0, 0), (1, 1), False),
+        ),  # pixels without a tap
+        (2, 16, 32, (4, 4), (1, 1), Geometry((1, 1), (0, 0), (0, 0), False)),
+    ],
+)
+def test_equals_pytorch(
+    always: None,
+    batch: int,
+    image: int,
+    wide: int,
+    kernel: tuple[int, int],
+    positions: tuple[int, int],
+    geometry: Geometry,
+) -> None:
+    weight = (torch.randn(wide, image, *kernel) / 8).bfloat16()
+    large = output_shape(
+        (batch, wide, *positions), weight.shape, geometry._replace(transposed=True)
+    )
+    for transposed, layout in product([False, True], [channels_last, Tensor.contiguous]):
+        size = positions if transposed else large[2:]
+        x = channels_last(torch.randn(batch, wide if transposed else image, *size).bfloat16())
+        extra = geometry.output_padding if transposed else (0, 0)
+        own = geometry._replace(transposed=transposed, output_padding=extra)
+        size = output_shape(x.shape, weight.shape, own)[2:]
+        assert _dot.forward(x, weight, own, size) is not None
+        bias = torch.randn(image if transposed else wide)
+        check(x, layout(weight), bias, own, LEAKY_RELU, 0.2)
+
+
+def test_rows_of_a_large_image_come_in_chunks(always: None) -> None:
+    x = channels_last(torch.randn(3, 16, 5, 700).bfloat16())
+    weight = (torch.randn(16, 16, 5, 3) / 8).bfloat16()
+    check(x, weight, None, Geometry((1, 2), (2, 1), (0, 0), False), LEAKY_RELU, 1.0)
+
+
+def test_the_same_on_any_number_of_threads(always: None) -> None:
+    x, weight = torch.randn(3, 32, 22, 10).bfloat16(), torch.randn(80, 32, 4, 4).bfloat16()
+    x, dy = channels_last(x), channels_last(torch.randn(3, 80, 11, 5).bfloat16())
+
+    def passes() -> list[Tensor | None]:
+        return [
+            _dot.forward(x, weight, HALVED, (11, 5)),
+            _dot.backward_input(dy, x, weight, HALVED),
+            _dot.backward_weight(dy, x, weight, HALVED),
+        ]
+
+    threads, found = torch.get_num_threads(), []
+    try:
+        for n in (1, 2, 5):
+            torch.set_num_threads(n)
+            found.append(passes())
+    finally:
+        torch.set_num_threads(threads)
+    for own in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(own, found[0], strict=True))
+
+
+def test_where_it_is_chosen(native: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the instructions: rows of few positions, and the weight gradient of longer ones."""
+
+    def passes(side: int, dtype: torch.dtype = torch.bfloat16, image: int = 64) -> list[bool]:
+        x = channels_last(torch.randn(2, image, 2 * side, 2 * side).to(dtype))
+        weight = torch.randn(128, image, 4, 4).to(dtype)
+        dy = channels_last(torch.randn(2, 128, side, side).to(dtype))
+        found = [
+            _dot.forward(x, weight, HALVED, (side, side)),
+            _dot.backward_input(dy, x, weight, HALVED),
+            _dot.backward_weight(dy, x, weight, HALVED),
+        ]
+        return [t is not None for t in found]
+
+    monkeypatch.setattr(_processor, "dot_products", lambda: True)
+    assert passes(8) == [False, False, True]
+    assert passes(4) == [True, True, True]
+    assert passes(4, image=48) == passes(4, torch.float32) == [False] * 3
+    monkeypatch.setattr(_processor, "dot_products", lambda: False)
+    assert passes(4) == [False] * 3
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"image": torch.zeros(1, 16, 8, 8)}, "image: expected bfloat16"),
+        (
+            {"image": torch.zeros(1, 12, 8, 8).bfloat16()},
+            "image: expected a multiple of 16 channels",
+        ),
+        ({"image": torch.zeros(1, 16, 8).bfloat16()}, r"image: expected \(N, C, H, W\), got 3"),
+        (
+            {"weight": torch.zeros(16, 32, 4, 4).bfloat16()},
+            r"weight: expected \(positions, image, ",
+        ),
+        ({"stride": [0, 1]}, "stride: expected two numbers of at least 1"),
+        ({"padding": [1]}, "padding: expected two numbers of at least 0"),
+        ({"size": [0, 4]}, "size: expected two numbers of at least 1"),
+    ],
+)
+def test_raw_checks(native: None, change: dict[str, object], match: str) -> None:
+    arguments: dict[str, object] = {
+        "image": torch.zeros(1, 16, 8, 8).bfloat16(),
+        "weight": torch.zeros(16, 16, 4, 4).bfloat16(),
+        "stride": [2, 2],
+        "padding": [1, 1],
+        "size": [4, 4],
+        **change,
+    }
+    for name in ("image", "weight"):
+        tensor = arguments[name]
+        assert isinstance(tensor, Tensor)
+        if tensor.dim() == 4:
+            arguments[name] = tensor.to(memory_format=torch.channels_last)
+    with pytest.raises(RuntimeError, match=match):
+        torch.ops.fastgan_native.dot_conv(**arguments)

@@ -1,0 +1,70 @@
+"""Convolutions as matrix products: right in every geometry they take, and chosen where they pay."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+from convolutions import channels_last, check
+from torch import Tensor
+
+from fastgan.ops import _dot, _lowered, _processor, _thin
+from fastgan.ops._convolution import Geometry, output_shape
+from fastgan.ops.reference.activation import LEAKY_RELU
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    ("positions", "kernel", "stride", "padding", "extra"),
+    [
+        ((4, 4), (4, 4), (2, 2), (1, 1), (0, 0)),  # DCGAN's layers
+        ((1, 1), (4, 4), (1, 1), (0, 0), (0, 0)),  # its first and last one
+        ((2, 3), (3, 1), (1, 1), (1, 0), (0, 0)),
+        ((3, 2), (6, 3), (2, 3), (0, 2), (1, 2)),
+        ((3, 4), (2, 4), (2, 1), (2, 3), (1, 0)),
+    ],
+)
+def test_matrix_products(
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: torch.dtype,
+    positions: tuple[int, int],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    extra: tuple[int, int],
+) -> None:
+    monkeypatch.setattr(_lowered, "setting", "always")
+    monkeypatch.setattr(_thin, "setting", "never")
+    monkeypatch.setattr(_dot, "setting", "never")
+    weight = torch.randn(6, 5, *kernel).to(dtype)
+    size = output_shape((1, 6, *positions), weight.shape, Geometry(stride, padding, extra, True))
+    for transposed, layout in product([False, True], [channels_last, Tensor.contiguous]):
+        geometry = Geometry(stride, padding, extra if transposed else (0, 0), transposed)
+        x = torch.randn(3, *((6, *positions) if transposed else (5, *size[2:]))).to(dtype)
+        bias = torch.randn(5 if transposed else 6, dtype=dtype if x.dtype.itemsize == 8 else None)
+        if transposed or output_shape(x.shape, weight.shape, geometry)[2:] == positions:
+            check(layout(x), weight, bias, geometry, LEAKY_RELU, 0.2)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_matrix_products_are_chosen(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the positions are few and the channels many, and products fast."""
+    monkeypatch.setattr(_processor, "fast_products", lambda: fast)
+    layer = Geometry((2, 2), (1, 1), (0, 0), False)
+    whole = Geometry((1, 1), (0, 0), (0, 0), False)
+
+    def chosen(c_in: int, c_out: int, size: int, k: int, geometry: Geometry) -> bool:
+        weight = torch.randn(*((c_in, c_out) if geometry.transposed else (c_out, c_in)), k, k)
+        x = torch.randn(2, c_in, size, size)
+        y_size = output_shape(x.shape, weight.shape, geometry)[2:]
+        y = _lowered.forward(x, weight, geometry, y_size)
+        return y is not None
+
+    assert chosen(128, 256, 8, 4, layer) is fast
+    assert chosen(256, 128, 4, 4, layer._replace(transposed=True)) is fast
+    assert chosen(10, 64, 1, 4, whole._replace(transposed=True))
+    assert chosen(64, 1, 4, 4, whole)
+    assert not chosen(128, 256, 16, 4, layer)
+    assert not chosen(64, 128, 8, 4, layer)
+    assert not chosen(128, 128, 7, 3, layer)

@@ -1,0 +1,119 @@
+"""Convolutions by minimal filtering: as exact as torch.nn's, and chosen where they pay."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+from convolutions import DTYPES, channels_last, check
+from torch import Tensor
+
+from fastgan.ops import _processor, _winograd
+from fastgan.ops._convolution import Geometry
+from fastgan.ops.reference.activation import LEAKY_RELU
+
+HALVED = Geometry((2, 2), (1, 1), (0, 0), False)  # what minimal filtering is for
+
+
+@pytest.fixture
+def filtered_always(native: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_winograd, "setting", "always")
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
+@pytest.mark.parametrize(
+    ("batch", "image", "wide", "positions"),
+    [
+        (3, 64, 128, (16, 16)),  # DCGAN's: several blocks of tiles
+        (2, 48, 80, (5, 7)),  # incomplete tiles, panels and squares
+        (5, 144, 16, (4, 2)),
+        (1, 16, 32, (1, 1)),
+    ],
+)
+def test_minimal_filtering(
+    filtered_always: None,
+    batch: int,
+    image: int,
+    wide: int,
+    positions: tuple[int, int],
+    dtype: torch.dtype,
+) -> None:
+    weight = (torch.randn(wide, image, 4, 4) / 8).to(dtype)
+    for transposed, layout in product([False, True], [channels_last, Tensor.contiguous]):
+        size = positions if transposed else tuple(2 * n for n in positions)
+        x = channels_last(torch.randn(batch, wide if transposed else image, *size).to(dtype))
+        geometry = HALVED._replace(transposed=transposed)
+        assert _winograd.forward(x, weight, geometry) is not None
+        bias = torch.randn(image if transposed else wide)
+        check(x, layout(weight), bias, geometry, LEAKY_RELU, 0.2)
+
+
+def test_minimal_filtering_on_any_number_of_threads(filtered_always: None) -> None:
+    x, weight = channels_last(torch.randn(3, 32, 22, 10)), torch.randn(80, 32, 4, 4)
+    dy = channels_last(torch.randn(3, 80, 11, 5))
+
+    def passes() -> list[Tensor | None]:
+        return [
+            _winograd.forward(x, weight, HALVED),
+            _winograd.backward_input(dy, x, weight, HALVED),
+            _winograd.backward_weight(dy, x, weight, HALVED),
+        ]
+
+    threads = torch.get_num_threads()
+    try:
+        found = []
+        for n in (1, 2, 5):
+            torch.set_num_threads(n)
+            found.append(passes())
+    finally:
+        torch.set_num_threads(threads)
+    for own in found[1:]:
+        for a, b in zip(own, found[0], strict=True):
+            assert torch.equal(a, b)
+
+
+def test_minimal_filtering_is_chosen(native: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For its geometry, wide channels-last tensors and products in float32, and nothing else."""
+
+    def chosen(x: Tensor, weight: Tensor, geometry: Geometry = HALVED) -> bool:
+        return _winograd.forward(x, weight, geometry) is not None
+
+    x, weight = channels_last(torch.randn(16, 64, 8, 8)), torch.randn(128, 64, 4, 4)
+    assert chosen(x, weight)
+    assert chosen(
+        channels_last(torch.randn(16, 128, 5, 4)), weight, HALVED._replace(transposed=True)
+    )
+    assert not chosen(x[:8], weight)  # 32 tiles: the weights' transform would take as long
+    dy = channels_last(torch.randn(8, 128, 4, 4))
+    assert _winograd.backward_weight(dy, x[:8], weight, HALVED) is not None
+    assert not chosen(x.contiguous(), weight)
+    assert not chosen(x.double(), weight.double())
+    assert not chosen(x[:, :, :7].contiguous(memory_format=torch.channels_last), weight)
+    assert not chosen(x, weight, HALVED._replace(padding=(0, 0)))
+    assert not chosen(x, weight[..., :2, :2])
+    assert not chosen(channels_last(x[:, :, :6]), weight)  # three positions: no fewer products
+    assert not chosen(channels_last(x[:, :32]), weight[:, :32])
+    assert not chosen(channels_last(x[:, :60]), weight[:, :60])
+    for fast in (False, True):
+        monkeypatch.setattr(_processor, "fast_in", lambda dtype, fast=fast: fast)
+        assert chosen(x.bfloat16(), weight.bfloat16()) is not fast
+
+
+@pytest.mark.parametrize(
+    ("op", "tensors", "match"),
+    [
+        ("winograd_conv", ((1, 16, 7, 8), (16, 16, 4, 4)), "image: expected positive sizes"),
+        ("winograd_conv", ((1, 12, 8, 8), (16, 12, 4, 4)), "image: expected a multiple of 16"),
+        ("winograd_conv", ((1, 16, 8, 8), (16, 32, 4, 4)), "weight: expected"),
+        ("winograd_conv_transpose", ((1, 16, 4, 4), (16, 16, 4, 8)), "weight: expected"),
+        ("winograd_conv_weight", ((1, 16, 8, 8), (1, 16, 4, 5)), "positions: expected the batch"),
+    ],
+)
+def test_raw_minimal_filtering_checks(
+    native: None, op: str, tensors: tuple[tuple[int, ...], ...], match: str
+) -> None:
+    with pytest.raises(RuntimeError, match=match):
+        getattr(torch.ops.fastgan_native, op)(*(channels_last(torch.randn(s)) for s in tensors))
+    with pytest.raises(RuntimeError, match="channels-last"):
+        getattr(torch.ops.fastgan_native, op)(torch.randn(1, 16, 8, 8), torch.randn(16, 16, 4, 4))
