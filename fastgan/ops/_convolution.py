@@ -96,7 +96,8 @@ def own_kernels_pay(
     follows. By measurement on a CPU with AVX-512, the calls' own time included: layers to an image
     take 0.3 to 0.7 of ATen's time, but large contiguous ones, which are copied, up to 1.6; layers
     from an image 0.3 to 0.8 where its gradient is asked for, else 0.7 to 1.2; layers from or to one
-    position 0.7 to 1.0 with gradients, and 1.2 to 1.5 without.
+    position 0.7 to 1.0 with gradients, and 1.2 to 1.5 without. With minimal filtering
+    a whole DCGAN generator of width 32 trains 1.2 to 1.4 times as fast in channels-last memory.
     """
     if x.dim() == 3:
         x, geometry = x.unsqueeze(2), _geometry_2d(geometry)
@@ -111,6 +112,8 @@ def own_kernels_pay(
         if x.shape[1] <= _thin.MOST_CHANNELS:
             return x.requires_grad and torch.is_grad_enabled()
         return is_channels_last(x) or operations < _MOST_OPERATIONS_CONTIGUOUS
+    if _winograd.runs(x, weight, geometry):
+        return True
     one_position = max(positions) == 1 and _lowered.runs(x, size, weight, geometry)
     return one_position and torch.is_grad_enabled()
 

@@ -30,7 +30,7 @@ _LEAST_TILES = 64  # of the batch: transforming the weights takes as long as so 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def _wins(x: Tensor, weight: Tensor, geometry: Geometry, of_weight: bool = False) -> bool:
+def runs(x: Tensor, weight: Tensor, geometry: Geometry, of_weight: bool = False) -> bool:
     """Whether minimal filtering is faster, "auto" by measurement on CPUs with AVX-512 and AVX2.
 
     Not in half precision where the processor has instructions for it: they do twice as much.
@@ -62,21 +62,21 @@ def _wins(x: Tensor, weight: Tensor, geometry: Geometry, of_weight: bool = False
 
 def forward(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor | None:
     """conv(x), channels-last."""
-    if not _wins(x, weight, geometry):
+    if not runs(x, weight, geometry):
         return None
     return _write(x, weight) if geometry.transposed else _read(x, weight)
 
 
 def backward_input(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor | None:
     """The gradient of x, channels-last."""
-    if not _wins(x, weight, geometry):
+    if not runs(x, weight, geometry):
         return None
     return _read(dy, weight) if geometry.transposed else _write(dy, weight)
 
 
 def backward_weight(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor | None:
     """The gradient of weight, channels-last."""
-    if not _wins(x, weight, geometry, of_weight=True):
+    if not runs(x, weight, geometry, of_weight=True):
         return None
     image, positions = (dy, x) if geometry.transposed else (x, dy)
     gradient: Tensor = torch.ops.fastgan_native.winograd_conv_weight(

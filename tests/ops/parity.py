@@ -45,10 +45,31 @@ def check_parity(
     names += ["running_mean", "running_var"]
     of_sums = float(dz.double().square().movedim(1, 0).flatten(1).sum(1).sqrt().max())
     sizes = {"dweight": of_sums, "dbias": of_sums}
+    slack = 0.0
     if training:
         sizes["dx"] = _size_of_dx(x, weight, dz, **spec)
+        slack = rounding_of_mean(x, **spec) if wide is torch.float32 else 0.0
+        # Of gamma x^, x^ of order 1, which the bias and a kink may cut to nothing.
+        sizes["z"] = 0.0 if weight is None else float(weight.abs().max())
     for name, *values in zip(names, own, theirs, exact, strict=True):
-        assert_as_exact(name, *values, size=sizes.get(name, 0.0))
+        assert_as_exact(name, *values, size=sizes.get(name, 0.0), slack=slack)
+
+
+def rounding_of_mean(
+    x: Tensor,
+    *,
+    segments: int = 1,
+    order: str = "norm_act",
+    activation: str = "leaky_relu",
+    negative_slope: float = 0.01,
+    **_: Any,
+) -> float:
+    """What the last bit of a float32 mean moves, in standard deviations: PyTorch may be lucky."""
+    u = x.double() if order == "norm_act" else eager.act(x.double(), activation, negative_slope)
+    values = u.reshape(segments, -1, *u.shape[1:]).transpose(1, 2).flatten(2)
+    std = values.std(2, unbiased=False)
+    spread = (values.mean(2).abs() / std).nan_to_num(0.0, 0.0, 0.0).max()
+    return float(spread) * torch.finfo(torch.float32).eps / 2
 
 
 def _size_of_dx(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from parity import channels_last, check_parity
+from parity import channels_last, check_parity, rounding_of_mean
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -115,6 +115,17 @@ def arrange(x: Tensor, layout: str) -> Tensor:
     return x[:1].expand(x.shape) if layout == "expanded" else x.contiguous()
 
 
+def at_a_kink(x: Tensor, gamma: Tensor | None, bias: Tensor, **spec: Any) -> bool:
+    """Whether the last bit of a mean decides which side of the kink a value is on."""
+    if spec["order"] == "act_norm" or spec["activation"] not in ("relu", "leaky_relu"):
+        return False
+    wide = [None if t is None else t.double() for t in (gamma, bias)]
+    straight = {**spec, "activation": "identity"}
+    y = eager.norm_act(x.double(), None, None, *wide, True, **straight)
+    moved = rounding_of_mean(x, **spec) * (1.0 if gamma is None else gamma.abs().max())
+    return bool((y.abs() <= 4 * moved).any()) if x.dtype is torch.float32 else False
+
+
 @pytest.mark.usefixtures("native")
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(problem=problems())
@@ -142,6 +153,8 @@ def test_any_problem_equals_pytorch(problem: dict[str, Any]) -> None:
     x_dense = x.contiguous() if problem["layout"] in ("strided", "expanded") else x
     values = x[: shape[0] // segments, 0]
     if values.numel() < 2 or values.double().std() < 1e-3 * max(1.0, shift / 10):
+        return
+    if problem["training"] and at_a_kink(x_dense, gamma, bias, segments=segments, **spec):
         return
     for name in ("cpu", "reference"):
         with backend(name):
