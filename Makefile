@@ -47,8 +47,8 @@ bench-docs: setup ## the tables and pictures of docs/benchmarks.md from bench/re
 bench-quality: setup ## quality over time: fused, reference, tutorial; three minutes each
 	$(BIN)/python -m bench.quality
 
-recipes: setup ## train every recipe for minutes and measure it: docs/recipes.json
-	$(BIN)/python tools/recipes.py
+recipes: setup ## train every recipe for minutes and measure it: docs/recipes.md
+	$(BIN)/python -m tools.recipe_report
 
 gpu: ## on a machine with an NVIDIA GPU, in GPU_PYTHON's own environment: build, test, measure
 	$(GPU_PYTHON) tools/gpu.py

@@ -136,18 +136,9 @@ def backward_kernel(
     first = chunk * tiles_per_chunk
     for t in tl.range(first, tl.minimum(first + tiles_per_chunk, tiles), num_stages=STAGES):
         offsets, mask = tile(
-            t,
-            segment,
-            column0,
-            planes,
-            length,
-            width,
-            CHANNELS_LAST,
-            BLOCK_P,
-            BLOCK_L,
-            BLOCK_W,
+            t, segment, column0, planes, length, width, CHANNELS_LAST, BLOCK_P, BLOCK_L, BLOCK_W,
             WIDE,
-        )
+        )  # fmt: skip
         a, xhat = _load_pair(
             dz_ptr, x_ptr, offsets, mask, mean, rstd, weight, bias, slope, ACT, ACT_FIRST
         )
@@ -216,18 +207,9 @@ def backward_whole_kernel(
     total = (planes.to(tl.int64) * length).to(tl.float32)
     if RESIDENT:
         offsets, mask = tile(
-            0,
-            segment,
-            column0,
-            planes,
-            length,
-            width,
-            CHANNELS_LAST,
-            BLOCK_P,
-            BLOCK_L,
-            BLOCK_W,
+            0, segment, column0, planes, length, width, CHANNELS_LAST, BLOCK_P, BLOCK_L, BLOCK_W,
             WIDE,
-        )
+        )  # fmt: skip
         a, xhat = _load_pair(
             dz_ptr, x_ptr, offsets, mask, mean, rstd, weight, bias, slope, ACT, ACT_FIRST
         )
@@ -238,18 +220,9 @@ def backward_whole_kernel(
         sum_ax = tl.zeros([BLOCK_P * BLOCK_L, BLOCK_W], tl.float32)
         for t in tl.range(0, tiles, num_stages=STAGES):
             offsets, mask = tile(
-                t,
-                segment,
-                column0,
-                planes,
-                length,
-                width,
-                CHANNELS_LAST,
-                BLOCK_P,
-                BLOCK_L,
-                BLOCK_W,
-                WIDE,
-            )
+                t, segment, column0, planes, length, width, CHANNELS_LAST, BLOCK_P, BLOCK_L,
+                BLOCK_W, WIDE,
+            )  # fmt: skip
             a, xhat = _load_pair(
                 dz_ptr, x_ptr, offsets, mask, mean, rstd, weight, bias, slope, ACT, ACT_FIRST
             )
@@ -269,18 +242,9 @@ def backward_whole_kernel(
     else:
         for t in tl.range(0, tiles, num_stages=STAGES):
             offsets, mask = tile(
-                t,
-                segment,
-                column0,
-                planes,
-                length,
-                width,
-                CHANNELS_LAST,
-                BLOCK_P,
-                BLOCK_L,
-                BLOCK_W,
-                WIDE,
-            )
+                t, segment, column0, planes, length, width, CHANNELS_LAST, BLOCK_P, BLOCK_L,
+                BLOCK_W, WIDE,
+            )  # fmt: skip
             a, xhat = _load_pair(
                 dz_ptr, x_ptr, offsets, mask, mean, rstd, weight, bias, slope, ACT, ACT_FIRST
             )

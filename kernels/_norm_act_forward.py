@@ -106,18 +106,9 @@ def _welford(
     m2 = tl.zeros([BLOCK_P * BLOCK_L, BLOCK_W], tl.float32)
     for t in tl.range(first, last, num_stages=STAGES):
         offsets, mask = tile(
-            t,
-            segment,
-            column0,
-            planes,
-            length,
-            width,
-            CHANNELS_LAST,
-            BLOCK_P,
-            BLOCK_L,
-            BLOCK_W,
+            t, segment, column0, planes, length, width, CHANNELS_LAST, BLOCK_P, BLOCK_L, BLOCK_W,
             WIDE,
-        )
+        )  # fmt: skip
         d = load_value(x_ptr, offsets, mask, slope, ACT, ACT_FIRST) - pivot[None, :]
         delta = tl.where(mask, d - mean, 0.0)
         mean += delta * (1.0 / tl.cast(t - first + 1, tl.float32))
@@ -308,18 +299,9 @@ def apply_kernel(
     first = chunk * tiles_per_chunk
     for t in tl.range(first, tl.minimum(first + tiles_per_chunk, tiles), num_stages=STAGES):
         offsets, mask = tile(
-            t,
-            segment,
-            column0,
-            planes,
-            length,
-            width,
-            CHANNELS_LAST,
-            BLOCK_P,
-            BLOCK_L,
-            BLOCK_W,
+            t, segment, column0, planes, length, width, CHANNELS_LAST, BLOCK_P, BLOCK_L, BLOCK_W,
             WIDE,
-        )
+        )  # fmt: skip
         u = load_value(x_ptr, offsets, mask, slope, ACT, ACT_FIRST)
         z = _normalise(u, mean, rstd * weight, bias, slope, ACT, ACT_FIRST)
         tl.store(z_ptr + offsets, z.to(z_ptr.dtype.element_ty), mask)
@@ -372,18 +354,9 @@ def train_kernel(
     weight, bias = load_affine(weight_ptr, bias_ptr, column, inside)
     if RESIDENT:
         offsets, mask = tile(
-            0,
-            segment,
-            column0,
-            planes,
-            length,
-            width,
-            CHANNELS_LAST,
-            BLOCK_P,
-            BLOCK_L,
-            BLOCK_W,
+            0, segment, column0, planes, length, width, CHANNELS_LAST, BLOCK_P, BLOCK_L, BLOCK_W,
             WIDE,
-        )
+        )  # fmt: skip
         u = load_value(x_ptr, offsets, mask, slope, ACT, ACT_FIRST)
         d = tl.where(mask, u - pivot[None, :], 0.0)
         mean = tl.sum(d, 0) / total
@@ -406,18 +379,9 @@ def train_kernel(
     else:
         for t in tl.range(0, tiles, num_stages=STAGES):
             offsets, mask = tile(
-                t,
-                segment,
-                column0,
-                planes,
-                length,
-                width,
-                CHANNELS_LAST,
-                BLOCK_P,
-                BLOCK_L,
-                BLOCK_W,
-                WIDE,
-            )
+                t, segment, column0, planes, length, width, CHANNELS_LAST, BLOCK_P, BLOCK_L,
+                BLOCK_W, WIDE,
+            )  # fmt: skip
             u = load_value(x_ptr, offsets, mask, slope, ACT, ACT_FIRST)
             z = _normalise(u, mean, scale, bias, slope, ACT, ACT_FIRST)
             tl.store(z_ptr + offsets, z.to(z_ptr.dtype.element_ty), mask)

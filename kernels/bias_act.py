@@ -141,18 +141,9 @@ def bias_act_kernel(
     first = chunk * tiles_per_chunk
     for t in tl.range(first, tl.minimum(first + tiles_per_chunk, tiles), num_stages=STAGES):
         offsets, mask = tile(
-            t,
-            segment,
-            column0,
-            planes,
-            length,
-            width,
-            CHANNELS_LAST,
-            BLOCK_P,
-            BLOCK_L,
-            BLOCK_W,
+            t, segment, column0, planes, length, width, CHANNELS_LAST, BLOCK_P, BLOCK_L, BLOCK_W,
             WIDE,
-        )
+        )  # fmt: skip
         x = tl.load(x_ptr + offsets, mask, other=0.0).to(tl.float32)
         z = activate(x + bias[None, :], slope, ACT)
         tl.store(z_ptr + offsets, z.to(z_ptr.dtype.element_ty), mask)
@@ -195,18 +186,9 @@ def bias_act_backward_kernel(
     first = chunk * tiles_per_chunk
     for t in tl.range(first, tl.minimum(first + tiles_per_chunk, tiles), num_stages=STAGES):
         offsets, mask = tile(
-            t,
-            segment,
-            column0,
-            planes,
-            length,
-            width,
-            CHANNELS_LAST,
-            BLOCK_P,
-            BLOCK_L,
-            BLOCK_W,
+            t, segment, column0, planes, length, width, CHANNELS_LAST, BLOCK_P, BLOCK_L, BLOCK_W,
             WIDE,
-        )
+        )  # fmt: skip
         z = tl.load(z_ptr + offsets, mask, other=0.0).to(tl.float32)
         dx = tl.load(dz_ptr + offsets, mask, other=0.0).to(tl.float32)
         dx *= activation_grad_from_output(z, slope, ACT)

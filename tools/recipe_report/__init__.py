@@ -1,0 +1,1 @@
+"""Train, measure and picture the recipes: `python -m tools.recipe_report`."""
