@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,7 @@ def by_tutorial(trainer: Trainer, snapshots: Snapshots) -> None:
     of_g = torch.optim.Adam(g.parameters(), config.lr_g, betas)
     bce = F.binary_cross_entropy_with_logits
     with unfused():
-        for (real,) in chain.from_iterable(iter(loader) for _ in iter(int, 1)):
+        for (real,) in chain.from_iterable(repeat(loader)):
             d.zero_grad()
             logits = d(real)
             bce(logits, torch.ones_like(logits)).backward()

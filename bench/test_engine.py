@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -18,7 +19,7 @@ import pytest
 import torch
 
 from bench.harness.session import Session
-from bench.paired import percentiles, ratio_interval
+from bench.paired import interleave, own_clock, percentiles, ratio_interval
 from fastgan.data import ImageDataset
 from fastgan.engine import Batch, Callback, TrainConfig, Trainer
 from fastgan.engine.log import SilentReporter
@@ -116,17 +117,11 @@ def test_loop_overhead(
     images, _ = trainers[1].loader.batch(0)
     given = Batch(images, None, trainers[1]._draw_noise())
     trainers[1].ema.before(1)
-    times: dict[str, list[float]] = {"trainer": [], "bare": []}
-    for i in range(ROUNDS + 1):
-        runs = {
-            "trainer": lambda: in_trainer(trainers[0], tmp_path / "run", steps),
-            "bare": lambda: bare(trainers[1], given, steps),
-        }
-        order = sorted(runs, reverse=bool(i % 2))
-        took = {name: runs[name]() for name in order}
-        if i:  # the first round warms up
-            for name, seconds in took.items():
-                times[name].append(seconds / steps)
+    runs: dict[str, Callable[[], object]] = {
+        "trainer": lambda: in_trainer(trainers[0], tmp_path / "run", steps) / steps,
+        "bare": lambda: bare(trainers[1], given, steps) / steps,
+    }
+    times = interleave(runs, ROUNDS, warm_up=1, clock=own_clock)
     over = ratio_interval(times["trainer"], times["bare"])
     run = f"Trainer.fit, {model} {size}, batch {batch}"
     bare_step = percentiles(times["bare"])

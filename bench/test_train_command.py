@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from bench.harness.session import Session
-from bench.paired import interleave, percentiles, ratio_interval
+from bench.paired import interleave, own_clock, percentiles, ratio_interval
 from bench.test_engine import bare
 from fastgan.data import StreamLoader, load, stream
 from fastgan.engine import Batch, Trainer
@@ -89,15 +89,12 @@ def by_hand(photos: Path) -> Callable[[], float]:
 @pytest.mark.full
 def test_train_command(photos: Path, tmp_path: Path, suite: Session, capsys: Capture) -> None:
     keep_freed_memory()
-    ways = {
+    ways: dict[str, Callable[[], object]] = {
         "bare loop": by_hand(photos),
         "resident": lambda: command(photos, tmp_path / "resident", "resident"),
         "stream": lambda: command(photos, tmp_path / "stream", "stream"),
     }
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for i in range(ROUNDS):
-        for name in sorted(ways, reverse=bool(i % 2)):
-            times[name].append(ways[name]())
+    times = interleave(ways, ROUNDS, warm_up=0, clock=own_clock)
     with capsys.disabled():
         print(f"\nbare loop: {median(times['bare loop']) * 1e3:.0f} ms a step")
         for name in ("resident", "stream"):

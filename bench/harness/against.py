@@ -13,12 +13,13 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from bench.harness.machine import ROOT
-from bench.paired import geometric_mean, ratio_interval
+from bench.paired import geometric_mean, interleave, own_clock, ratio_interval
 
 ROUNDS, CALLS = 15, 3
 
@@ -106,12 +107,10 @@ def compare(tree: Path, rounds: int = ROUNDS) -> dict[str, tuple[float, float, f
     found = {}
     try:
         for case in CASES:
-            times: dict[str, list[float]] = {name: [] for name in servers}
-            for i in range(rounds + 1):
-                for name in sorted(servers, reverse=bool(i % 2)):
-                    seconds = servers[name].seconds(case)
-                    if i:  # the first round warms up
-                        times[name].append(seconds)
+            runs: dict[str, Callable[[], object]] = {
+                name: partial(server.seconds, case) for name, server in servers.items()
+            }
+            times = interleave(runs, rounds, warm_up=1, clock=own_clock)
             found[case] = tuple(ratio_interval(times["other"], times["this"]))
     finally:
         for server in servers.values():

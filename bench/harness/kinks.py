@@ -48,7 +48,7 @@ class _Kinked(TorchFunctionMode):
         return self.activate(x, slope, lambda: function(*args, **kwargs))
 
     def activate(self, x: Tensor, slope: Callable[[], float], call: Callable[[], Tensor]) -> Tensor:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no activate")
 
 
 class Signs(_Kinked):

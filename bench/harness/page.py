@@ -143,7 +143,7 @@ def whole(runs: Sequence[Run]) -> str:
 def quality(runs: Sequence[Run]) -> str:
     """The last point of each arm; the curve is a picture."""
     heading = ["arm", "seed", "seconds", "steps", "images/s"]
-    body, metrics = [], []
+    body = []
     rows = [r for run in runs for r in run.rows if r["kind"] == "quality"]
     metrics = list(rows[0]["metrics"]) if rows else []
     for arm in dict.fromkeys((row["arm"], row["seed"]) for row in rows):

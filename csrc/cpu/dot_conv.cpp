@@ -21,11 +21,6 @@ using Sizes = std::vector<int64_t>;
 // Outputs at once: as many as make reading a panel of weights cheap beside multiplying with it.
 constexpr int64_t kBlockOutputs = 128;
 
-Tensor empty_channels_last(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w) {
-  Tensor t = torch::stable::new_empty(like, {n, h, w, c});
-  return torch::stable::transpose(torch::stable::transpose(t, 1, 3), 2, 3);
-}
-
 void check_tensor(const Tensor& x, const char* name) {
   STD_TORCH_CHECK(x.dim() == 4, name, ": expected (N, C, H, W), got ", x.dim(), " dimensions");
   STD_TORCH_CHECK(x.scalar_type() == ScalarType::BFloat16, name, ": expected bfloat16");
@@ -69,16 +64,10 @@ void check_weight(const Tensor& weight, const Tensor& x, int64_t own) {
                   kDotChannels);
 }
 
-// In memory that this thread keeps: touching fresh memory takes longer than writing it.
 const uint32_t* pack(const DotShape& s, bool transposed, const Tensor& weight) {
-  thread_local Scratch<uint32_t> kept;
-  thread_local int64_t size = 0;
+  thread_local KeptScratch<uint32_t> kept;
   const int64_t pairs = dot_loops().packed_pairs(s, transposed);
-  if (pairs > size) {
-    kept = scratch<uint32_t>(pairs);
-    size = pairs;
-  }
-  uint32_t* const packed = kept.get();
+  uint32_t* const packed = kept.at_least(pairs);
   const int64_t panels = s.across(transposed ? s.image : s.positions);
   torch::stable::parallel_for(0, panels, grain(pairs / panels), [&](int64_t begin, int64_t end) {
     dot_loops().pack(s, transposed, weight.data_ptr(), begin, end, packed);

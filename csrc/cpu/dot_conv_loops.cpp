@@ -1,18 +1,15 @@
 // The loops of bfloat16's convolutions (dot_conv.h). Compiled once for each instruction set.
 #include <algorithm>
-#include <array>
 #include <cstdint>
-#include <utility>
 
+#include "conv_product.h"
 #include "dot_conv.h"
 #include "isa.h"
-#include "thin_conv_product.h"
 
 namespace fastgan {
 namespace {
 
 constexpr int64_t kPanel = kDotPanel;
-constexpr int64_t kDepth = 128;   // pairs at once: with a panel they fill most of a first-level cache
 constexpr int64_t kChunkPairs = 1 << 16;  // of the image in the weight gradient: half a second-level cache
 constexpr int64_t kSums = kPanel * kPanel;
 
@@ -49,53 +46,39 @@ struct Dot {
   int64_t ldc;
 };
 
-template <int P, int V>
-void dot(const Dot& o) {
-  const uint32_t* a[P];
-  VecF sum[P][V];
-  FASTGAN_UNROLL
-  for (int p = 0; p < P; ++p) {
-    a[p] = o.a[p];
-    FASTGAN_UNROLL
-    for (int v = 0; v < V; ++v) sum[p][v] = load(o.c + p * o.ldc + v * kWidth);
-  }
-  for (int64_t t = 0; t < o.n; ++t) {
-    const uint32_t* const b = o.b + o.b_at[t];
-    const int64_t at = o.a_at[t];
-    VecU right[V];
-    FASTGAN_UNROLL
-    for (int v = 0; v < V; ++v) right[v] = load_pairs(b + v * kWidth);
+struct DotTile {
+  template <int P, int V>
+  static void run(const Dot& o) {
+    const uint32_t* a[P];
+    VecF sum[P][V];
     FASTGAN_UNROLL
     for (int p = 0; p < P; ++p) {
-      const VecU left = VecU{} + a[p][at];
+      a[p] = o.a[p];
       FASTGAN_UNROLL
-      for (int v = 0; v < V; ++v) sum[p][v] = add_dot(sum[p][v], left, right[v]);
+      for (int v = 0; v < V; ++v) sum[p][v] = load(o.c + p * o.ldc + v * kWidth);
+    }
+    for (int64_t t = 0; t < o.n; ++t) {
+      const uint32_t* const b = o.b + o.b_at[t];
+      const int64_t at = o.a_at[t];
+      VecU right[V];
+      FASTGAN_UNROLL
+      for (int v = 0; v < V; ++v) right[v] = load_pairs(b + v * kWidth);
+      FASTGAN_UNROLL
+      for (int p = 0; p < P; ++p) {
+        const VecU left = VecU{} + a[p][at];
+        FASTGAN_UNROLL
+        for (int v = 0; v < V; ++v) sum[p][v] = add_dot(sum[p][v], left, right[v]);
+      }
+    }
+    FASTGAN_UNROLL
+    for (int p = 0; p < P; ++p) {
+      FASTGAN_UNROLL
+      for (int v = 0; v < V; ++v) store(o.c + p * o.ldc + v * kWidth, sum[p][v]);
     }
   }
-  FASTGAN_UNROLL
-  for (int p = 0; p < P; ++p) {
-    FASTGAN_UNROLL
-    for (int v = 0; v < V; ++v) store(o.c + p * o.ldc + v * kWidth, sum[p][v]);
-  }
-}
-
-// dot<P, V> at [V - 1][P - 1].
-struct Dots {
-  void (*of[kMostVectors][kMostRows])(const Dot&) = {};
-
-  constexpr Dots() { fill(std::make_integer_sequence<int, kMostVectors>{}); }
-
- private:
-  template <int... V>
-  constexpr void fill(std::integer_sequence<int, V...>) {
-    (fill_rows<V>(std::make_integer_sequence<int, most_rows(V + 1)>{}), ...);
-  }
-  template <int V, int... P>
-  constexpr void fill_rows(std::integer_sequence<int, P...>) {
-    ((of[V][P] = dot<P + 1, V + 1>), ...);
-  }
 };
-constexpr Dots kDots{};
+
+constexpr RegisterTiles<Dot, DotTile> kDots{};
 
 // Products of all columns of a panel, as many vectors at a time as there are registers.
 template <typename Rows>
@@ -111,13 +94,6 @@ void multiply(Dot o, int64_t columns, int64_t rows, const uint32_t* b, float* c,
   }
 }
 
-template <int64_t step>
-constexpr std::array<int32_t, kDepth> steps() {
-  std::array<int32_t, kDepth> of{};
-  for (int64_t t = 0; t < kDepth; ++t) of[t] = static_cast<int32_t>(t * step);
-  return of;
-}
-constexpr auto kUnitSteps = steps<1>();
 constexpr auto kPanelSteps = steps<kPanel>();
 
 // ---- weights

@@ -76,11 +76,6 @@ Sizes sizes_of(const Tensor& x, const char* name) {
   return Sizes(sizes.begin(), sizes.end());
 }
 
-Tensor empty_channels_last(const Tensor& like, const Sizes& s) {
-  Tensor t = torch::stable::new_empty(like, {s[0], s[2], s[3], s[1]});
-  return torch::stable::transpose(torch::stable::transpose(t, 1, 3), 2, 3);
-}
-
 void check_weight(const Tensor& weight, const Tensor& x, int64_t wide, int64_t channels) {
   STD_TORCH_CHECK(weight.dim() == 4 && weight.size(0) == wide &&
                       (channels == 0 || weight.size(1) == channels) &&
@@ -152,7 +147,7 @@ Tensor thin_conv(Tensor image, Tensor weight, std::optional<Tensor> bias, Sizes 
   const Sizes to = {from[0], weight.size(0), size[0], size[1]};
   const ThinShape s = shape_of(dtype_of(image), from, interleaved(image), to,
                                {weight.size(2), weight.size(3)}, stride, padding);
-  Tensor out = empty_channels_last(image, to);
+  Tensor out = empty_channels_last(image, to[0], to[1], to[2], to[3]);
   const Epilogue e(bias, s.wide, activation, slope);
   const auto packed = packed_weight(s, weight, false);
   const Bands bands(from[0], s.rows, s.stride[0] * s.width * s.channels);
@@ -180,7 +175,7 @@ Tensor thin_conv_transpose(Tensor wide, Tensor weight, std::optional<Tensor> bia
   const Sizes to = {from[0], weight.size(1), size[0], size[1]};
   const ThinShape s = shape_of(dtype_of(wide), to, channels_last, from,
                                {weight.size(2), weight.size(3)}, stride, padding);
-  Tensor out = channels_last ? empty_channels_last(wide, to)
+  Tensor out = channels_last ? empty_channels_last(wide, to[0], to[1], to[2], to[3])
                              : torch::stable::new_empty(wide, {to[0], to[1], to[2], to[3]});
   const Epilogue e(bias, s.channels, activation, slope);
   const auto packed = packed_weight(s, weight, true);

@@ -8,7 +8,7 @@
 
 #include "isa.h"
 #include "thin_conv.h"
-#include "thin_conv_product.h"
+#include "conv_product.h"
 
 namespace fastgan {
 namespace {

@@ -1,11 +1,7 @@
 // The loops over one tile. Compiled once for each instruction set; FASTGAN_ISA names the copy.
+#include "isa.h"
 #include "sums.h"
 
-#ifndef FASTGAN_ISA
-#define FASTGAN_ISA baseline
-#endif
-#define FASTGAN_JOIN2(a, b) a##b
-#define FASTGAN_JOIN(a, b) FASTGAN_JOIN2(a, b)
 #define FASTGAN_TEXT2(a) #a
 #define FASTGAN_TEXT(a) FASTGAN_TEXT2(a)
 
@@ -295,8 +291,8 @@ void merge_sums_entry(const Merge& m) { m.wide ? merge_sums<double>(m) : merge_s
 
 }  // namespace
 
-extern const TileLoops FASTGAN_JOIN(kTileLoops_, FASTGAN_ISA);
-const TileLoops FASTGAN_JOIN(kTileLoops_, FASTGAN_ISA) = {
+extern const TileLoops FASTGAN_OF_ISA(kTileLoops);
+const TileLoops FASTGAN_OF_ISA(kTileLoops) = {
     FASTGAN_TEXT(FASTGAN_ISA), stats_entry, forward_entry, reduce_entry, dx_entry,
     bias_backward_entry, merge_moments_entry, merge_sums_entry};
 

@@ -18,11 +18,6 @@ namespace {
 // Tiles at once: as many as make reading the weights cheap beside multiplying with them.
 constexpr int64_t kBlockTiles = 66;
 
-Tensor empty_channels_last(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w) {
-  Tensor t = torch::stable::new_empty(like, {n, h, w, c});
-  return torch::stable::transpose(torch::stable::transpose(t, 1, 3), 2, 3);
-}
-
 void check_tensor(const Tensor& x, const char* name, int64_t parity) {
   STD_TORCH_CHECK(x.dim() == 4, name, ": expected (N, C, H, W), got ", x.dim(), " dimensions");
   const Layout l = layout_of(x);
@@ -49,17 +44,10 @@ void check_weight(const Tensor& weight, const Tensor& x, int64_t own) {
                   "weight: expected (positions, image, 4, 4) of x's dtype and channels");
 }
 
-// The transformed weights, in memory that this thread keeps: they are several times the weights, and
-// touching that much fresh memory takes longer than writing it.
+// The transformed weights, which are several times the weights.
 const float* pack(const WinogradShape& s, bool transposed, const Tensor& weight) {
-  thread_local Scratch<float> kept;
-  thread_local int64_t size = 0;
-  const int64_t floats = winograd_loops().packed_floats(s, transposed);
-  if (floats > size) {
-    kept = scratch<float>(floats);
-    size = floats;
-  }
-  float* const packed = kept.get();
+  thread_local KeptScratch<float> kept;
+  float* const packed = kept.at_least(winograd_loops().packed_floats(s, transposed));
   const int64_t work = kProductsOfTile * kPhases * kWinogradChannels * s.image;
   torch::stable::parallel_for(0, s.positions / kWinogradChannels, grain(work),
                               [&](int64_t begin, int64_t end) {

@@ -1,11 +1,10 @@
 // The loops of the minimal-filtering convolutions. Compiled once for each instruction set;
 // FASTGAN_ISA names the copy.
 #include <algorithm>
-#include <array>
 #include <cstdint>
 
+#include "conv_product.h"
 #include "isa.h"
-#include "thin_conv_product.h"
 #include "winograd.h"
 #include "winograd_transforms.h"
 
@@ -13,18 +12,9 @@ namespace fastgan {
 namespace {
 
 constexpr int64_t kPanel = kMostVectors * kWidth;  // columns of a register tile
-constexpr int64_t kDepth = 128;      // terms at once: with a panel they fill most of a first-level cache
 constexpr int64_t kWeightTiles = 64;  // tiles of the weight gradient at once
 constexpr int64_t kPad = 16;           // floats between planes, which else would meet in one cache set
 
-// 0, 1, 2, ..., times a step.
-template <int64_t step>
-constexpr std::array<int32_t, kDepth> steps() {
-  std::array<int32_t, kDepth> of{};
-  for (int64_t t = 0; t < kDepth; ++t) of[t] = static_cast<int32_t>(t * step);
-  return of;
-}
-constexpr auto kUnitSteps = steps<1>();
 constexpr auto kSquareSteps = steps<kWeightSquare>();
 
 // ---- products

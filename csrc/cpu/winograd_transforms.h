@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "thin_conv_product.h"
+#include "conv_product.h"
 #include "winograd.h"
 
 namespace fastgan {

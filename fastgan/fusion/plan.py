@@ -126,8 +126,8 @@ class Plan:
 
 
 def _its_own(*_: Any) -> Any:
-    """Stands for the forward of a module's class."""
-    raise NotImplementedError
+    """Stands for the forward of a module's class, which a plan calls in its place."""
+    raise NotImplementedError("a plan calls the forward of its module's class itself")
 
 
 class _Running:

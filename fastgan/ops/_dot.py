@@ -83,27 +83,23 @@ def backward_weight(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -
         return None
     image, positions = (dy, x) if geometry.transposed else (x, dy)
     gradient: Tensor = torch.ops.fastgan_native.dot_conv_weight(
-        _laid_out(image), _laid_out(positions), list(weight.shape[2:]), *_steps(geometry)
+        _laid_out(image), _laid_out(positions), list(weight.shape[2:]), *geometry[:2]
     )
     return gradient
 
 
 def _read(image: Tensor, weight: Tensor, geometry: Geometry, size: tuple[int, ...]) -> Tensor:
     positions: Tensor = torch.ops.fastgan_native.dot_conv(
-        _laid_out(image), _laid_out(weight), *_steps(geometry), size
+        _laid_out(image), _laid_out(weight), *geometry[:2], size
     )
     return positions
 
 
 def _write(positions: Tensor, weight: Tensor, geometry: Geometry, size: tuple[int, ...]) -> Tensor:
     image: Tensor = torch.ops.fastgan_native.dot_conv_transpose(
-        _laid_out(positions), _laid_out(weight), *_steps(geometry), size
+        _laid_out(positions), _laid_out(weight), *geometry[:2], size
     )
     return image
-
-
-def _steps(geometry: Geometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return geometry.stride, geometry.padding
 
 
 def _laid_out(x: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from tolerance import assert_as_exact
@@ -66,6 +68,19 @@ def check(
     theirs, exact = results(*given, x.dtype), results(*given, torch.float64)
     for name, *values in zip(["y", "dx", "dweight"], own, theirs, exact, strict=True):
         assert_as_exact(name, *values)
+
+
+def assert_same_on_any_number_of_threads(passes: Callable[[], list[Tensor | None]]) -> None:
+    threads, found = torch.get_num_threads(), []
+    try:
+        for n in (1, 2, 5):
+            torch.set_num_threads(n)
+            found.append(passes())
+    finally:
+        torch.set_num_threads(threads)
+    for own in found[1:]:
+        for a, b in zip(own, found[0], strict=True):
+            assert torch.equal(a, b)
 
 
 def parameters(

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from fastgan.ops import norm_act
 
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+
 
 def channels_last(x: Tensor) -> Tensor:
     return x.movedim(1, -1).contiguous().movedim(-1, 1)
@@ -55,37 +57,32 @@ def check_parity(
         assert_as_exact(name, *values, size=sizes.get(name, 0.0), slack=slack)
 
 
-def rounding_of_mean(
-    x: Tensor,
-    *,
-    segments: int = 1,
-    order: str = "norm_act",
-    activation: str = "leaky_relu",
-    negative_slope: float = 0.01,
-    **_: Any,
-) -> float:
+def rounding_of_mean(x: Tensor, **spec: Any) -> float:
     """What the last bit of a float32 mean moves, in standard deviations: PyTorch may be lucky."""
-    u = x.double() if order == "norm_act" else eager.act(x.double(), activation, negative_slope)
-    values = u.reshape(segments, -1, *u.shape[1:]).transpose(1, 2).flatten(2)
+    values = _normalised_values(x, **spec)
     std = values.std(2, unbiased=False)
     spread = (values.mean(2).abs() / std).nan_to_num(0.0, 0.0, 0.0).max()
     return float(spread) * torch.finfo(torch.float32).eps / 2
 
 
-def _size_of_dx(
+def _normalised_values(
     x: Tensor,
-    weight: Tensor | None,
-    dz: Tensor,
     *,
     segments: int = 1,
     order: str = "norm_act",
     activation: str = "leaky_relu",
     negative_slope: float = 0.01,
-    eps: float = 1e-5,
     **_: Any,
+) -> Tensor:
+    """What is normalised, in float64: (segments, channels, values)."""
+    u = x.double() if order == "norm_act" else eager.act(x.double(), activation, negative_slope)
+    return u.reshape(segments, -1, *u.shape[1:]).transpose(1, 2).flatten(2)
+
+
+def _size_of_dx(
+    x: Tensor, weight: Tensor | None, dz: Tensor, *, eps: float = 1e-5, **spec: Any
 ) -> float:
     """Of the terms of dx = gamma r (a - mean(a) - x^ mean(a x^)), which may cancel to nothing."""
-    u = x.double() if order == "norm_act" else eager.act(x.double(), activation, negative_slope)
-    var = u.reshape(segments, -1, *u.shape[1:]).transpose(1, 2).flatten(2).var(2, unbiased=False)
+    var = _normalised_values(x, **spec).var(2, unbiased=False)
     scale = (var + eps).rsqrt() * (1.0 if weight is None else weight.double().abs())
     return float(dz.double().abs().max() * scale.nan_to_num(0.0).min())

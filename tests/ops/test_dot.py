@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 import torch
-from convolutions import channels_last, check
+from convolutions import assert_same_on_any_number_of_threads, channels_last, check
 from torch import Tensor
 
 from fastgan.ops import _dot, _processor
@@ -81,15 +81,7 @@ def test_the_same_on_any_number_of_threads(always: None) -> None:
             _dot.backward_weight(dy, x, weight, HALVED),
         ]
 
-    threads, found = torch.get_num_threads(), []
-    try:
-        for n in (1, 2, 5):
-            torch.set_num_threads(n)
-            found.append(passes())
-    finally:
-        torch.set_num_threads(threads)
-    for own in found[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(own, found[0], strict=True))
+    assert_same_on_any_number_of_threads(passes)
 
 
 def test_where_it_is_chosen(native: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,12 @@ from itertools import product
 
 import pytest
 import torch
-from convolutions import DTYPES, channels_last, check
+from convolutions import (
+    DTYPES,
+    assert_same_on_any_number_of_threads,
+    channels_last,
+    check,
+)
 from torch import Tensor
 
 from fastgan.ops import _processor, _winograd
@@ -60,17 +65,7 @@ def test_minimal_filtering_on_any_number_of_threads(filtered_always: None) -> No
             _winograd.backward_weight(dy, x, weight, HALVED),
         ]
 
-    threads = torch.get_num_threads()
-    try:
-        found = []
-        for n in (1, 2, 5):
-            torch.set_num_threads(n)
-            found.append(passes())
-    finally:
-        torch.set_num_threads(threads)
-    for own in found[1:]:
-        for a, b in zip(own, found[0], strict=True):
-            assert torch.equal(a, b)
+    assert_same_on_any_number_of_threads(passes)
 
 
 def test_minimal_filtering_is_chosen(native: None, monkeypatch: pytest.MonkeyPatch) -> None:

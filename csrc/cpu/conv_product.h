@@ -1,0 +1,118 @@
+// What the products of all convolutions share: register tiles of as many accumulators as the
+// instruction set has room for, and the product of float32. In an unnamed namespace, as vec.h and for
+// the same reason.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <utility>
+
+#include "vec.h"
+
+// Unrolled early, an array indexed by constants stays in registers.
+#define FASTGAN_UNROLL _Pragma("GCC unroll 8")
+
+namespace fastgan {
+namespace {
+
+constexpr int64_t kWidth = kLanes<float>;
+constexpr int64_t kMostRows = 8;
+#if defined(__AVX512F__)
+constexpr int64_t kMostVectors = 4, kAccumulators = 24;  // of 32 registers
+#else
+constexpr int64_t kMostVectors = 2, kAccumulators = 12;  // of 16
+#endif
+constexpr int64_t ceil_div(int64_t n, int64_t by) { return (n + by - 1) / by; }
+constexpr int64_t most_rows(int64_t vectors) { return std::min(kMostRows, kAccumulators / vectors); }
+
+// Tile::run<P, V>, of P rows by V vectors, at [V - 1][P - 1].
+template <typename Operands, typename Tile>
+struct RegisterTiles {
+  void (*of[kMostVectors][kMostRows])(const Operands&) = {};
+
+  constexpr RegisterTiles() { fill(std::make_integer_sequence<int, kMostVectors>{}); }
+
+ private:
+  template <int... V>
+  constexpr void fill(std::integer_sequence<int, V...>) {
+    (fill_rows<V>(std::make_integer_sequence<int, most_rows(V + 1)>{}), ...);
+  }
+  template <int V, int... P>
+  constexpr void fill_rows(std::integer_sequence<int, P...>) {
+    ((of[V][P] = Tile::template run<P + 1, V + 1>), ...);
+  }
+};
+
+constexpr int64_t kDepth = 128;  // terms at once: with a panel they fill most of a first-level cache
+
+// 0, 1, 2, ..., times a step.
+template <int64_t step>
+constexpr std::array<int32_t, kDepth> steps() {
+  std::array<int32_t, kDepth> of{};
+  for (int64_t t = 0; t < kDepth; ++t) of[t] = static_cast<int32_t>(t * step);
+  return of;
+}
+constexpr auto kUnitSteps = steps<1>();
+
+// c[p][v] = (or +=) the sum over t < n of a[p][offset[t]] * b[t][v].
+struct Product {
+  const float* a[kMostRows];
+  const int32_t* offset;
+  int64_t n;
+  const float* b;
+  int64_t ldb;
+  float* c;
+  int64_t ldc;
+};
+
+template <bool Add>
+struct Multiply {
+  template <int P, int V>
+  static void run(const Product& o) {
+    const float* a[P];
+    VecF sum[P][V];
+    FASTGAN_UNROLL
+    for (int p = 0; p < P; ++p) {
+      a[p] = o.a[p];
+      FASTGAN_UNROLL
+      for (int v = 0; v < V; ++v) sum[p][v] = VecF{};
+    }
+    const float* b = o.b;
+    for (int64_t t = 0; t < o.n; ++t, b += o.ldb) {
+      const int64_t at = o.offset[t];
+      VecF right[V];
+      FASTGAN_UNROLL
+      for (int v = 0; v < V; ++v) right[v] = load(b + v * kWidth);
+      FASTGAN_UNROLL
+      for (int p = 0; p < P; ++p) {
+        FASTGAN_UNROLL
+        for (int v = 0; v < V; ++v) sum[p][v] += a[p][at] * right[v];
+      }
+    }
+    FASTGAN_UNROLL
+    for (int p = 0; p < P; ++p) {
+      FASTGAN_UNROLL
+      for (int v = 0; v < V; ++v) {
+        float* c = o.c + p * o.ldc + v * kWidth;
+        store(c, Add ? load(c) + sum[p][v] : sum[p][v]);
+      }
+    }
+  }
+};
+
+template <bool Add>
+constexpr RegisterTiles<Product, Multiply<Add>> kProducts{};
+
+// Calls function(first, count) for pieces of [0, n), as equal as may be and at most so long.
+template <typename Function>
+FASTGAN_HD void in_pieces(int64_t n, int64_t most, const Function& function) {
+  for (int64_t pieces = ceil_div(n, most), first = 0; pieces > 0; --pieces) {
+    const int64_t count = ceil_div(n - first, pieces);
+    function(first, count);
+    first += count;
+  }
+}
+
+}  // namespace
+}  // namespace fastgan
