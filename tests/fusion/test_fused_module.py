@@ -99,13 +99,13 @@ def test_distributed_data_parallel(tmp_path):
         "gloo", init_method=f"file://{tmp_path / 'rendezvous'}", rank=0, world_size=1
     )
     try:
-        original = sequential()
+        original = sequential().double()
         fused = nn.parallel.DistributedDataParallel(fastgan.fuse(copy.deepcopy(original)))
-        x = image()
+        x = image().double()
         fused(x).square().sum().backward()
         original(x).square().sum().backward()
         for own, theirs in zip(fused.parameters(), original.parameters(), strict=True):
-            torch.testing.assert_close(own.grad, theirs.grad, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(own.grad, theirs.grad)
     finally:
         torch.distributed.destroy_process_group()
 
