@@ -15,10 +15,11 @@ from fastgan.fusion.fuse import fuse
 from fastgan.fusion.report import FusionReport
 from fastgan.fusion.roofline import floor_seconds
 from fastgan.nn._blocks import Activation
-from fastgan.nn.sequential import Run, Runner, recording
+from fastgan.nn.sequential import Run, Runner, laid_out, recording
 from fastgan.ops import _dispatch, conv_block, norm_act_conv, tuning
+from fastgan.ops._convolution import Kernels, kernels_of, library
 from fastgan.ops._tensors import autocast_dtype, stat_dtype
-from fastgan.ops.conv_block import Deferred
+from fastgan.ops.conv_block import Deferred, backend_of
 from fastgan.ops.norm_act_conv import Norm
 
 _PASSES = 3
@@ -27,6 +28,7 @@ _PASSES = 3
 class Row(NamedTuple):
     """One block of `explain`. Sizes in bytes of a training pass; the rest of the forward pass.
 
+    kernels: what runs its convolution, forward and for both gradients; None without one.
     roofline: the share of its time that the operations or the traffic (whichever takes longer) take
     at the rates of a matrix product and of a copy on this device; nan where it is not known.
     """
@@ -38,6 +40,7 @@ class Row(NamedTuple):
     form: str
     why: str
     backend: str
+    kernels: Kernels | None
     saved_eager: int
     saved_fused: int
     operations: int
@@ -51,10 +54,12 @@ def explain(module: nn.Module, *inputs: Tensor) -> list[Row]:
     For each block of a fused model, of a `FusedSequential` or of `fastgan.nn.chain`: the layers it
     is made of, shapes, form ("fused", "composed", "apart", "layers" or "as it is"; see
     `convolution_form`; numbered reasons stand below) and the backend of its elementwise kernels,
-    what torch.nn's layers and the block save for backward, the operations (two a multiply-add) and
-    bytes of its forward pass (input, weights and output once each), and the roofline share of its
-    time. The blocks that `fuse` left as they are follow, with the reason. A module that is not
-    fused is explained as `fuse` would have it.
+    what runs its convolution and, where that is another, its gradients ("direct", "minimal
+    filtering", "dot products" and "matrix products" are fastgan's own on a CPU), what torch.nn's
+    layers and the block save for backward, the operations (two a multiply-add) and bytes of its
+    forward pass (input, weights and output once each), and the roofline share of its time. The
+    blocks that `fuse` left as they are follow, with the reason. A module that is not fused is
+    explained as `fuse` would have it.
 
     ValueError if there is no block in `module`.
     """
@@ -66,7 +71,7 @@ def explain(module: nn.Module, *inputs: Tensor) -> list[Row]:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
-    for heading in ("children", "layers", "shapes", "form"):
+    for heading in ("children", "layers", "shapes", "form", "convolution"):
         table.add_column(heading, overflow="fold")
     for heading in ("saved by torch.nn", "saved", "GFLOP", "traffic"):
         table.add_column(heading, justify="right", min_width=8)
@@ -76,9 +81,12 @@ def explain(module: nn.Module, *inputs: Tensor) -> list[Row]:
         shapes = f"{_times(row.input)} → {_times(row.output)}" if row.output else ""
         form = ", ".join(filter(None, (row.form, row.backend)))
         note = f" ({reasons.index(row.why) + 1})" if row.why else ""
-        table.add_row(row.name, row.kind, shapes, form + note, *_numbers([row]), _share(row))
+        kernels = "" if row.kernels is None else str(row.kernels)
+        table.add_row(
+            row.name, row.kind, shapes, form + note, kernels, *_numbers([row]), _share(row)
+        )
     table.add_section()
-    table.add_row("sum", *[""] * 3, *_numbers(rows))
+    table.add_row("sum", *[""] * 4, *_numbers(rows))
     # A pipe or a file has no width; 80 columns would break every cell.
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(table)
@@ -132,7 +140,7 @@ def explained(module: nn.Module, *inputs: Tensor) -> list[Row]:
     return [
         *(_row(run, seen) for run in runs),
         *(
-            Row(name, " → ".join(kinds), (), (), "as it is", why, "", 0, 0, 0, 0, math.nan)
+            Row(name, " → ".join(kinds), (), (), "as it is", why, "", None, 0, 0, 0, 0, math.nan)
             for name, kinds, why in left
         ),
     ]
@@ -155,9 +163,23 @@ def _row(run: Run, seen: set[int]) -> Row:
     return Row(
         ", ".join(block.names), " → ".join(type(child).__name__ for child in block.children),
         tuple(x.shape), tuple(y.shape), run.form or "as it is", run.why,
-        _dispatch.resolve(_dispatch.setting(), x), saved + normalised,
+        _dispatch.resolve(_dispatch.setting(), x), convolution_kernels(run), saved + normalised,
         saved + normalised * run.keeps_normalised, operations, traffic, roofline,
     )  # fmt: skip
+
+
+def convolution_kernels(run: Run) -> Kernels | None:
+    """What runs the convolution of a block, forward and for both gradients."""
+    block, x = run.block, run.input
+    if not run.form or block.conv is None:
+        return None
+    x = laid_out(x.to(autocast_dtype(x)), block.conv.weight)
+    weight = block.conv.weight.to(x.dtype)
+    if run.form == "composed":
+        return kernels_of(x, weight, block.geometry, block.after != Activation())
+    if run.form == "fused" and backend_of(x, _dispatch.setting()) == "triton":
+        return Kernels(*["Triton"] * 3)
+    return Kernels(*[library(x, weight, block.geometry)] * 3)
 
 
 def _saved(run: Run, seen: set[int]) -> int:

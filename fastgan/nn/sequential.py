@@ -179,7 +179,7 @@ class Runner(NamedTuple):
             else:
                 assert block.conv is not None
                 weight = block.conv.weight  # read once: spectral norm takes a step at each reading
-                x = _laid_out(x, weight)
+                x = laid_out(x, weight)
                 if form == "fused":
                     x, moments = self._conv_block(block, x, weight, moments, following)
                 else:
@@ -306,7 +306,7 @@ def _is_plain_batch_norm(module: nn.Module) -> bool:
     return isinstance(module, _BatchNorm) and not hasattr(module, "segments")
 
 
-def _laid_out(x: Tensor, weight: Tensor) -> Tensor:
+def laid_out(x: Tensor, weight: Tensor) -> Tensor:
     """x in channels-last memory where the weight is, as torch.nn's convolutions take it."""
     wanted = CHANNELS_LAST.get(x.dim())
     if wanted is None or weight.is_contiguous() or is_channels_last(x):

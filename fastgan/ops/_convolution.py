@@ -19,6 +19,9 @@ from fastgan.ops import _dispatch, _dot, _lowered, _thin, _winograd
 from fastgan.ops._tensors import CHANNELS_LAST, dense_like, is_channels_last
 from fastgan.ops.reference.activation import is_identity
 
+# In this order: the first that runs a pass does it, after _thin and before ATen.
+_OWN = {"minimal filtering": _winograd, "dot products": _dot, "matrix products": _lowered}
+
 
 class Geometry(NamedTuple):
     """Where the taps of a convolution fall, one entry for each spatial dimension."""
@@ -112,7 +115,7 @@ def own_kernels_pay(
         if x.shape[1] <= _thin.MOST_CHANNELS:
             return x.requires_grad and torch.is_grad_enabled()
         return is_channels_last(x) or operations < _MOST_OPERATIONS_CONTIGUOUS
-    if _winograd.runs(x, weight, geometry):
+    if _winograd.runs(x, size, weight, geometry):
         return True
     one_position = max(positions) == 1 and _lowered.runs(x, size, weight, geometry)
     return one_position and torch.is_grad_enabled()
@@ -120,6 +123,51 @@ def own_kernels_pay(
 
 _LEAST_OPERATIONS = 1 << 22  # of a forward pass
 _MOST_OPERATIONS_CONTIGUOUS = 1 << 26
+
+
+class Kernels(NamedTuple):
+    """What runs each pass of a convolution, in words."""
+
+    forward: str
+    input_gradient: str
+    weight_gradient: str
+
+    def __str__(self) -> str:
+        """In one word, where one kernel runs all three."""
+        if len(set(self)) == 1:
+            return self.forward
+        words = zip(("", "data gradient: ", "weight gradient: "), self, strict=True)
+        return "; ".join(of + kernel for of, kernel in words)
+
+
+def kernels_of(x: Tensor, weight: Tensor, geometry: Geometry, activated: bool) -> Kernels:
+    """What `forward`, `backward_input` and `backward_weight` run on tensors like these.
+
+    Of x and weight only shape, dtype, layout and device are read. activated: an activation follows.
+    """
+    if x.dim() == 3:
+        return kernels_of(*_as_2d(x, weight), _geometry_2d(geometry), activated)
+    size = output_shape(x.shape, weight.shape, geometry)[2:]
+    found = []
+    thin = _thin.runs_forward(x, weight, geometry, activated)
+    for i, direct in enumerate((thin, *_thin.runs_backward(x, weight, geometry))):
+        own = (k for k, v in _OWN.items() if v.runs(x, size, weight, geometry, of_weight=i == 2))
+        found.append("direct" if direct else next(own, "") or library(x, weight, geometry))
+    return Kernels(*found)
+
+
+def library(x: Tensor, weight: Tensor, geometry: Geometry) -> str:
+    """Whose convolution ATen runs: "oneDNN", "cuDNN", "MIOpen", or its own, "ATen"."""
+    dtype = _lowered.arithmetic(x)
+    stride, padding, dilation, transposed, extra, groups = aten_arguments(*geometry)
+    chosen = torch._C._select_conv_backend(
+        x.to(dtype), weight.to(dtype), None, stride, padding, dilation, transposed, extra, groups,
+        None,
+    ).name  # fmt: skip
+    if x.device.type == "cpu":  # that of transposed convolutions by oneDNN has no name in Python
+        return "ATen" if chosen.startswith("Slow") else "oneDNN"
+    names = {"Cudnn": "cuDNN", "Miopen": "MIOpen"}
+    return next((name for start, name in names.items() if chosen.startswith(start)), "ATen")
 
 
 def forward(
@@ -144,11 +192,8 @@ def forward(
         return thin
     identity = is_identity(activation, slope)
     fused = bias if identity else None
-    y = _winograd.forward(x, weight, geometry)
-    if y is None:
-        y = _dot.forward(x, weight, geometry, size)
-    if y is None:
-        y = _lowered.forward(x, weight, geometry, size)
+    tried = (own.forward(x, weight, geometry, size) for own in _OWN.values())
+    y = next((y for y in tried if y is not None), None)
     if y is None:
         y = _aten_forward(x, weight, fused, geometry)
         bias = None if identity else bias
@@ -167,11 +212,8 @@ def backward_input(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) ->
         return flat.squeeze(2)
     dx = _thin.backward_input(dy, x, weight, geometry)
     if dx is None:
-        dx = _winograd.backward_input(dy, x, weight, geometry)
-    if dx is None:
-        dx = _dot.backward_input(dy, x, weight, geometry)
-    if dx is None:
-        dx = _lowered.backward_input(dy, x, weight, geometry)
+        tried = (own.backward_input(dy, x, weight, geometry) for own in _OWN.values())
+        dx = next((dx for dx in tried if dx is not None), None)
     if dx is None:
         dx = _aten_backward(dy, x, weight, geometry, 0)
     return dense_like(dx, x)
@@ -185,11 +227,8 @@ def backward_weight(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -
         return flat.squeeze(2)
     dweight = _thin.backward_weight(dy, x, weight, geometry)
     if dweight is None:
-        dweight = _winograd.backward_weight(dy, x, weight, geometry)
-    if dweight is None:
-        dweight = _dot.backward_weight(dy, x, weight, geometry)
-    if dweight is None:
-        dweight = _lowered.backward_weight(dy, x, weight, geometry)
+        tried = (own.backward_weight(dy, x, weight, geometry) for own in _OWN.values())
+        dweight = next((found for found in tried if found is not None), None)
     if dweight is None:
         dweight = _aten_backward(dy, x, weight, geometry, 1)
     return dense_like(dweight, weight)

@@ -32,8 +32,11 @@ def arithmetic(x: Tensor) -> torch.dtype:
     return x.dtype
 
 
-def _wins(x: Tensor, y_size: tuple[int, ...], weight: Tensor, geometry: Geometry) -> bool:
-    """Whether matrix products are faster, by measurement on CPUs with AVX-512.
+def runs(
+    x: Tensor, y_size: tuple[int, ...], weight: Tensor, geometry: Geometry, of_weight: bool = False
+) -> bool:
+    """Whether matrix products are faster, "auto" by measurement on CPUs with AVX-512, for every
+    pass alike; of x and weight only shape, dtype and device are read.
 
     With one position the columns are the image itself. With rows of up to four, such as DCGAN's
     layer between 8x8 and 4x4, ATen takes 1.2 to 1.5 times as long (for the weight gradient in
@@ -55,14 +58,9 @@ def _wins(x: Tensor, y_size: tuple[int, ...], weight: Tensor, geometry: Geometry
     return arithmetic(x) is not torch.float32 or _processor.fast_products()
 
 
-def runs(x: Tensor, size: tuple[int, ...], weight: Tensor, geometry: Geometry) -> bool:
-    """Whether a pass runs here; of x and weight only shape, dtype and device are read."""
-    return _wins(x, size, weight, geometry)
-
-
 def forward(x: Tensor, weight: Tensor, geometry: Geometry, size: tuple[int, ...]) -> Tensor | None:
     """conv(x), channels-last; size is that of y."""
-    if not _wins(x, size, weight, geometry):
+    if not runs(x, size, weight, geometry):
         return None
     if geometry.transposed:
         return _write(x, weight, geometry, size)
@@ -71,7 +69,7 @@ def forward(x: Tensor, weight: Tensor, geometry: Geometry, size: tuple[int, ...]
 
 def backward_input(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor | None:
     """The gradient of x, channels-last."""
-    if not _wins(x, tuple(dy.shape[2:]), weight, geometry):
+    if not runs(x, tuple(dy.shape[2:]), weight, geometry):
         return None
     size = tuple(x.shape[2:])
     if geometry.transposed:
@@ -81,7 +79,7 @@ def backward_input(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) ->
 
 def backward_weight(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor | None:
     """The gradient of weight, with the channels of the image innermost."""
-    if not _wins(x, tuple(dy.shape[2:]), weight, geometry):
+    if not runs(x, tuple(dy.shape[2:]), weight, geometry):
         return None
     positions, image = (x, dy) if geometry.transposed else (dy, x)
     size, kernel = tuple(positions.shape[2:]), tuple(weight.shape[2:])

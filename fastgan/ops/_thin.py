@@ -92,9 +92,29 @@ def _wins(thin: _Thin, reads_image: bool, activated: bool, of_weight: bool = Fal
 def runs_forward(x: Tensor, weight: Tensor, geometry: Geometry, activated: bool) -> bool:
     """Whether the forward pass runs here; of x and weight only shape, dtype and layout are read."""
     thin = _find(x, weight, geometry)
-    if thin is None or not _wins(thin, thin.image_is_x, activated):
-        return False
-    return not thin.image_is_x or is_channels_last(x)
+    return thin is not None and _runs_forward(thin, x, activated)
+
+
+def runs_backward(x: Tensor, weight: Tensor, geometry: Geometry) -> tuple[bool, bool]:
+    """Whether the gradient of x, and that of weight, of a dy that lies as x run here."""
+    thin = _find(x, weight, geometry)
+    if thin is None:
+        return False, False
+    return _runs_backward_input(thin, x), _runs_backward_weight(thin, x)
+
+
+def _runs_forward(thin: _Thin, x: Tensor, activated: bool) -> bool:
+    wins = _wins(thin, thin.image_is_x, activated)
+    return wins and (not thin.image_is_x or is_channels_last(x))
+
+
+def _runs_backward_input(thin: _Thin, x: Tensor) -> bool:
+    wins = _wins(thin, not thin.image_is_x, False)
+    return wins and (thin.image_is_x or is_channels_last(x))
+
+
+def _runs_backward_weight(thin: _Thin, wide: Tensor) -> bool:
+    return _wins(thin, True, False, of_weight=True) and is_channels_last(wide)
 
 
 def forward(
@@ -109,36 +129,31 @@ def forward(
     """As `_convolution.forward`; size is that of y."""
     thin = _find(x, weight, geometry)
     activated = not is_identity(activation, slope)
-    if thin is None or not _wins(thin, thin.image_is_x, activated):
+    if thin is None or not _runs_forward(thin, x, activated):
         return None
-    channels_last = is_channels_last(x)
     if not thin.image_is_x:
-        return _to_image(x, thin, bias, size, activation, slope, channels_last)
-    if not channels_last:
-        return None
+        return _to_image(x, thin, bias, size, activation, slope, is_channels_last(x))
     return _from_image(x, thin, bias, size, activation, slope)
 
 
 def backward_input(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor | None:
     """As `_convolution.backward_input`, but in x's memory format."""
     thin = _find(x, weight, geometry)
-    if thin is None or not _wins(thin, not thin.image_is_x, False):
+    if thin is None or not _runs_backward_input(thin, x):
         return None
     size = tuple(x.shape[2:])
     if thin.image_is_x:
         return _to_image(dy, thin, None, size, *IDENTITY, is_channels_last(x))
-    if not is_channels_last(x):
-        return None
     return _from_image(dense(dy), thin, None, size, *IDENTITY)
 
 
 def backward_weight(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor | None:
     """As `_convolution.backward_weight`, but in float32, contiguous or a view of that."""
     thin = _find(x, weight, geometry)
-    if thin is None or not _wins(thin, True, False, of_weight=True):
+    if thin is None:
         return None
     image, wide = (x, dy) if thin.image_is_x else (dy, x)
-    if not is_channels_last(wide):
+    if not _runs_backward_weight(thin, wide):
         return None
     kernel = list(weight.shape[2:])
     gradient: Tensor = torch.ops.fastgan_native.thin_conv_weight(

@@ -30,8 +30,11 @@ _LEAST_TILES = 64  # of the batch: transforming the weights takes as long as so 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def runs(x: Tensor, weight: Tensor, geometry: Geometry, of_weight: bool = False) -> bool:
-    """Whether minimal filtering is faster, "auto" by measurement on CPUs with AVX-512 and AVX2.
+def runs(
+    x: Tensor, y_size: tuple[int, ...], weight: Tensor, geometry: Geometry, of_weight: bool = False
+) -> bool:
+    """Whether minimal filtering is faster, "auto" by measurement on CPUs with AVX-512 and AVX2; of
+    the tensors only shape, dtype, layout and device are read.
 
     Not in half precision where the processor has instructions for it: they do twice as much.
     """
@@ -53,30 +56,30 @@ def runs(x: Tensor, weight: Tensor, geometry: Geometry, of_weight: bool = False)
         return False
     if setting == "always":
         return True
-    rows, columns = (size // (1 if transposed else 2) for size in x.shape[2:])
+    rows, columns = x.shape[2:] if transposed else y_size
     if min(weight.shape[:2]) < _LEAST_CHANNELS or min(rows, columns) < _LEAST_POSITIONS:
         return False
     tiles = x.shape[0] * ((rows + 1) // 2) * ((columns + 1) // 2)
     return (of_weight or tiles >= _LEAST_TILES) and _lowered.arithmetic(x) is torch.float32
 
 
-def forward(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor | None:
-    """conv(x), channels-last."""
-    if not runs(x, weight, geometry):
+def forward(x: Tensor, weight: Tensor, geometry: Geometry, size: tuple[int, ...]) -> Tensor | None:
+    """conv(x), channels-last; size is that of y."""
+    if not runs(x, size, weight, geometry):
         return None
     return _write(x, weight) if geometry.transposed else _read(x, weight)
 
 
 def backward_input(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor | None:
     """The gradient of x, channels-last."""
-    if not runs(x, weight, geometry):
+    if not runs(x, tuple(dy.shape[2:]), weight, geometry):
         return None
     return _read(dy, weight) if geometry.transposed else _write(dy, weight)
 
 
 def backward_weight(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor | None:
     """The gradient of weight, channels-last."""
-    if not runs(x, weight, geometry, of_weight=True):
+    if not runs(x, tuple(dy.shape[2:]), weight, geometry, of_weight=True):
         return None
     image, positions = (dy, x) if geometry.transposed else (x, dy)
     gradient: Tensor = torch.ops.fastgan_native.winograd_conv_weight(

@@ -114,8 +114,11 @@ def _norm_arguments(x: Tensor, deferred: Deferred) -> tuple[Any, ...]:
     return mean, var, *affine, deferred.eps, *code
 
 
-def _kernels(backend: str, x: Tensor) -> ModuleType:
-    """The raw kernels. On CPU tensors triton (the interpreter) runs only where it is asked for."""
+def backend_of(x: Tensor, backend: str = "auto") -> str:
+    """What runs conv_block on x: on CPU tensors triton (the interpreter) only if it is asked for.
+
+    RuntimeError for a backend that has none.
+    """
     if backend == "auto":
         runs = x.is_cuda and _dispatch.why_not("triton", x.device.type, x.dtype) is None
         backend = "triton" if runs else "reference"
@@ -123,7 +126,11 @@ def _kernels(backend: str, x: Tensor) -> ModuleType:
         raise RuntimeError(
             f"backend {backend!r} cannot run: conv_block has none; see norm_act_conv"
         )
-    return _dispatch.kernels(backend, "conv_block", x)
+    return backend
+
+
+def _kernels(backend: str, x: Tensor) -> ModuleType:
+    return _dispatch.kernels(backend_of(x, backend), "conv_block", x)
 
 
 # The dispatcher ops: what `torch.compile` and `torch.export` see.

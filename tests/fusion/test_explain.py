@@ -19,7 +19,7 @@ from fastgan.cli import main
 from fastgan.fusion import explained, tune
 from fastgan.models import create_model
 from fastgan.nn import FusedSequential
-from fastgan.ops import _dispatch, convolution_form, tuning
+from fastgan.ops import _dispatch, _processor, convolution_form, tuning
 from fastgan.ops._convolution import Geometry
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "nn"))
@@ -87,6 +87,26 @@ def test_explain_prints_what_ran(capsys: pytest.CaptureFixture[str]) -> None:
     assert {(r.form, r.why) for r in rows} == {("fused", "asked for")}
 
 
+def test_explain_names_the_kernels_of_each_convolution(
+    native: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_processor, "fast_in", lambda dtype: False)
+    model = create_model("dcgan_discriminator", image_size=32, width=64)
+    model.to(memory_format=torch.channels_last)
+    x = torch.randn(16, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    rows = explained(model, x)
+    assert [str(r.kernels) for r in rows] == [
+        "direct; data gradient: direct; weight gradient: oneDNN",
+        "minimal filtering",
+        "minimal filtering",
+        "matrix products",
+    ]
+    with convolution_form("fused"):  # by the reference, on a CPU
+        assert {str(r.kernels) for r in explained(model, x)} == {"oneDNN"}
+    fastgan.explain(model, x)
+    assert "filtering" in capsys.readouterr().out
+
+
 def test_explain_says_why_not() -> None:
     layers = [nn.Conv2d(4, 4, 3, groups=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5)]
     rows = explained(FusedSequential(*layers), torch.randn(4, 4, 8, 8))
@@ -108,6 +128,8 @@ def test_a_plain_model_is_explained_as_it_would_be_fused() -> None:
         ("2, 3", "as it is", "groups or dilation is not 1"),
     ]
     assert rows[0].output == (2, 4, 7, 7)
+    assert str(rows[0].kernels) in ("ATen", "oneDNN")
+    assert rows[1].kernels is None
     assert rows[0].roofline > 0
     assert "forward" not in vars(model)
     fused = explained(fastgan.fuse(model), torch.randn(2, 3, 16, 16))

@@ -15,7 +15,7 @@ from convolutions import (
 from torch import Tensor
 
 from fastgan.ops import _processor, _winograd
-from fastgan.ops._convolution import Geometry
+from fastgan.ops._convolution import Geometry, output_shape
 from fastgan.ops.reference.activation import LEAKY_RELU
 
 HALVED = Geometry((2, 2), (1, 1), (0, 0), False)  # what minimal filtering is for
@@ -49,7 +49,8 @@ def test_minimal_filtering(
         size = positions if transposed else tuple(2 * n for n in positions)
         x = channels_last(torch.randn(batch, wide if transposed else image, *size).to(dtype))
         geometry = HALVED._replace(transposed=transposed)
-        assert _winograd.forward(x, weight, geometry) is not None
+        y_size = output_shape(x.shape, weight.shape, geometry)[2:]
+        assert _winograd.forward(x, weight, geometry, y_size) is not None
         bias = torch.randn(image if transposed else wide)
         check(x, layout(weight), bias, geometry, LEAKY_RELU, 0.2)
 
@@ -60,7 +61,7 @@ def test_minimal_filtering_on_any_number_of_threads(filtered_always: None) -> No
 
     def passes() -> list[Tensor | None]:
         return [
-            _winograd.forward(x, weight, HALVED),
+            _winograd.forward(x, weight, HALVED, (11, 5)),
             _winograd.backward_input(dy, x, weight, HALVED),
             _winograd.backward_weight(dy, x, weight, HALVED),
         ]
@@ -72,7 +73,8 @@ def test_minimal_filtering_is_chosen(native: None, monkeypatch: pytest.MonkeyPat
     """For its geometry, wide channels-last tensors and products in float32, and nothing else."""
 
     def chosen(x: Tensor, weight: Tensor, geometry: Geometry = HALVED) -> bool:
-        return _winograd.forward(x, weight, geometry) is not None
+        y_size = output_shape(x.shape, weight.shape, geometry)[2:]
+        return _winograd.forward(x, weight, geometry, y_size) is not None
 
     x, weight = channels_last(torch.randn(16, 64, 8, 8)), torch.randn(128, 64, 4, 4)
     assert chosen(x, weight)
