@@ -275,7 +275,7 @@ class Trainer:
         self.ranks.align(module.to(self.device))
         if self.config.sync_batchnorm and self.ranks.size > 1:
             convert_sync_batchnorm(module)
-        return module.to(memory_format=torch.channels_last).train()
+        return module.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
 
     def _update(self, module: nn.Module, lr: float, bound: float = 0.0) -> Update:
         config = self.config

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 
-def generator(width: int, latent: int = 8, smooth: bool = False) -> nn.Sequential:
-    """smooth: tanh in the place of the activations with a kink."""
-    channels = [latent, 8 * width, 4 * width, 2 * width, width]
+def generator(width: int, latent: int = 8, smooth: bool = False, most: int = 512) -> nn.Sequential:
+    """smooth: tanh in the place of the activations with a kink. most: channels of a layer."""
+    channels = [latent, *(min(most, k * width) for k in (8, 4, 2, 1))]
     layers: list[nn.Module] = []
     for i in range(4):
         geometry = (4, 2, 1) if i else (4, 1, 0)
@@ -17,15 +17,15 @@ def generator(width: int, latent: int = 8, smooth: bool = False) -> nn.Sequentia
             nn.BatchNorm2d(channels[i + 1]),
             nn.Tanh() if smooth else nn.ReLU(inplace=True),
         ]
-    return nn.Sequential(*layers, nn.ConvTranspose2d(width, 3, 4, 2, 1), nn.Tanh())
+    return nn.Sequential(*layers, nn.ConvTranspose2d(channels[4], 3, 4, 2, 1), nn.Tanh())
 
 
-def discriminator(width: int, smooth: bool = False) -> nn.Sequential:
+def discriminator(width: int, smooth: bool = False, most: int = 512) -> nn.Sequential:
     def act() -> nn.Module:
         return nn.Tanh() if smooth else nn.LeakyReLU(0.2, inplace=True)
 
-    channels = [width, 2 * width, 4 * width, 8 * width]
-    layers: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1), act()]
+    channels = [min(most, k * width) for k in (1, 2, 4, 8)]
+    layers: list[nn.Module] = [nn.Conv2d(3, channels[0], 4, 2, 1), act()]
     for i in range(3):
         conv = nn.Conv2d(channels[i], channels[i + 1], 4, 2, 1, bias=False)
         layers += [conv, nn.BatchNorm2d(channels[i + 1]), act()]

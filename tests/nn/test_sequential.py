@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import fastgan.nn as fnn
 from fastgan.nn import FusedSequential
 from fastgan.nn.sequential import recording
-from fastgan.ops import _convolution, _winograd, backend
+from fastgan.ops import _convolution, backend
 from fastgan.ops.tuning import convolution_form
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ops"))
@@ -118,52 +118,6 @@ def test_losses_of_32_training_steps(mode: str) -> None:
     exact = gan_losses(models, torch.float64)
     allowed = 2 * (theirs - exact).abs().cummax(0).values + 1e-6
     assert ((own - exact).abs() <= allowed).all(), f"{own - exact} against {theirs - exact}"
-
-
-@pytest.mark.parametrize("network", NETWORKS)
-def test_dcgan64_by_minimal_filtering(
-    native: None, network: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Outputs, all gradients and running statistics, wherever filtering can run."""
-    monkeypatch.setattr(_winograd, "setting", "always")
-    build, shape = NETWORKS[network]
-    model = dcgan64.shake(build(16, smooth=True))
-    x = torch.randn(4, *shape)
-    cotangent = torch.randn(copy.deepcopy(model)(x).shape)
-
-    def results(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
-        model = model.to(dtype).to(memory_format=torch.channels_last)
-        return dcgan64.trace(model, x.to(dtype), cotangent.to(dtype))
-
-    counted = count_filtered(monkeypatch)
-    with convolution_form("composed"):
-        own = results(fused(model), torch.float32)
-    assert len(counted) == 3 * 4  # three layers: forward twice, both gradients
-    theirs = results(copy.deepcopy(model), torch.float32)
-    exact = results(copy.deepcopy(model), torch.float64)
-    for name, value in own.items():
-        terms = exact[name.replace("bias", "weight")] if name.endswith(".bias") else exact[name]
-        size = float(terms.detach().abs().max())
-        assert_as_exact(name, value, theirs[name], exact[name], floor=torch.float32, size=size)
-
-
-def count_filtered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The passes that ran by minimal filtering from now on."""
-    ran: list[str] = []
-
-    def counting(name: str) -> Callable[..., Tensor | None]:
-        original = getattr(_winograd, name)
-
-        def call(*args: Any) -> Tensor | None:
-            found = original(*args)
-            ran.extend([name] * (found is not None))
-            return found
-
-        return call
-
-    for name in ("forward", "backward_input", "backward_weight"):
-        monkeypatch.setattr(_winograd, name, counting(name))
-    return ran
 
 
 def penalised(model: nn.Module, real: Tensor) -> list[Tensor]:
