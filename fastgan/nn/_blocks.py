@@ -86,6 +86,10 @@ class Block(NamedTuple):
             return norm.training or not norm.track_running_stats
         return isinstance(norm, _BatchNorm) and (norm.training or norm.running_mean is None)
 
+    def without_norm(self) -> Block:
+        """What is left of the block when norm and activation have been applied to its input."""
+        return self._replace(norm=None, before=Activation())
+
     def norm_arguments(self, x: Tensor, segments: int) -> Norm | None:
         """The norm as an argument of norm_act_conv; counts the batch, as the norm's forward does.
 

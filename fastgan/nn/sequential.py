@@ -166,9 +166,10 @@ class Runner(NamedTuple):
         moments: _Moments | None = None
         for i, block in enumerate(blocks):
             following = blocks[i + 1] if i + 1 < len(blocks) else None
-            chosen = self._form(block, x, moments is not None) if forms is None else forms[i]
+            chosen = self._form(block, x) if forms is None else forms[i]
             form = chosen.name
             given, start = x, _now(x) if _records is not None else 0.0
+            apart = form == "fused" and block.trains() and moments is None
             if form == "norm_act":
                 x, moments = self._norm_act(block, x), None
             elif form == "apart" and block.norm is not None:
@@ -177,6 +178,8 @@ class Runner(NamedTuple):
             elif form in ("", "layers", "apart"):
                 x, moments = self._as_they_are(block.children, x), None
             else:
+                if apart:  # no statistics came with x: its norm takes a pass of its own
+                    x, block = self._norm_act(block, x), block.without_norm()
                 assert block.conv is not None
                 weight = block.conv.weight  # read once: spectral norm takes a step at each reading
                 x = laid_out(x, weight)
@@ -186,13 +189,12 @@ class Runner(NamedTuple):
                     x, moments = self._norm_act_conv(block, x, weight), None
             found.append(chosen)
             if _records is not None:
-                keeps = form in ("layers", "apart") or (
-                    form == "composed" and self.keep_activations
-                )
-                _records.append(Run(block, given, x, *chosen, keeps, _now(x) - start))
+                keeps = apart or form in _KEEPING
+                keeps = keeps or (form == "composed" and self.keep_activations)
+                _records.append(Run(blocks[i], given, x, *chosen, keeps, _now(x) - start))
         return x, found
 
-    def _form(self, block: Block, x: Tensor, moments_known: bool) -> Form:
+    def _form(self, block: Block, x: Tensor) -> Form:
         """How a block is to run."""
         if not block.fits(x) or (block.norm is None and block.conv is None):
             return Form("", block.why_not or "a single item, not a batch")
@@ -207,8 +209,6 @@ class Runner(NamedTuple):
         if compiling and self.keep_activations and not asked and x.device.type == "cpu":
             return Form("apart")  # a choice by size would hold the graph to its sizes
         form, why = choose(block, x, x.shape, self.keep_activations)
-        if form == "fused" and block.trains() and not moments_known:
-            return Form("composed", why)
         if form == "apart" and not (block.norm and norm_pays):
             form = "layers"
         return Form(form, why)

@@ -38,7 +38,7 @@ class convolution_form(Setting):
 
     name: "auto" (by table and rule), "fused", "composed" or "apart"; ValueError for another. The
     setting belongs to the process. Batch statistics must come with their tensor in the fused form:
-    a block whose input was not made by a fused one runs composed where it needs them.
+    where the input was not made by a fused block, its norm runs before, by itself.
     """
 
     names = FORMS

@@ -120,6 +120,30 @@ def test_losses_of_32_training_steps(mode: str) -> None:
     assert ((own - exact).abs() <= allowed).all(), f"{own - exact} against {theirs - exact}"
 
 
+def test_the_fused_form_without_statistics_of_its_input() -> None:
+    """A norm behind a layer of someone's own runs by itself; from there on blocks are fused."""
+
+    class Own(nn.Conv2d):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input)
+
+    layers = [Own(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)]
+    model = dcgan64.shake(nn.Sequential(*layers, nn.Tanh(), nn.Conv2d(8, 2, 3))).double()
+    x, own = torch.randn(4, 3, 9, 9).double(), fused(model)
+    found, traces = [], []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        for candidate in (own, model):
+            candidate = copy.deepcopy(candidate).to(memory_format=layout)
+            with convolution_form("fused"), recording() as runs:
+                traces.append(dcgan64.trace(candidate, x, torch.ones(4, 2, 3, 3)))
+            found += [[run.form for run in runs]] if runs else []
+            found_kept = [run.keeps_normalised for run in runs]
+            assert found_kept in ([], [False, True, False] + [False] * 3)
+    assert found == [["", "fused", "fused"] * 2] * 2
+    for ours, theirs in ((traces[0], traces[1]), (traces[2], traces[3])):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
 def penalised(model: nn.Module, real: Tensor) -> list[Tensor]:
     leaf = real.clone().requires_grad_()
     logits = model(leaf)

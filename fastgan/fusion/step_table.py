@@ -1,0 +1,128 @@
+"""The table of a training step's kernels: operations, bytes, floors, and the time measured."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+
+from fastgan.fusion.roofline import Rates
+from fastgan.fusion.step_kernels import Kernel
+from fastgan.ops import tuning
+
+_ROUNDS = 7
+
+
+class Line(NamedTuple):
+    """A kernel of a network, microseconds of one run: the floor, and the median measured or None.
+
+    bound: what the floor is of, "operations" or "bytes".
+    """
+
+    network: str
+    kernel: Kernel
+    floor: float
+    bound: str
+    measured: float | None = None
+
+
+def lines(networks: Mapping[str, Sequence[Kernel]], rates: Rates) -> list[Line]:
+    """Every kernel with its floor at some rates, unmeasured."""
+    found = []
+    for network, kernels in networks.items():
+        for kernel in kernels:
+            cost = kernel.cost
+            arithmetic = cost.operations / rates.operations
+            memory = (cost.read + cost.written) / rates.bytes
+            bound = "operations" if arithmetic > memory else "bytes"
+            found.append(Line(network, kernel, cost.floor(*rates) * 1e6, bound))
+    return found
+
+
+def measured(given: Sequence[Line], device: torch.device) -> list[Line]:
+    """Each kernel timed by itself on the device, all in turn within each round."""
+    calls = {str(i): line.kernel.call for i, line in enumerate(given)}
+    runnable = {name: call for name, call in calls.items() if call is not None}
+    with torch.no_grad():
+        times = tuning.measure(runnable, device, _ROUNDS)
+    return [line._replace(measured=times.get(str(i))) for i, line in enumerate(given)]
+
+
+def step_floor(given: Sequence[Line], network: str | None = None) -> float:
+    """Microseconds of a step, or of a network's part: kernels run one after another."""
+    return sum(x.floor * x.kernel.times for x in given if network in (None, x.network))
+
+
+def step_measured(given: Sequence[Line], network: str | None = None) -> float | None:
+    """The same of what was measured; None where a kernel was not."""
+    chosen = [x for x in given if network in (None, x.network)]
+    if any(x.measured is None for x in chosen):
+        return None
+    return sum((x.measured or 0.0) * x.kernel.times for x in chosen)
+
+
+HEADINGS = (
+    *("layer", "kernel", "by", "times", "GFLOP", "MiB", "floor, µs", "bound by"),
+    *("measured, µs", "of the floor"),
+)
+
+
+def cells(line: Line) -> list[str]:
+    """A line under HEADINGS."""
+    kernel, cost = line.kernel, line.kernel.cost
+    gflop = f"{cost.operations / 1e9:.2f}" if cost.operations else ""
+    mib = f"{(cost.read + cost.written) / 2**20:.1f}"
+    words = [kernel.layer, kernel.name, kernel.by, str(kernel.times), gflop, mib]
+    return [*words, _us(line.floor), line.bound, *_shares(line.floor, line.measured)]
+
+
+def sums(given: Sequence[Line]) -> list[list[str]]:
+    """A line for each network, and one for the step, under HEADINGS; "bound by" is the share of the
+    floors that are of operations."""
+    found = []
+    for network in [*dict.fromkeys(line.network for line in given), None]:
+        chosen = [line.kernel for line in given if network in (None, line.network)]
+        operations = sum(k.times * k.cost.operations for k in chosen)
+        moved = sum(k.times * (k.cost.read + k.cost.written) for k in chosen)
+        floor = step_floor(given, network)
+        of_operations = step_floor([x for x in given if x.bound == "operations"], network)
+        found.append(
+            [
+                *(network or "step", "", "", "", f"{operations / 1e9:.2f}"),
+                *(f"{moved / 2**20:.1f}", _us(floor), f"operations {of_operations / floor:.0%}"),
+                *_shares(floor, step_measured(given, network)),
+            ]
+        )
+    return found
+
+
+def print_step(title: str, given: Sequence[Line]) -> None:
+    """Prints the table. Its sums count each kernel as often as it runs in a step."""
+    from rich.console import Console
+    from rich.table import Table
+
+    timed = any(line.measured is not None for line in given)
+    shown = [i for i in range(len(HEADINGS)) if timed or i not in (2, 8, 9)]
+    table = Table(title=title, title_justify="left")
+    for i in shown:
+        table.add_column(HEADINGS[i], justify="right" if i in (3, 4, 5, 6, 8, 9) else "left")
+    previous = None
+    for line in given:
+        if previous not in (None, line.network):
+            table.add_section()
+        previous = line.network
+        table.add_row(*map(cells(line).__getitem__, shown))
+    table.add_section()
+    for row in sums(given):
+        table.add_row(*map(row.__getitem__, shown))
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def _us(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _shares(floor: float, found: float | None) -> tuple[str, str]:
+    return ("", "") if found is None else (_us(found), f"{floor / found:.0%}")

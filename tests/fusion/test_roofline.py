@@ -1,0 +1,197 @@
+"""The roofline of a training step: what is counted, what is timed, and the page that shows it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import nn
+
+from fastgan.cli import main
+from fastgan.fusion.peaks import GPUS, find_gpu
+from fastgan.fusion.roofline import Rates, measured_rates
+from fastgan.fusion.step_kernels import DISCRIMINATOR, GENERATOR, Kernel, Passes, step_kernels
+from fastgan.fusion.step_table import (
+    HEADINGS,
+    cells,
+    lines,
+    measured,
+    step_floor,
+    step_measured,
+    sums,
+)
+from fastgan.kernels._conv_cost import Cost
+from fastgan.nn import FusedSequential
+from fastgan.ops import _winograd, convolution_form
+from tools import roofline_page
+
+CPU = torch.device("cpu")
+N = 4
+# Bytes of the tensors of `network` in float32.
+IMAGE, WIDE, NARROW = (4 * N * values for values in (3 * 16 * 16, 16 * 8 * 8, 32 * 4 * 4))
+FIRST, SECOND, LAST = 4 * 16 * 3 * 16, 4 * 32 * 16 * 16, 4 * 1 * 32 * 16
+OF_FIRST = 2 * N * 8 * 8 * 16 * 3 * 16
+OF_SECOND = 2 * N * 4 * 4 * 32 * 16 * 16
+OF_LAST = 2 * N * 32 * 16
+
+
+def network() -> nn.Module:
+    return FusedSequential(
+        OrderedDict(
+            first=nn.Conv2d(3, 16, 4, 2, 1),
+            first_act=nn.LeakyReLU(0.2),
+            second=nn.Conv2d(16, 32, 4, 2, 1, bias=False),
+            norm=nn.BatchNorm2d(32),
+            act=nn.LeakyReLU(0.2),
+            last=nn.Conv2d(32, 1, 4),
+        )
+    ).to(memory_format=torch.channels_last)
+
+
+def images(batch: int = N) -> torch.Tensor:
+    return torch.randn(batch, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+
+
+def counted(found: list[Kernel]) -> dict[tuple[str, str], tuple[int, Cost]]:
+    return {(k.layer, k.name): (k.times, k.cost) for k in found}
+
+
+def test_fused_kernels_are_counted() -> None:
+    with convolution_form("fused"):
+        found = step_kernels(network(), images(2), DISCRIMINATOR, batch=N)
+    size = sum(p.numel() for p in network().parameters()) * 4
+    y = 4 * N
+    assert counted(found) == {
+        ("first", "forward"): (3, Cost(OF_FIRST, IMAGE + FIRST, WIDE)),
+        # The activation after it has its gradient as g is loaded: y is read, too.
+        ("first", "data gradient"): (1, Cost(OF_FIRST, 2 * WIDE + FIRST, IMAGE)),
+        ("first", "weight gradient"): (2, Cost(OF_FIRST, IMAGE + 2 * WIDE, FIRST)),
+        ("second", "forward"): (3, Cost(OF_SECOND, WIDE + SECOND, NARROW)),
+        # The gradient of the statistics that it hands on is formed of y.
+        ("second", "data gradient"): (3, Cost(OF_SECOND, 2 * NARROW + SECOND, WIDE)),
+        ("second", "weight gradient"): (2, Cost(OF_SECOND, WIDE + 2 * NARROW, SECOND)),
+        ("last", "forward"): (3, Cost(OF_LAST, NARROW + LAST, y)),
+        # Through the norm and activation that it applied as it loaded x.
+        ("last", "data gradient"): (3, Cost(OF_LAST, y + LAST + NARROW, NARROW)),
+        ("last", "weight gradient"): (2, Cost(OF_LAST, NARROW + y, LAST)),
+        ("all", "Adam"): (1, Cost(0, 4 * size, 3 * size)),
+    }
+    assert {(k.by, k.call) for k in found} == {("", None)}
+
+
+def test_composed_kernels_are_counted(native: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_winograd, "setting", "always")
+    found = step_kernels(network(), images(), DISCRIMINATOR)
+    costs = counted(found)
+    # Counted by the plain sum: the last convolution is one of its data gradients' taps.
+    assert costs["last", "data gradient"] == (3, Cost(OF_LAST, 4 * N + LAST, NARROW))
+    assert costs["last", "norm"] == (3, Cost(0, 2 * NARROW, NARROW))
+    assert costs["last", "norm again"] == (2, Cost(0, NARROW, NARROW))
+    assert costs["last", "norm gradient"] == (3, Cost(0, 4 * NARROW, NARROW))
+    assert costs["first", "activation gradient"] == (2, Cost(0, 2 * WIDE, WIDE))
+    assert ("first", "activation") not in costs  # rides along in the direct kernel
+    by = {(k.layer, k.name): k.by for k in found}
+    assert by["first", "forward"] == "direct"
+    assert by["second", "forward"] == by["second", "weight gradient"] == "minimal filtering"
+    # 9 products for 16: four positions a side are whole tiles.
+    assert costs["second", "forward"] == (3, Cost(OF_SECOND * 9 // 16, WIDE + SECOND, NARROW))
+    with convolution_form("apart"):
+        again = step_kernels(network(), images(), DISCRIMINATOR)
+    assert "norm again" not in {k.name for k in again}
+
+
+def test_a_norm_without_statistics_in_the_fused_form_is_counted_apart() -> None:
+    class Own(nn.Conv2d):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return super().forward(input)
+
+    model = network()
+    model.second = Own(16, 32, 4, 2, 1, bias=False)
+    with convolution_form("fused"):
+        found = counted(step_kernels(model, images(), GENERATOR))
+    assert found["second", "forward"][1] == Cost(OF_SECOND, WIDE + SECOND, NARROW)
+    assert found["last", "norm"] == (1, Cost(0, 2 * NARROW, NARROW))
+    assert ("last", "norm again") not in found
+    assert found["last", "data gradient"] == (1, Cost(OF_LAST, 4 * N + LAST, NARROW))
+
+
+@pytest.mark.parametrize("form", ["composed", "fused", "apart"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_every_kernel_runs_by_itself(form: str, dtype: torch.dtype) -> None:
+    half = dtype is not torch.float32
+    with convolution_form(form), torch.autocast("cpu", torch.bfloat16, enabled=half):
+        found = step_kernels(network(), images(), DISCRIMINATOR)
+    assert all(k.call is not None and k.by for k in found)
+    timed = measured(lines({"discriminator": found}, Rates(1e9, 1e9)), CPU)
+    assert all(line.measured is not None and line.measured > 0 for line in timed)
+    total = step_measured(timed)
+    assert total is not None
+    assert total > max(line.measured or 0 for line in timed)
+    assert len(sums(timed)) == 2
+    assert all(len(cells(line)) == len(HEADINGS) for line in timed)
+
+
+def test_floors_are_of_the_slower_of_arithmetic_and_memory() -> None:
+    kernels = [
+        Kernel("a", "forward", "", 2, Cost(4_000, 10, 10), None),
+        Kernel("b", "norm", "", 3, Cost(0, 100, 100), None),
+    ]
+    found = lines({"generator": kernels, "discriminator": kernels[1:]}, Rates(1e9, 1e8))
+    assert [(line.floor, line.bound) for line in found] == [
+        (pytest.approx(4.0), "operations"),
+        (pytest.approx(2.0), "bytes"),
+        (pytest.approx(2.0), "bytes"),
+    ]
+    assert step_floor(found, "generator") == pytest.approx(2 * 4 + 3 * 2)
+    assert step_floor(found) == pytest.approx(2 * 4 + 3 * 2 + 3 * 2)
+    assert step_measured(found) is None
+
+
+def test_passes_that_a_step_does_not_run_are_not_listed() -> None:
+    found = step_kernels(network(), images(), Passes(1, 0, 0, 0))
+    assert not any("gradient" in k.name or k.name == "norm again" for k in found)
+
+
+def test_rates_are_of_the_faster_of_product_and_convolution() -> None:
+    rates = measured_rates(CPU, torch.float32)
+    assert rates.operations > 1e9
+    assert rates.bytes > 1e8
+    assert measured_rates(CPU, torch.float32) is rates
+
+
+def test_gpus_by_name() -> None:
+    assert find_gpu("h200")[0] == "H200 SXM"
+    for peak in GPUS.values():
+        half, tf32 = (peak.rates(p).operations for p in ("bfloat16", "tf32"))
+        assert peak.rates("float16").operations == half > tf32 >= peak.rates("float32").operations
+    with pytest.raises(ValueError, match="gpu: 'V100' is not one of A100 80GB SXM, H100 SXM"):
+        find_gpu("V100")
+    with pytest.raises(ValueError, match="gpu: 'SXM' is not one of A100 80GB SXM, H100"):
+        find_gpu("SXM")
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["explain", "dcgan-28", "--batch-size", "2", "--device", "cpu"]
+    assert main([*command, "--roofline"]) == 0
+    out = capsys.readouterr().out
+    assert "measured" in out
+    assert "discriminator" in out
+    on_gpu = [*command, "--roofline", "--gpu", "b200", "--precision", "bfloat16"]
+    assert main(on_gpu) == 0
+    out = capsys.readouterr().out
+    assert "NVIDIA Blackwell data sheet" in out
+    assert "measured" not in out
+    for arguments, message in (
+        ([*command, "--gpu", "h100"], "--gpu and --precision belong to --roofline"),
+        ([*command, "--roofline", "--precision", "tf32"], "precision: a CPU has no tf32"),
+        ([*command, "--roofline", "--gpu", "x"], "gpu: 'x' is not one of"),
+        (["explain", "--roofline", "--gpu", "h100", "--batch-size", "1"], "batch_size must be"),
+    ):
+        assert main(arguments) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_the_page_shows_the_floors_that_are_counted() -> None:
+    page = roofline_page.PAGE.read_text(encoding="utf-8")
+    assert page == roofline_page.filled(page, "gpu", roofline_page.gpu_table())

@@ -1,0 +1,119 @@
+"""The roofline tables of docs/convolutions.md: `python -m tools.roofline_page [--measure]`.
+
+The floors of GPUs follow from the shapes alone, and a test holds the page to them. What this
+machine takes is measured, with --measure, on an otherwise idle one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from fastgan.engine.precision import Precision
+from fastgan.fusion.peaks import find_gpu
+from fastgan.fusion.step_table import Line, lines, step_floor, step_measured
+from fastgan.recipes import get_recipe
+from fastgan.recipes.tuning import fused_kernels, measured_lines
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "convolutions.md"
+RECIPE = "dcgan-64"
+GPUS, BATCHES = ("H100 SXM", "H200 SXM"), (128, 1024)
+DTYPES: tuple[Precision, ...] = ("float32", "bfloat16")
+CPU_BATCH = 64
+
+
+def gpu_table() -> str:
+    """Floors of a step in bfloat16, µs; those of memory are in italics."""
+    recipe = get_recipe(RECIPE)
+    columns: list[list[Line]] = []
+    for gpu in GPUS:
+        rates = find_gpu(gpu)[1].rates("bfloat16")
+        columns += [lines(fused_kernels(recipe, batch, "bfloat16"), rates) for batch in BATCHES]
+    heading = [*_NAMES, f"GFLOP, {BATCHES[0]}", f"MiB, {BATCHES[0]}"]
+    heading += [f"{gpu}, {batch}" for gpu in GPUS for batch in BATCHES]
+    body = []
+    for row in zip(*columns, strict=True):
+        cost = row[0].kernel.cost
+        gflop = f"{cost.operations / 1e9:.2f}" if cost.operations else ""
+        costs = [gflop, f"{(cost.read + cost.written) / 2**20:.1f}"]
+        floors = [f"*{x.floor:.1f}*" if x.bound == "bytes" else f"{x.floor:.1f}" for x in row]
+        body.append([*_named(row[0]), *costs, *floors])
+    operations = sum(x.kernel.times * x.kernel.cost.operations for x in columns[0])
+    moved = sum(x.kernel.times * (x.kernel.cost.read + x.kernel.cost.written) for x in columns[0])
+    last = ["**step**", "", "", f"{operations / 1e9:.0f}", f"{moved / 2**20:.0f}"]
+    return _table(
+        heading, [*body, [*last, *(f"**{step_floor(column):.0f}**" for column in columns)]]
+    )
+
+
+def cpu_table() -> str:
+    """What each kernel of a step takes here, by itself, and the floor at the rates measured, ms."""
+    recipe, device = get_recipe(RECIPE), torch.device("cpu")
+    heading, found, notes = [*_NAMES], [], []
+    for dtype in DTYPES:
+        measured, rate = measured_lines(recipe, CPU_BATCH, device, dtype)
+        found.append({tuple(_named(x)): x for x in measured})
+        rates = f"{rate.operations / 1e9:.0f} GFLOP/s, {rate.bytes / 1e9:.0f} GB/s"
+        arithmetic = sum(
+            x.kernel.times * x.kernel.cost.operations / rate.operations for x in measured
+        )
+        notes.append(f"{dtype} {rates}, all arithmetic at that {arithmetic * 1e3:.0f} ms")
+        heading += [f"{dtype} by", "floor", "measured", "share"]
+    body = []
+    for key in dict.fromkeys(key for column in found for key in column):
+        row = list(key)
+        for column in found:
+            row += _times(column.get(key))
+        body.append(row)
+    last = ["**step**", "", ""]
+    for column in found:
+        floor, took = step_floor([*column.values()]), step_measured([*column.values()])
+        assert took
+        last += ["", f"**{floor / 1e3:.0f}**", f"**{took / 1e3:.0f}**", f"**{floor / took:.0%}**"]
+    return f"Rates: {'; '.join(notes)}.\n\n" + _table(heading, [*body, last])
+
+
+_NAMES = ("layer", "kernel", "times")
+
+
+def _named(line: Line) -> list[str]:
+    kernel = line.kernel
+    return [f"{line.network[0].upper()} {kernel.layer}", kernel.name, str(kernel.times)]
+
+
+def _times(line: Line | None) -> list[str]:
+    if line is None or line.measured is None:
+        return [""] * 4
+    floor, took = line.floor / 1e3, line.measured / 1e3
+    return [line.kernel.by, f"{floor:.2f}", f"{took:.2f}", f"{floor / took:.0%}"]
+
+
+def _table(heading: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    rows = [heading, ["---"] * len(heading), *body]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def filled(page: str, name: str, text: str) -> str:
+    """The page with another text between the marks of a table."""
+    marks = re.compile(rf"(<!-- roofline: {name} -->\n).*?(<!-- end of roofline -->)", re.DOTALL)
+    return marks.sub(lambda m: f"{m[1]}\n{text}\n\n{m[2]}", page)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--measure", action="store_true", help="measure this machine, too")
+    chosen = parser.parse_args()
+    page = filled(PAGE.read_text(encoding="utf-8"), "gpu", gpu_table())
+    if chosen.measure:
+        page = filled(page, "cpu", cpu_table())
+    PAGE.write_text(page, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
