@@ -46,13 +46,13 @@ STABLE_TORCH_LIBRARY(fastgan_native, m) {
   m.def("winograd_conv(Tensor image, Tensor weight) -> Tensor");
   m.def("winograd_conv_transpose(Tensor positions, Tensor weight) -> Tensor");
   m.def("winograd_conv_weight(Tensor image, Tensor positions) -> Tensor");
-  // The same three for any kernel, in bfloat16; weight is (positions, image, *k), channels-last, and
-  // size that of the result, or of the kernel.
+  // The same three for any kernel, in bfloat16; weight is (positions, image, *k), channels-last,
+  // bfloat16 or float32 as its gradient by dtype, and size that of the result.
   m.def("dot_conv(Tensor image, Tensor weight, int[] stride, int[] padding, int[] size) -> Tensor");
   m.def(
       "dot_conv_transpose(Tensor positions, Tensor weight, int[] stride, int[] padding, int[] size) "
       "-> Tensor");
   m.def(
-      "dot_conv_weight(Tensor image, Tensor positions, int[] kernel, int[] stride, int[] padding) "
-      "-> Tensor");
+      "dot_conv_weight(Tensor image, Tensor positions, int[] kernel, int[] stride, int[] padding, "
+      "ScalarType dtype) -> Tensor");
 }

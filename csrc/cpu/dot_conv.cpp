@@ -21,9 +21,8 @@ using Sizes = std::vector<int64_t>;
 // Outputs at once: as many as make reading a panel of weights cheap beside multiplying with it.
 constexpr int64_t kBlockOutputs = 128;
 
-void check_tensor(const Tensor& x, const char* name) {
+void check_layout(const Tensor& x, const char* name) {
   STD_TORCH_CHECK(x.dim() == 4, name, ": expected (N, C, H, W), got ", x.dim(), " dimensions");
-  STD_TORCH_CHECK(x.scalar_type() == ScalarType::BFloat16, name, ": expected bfloat16");
   STD_TORCH_CHECK(layout_of(x).columns, name, ": expected a channels-last tensor");
   STD_TORCH_CHECK(x.size(1) > 0 && x.size(1) % kDotChannels == 0, name, ": expected a multiple of ",
                   kDotChannels, " channels, got ", x.size(1));
@@ -31,17 +30,29 @@ void check_tensor(const Tensor& x, const char* name) {
                   " x ", x.size(3));
 }
 
+void check_tensor(const Tensor& x, const char* name) {
+  check_layout(x, name);
+  STD_TORCH_CHECK(x.scalar_type() == ScalarType::BFloat16, name, ": expected bfloat16");
+}
+
+Dtype weight_type(ScalarType type) {
+  STD_TORCH_CHECK(type == ScalarType::BFloat16 || type == ScalarType::Float,
+                  "weight: expected bfloat16 or float32");
+  return type == ScalarType::Float ? Dtype::kFloat32 : Dtype::kBFloat16;
+}
+
 void check_pair(const Sizes& pair, const char* name, int64_t least) {
   STD_TORCH_CHECK(pair.size() == 2 && std::min(pair[0], pair[1]) >= least, name,
                   ": expected two numbers of at least ", least);
 }
 
-DotShape shape_of(int64_t batch, const Sizes& image, const Sizes& positions, const Sizes& kernel,
+DotShape shape_of(Dtype weight, int64_t batch, const Sizes& image, const Sizes& positions, const Sizes& kernel,
                   const Sizes& stride, const Sizes& padding) {
   check_pair(kernel, "kernel", 1);
   check_pair(stride, "stride", 1);
   check_pair(padding, "padding", 0);
   DotShape s{};
+  s.weight = weight;
   s.batch = batch;
   s.image = image[0];
   s.height = image[1];
@@ -58,7 +69,7 @@ DotShape shape_of(int64_t batch, const Sizes& image, const Sizes& positions, con
 }
 
 void check_weight(const Tensor& weight, const Tensor& x, int64_t own) {
-  check_tensor(weight, "weight");
+  check_layout(weight, "weight");
   STD_TORCH_CHECK(weight.size(own) == x.size(1) && weight.size(0) % kDotChannels == 0,
                   "weight: expected (positions, image, *k) with x's channels, multiples of ",
                   kDotChannels);
@@ -106,7 +117,7 @@ Tensor dot_conv(Tensor image, Tensor weight, Sizes stride, Sizes padding, Sizes 
   check_tensor(image, "image");
   check_weight(weight, image, 1);
   check_pair(size, "size", 1);
-  return run(shape_of(image.size(0), {image.size(1), image.size(2), image.size(3)},
+  return run(shape_of(weight_type(weight.scalar_type()), image.size(0), {image.size(1), image.size(2), image.size(3)},
                       {weight.size(0), size[0], size[1]}, {weight.size(2), weight.size(3)}, stride,
                       padding),
              false, image, weight);
@@ -116,20 +127,21 @@ Tensor dot_conv_transpose(Tensor positions, Tensor weight, Sizes stride, Sizes p
   check_tensor(positions, "positions");
   check_weight(weight, positions, 0);
   check_pair(size, "size", 1);
-  return run(shape_of(positions.size(0), {weight.size(1), size[0], size[1]},
+  return run(shape_of(weight_type(weight.scalar_type()), positions.size(0), {weight.size(1), size[0], size[1]},
                       {positions.size(1), positions.size(2), positions.size(3)},
                       {weight.size(2), weight.size(3)}, stride, padding),
              true, positions, weight);
 }
 
-Tensor dot_conv_weight(Tensor image, Tensor positions, Sizes kernel, Sizes stride, Sizes padding) {
+Tensor dot_conv_weight(Tensor image, Tensor positions, Sizes kernel, Sizes stride, Sizes padding,
+                       ScalarType dtype) {
   check_tensor(image, "image");
   check_tensor(positions, "positions");
   STD_TORCH_CHECK(image.size(0) == positions.size(0), "positions: expected the batch of image");
   const DotShape s =
-      shape_of(image.size(0), {image.size(1), image.size(2), image.size(3)},
+      shape_of(weight_type(dtype), image.size(0), {image.size(1), image.size(2), image.size(3)},
                {positions.size(1), positions.size(2), positions.size(3)}, kernel, stride, padding);
-  Tensor out = empty_channels_last(image, s.positions, s.image, kernel[0], kernel[1]);
+  Tensor out = empty_channels_last(image, dtype, s.positions, s.image, kernel[0], kernel[1]);
   torch::stable::parallel_for(0, s.squares(), 1, [&](int64_t begin, int64_t end) {
     const auto room = scratch<float>(dot_loops().weight_scratch_floats(s));
     for (int64_t i = begin; i < end; ++i) {

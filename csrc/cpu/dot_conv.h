@@ -22,6 +22,7 @@ constexpr int64_t kDotPanel = 64;
 // A convolution relates an image and positions; position q meets q * stride - padding + i of the
 // image, 0 <= i < kernel, in rows and columns. Both tensors are channels-last.
 struct DotShape {
+  Dtype weight;                     // of the weights and their gradient: bfloat16 or float32
   int64_t batch;
   int64_t height, width, image;     // of the image; its channels
   int64_t rows, columns, positions;  // of the positions; their channels
@@ -40,8 +41,8 @@ struct DotPhase {
   int64_t rows, columns;
 };
 
-// Weights are (positions, kernel rows, kernel columns, image) in memory, bfloat16; `packed` holds
-// pairs. Scratch sizes in floats.
+// Weights are (positions, kernel rows, kernel columns, image) in memory; those of float32 are rounded
+// to bfloat16 as they are packed. `packed` holds pairs. Scratch sizes in floats.
 struct DotLoops {
   int64_t (*packed_pairs)(const DotShape&, bool transposed);
   // Panels [first, last) of the columns, kDotPanel channels each.

@@ -2,99 +2,15 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "conv_product.h"
 #include "dot_conv.h"
+#include "dot_conv_product.h"
 #include "isa.h"
 
 namespace fastgan {
 namespace {
 
-constexpr int64_t kPanel = kDotPanel;
 constexpr int64_t kChunkPairs = 1 << 16;  // of the image in the weight gradient: half a second-level cache
 constexpr int64_t kSums = kPanel * kPanel;
-
-// ---- products
-
-FASTGAN_HD VecF add_dot(VecF sum, VecU a, VecU b) {
-#if defined(__AVX512BF16__)
-  return bits_as<VecF>(_mm512_dpbf16_ps(bits_as<__m512>(sum), bits_as<__m512bh>(a), bits_as<__m512bh>(b)));
-#else
-  sum += bits_as<VecF>(a << 16) * bits_as<VecF>(b << 16);
-  return sum + bits_as<VecF>(a & 0xffff0000u) * bits_as<VecF>(b & 0xffff0000u);
-#endif
-}
-
-FASTGAN_HD VecU load_pairs(const uint32_t* p) {
-  VecU v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
-FASTGAN_HD void store_pairs(uint32_t* p, VecU v) { std::memcpy(p, &v, sizeof v); }
-
-// Two vectors of bfloat16 as pairs.
-FASTGAN_HD VecU interleave(const BFloat16* low, const BFloat16* high) {
-  return bits_as<VecU>(load(low)) >> 16 | bits_as<VecU>(load(high));
-}
-
-// c[p][v] += the sum over t < n of a[p][a_at[t]] . b[b_at[t] + v], all pairs.
-struct Dot {
-  const uint32_t* a[kMostRows];
-  const int32_t *a_at, *b_at;
-  int64_t n;
-  const uint32_t* b;
-  float* c;
-  int64_t ldc;
-};
-
-struct DotTile {
-  template <int P, int V>
-  static void run(const Dot& o) {
-    const uint32_t* a[P];
-    VecF sum[P][V];
-    FASTGAN_UNROLL
-    for (int p = 0; p < P; ++p) {
-      a[p] = o.a[p];
-      FASTGAN_UNROLL
-      for (int v = 0; v < V; ++v) sum[p][v] = load(o.c + p * o.ldc + v * kWidth);
-    }
-    for (int64_t t = 0; t < o.n; ++t) {
-      const uint32_t* const b = o.b + o.b_at[t];
-      const int64_t at = o.a_at[t];
-      VecU right[V];
-      FASTGAN_UNROLL
-      for (int v = 0; v < V; ++v) right[v] = load_pairs(b + v * kWidth);
-      FASTGAN_UNROLL
-      for (int p = 0; p < P; ++p) {
-        const VecU left = VecU{} + a[p][at];
-        FASTGAN_UNROLL
-        for (int v = 0; v < V; ++v) sum[p][v] = add_dot(sum[p][v], left, right[v]);
-      }
-    }
-    FASTGAN_UNROLL
-    for (int p = 0; p < P; ++p) {
-      FASTGAN_UNROLL
-      for (int v = 0; v < V; ++v) store(o.c + p * o.ldc + v * kWidth, sum[p][v]);
-    }
-  }
-};
-
-constexpr RegisterTiles<Dot, DotTile> kDots{};
-
-// Products of all columns of a panel, as many vectors at a time as there are registers.
-template <typename Rows>
-void multiply(Dot o, int64_t columns, int64_t rows, const uint32_t* b, float* c, const Rows& set_row) {
-  for (int64_t column = 0; column < columns; column += kMostVectors * kWidth) {
-    const int64_t vectors = std::min(kMostVectors, (columns - column) / kWidth);
-    o.b = b + column;
-    in_pieces(rows, most_rows(vectors), [&](int64_t row, int64_t count) {
-      for (int64_t p = 0; p < count; ++p) o.a[p] = set_row(row + p);
-      o.c = c + row * kPanel + column;
-      kDots.of[vectors - 1][count - 1](o);
-    });
-  }
-}
-
-constexpr auto kPanelSteps = steps<kPanel>();
 
 // ---- weights
 
@@ -112,62 +28,128 @@ int64_t packed_pairs(const DotShape& s, bool transposed) {
   return s.across(of.columns) * kPanel * s.taps() * of.pairs();
 }
 
-// [panel][tap][pair][column].
-void pack(const DotShape& s, bool transposed, const void* weight, int64_t first, int64_t last,
-          uint32_t* packed) {
-  const Sides of(s, transposed);
-  const BFloat16* const w = static_cast<const BFloat16*>(weight);
-  const auto at = [&](int64_t k, int64_t tap, int64_t c) { return w + (k * s.taps() + tap) * s.image + c; };
-  for (int64_t panel = first; panel < last; ++panel) {
-    const int64_t begin = panel * kPanel, count = std::min(kPanel, of.columns - begin);
-    for (int64_t tap = 0; tap < s.taps(); ++tap) {
-      uint32_t* const to = packed + (panel * s.taps() + tap) * of.pairs() * kPanel;
-      if (transposed) {
-        for (int64_t k = 0; k < of.depth; k += 2) {
-          for (int64_t c = 0; c < count; c += kWidth) {
-            store_pairs(to + k / 2 * kPanel + c,
-                        interleave(at(k, tap, begin + c), at(k + 1, tap, begin + c)));
-          }
-        }
-        continue;
-      }
-      for (int64_t k = 0; k < count; ++k) {
-        uint32_t row[kDotChannels / 2];
-        for (int64_t c = 0; c < of.depth; c += kDotChannels) {
-          std::memcpy(row, at(begin + k, tap, c), sizeof row);
-          for (int64_t i = 0; i < kDotChannels / 2; ++i) to[(c / 2 + i) * kPanel + k] = row[i];
-        }
+// How far apart the taps lie that an output meets.
+struct Spread {
+  int64_t rows, columns;
+
+  Spread(const DotShape& s, bool transposed)
+      : rows(transposed ? s.stride[0] : 1), columns(transposed ? s.stride[1] : 1) {}
+};
+int64_t taps_from(int64_t first, int64_t kernel, int64_t by) {
+  return first < kernel ? ceil_div(kernel - first, by) : 0;
+}
+
+// Calls function(tap) for those of each output one after the other.
+template <typename Function>
+void for_taps(const DotShape& s, bool transposed, const Function& function) {
+  const Spread by(s, transposed);
+  for (int64_t row = 0; row < by.rows; ++row) {
+    for (int64_t column = 0; column < by.columns; ++column) {
+      for (int64_t i = row; i < s.kernel[0]; i += by.rows) {
+        for (int64_t j = column; j < s.kernel[1]; j += by.columns) function(i * s.kernel[1] + j);
       }
     }
   }
+}
+
+// The place in this order of the taps that begin at (row, column).
+int64_t taps_before(const DotShape& s, bool transposed, int64_t row, int64_t column) {
+  const Spread by(s, transposed);
+  int64_t rows = 0, columns = 0;
+  for (int64_t i = 0; i < row; ++i) rows += taps_from(i, s.kernel[0], by.rows);
+  for (int64_t j = 0; j < column; ++j) columns += taps_from(j, s.kernel[1], by.columns);
+  return rows * s.kernel[1] + taps_from(row, s.kernel[0], by.rows) * columns;
+}
+
+FASTGAN_HD VecU pairs_at(const BFloat16* p) { return load_pairs(reinterpret_cast<const uint32_t*>(p)); }
+FASTGAN_HD VecU pairs_at(const float* p) {
+  BFloat16 low[2 * kWidth];
+  store(low, load(p));
+  store(low + kWidth, load(p + kWidth));
+  return pairs_at(low);
+}
+
+// Pairs of channels [0, depth) for `count` columns whose weights lie `apart`.
+template <typename T>
+void pack_tap(const T* w, int64_t apart, int64_t depth, int64_t count, uint32_t* to) {
+  for (int64_t k = 0; k < count; k += kWidth) {
+    int64_t c = 0;
+    for (; c + 2 * kWidth <= depth; c += 2 * kWidth) {
+      VecF v[kWidth];
+      for (int64_t i = 0; i < kWidth; ++i) v[i] = bits_as<VecF>(pairs_at(w + (k + i) * apart + c));
+      transpose(v);
+      for (int64_t i = 0; i < kWidth; ++i) store_pairs(to + (c / 2 + i) * kPanel + k, bits_as<VecU>(v[i]));
+    }
+    for (; c < depth; c += 2) {
+      for (int64_t i = 0; i < kWidth; ++i) {
+        BFloat16 pair[2];
+        for (int half = 0; half < 2; ++half) store1(pair + half, load1(w + (k + i) * apart + c + half));
+        std::memcpy(to + c / 2 * kPanel + k + i, pair, sizeof pair);
+      }
+    }
+  }
+}
+
+// [panel][tap][pair][column], taps in the order of for_taps.
+template <typename T>
+void pack_of(const DotShape& s, bool transposed, const T* w, int64_t first, int64_t last,
+             uint32_t* packed) {
+  const Sides of(s, transposed);
+  const int64_t apart = s.taps() * s.image;  // weights of two positions' channels
+  for (int64_t panel = first; panel < last; ++panel) {
+    const int64_t begin = panel * kPanel, count = std::min(kPanel, of.columns - begin);
+    uint32_t* to = packed + panel * s.taps() * of.pairs() * kPanel;
+    for_taps(s, transposed, [&](int64_t tap) {
+      const T* const at = w + tap * s.image;
+      if (transposed) {
+        for (int64_t k = 0; k < of.pairs(); ++k) {
+          const T* const low = at + 2 * k * apart + begin;
+          for (int64_t c = 0; c < count; c += kWidth) {
+            store_pairs(to + k * kPanel + c, interleave(low + c, low + apart + c));
+          }
+        }
+      } else {
+        pack_tap(at + begin * apart, apart, of.depth, count, to);
+      }
+      to += of.pairs() * kPanel;
+    });
+  }
+}
+
+void pack(const DotShape& s, bool transposed, const void* weight, int64_t first, int64_t last,
+          uint32_t* packed) {
+  if (s.weight == Dtype::kFloat32) {
+    return pack_of(s, transposed, static_cast<const float*>(weight), first, last, packed);
+  }
+  pack_of(s, transposed, static_cast<const BFloat16*>(weight), first, last, packed);
 }
 
 // ---- a convolution and its transpose
 
 // The taps of a phase in one direction, and the outputs it has.
 struct Axis {
-  int64_t first, step, taps;  // of the kernel
-  int64_t start, pace;        // output o meets o * pace + start of the source at the first tap,
-  int64_t down;               // and `down` less or more at each further one
+  int64_t first, taps;              // of the kernel
+  int64_t start, pace;              // output o meets o * pace + start of the source at the first tap,
+  int64_t down;                     // and `down` less or more at each further one
   int64_t outputs, offset, stride;  // output o is o * stride + offset of the target
 
   Axis(const DotShape& s, bool transposed, int64_t d, int64_t phase) {
     const int64_t kernel = s.kernel[d], by = s.stride[d], padding = s.padding[d];
     if (!transposed) {
-      *this = {0, 1, kernel, -padding, by, 1, d ? s.columns : s.rows, 0, 1};
+      *this = {0, kernel, -padding, by, 1, d ? s.columns : s.rows, 0, 1};
       return;
     }
     const int64_t size = d ? s.width : s.height, tap = (phase + padding) % by;
-    const int64_t taps_here = tap < kernel ? ceil_div(kernel - tap, by) : 0;
-    *this = {tap, by, taps_here, (phase + padding) / by, 1, -1, ceil_div(size - phase, by), phase, by};
+    *this = {tap, taps_from(tap, kernel, by), (phase + padding) / by, 1, -1, ceil_div(size - phase, by),
+             phase, by};
     outputs = std::max<int64_t>(0, outputs);
   }
 
  private:
-  Axis(int64_t first, int64_t step, int64_t taps, int64_t start, int64_t pace, int64_t down,
-       int64_t outputs, int64_t offset, int64_t stride)
-      : first(first), step(step), taps(taps), start(start), pace(pace), down(down),
-        outputs(outputs), offset(offset), stride(stride) {}
+  Axis(int64_t first, int64_t taps, int64_t start, int64_t pace, int64_t down, int64_t outputs,
+       int64_t offset, int64_t stride)
+      : first(first), taps(taps), start(start), pace(pace), down(down), outputs(outputs),
+        offset(offset), stride(stride) {}
 };
 
 DotPhase phase_of(const DotShape& s, bool transposed, int64_t phase) {
@@ -175,51 +157,77 @@ DotPhase phase_of(const DotShape& s, bool transposed, int64_t phase) {
           Axis(s, transposed, 1, phase % s.stride[1]).outputs};
 }
 
+constexpr int64_t kPointerFloats = sizeof(void*) / sizeof(float);
+
 int64_t scratch_floats(const DotShape& s, bool transposed, int64_t outputs) {
-  // Sums of a panel, a source position of zeros, and a pointer for each output.
-  return outputs * (kPanel + 2) + Sides(s, transposed).pairs() + 16;
+  // Sums of a panel, a source position of zeros, and pointers: of each output one for itself and one
+  // for each tap.
+  return outputs * (kPanel + (s.taps() + 1) * kPointerFloats) + Sides(s, transposed).pairs() + 16;
 }
+
+// What the outputs [first, first + count) of a phase meet at each tap, and where they lie.
+struct Outputs {
+  int64_t count;
+  const uint32_t** met;  // [tap][output]
+  BFloat16** out;
+
+  void find(const DotShape& s, bool transposed, const Axis& down, const Axis& along, int64_t first,
+            const uint32_t* from, const uint32_t* nothing, BFloat16* to) const {
+    const Sides of(s, transposed);
+    const int64_t in_rows = transposed ? s.rows : s.height, in_columns = transposed ? s.columns : s.width;
+    const int64_t out_rows = transposed ? s.height : s.rows, out_columns = transposed ? s.width : s.columns;
+    const int64_t grid = down.outputs * along.outputs;
+    for (int64_t o = 0; o < count; ++o) {
+      const int64_t n = (first + o) / grid, at = (first + o) % grid;
+      const int64_t row = at / along.outputs, column = at % along.outputs;
+      const int64_t y = row * down.stride + down.offset, x = column * along.stride + along.offset;
+      out[o] = to + ((n * out_rows + y) * out_columns + x) * of.columns;
+      const uint32_t** meet = met + o;
+      for (int64_t i = 0; i < down.taps; ++i) {
+        const int64_t r = row * down.pace + down.start + i * down.down;
+        const uint32_t* const line = from + (n * in_rows + r) * in_columns * of.pairs();
+        for (int64_t j = 0; j < along.taps; ++j, meet += count) {
+          const int64_t q = column * along.pace + along.start + j * along.down;
+          const bool inside = r >= 0 && r < in_rows && q >= 0 && q < in_columns;
+          *meet = inside ? line + q * of.pairs() : nothing;
+        }
+      }
+    }
+  }
+};
 
 void conv(const DotShape& s, bool transposed, const void* source, const uint32_t* packed,
           int64_t phase, int64_t first, int64_t last, void* target, float* scratch) {
   const Sides of(s, transposed);
   const Axis down(s, transposed, 0, phase / s.stride[1]), along(s, transposed, 1, phase % s.stride[1]);
-  const int64_t in_rows = transposed ? s.rows : s.height, in_columns = transposed ? s.columns : s.width;
-  const int64_t out_rows = transposed ? s.height : s.rows, out_columns = transposed ? s.width : s.columns;
-  const int64_t outputs = last - first, grid = down.outputs * along.outputs;
-  const auto** const rows = reinterpret_cast<const uint32_t**>(scratch);
-  float* const sums = scratch + (outputs * 2 + 15) / 16 * 16;
-  uint32_t* const nothing = reinterpret_cast<uint32_t*>(sums + outputs * kPanel);
+  const int64_t count = last - first, taps = down.taps * along.taps;
+  float* const sums = scratch;
+  uint32_t* const nothing = reinterpret_cast<uint32_t*>(sums + count * kPanel);
   std::fill(nothing, nothing + of.pairs(), 0u);
-  const uint32_t* const from = static_cast<const uint32_t*>(source);
-  BFloat16* const to = static_cast<BFloat16*>(target);
+  auto** const out = reinterpret_cast<BFloat16**>(nothing + of.pairs());
+  const auto** const met = reinterpret_cast<const uint32_t**>(nothing + of.pairs() + count * kPointerFloats);
+  const Outputs outputs{count, met, out};
+  outputs.find(s, transposed, down, along, first, static_cast<const uint32_t*>(source), nothing,
+               static_cast<BFloat16*>(target));
+  const int64_t before = taps_before(s, transposed, down.first, along.first);
+  const int64_t depth = std::min(kDepth, of.pairs()), runs = std::max<int64_t>(1, kDepth / of.pairs());
   for (int64_t panel = 0; panel < s.across(of.columns); ++panel) {
     const int64_t columns = std::min(kPanel, of.columns - panel * kPanel);
-    std::fill(sums, sums + outputs * kPanel, 0.0f);
-    for (int64_t i = 0; i < down.taps; ++i) {
-      for (int64_t j = 0; j < along.taps; ++j) {
-        for (int64_t o = 0; o < outputs; ++o) {
-          const int64_t n = (first + o) / grid, at = (first + o) % grid;
-          const int64_t r = at / along.outputs * down.pace + down.start + i * down.down;
-          const int64_t q = at % along.outputs * along.pace + along.start + j * along.down;
-          const bool inside = r >= 0 && r < in_rows && q >= 0 && q < in_columns;
-          rows[o] = inside ? from + ((n * in_rows + r) * in_columns + q) * of.pairs() : nothing;
-        }
-        const int64_t tap = (down.first + i * down.step) * s.kernel[1] + along.first + j * along.step;
-        const uint32_t* const b = packed + (panel * s.taps() + tap) * of.pairs() * kPanel;
-        for (int64_t k = 0; k < of.pairs(); k += kDepth) {
-          Dot d{{}, kUnitSteps.data(), kPanelSteps.data(), std::min(kDepth, of.pairs() - k), nullptr,
-                nullptr, kPanel};
-          multiply(d, columns, outputs, b + k * kPanel, sums, [&](int64_t row) { return rows[row] + k; });
-        }
+    if (taps == 0) std::fill(sums, sums + count * kPanel, 0.0f);
+    for (int64_t tap = 0; tap < taps; tap += runs) {
+      const uint32_t* const b = packed + (panel * s.taps() + before + tap) * of.pairs() * kPanel;
+      for (int64_t k = 0; k < of.pairs(); k += depth) {
+        const auto& products = tap + k ? kRuns<true>.of : kRuns<false>.of;
+        tiles(columns, count, [&](int64_t column, int64_t vectors, int64_t row, int64_t rows) {
+          products[vectors - 1][rows - 1](
+              {met + tap * count + row, count, std::min(runs, taps - tap), k,
+               std::min(depth, of.pairs() - k), b + k * kPanel + column, sums + row * kPanel + column});
+        });
       }
     }
-    for (int64_t o = 0; o < outputs; ++o) {
-      const int64_t n = (first + o) / grid, at = (first + o) % grid;
-      const int64_t r = at / along.outputs * down.stride + down.offset;
-      const int64_t q = at % along.outputs * along.stride + along.offset;
-      BFloat16* const out = to + ((n * out_rows + r) * out_columns + q) * of.columns + panel * kPanel;
-      for (int64_t c = 0; c < columns; c += kWidth) store(out + c, load(sums + o * kPanel + c));
+    for (int64_t o = 0; o < count; ++o) {
+      BFloat16* const to = out[o] + panel * kPanel;
+      for (int64_t c = 0; c < columns; c += kWidth) store(to + c, load(sums + o * kPanel + c));
     }
   }
 }
@@ -260,10 +268,35 @@ int64_t weight_scratch_floats(const DotShape& s) {
          most.taps * s.kernel[1] * kSums + 64;
 }
 
-// `count` channels of two samples as pairs; the second sample may be missing.
-FASTGAN_HD void pair_up(const BFloat16* low, const BFloat16* high, int64_t count, uint32_t* to) {
+constexpr int64_t kPositionsAhead = 8;
+
+// `count` channels of two samples as pairs; the second sample may be missing. Those `ahead` are fetched.
+FASTGAN_HD void pair_up(const BFloat16* low, const BFloat16* high, int64_t count, int64_t ahead,
+                        uint32_t* to) {
+  constexpr int64_t line = 64 / sizeof(BFloat16);
+  for (int64_t c = 0; c < count; c += line) {
+    __builtin_prefetch(low + ahead + c);
+    if (high) __builtin_prefetch(high + ahead + c);
+  }
   for (int64_t c = 0; c < count; c += kWidth) {
     store_pairs(to + c, high ? interleave(low + c, high + c) : bits_as<VecU>(load(low + c)) >> 16);
+  }
+}
+
+// Channels [c, c + wide) of the image and [k, k + high) of the positions, at `taps` rows of the kernel.
+template <typename T>
+void store_square(const DotShape& s, int64_t parity, int64_t taps, int64_t c, int64_t wide, int64_t k,
+                  int64_t high, const float* sums, T* to) {
+  for (int64_t row = 0; row < high; ++row) {
+    for (int64_t i = 0; i < taps; ++i) {
+      for (int64_t j = 0; j < s.kernel[1]; ++j) {
+        const int64_t tap = (parity + i * s.stride[0]) * s.kernel[1] + j;
+        const float* const from = sums + (i * s.kernel[1] + j) * kSums + row * kPanel;
+        for (int64_t v = 0; v < wide; v += kWidth) {
+          store(to + ((k + row) * s.taps() + tap) * s.image + c + v, load(from + v));
+        }
+      }
+    }
   }
 }
 
@@ -301,14 +334,15 @@ void weight(const DotShape& s, const void* image, const void* positions, int64_t
               continue;
             }
             const BFloat16* const low = x + ((one * s.height + y) * s.width + at) * s.image + c;
-            pair_up(low, other ? low + other : nullptr, wide, to);
+            pair_up(low, other ? low + other : nullptr, wide, s.stride[0] * s.width * s.image, to);
           }
         }
         const int64_t next = one + 1 < s.batch ? s.rows * s.columns * s.positions : 0;
         for (int64_t p = 0; p < rows * s.columns; ++p) {
           const BFloat16* const low = g + ((one * s.rows + first) * s.columns + p) * s.positions + k;
           const int64_t t = n * rows * s.columns + p;
-          pair_up(low, next ? low + next : nullptr, high, gradient + t * kPanel);
+          pair_up(low, next ? low + next : nullptr, high, kPositionsAhead * s.positions,
+                  gradient + t * kPanel);
           a_at[t] = static_cast<int32_t>(t * kPanel);
           b_at[t] = static_cast<int32_t>(
               ((n * held + p / s.columns) * chunk.width + p % s.columns * s.stride[1]) * kPanel);
@@ -318,25 +352,22 @@ void weight(const DotShape& s, const void* image, const void* positions, int64_t
       for (int64_t t = 0; t < all; t += kDepth) {
         for (int64_t i = 0; i < chunk.taps; ++i) {
           for (int64_t j = 0; j < s.kernel[1]; ++j) {
-            Dot d{{}, a_at + t, b_at + t, std::min(kDepth, all - t), nullptr, nullptr, kPanel};
-            multiply(d, wide, high, pixels + (i * chunk.width + j) * kPanel,
-                     sums + (i * s.kernel[1] + j) * kSums, [&](int64_t row) { return gradient + row; });
+            const uint32_t* const b = pixels + (i * chunk.width + j) * kPanel;
+            float* const c_ = sums + (i * s.kernel[1] + j) * kSums;
+            tiles(wide, high, [&](int64_t column, int64_t vectors, int64_t row, int64_t rows) {
+              kDots.of[vectors - 1][rows - 1]({gradient + row, a_at + t, b_at + t,
+                                               std::min(kDepth, all - t), b + column,
+                                               c_ + row * kPanel + column});
+            });
           }
         }
       }
     }
   }
-  BFloat16* const to = static_cast<BFloat16*>(out);
-  for (int64_t row = 0; row < high; ++row) {
-    for (int64_t i = 0; i < chunk.taps; ++i) {
-      for (int64_t j = 0; j < s.kernel[1]; ++j) {
-        const int64_t tap = (parity + i * s.stride[0]) * s.kernel[1] + j;
-        const float* const from = sums + (i * s.kernel[1] + j) * kSums + row * kPanel;
-        for (int64_t v = 0; v < wide; v += kWidth) {
-          store(to + ((k + row) * s.taps() + tap) * s.image + c + v, load(from + v));
-        }
-      }
-    }
+  if (s.weight == Dtype::kFloat32) {
+    store_square(s, parity, chunk.taps, c, wide, k, high, sums, static_cast<float*>(out));
+  } else {
+    store_square(s, parity, chunk.taps, c, wide, k, high, sums, static_cast<BFloat16*>(out));
   }
 }
 

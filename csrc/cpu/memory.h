@@ -29,4 +29,22 @@ inline torch::stable::Tensor output_like(const torch::stable::Tensor& x) {
                                   &give);
 }
 
+// Uninitialised and channels-last, on x's device.
+inline torch::stable::Tensor empty_channels_last(const torch::stable::Tensor& x,
+                                                 torch::headeronly::ScalarType dtype, int64_t n,
+                                                 int64_t c, int64_t h, int64_t w) {
+  const torch::stable::Tensor none = torch::stable::new_empty(x, {0}, dtype);
+  const size_t bytes = static_cast<size_t>(n * c * h * w) * none.element_size();
+  if (bytes < kLargeBlock) {
+    const torch::stable::Tensor t = torch::stable::new_empty(x, {n, h, w, c}, dtype);
+    return torch::stable::transpose(torch::stable::transpose(t, 1, 3), 2, 3);
+  }
+  const int64_t sizes[] = {n, c, h, w}, strides[] = {h * w * c, 1, w * c, c};
+  return torch::stable::from_blob(take(bytes), sizes, strides, x.device(), dtype, &give);
+}
+inline torch::stable::Tensor empty_channels_last(const torch::stable::Tensor& x, int64_t n, int64_t c,
+                                                 int64_t h, int64_t w) {
+  return empty_channels_last(x, x.scalar_type(), n, c, h, w);
+}
+
 }  // namespace fastgan

@@ -55,12 +55,6 @@ inline int64_t grain(int64_t elements) {
   return std::max<int64_t>(1, 16384 / std::max<int64_t>(1, elements));
 }
 
-// Uninitialised and channels-last, of the dtype and device of `like`.
-inline Tensor empty_channels_last(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w) {
-  Tensor t = torch::stable::new_empty(like, {n, h, w, c});
-  return torch::stable::transpose(torch::stable::transpose(t, 1, 3), 2, 3);
-}
-
 // Memory that is kept from call to call: touching fresh memory takes longer than writing it.
 template <typename T>
 class KeptScratch {

@@ -63,24 +63,6 @@ int64_t packed_floats(const WinogradShape& s, bool transposed) {
   return kNines * kPhases * rows * padded(transposed ? s.image : s.positions);
 }
 
-// v[i][j] becomes v[j][i].
-FASTGAN_HD void transpose(VecF (&v)[kWidth]) {
-  VecI lane;
-  for (int i = 0; i < kWidth; ++i) lane[i] = i;
-  FASTGAN_UNROLL
-  for (int half = kWidth / 2; half > 0; half /= 2) {
-    const VecI low = lane & half ? lane + int(kWidth - half) : lane;
-    const VecI high = lane & half ? lane + int(kWidth) : lane + half;
-#pragma GCC unroll 16
-    for (int i = 0; i < kWidth; ++i) {
-      if (i & half) continue;
-      const VecF a = v[i], b = v[i + half];
-      v[i] = __builtin_shuffle(a, b, low);
-      v[i + half] = __builtin_shuffle(a, b, high);
-    }
-  }
-}
-
 // Calls function(k, phase, c) for channels [first, last) of the positions, as many at a time as make
 // whole rows of panels.
 template <typename Function>

@@ -170,6 +170,16 @@ def library(x: Tensor, weight: Tensor, geometry: Geometry) -> str:
     return next((name for start, name in names.items() if chosen.startswith(start)), "ATen")
 
 
+def reads_float32(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
+    """Whether the passes of a half-precision x round a float32 weight themselves.
+
+    It need not be converted then, nor its gradient, which is float32.
+    """
+    if weight.dtype is not torch.float32 or x.dim() != 4:
+        return False
+    return _dot.runs(x, output_shape(x.shape, weight.shape, geometry)[2:], weight, geometry)
+
+
 def forward(
     x: Tensor,
     weight: Tensor,

@@ -1,7 +1,8 @@
 """Convolutions of bfloat16 tensors by the processor's dot products of pairs, on CPUs: `None` where
 another kernel is to run.
 
-Products are of bfloat16, sums float32 (csrc/cpu/dot_conv.h). As in _thin, _winograd and _lowered
+Products are of bfloat16, sums float32 (csrc/cpu/dot_conv.h); a float32 weight is rounded as it is
+packed, and its gradient left in float32. As in _thin, _winograd and _lowered
 one side is the image, position q of the other meets q * stride - padding + i of it, and weight is
 (channels of the positions, channels of the image, *k) for both kinds of convolution.
 """
@@ -33,7 +34,7 @@ def _can(x: Tensor, weight: Tensor) -> bool:
         and x.device.type == "cpu"
         and x.dim() == 4
         and x.dtype is torch.bfloat16
-        and weight.dtype is torch.bfloat16
+        and weight.dtype in (torch.bfloat16, torch.float32)
         and not any(channels % _QUANTUM for channels in weight.shape[:2])
         and x.numel() > 0
         and is_channels_last(x)
@@ -44,12 +45,12 @@ def _can(x: Tensor, weight: Tensor) -> bool:
 def runs(
     x: Tensor, y_size: tuple[int, ...], weight: Tensor, geometry: Geometry, of_weight: bool = False
 ) -> bool:
-    """Whether a pass runs here, "auto" by measurement on Zen 5; of the tensors only shape, dtype,
-    layout and device are read.
+    """Whether a pass runs here (all or none), "auto" by measurement on Zen 5; of the tensors only
+    shape, dtype, layout and device are read.
 
-    The weight gradient takes oneDNN 1.3 to 3 times as long, if the stride is not 1 or the rows are
-    short. Its forward pass and data gradient are as fast or faster, save for rows of up to four
-    positions (1.2 to 1.8 times).
+    With a stride oneDNN takes 1.5 to 2.1 times as long for the weight gradient, 0.95 to 1.4 times
+    for the other passes, longest for rows of up to four positions; and its weights and their
+    gradient have to be converted.
     """
     if not _can(x, weight):
         return False
@@ -60,7 +61,7 @@ def runs(
     positions = tuple(x.shape[2:]) if geometry.transposed else y_size
     if positions[1] <= _WIDEST:
         return max(positions) > 1
-    return of_weight and min(geometry.stride) > 1
+    return min(geometry.stride) > 1
 
 
 def forward(x: Tensor, weight: Tensor, geometry: Geometry, size: tuple[int, ...]) -> Tensor | None:
@@ -79,11 +80,11 @@ def backward_input(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) ->
 
 def backward_weight(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor | None:
     """The gradient of weight, channels-last."""
-    if not runs(x, tuple(dy.shape[2:]), weight, geometry, of_weight=True):
+    if not runs(x, tuple(dy.shape[2:]), weight, geometry):
         return None
     image, positions = (dy, x) if geometry.transposed else (x, dy)
     gradient: Tensor = torch.ops.fastgan_native.dot_conv_weight(
-        _laid_out(image), _laid_out(positions), list(weight.shape[2:]), *geometry[:2]
+        _laid_out(image), _laid_out(positions), list(weight.shape[2:]), *geometry[:2], weight.dtype
     )
     return gradient
 

@@ -36,9 +36,16 @@ def run(
     running: Running,
     moving: Moving,
 ) -> Tensor:
-    """y = act(conv(pre_act(norm(x))) + bias); in training `running` moves to the statistics."""
+    """y = act(conv(pre_act(norm(x))) + bias); in training `running` moves to the statistics.
+
+    weight is in any dtype: kernels that round it as they read it are given it as it is.
+    """
     backend, tensors = _dispatch.setting(), (x, weight, bias, *norm)
-    if _dispatch.is_eager(*tensors):
+    eager = _dispatch.is_eager(*tensors)
+    if not (eager and raw.reads_float32(x, weight, spec, backend)):
+        weight = weight.to(x.dtype)
+        tensors = x, weight, bias, *norm
+    if eager:
         rest = spec, backend, keep_z, running, moving
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
             return _Eager.apply(*tensors, *rest)
@@ -93,15 +100,18 @@ def _gradients(ctx: Any, g_y: Tensor, needed: Any) -> tuple[Any, ...]:
     """The gradients of the seven tensors, None for each that is not needed."""
     x, y, z, weight, *norm = ctx.saved_tensors
     needs = Needs(needed[0], needed[1], needed[2], needed[5] or needed[6])
-    tensors = g_y, x, y, z, weight
     results: Any
     if torch.is_grad_enabled():
-        results = _differentiable(g_y, x, y, weight, tuple(norm), ctx.spec, needs, ctx.backend)
+        own = g_y, x, y, weight.to(x.dtype), tuple(norm)
+        results = _differentiable(*own, ctx.spec, needs, ctx.backend)
     elif _dispatch.is_eager(g_y):
-        results = raw.backward(*tensors, tuple(norm), ctx.spec, needs, ctx.backend)
+        results = raw.backward(g_y, x, y, z, weight, tuple(norm), ctx.spec, needs, ctx.backend)
     else:
-        results = BACKWARD(*tensors, *norm, *_flat(ctx.spec), *needs, ctx.backend)
+        given = g_y, x, y, z, weight.to(x.dtype), *norm
+        results = BACKWARD(*given, *_flat(ctx.spec), *needs, ctx.backend)
     g_x, g_weight, g_bias, g_gamma, g_beta = results
+    if needs.weight:
+        g_weight = g_weight.to(weight.dtype)
     found = g_x, g_weight, g_bias, None, None, g_gamma, g_beta
     return tuple(g if need else None for g, need in zip(found, needed, strict=True))
 

@@ -48,6 +48,13 @@ def has_prologue(norm: Norm, spec: Spec) -> bool:
     return spec.training or norm[0] is not None or activated
 
 
+def reads_float32(x: Tensor, weight: Tensor, spec: Spec, backend: str) -> bool:
+    """Whether the kernels take a float32 weight for a half-precision x as it is."""
+    if weight.dtype is x.dtype or _dispatch.resolve(backend, x) != "cpu":
+        return False
+    return _convolution.reads_float32(x, weight, spec.geometry)
+
+
 def forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, norm: Norm, spec: Spec, backend: str
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:

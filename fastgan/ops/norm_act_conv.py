@@ -97,7 +97,7 @@ def norm_act_conv(
     )  # fmt: skip
     moving = norm.momentum, count, norm.average_segments
     moves = running if norm.training and count else None
-    y = run(x, weight.to(x.dtype), bias, (*known, *affine), spec, keep_z, moves, moving)
+    y = run(x, weight, bias, (*known, *affine), spec, keep_z, moves, moving)
     if moves is not None:
         hand_back((norm.running_mean, norm.running_var), moves)
     return y

@@ -84,26 +84,46 @@ def test_the_same_on_any_number_of_threads(always: None) -> None:
     assert_same_on_any_number_of_threads(passes)
 
 
-def test_where_it_is_chosen(native: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the instructions: rows of few positions, and the weight gradient of longer ones."""
+def test_a_float32_weight_is_rounded_as_it_is_read(always: None) -> None:
+    """The same bits as of the rounded weight; its gradient is not rounded."""
+    weight = torch.randn(48, 80, 4, 4)
+    x = channels_last(torch.randn(3, 80, 10, 8).bfloat16())
+    dy = channels_last(torch.randn(3, 48, 5, 4).bfloat16())
+    given = HALVED, (5, 4)
+    for low in (weight.bfloat16(), channels_last(weight).bfloat16()):
+        y, dx = _dot.forward(x, weight, *given), _dot.backward_input(dy, x, weight, HALVED)
+        assert y is not None
+        assert dx is not None
+        assert torch.equal(y, _dot.forward(x, low, *given))
+        assert torch.equal(dx, _dot.backward_input(dy, x, low, HALVED))
+        exact, found = (_dot.backward_weight(dy, x, w, HALVED) for w in (weight, low))
+        assert exact is not None
+        assert exact.dtype is torch.float32
+        assert torch.equal(exact.bfloat16(), found)
 
-    def passes(side: int, dtype: torch.dtype = torch.bfloat16, image: int = 64) -> list[bool]:
-        x = channels_last(torch.randn(2, image, 2 * side, 2 * side).to(dtype))
-        weight = torch.randn(128, image, 4, 4).to(dtype)
+
+def test_where_it_is_chosen(native: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the instructions: rows of few positions, and any with a stride."""
+
+    def passes(
+        side: int, stride: int, dtype: torch.dtype = torch.bfloat16, image: int = 64
+    ) -> list[bool]:
+        geometry = Geometry((stride, stride), (1, 1), (0, 0), False)
+        x = channels_last(torch.randn(2, image, stride * side, stride * side).to(dtype))
+        weight = torch.randn(128, image, 2 + stride, 2 + stride).to(dtype)
         dy = channels_last(torch.randn(2, 128, side, side).to(dtype))
         found = [
-            _dot.forward(x, weight, HALVED, (side, side)),
-            _dot.backward_input(dy, x, weight, HALVED),
-            _dot.backward_weight(dy, x, weight, HALVED),
+            _dot.forward(x, weight, geometry, (side, side)),
+            _dot.backward_input(dy, x, weight, geometry),
+            _dot.backward_weight(dy, x, weight, geometry),
         ]
         return [t is not None for t in found]
 
     monkeypatch.setattr(_processor, "dot_products", lambda: True)
-    assert passes(8) == [False, False, True]
-    assert passes(4) == [True, True, True]
-    assert passes(4, image=48) == passes(4, torch.float32) == [False] * 3
+    assert all(passes(4, 1) + passes(4, 2) + passes(8, 2))
+    assert not any(passes(8, 1) + passes(4, 2, image=48) + passes(4, 2, torch.float32))
     monkeypatch.setattr(_processor, "dot_products", lambda: False)
-    assert passes(4) == [False] * 3
+    assert not any(passes(4, 2))
 
 
 @pytest.mark.parametrize(

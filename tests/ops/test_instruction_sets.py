@@ -93,7 +93,8 @@ def dot_results() -> list[Tensor]:
     return [
         native.dot_conv(image, weight, *place, (5, 5)),
         native.dot_conv_transpose(positions, weight, *place, (10, 6)),
-        native.dot_conv_weight(image, positions, (4, 4), *place),
+        native.dot_conv_transpose(positions, weight.float(), *place, (10, 6)),
+        native.dot_conv_weight(image, positions, (4, 4), *place, torch.float32),
     ]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
 
-from fastgan.ops import _convolution, backend, norm_act_conv
+from fastgan.ops import _convolution, _dot, backend, norm_act_conv
 from fastgan.ops.norm_act_conv import Norm
 
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -291,6 +291,38 @@ def test_autocast(host_backend: str) -> None:
     for t in (weight, gamma):
         assert t.grad is not None
         assert t.grad.dtype is torch.float32
+
+
+def test_autocast_reads_a_float32_weight(native: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No copy of it is saved, and the gradient is not rounded; of any order as torch.nn's."""
+    monkeypatch.setattr(_dot, "setting", "always")
+    x, weight = torch.randn(4, 32, 8, 8), torch.randn(48, 32, 4, 4) / 8
+    kept: list[Tensor] = []
+
+    def results(function: Any, dtype: torch.dtype) -> list[Tensor]:
+        leaves = [channels_last(t.to(dtype, copy=True)).requires_grad_() for t in (x, weight)]
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.float32):
+            y = function(*leaves, stride=2, padding=1)
+        first = torch.autograd.grad(y.double().square().sum(), leaves, create_graph=True)
+        second = torch.autograd.grad(sum(g.double().square().sum() for g in first), leaves)
+        return [y, *first, *second]
+
+    def own(x: Tensor, weight: Tensor, **geometry: Any) -> Tensor:
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+            y = norm_act_conv(x, weight, **geometry)
+        assert sum(t.shape == weight.shape for t in kept) == 1
+        assert all(t is weight for t in kept if t.shape == weight.shape)
+        return y
+
+    found = [results(f, torch.float32) for f in (own, F.conv2d)]
+    for i, values in enumerate(zip(*found, results(F.conv2d, torch.float64), strict=True)):
+        assert_as_exact(f"result {i}", *values)
+    plain = channels_last(weight.clone()).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = norm_act_conv(channels_last(x), plain, stride=2, padding=1)
+    (gradient,) = torch.autograd.grad(y.double().square().sum(), plain)
+    assert gradient.dtype is torch.float32
+    assert not torch.equal(gradient, gradient.bfloat16().float())
 
 
 @pytest.mark.parametrize(
