@@ -86,7 +86,7 @@ class Kept {
 
   std::mutex mutex_;
   std::vector<Block*> blocks_;
-  size_t held_ = 0, limit_ = size_t{256} << 20;
+  size_t held_ = 0, limit_ = size_t{512} << 20;
 };
 
 // Never destroyed: tensors may be freed after everything else.

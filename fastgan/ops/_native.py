@@ -69,7 +69,7 @@ def kept_memory(limit: int | None = None) -> int:
     """Bytes of freed blocks that the CPU kernels hold for their next outputs.
 
     Memory fresh from the system is slow to write to first, so large outputs of norm_act, bias_act
-    and fastgan's convolutions come back to a store of up to 256 MiB when they are freed. limit: so
+    and fastgan's convolutions come back to a store of up to 512 MiB when they are freed. limit: so
     many bytes at most from here on, in this process; 0 holds nothing. ValueError for a negative
     one. 0 where there is no compiled library.
     """

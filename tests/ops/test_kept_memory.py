@@ -27,7 +27,7 @@ def store() -> Iterator[None]:
     with backend("cpu"):
         yield
     kept_memory(0)
-    kept_memory(256 * MIB)
+    kept_memory(512 * MIB)
 
 
 def output(mib: float, value: float = 1.0) -> Tensor:
