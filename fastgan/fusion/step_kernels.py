@@ -20,7 +20,7 @@ from fastgan.kernels._conv_geometry import ConvGeometry, conv_geometry
 from fastgan.nn._blocks import Activation, Block
 from fastgan.nn.sequential import Run, laid_out
 from fastgan.ops import _convolution, _dispatch, conv_block
-from fastgan.ops._convolution import Kernels
+from fastgan.ops._convolution import Kernels, reads_float32
 from fastgan.ops._tensors import activation_code, autocast_dtype
 from fastgan.ops.conv_block import Deferred
 from fastgan.ops.reference.activation import is_identity
@@ -115,7 +115,10 @@ class _Traced:
                 yield from self._norm(passes)
             return
         self.x = laid_out(self.x, self.conv.weight)
-        self.weight = self.conv.weight.detach().to(self.x.dtype)
+        self.weight = self.conv.weight.detach()
+        whole = self.block.conv is not None and self.run.form == "composed"
+        if not (whole and reads_float32(self.x, self.weight, self.block.geometry)):
+            self.weight = self.weight.to(self.x.dtype)
         if self.run.form == "fused":
             if self.run.keeps_normalised:  # no statistics came with the input
                 yield from self._norm(passes)
@@ -174,20 +177,20 @@ class _Traced:
 
     def _convolution(self, passes: Passes) -> Iterator[Kernel]:
         assert self.conv is not None
-        geo, size = self._geometry, self.x.element_size()
+        geo, sizes = self._geometry, (self.x.element_size(), self.weight.element_size())
         by = convolution_kernels(self.run) or Kernels(*["as it is"] * 3)
         direct = by.forward == "direct"
         forward, of_input, of_weight = self._convolution_calls(direct)
         passed = {
-            "forward": (passes.forward, costs.forward_cost(geo, size, size), forward),
+            "forward": (passes.forward, costs.forward_cost(geo, *sizes), forward),
             "data gradient": (
                 passes.inputs,
-                costs.data_gradient_cost(geo, size, size, False, False),
+                costs.data_gradient_cost(geo, *sizes, False, False),
                 of_input,
             ),
             "weight gradient": (
                 passes.weights,
-                costs.weight_gradient_cost(geo, size, size, False),
+                costs.weight_gradient_cost(geo, *sizes, False),
                 of_weight,
             ),
         }
