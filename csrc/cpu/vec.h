@@ -118,8 +118,11 @@ FASTGAN_HD VecD load(const double* p) {
 FASTGAN_HD VecF load(const BFloat16* p) {
   VecH h;
   std::memcpy(&h, p, sizeof h);
-#if defined(__AVX512F__)  // GCC would widen by halves
-  return bits_as<VecF>(bits_as<VecU>(_mm512_cvtepu16_epi32(bits_as<__m256i>(h))) << 16);
+#if defined(__AVX512BW__)  // half i to the upper half of lane i, in one shuffle
+  const VecI lane = VecI{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} * 0x10001;
+  const __m512i halves = _mm512_castsi256_si512(bits_as<__m256i>(h));
+  return bits_as<VecF>(
+      _mm512_maskz_permutexvar_epi16(0xaaaaaaaau, bits_as<__m512i>(lane), halves));
 #elif defined(__AVX2__)
   return bits_as<VecF>(bits_as<VecU>(_mm256_cvtepu16_epi32(bits_as<__m128i>(h))) << 16);
 #else
