@@ -93,13 +93,17 @@ class TFDCGANGenerator(Generator):
 class TFDCGANDiscriminator(Discriminator):
     """Images [N, channels, image_size, image_size] → logits [N].
 
-    Two k5 s2 convolutions with LeakyReLU and dropout, then one dense unit; no norm.
+    Two k5 s2 convolutions with LeakyReLU and dropout, a dense layer with LeakyReLU if asked for,
+    then one dense unit; no norm.
 
     Args:
         image_size, channels: of the images; image_size is a multiple of 4.
         width: channels of the first convolution; the second has twice as many.
         negative_slope: of the LeakyReLU.
-        dropout: rate of dropout after each activation, in [0, 1).
+        dropout: rate of dropout after each convolution's activation, in [0, 1).
+        hidden: features of the dense layer, by which units that see the whole image are compared; 0
+            for none, as in the tutorial. InfoGAN's discriminator of digits has 1024 (Chen et al.
+            2016).
 
     Raises ValueError for arguments that cannot be built, and in `forward` for images of another
     shape.
@@ -113,9 +117,12 @@ class TFDCGANDiscriminator(Discriminator):
         *,
         negative_slope: float = 0.3,
         dropout: float = 0.3,
+        hidden: int = 0,
     ) -> None:
         super().__init__(image_size, channels)
         positive_int("width", width)
+        if hidden != 0:
+            positive_int("hidden", hidden)
         negative_slope = slope("negative_slope", negative_slope)
         dropout = dropout_rate(dropout)
         base = _quarter(image_size)
@@ -127,11 +134,17 @@ class TFDCGANDiscriminator(Discriminator):
             )
 
         self.blocks = nn.Sequential(block(channels, width), block(width, 2 * width))
-        self.output = nn.Linear(base * base * 2 * width, 1)
+        features = base * base * 2 * width
+        if hidden:
+            act = nn.LeakyReLU(negative_slope, inplace=True)
+            self.dense = nn.Sequential(OrderedDict(linear=nn.Linear(features, hidden), act=act))
+        else:
+            self.dense = nn.Sequential()
+        self.output = nn.Linear(hidden or features, 1)
         initialize(self, "xavier_uniform")
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.check_images(images).to(memory_format=torch.channels_last)
         x = chain(x, blocks=self.blocks)
         # Row, column, channel: a view of channels-last memory.
-        return self.output(x.permute(0, 2, 3, 1).flatten(1)).flatten()
+        return self.output(self.dense(x.permute(0, 2, 3, 1).flatten(1))).flatten()

@@ -84,17 +84,21 @@ class PlainTFDCGANGenerator(nn.Module):
 
 
 class PlainTFDCGANDiscriminator(nn.Module):
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
         self.blocks = nn.Sequential(
             _block(nn.Conv2d(channels, 8, 5, 2, 2), None, 0.3),
             _block(nn.Conv2d(8, 16, 5, 2, 2), None, 0.3),
         )
-        self.output = nn.Linear(7 * 7 * 16, 1)
+        self.dense = nn.Sequential()
+        if hidden:
+            self.dense.add_module("linear", nn.Linear(7 * 7 * 16, hidden))
+            self.dense.add_module("act", nn.LeakyReLU(0.3))
+        self.output = nn.Linear(hidden or 7 * 7 * 16, 1)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.blocks(images).permute(0, 2, 3, 1).reshape(len(images), -1)
-        return self.output(x)[:, 0]
+        return self.output(self.dense(x))[:, 0]
 
 
 class PlainMLPGenerator(nn.Module):
@@ -143,9 +147,12 @@ def _cases() -> list[tuple[str, nn.Module, nn.Module, tuple[int, ...]]]:
         cases.append(
             (f"tf-{channels}-generator", generator, PlainTFDCGANGenerator(channels), (12,))
         )
-        discriminator = create_model("tf_dcgan_discriminator", dropout=0.0, **kwargs)
-        plain_d = PlainTFDCGANDiscriminator(channels)
-        cases.append((f"tf-{channels}-discriminator", discriminator, plain_d, (channels, 28, 28)))
+        for hidden in (0, 24):
+            arguments = {"dropout": 0.0, "hidden": hidden, **kwargs}
+            discriminator = create_model("tf_dcgan_discriminator", **arguments)
+            plain_d = PlainTFDCGANDiscriminator(channels, hidden)
+            name = f"tf-{channels}-{hidden}-discriminator"
+            cases.append((name, discriminator, plain_d, (channels, 28, 28)))
     kwargs = {"image_size": 10, "channels": 2}
     generator = create_model("mlp_generator", latent_dim=12, hidden=(16, 24), **kwargs)
     cases.append(("mlp-generator", generator, PlainMLPGenerator(2), (12,)))
