@@ -53,6 +53,14 @@ def check_parity(
         slack = rounding_of_mean(x, **spec) if wide is torch.float32 else 0.0
         # Of gamma x^, x^ of order 1, which the bias and a kink may cut to nothing.
         sizes["z"] = 0.0 if weight is None else float(weight.abs().max())
+    else:
+        normalised = _normalised_by(x, statistics, **spec)
+        sizes["dweight"] = _size_of_dweight(normalised, dz)
+        if spec.get("activation") in ("tanh", "sigmoid"):
+            sizes["dx"] = _size_of_slopes(statistics[1], weight, dz)
+            # Far out a rounding of gamma x^ is one of z, and of its slope, relative to themselves.
+            gamma = 1.0 if weight is None else weight.double().abs()[:, None]
+            slack = float((normalised.abs() * gamma).max()) * torch.finfo(wide).eps
     for name, *values in zip(names, own, theirs, exact, strict=True):
         assert_as_exact(name, *values, size=sizes.get(name, 0.0), slack=slack)
 
@@ -86,3 +94,23 @@ def _size_of_dx(
     var = _normalised_values(x, **spec).var(2, unbiased=False)
     scale = (var + eps).rsqrt() * (1.0 if weight is None else weight.double().abs())
     return float(dz.double().abs().max() * scale.nan_to_num(0.0).min())
+
+
+def _normalised_by(
+    x: Tensor, statistics: tuple[Tensor, Tensor], *, eps: float = 1e-5, **spec: Any
+) -> Tensor:
+    """x^ in evaluation, where it may be far from 1, in float64: (channels, values)."""
+    mean, var = (s.double().unsqueeze(1) for s in statistics)
+    return (_normalised_values(x, **spec)[0] - mean) * (var + eps).rsqrt()
+
+
+def _size_of_dweight(normalised: Tensor, dz: Tensor) -> float:
+    """The root of the summed squared terms of dgamma = sum(a x^)."""
+    terms = dz.double().transpose(0, 1).flatten(1) * normalised
+    return float(terms.square().sum(1).sqrt().max())
+
+
+def _size_of_slopes(var: Tensor, weight: Tensor | None, dz: Tensor, eps: float = 1e-5) -> float:
+    """Of the terms of dx = gamma r (1 - z^2) dz, which cancel to nothing where z is saturated."""
+    scale = (var.double() + eps).rsqrt() * (1.0 if weight is None else weight.double().abs())
+    return float(dz.double().abs().max() * scale.max())
