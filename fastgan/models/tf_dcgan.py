@@ -93,17 +93,16 @@ class TFDCGANGenerator(Generator):
 class TFDCGANDiscriminator(Discriminator):
     """Images [N, channels, image_size, image_size] → logits [N].
 
-    Two k5 s2 convolutions with LeakyReLU and dropout, a dense layer with LeakyReLU if asked for,
-    then one dense unit; no norm.
+    Two k5 s2 convolutions with LeakyReLU and dropout, a dense layer with batch norm and LeakyReLU
+    if asked for, then one dense unit.
 
     Args:
         image_size, channels: of the images; image_size is a multiple of 4.
         width: channels of the first convolution; the second has twice as many.
         negative_slope: of the LeakyReLU.
         dropout: rate of dropout after each convolution's activation, in [0, 1).
-        hidden: features of the dense layer, by which units that see the whole image are compared; 0
-            for none, as in the tutorial. InfoGAN's discriminator of digits has 1024 (Chen et al.
-            2016).
+        hidden: features of the dense layer, whose units see the whole image; 0 for none, as in the
+            tutorial. InfoGAN's discriminator of digits has 1024 (Chen et al. 2016).
 
     Raises ValueError for arguments that cannot be built, and in `forward` for images of another
     shape.
@@ -136,8 +135,9 @@ class TFDCGANDiscriminator(Discriminator):
         self.blocks = nn.Sequential(block(channels, width), block(width, 2 * width))
         features = base * base * 2 * width
         if hidden:
-            act = nn.LeakyReLU(negative_slope, inplace=True)
-            self.dense = nn.Sequential(OrderedDict(linear=nn.Linear(features, hidden), act=act))
+            linear = nn.Linear(features, hidden, bias=False)
+            norm = BatchNormAct1d(hidden, negative_slope=negative_slope)
+            self.dense = nn.Sequential(OrderedDict(linear=linear, norm=norm))
         else:
             self.dense = nn.Sequential()
         self.output = nn.Linear(hidden or features, 1)

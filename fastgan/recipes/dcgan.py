@@ -40,8 +40,8 @@ def _dcgan(image_size: int, steps: int) -> Recipe:
 
 
 # The tutorial's discriminator has dropout and no dense layer, and samples of digits stay between
-# classes: after 1,500 updates of batch 64 LeNet was sure of 60 %, of 64 % without dropout, and of
-# 68 % with InfoGAN's dense layer.
+# classes: after 1,500 updates of batch 64 LeNet was sure of 60 %, of 64 % without dropout, of 68 %
+# with a dense layer, and of 77 % with InfoGAN's, which has batch norm.
 DCGAN_28 = _dcgan_28("dcgan-28", 1, "grey", dropout=0.0, hidden=1024)
 DCGAN_28_RGB = _dcgan_28("dcgan-28-rgb", 3, "RGB, with dropout")
 DCGAN_32 = _dcgan(32, steps=30_000)

@@ -92,7 +92,8 @@ class PlainTFDCGANDiscriminator(nn.Module):
         )
         self.dense = nn.Sequential()
         if hidden:
-            self.dense.add_module("linear", nn.Linear(7 * 7 * 16, hidden))
+            self.dense.add_module("linear", nn.Linear(7 * 7 * 16, hidden, bias=False))
+            self.dense.add_module("norm", nn.BatchNorm1d(hidden))
             self.dense.add_module("act", nn.LeakyReLU(0.3))
         self.output = nn.Linear(hidden or 7 * 7 * 16, 1)
 

@@ -75,7 +75,7 @@ CHECKS = (
         10,
         goals=(("classes", 10), ("confident", 0.8)),
         flags=(*_SMALL_BATCHES, "--lr-schedule", "linear"),
-        steps=7200,
+        steps=7600,
     ),
     Check("dcgan-28-rgb", 3, flags=_SMALL_BATCHES, **_RGB),
     Check("dcgan-64", 10, flags=("--batch-size", "64"), data="emoji-64", **_RGB),
