@@ -22,7 +22,8 @@ def render(results: dict[str, Result]) -> str:
     head = "| recipe | updates | minutes | FID | KID | sure | classes | right | reconstruction |"
     lines = [head, "|" + "---|" * 9, *(_row(name, found) for name, found in results.items()), ""]
     for name, found in results.items():
-        command = " ".join(["fastgan train", name, f"--data {found['data']}", *found["flags"]])
+        given = f"--data {found['data']}", f"--steps {found['steps']}", *found["flags"]
+        command = " ".join(["fastgan train", name, *given])
         shown = "images and their reconstructions" if "psnr" in found["scores"] else "samples"
         lines += [f"### `{name}`", "", f"    {command}", ""]
         lines += [f"![{name}: {shown}](pictures/{name}.png)", ""]
