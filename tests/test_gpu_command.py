@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,16 @@ def test_a_failure_is_told_and_stops_nothing(stages, tmp_path, capsys):
     ]  # fmt: skip
 
 
+@pytest.fixture(params=["foreground", "background"])
+def heard(request: pytest.FixtureRequest) -> Iterator[None]:
+    """SIGINT as a shell hands it on: ignored by what it starts in the background."""
+    ignored = request.param == "background"
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 def test_a_stage_out_of_time_is_interrupted_and_keeps_what_it_had(stages, tmp_path, capsys):
     script = (
         "import time\nprint('begun')\ntry:\n    time.sleep(60)\n"

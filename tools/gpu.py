@@ -78,7 +78,7 @@ class Stage:
         variables = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **settings}
         process = subprocess.Popen(
             command, cwd=ROOT, env=variables, text=True, errors="replace", start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=_hear_interrupts,
         )  # fmt: skip
         shown = threading.Thread(target=self._show, args=(process.stdout or (),), daemon=True)
         shown.start()
@@ -285,6 +285,11 @@ def _keep(results: Path, rows: list[tuple[str, int, float]]) -> None:
         for name, code, seconds in rows
     }
     path.write_text(json.dumps({k: known[k] for k in STAGES if k in known}, indent=1) + "\n")
+
+
+def _hear_interrupts() -> None:
+    """For a run in the background of a shell, which has its processes ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _wait(process: subprocess.Popen[str], seconds: float) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -121,9 +122,12 @@ def test_batches_are_read_ahead_by_threads() -> None:
     assert all(name.startswith("fastgan-data") for _, name in seen)
     loader.batch(1)
     loader.batch(2)
-    assert sorted(i for i, _ in seen[:12]) == list(range(12))  # an epoch, each once
-    first = {i for i, _ in seen}
-    assert first == set(range(12))
+    # Threads note in any order: the three steps of an epoch, each image once, and of the next epoch
+    # no more than was read ahead.
+    times = Counter(i for i, _ in seen)
+    assert times.keys() == set(range(12))
+    assert max(times.values()) <= 2
+    assert times.total() <= 12 + 4 * 2
 
 
 def test_reading_goes_on_while_the_step_runs() -> None:
