@@ -28,6 +28,7 @@ from torch.utils._pytree import tree_leaves
 from bench.paired import interleave, ratio
 from bench.test_fuse import SIZES
 from fastgan import fuse
+from fastgan.nn._blocks import Form
 from fastgan.ops import convolution_form
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,7 +41,6 @@ BEGIN, END = "<!-- table: python -m bench.zoo_table -->\n", "<!-- end of table -
 OWN = "its own forward"
 PROCESSES = 5
 SECONDS = 1.2  # of timed rounds in each, for a model and layout
-PLAIN = ("layers", "")  # forms of a block that runs as its layers
 ROUNDS = 9, 41  # at least, at most
 LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -87,7 +87,7 @@ def ratio_here(name: str, channels_last: bool) -> float | str:
     start = time.perf_counter()
     for run in runs.values():
         run()
-    if all(run.form in PLAIN for run in models["fused"].fusion_report.runs):
+    if all(Form(run.form).plain for run in models["fused"].fusion_report.runs):
         return OWN
     took = time.perf_counter() - start
     rounds = max(ROUNDS[0], min(ROUNDS[1], int(SECONDS / took)))

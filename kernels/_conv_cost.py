@@ -14,10 +14,14 @@ class Cost(NamedTuple):
     read: int
     written: int
 
+    @property
+    def moved(self) -> int:
+        """Bytes in both directions."""
+        return self.read + self.written
+
     def floor(self, operations_per_second: float, bytes_per_second: float) -> float:
         """Seconds that no kernel can beat: the slower of arithmetic and memory (the roofline)."""
-        moved = self.read + self.written
-        return max(self.operations / operations_per_second, moved / bytes_per_second)
+        return max(self.operations / operations_per_second, self.moved / bytes_per_second)
 
 
 def forward_cost(geo: ConvGeometry, itemsize: int, weight_itemsize: int) -> Cost:

@@ -16,7 +16,7 @@ import torch
 
 from fastgan.engine.precision import Precision
 from fastgan.fusion.peaks import find_gpu
-from fastgan.fusion.step_table import Line, lines, step_floor, step_measured
+from fastgan.fusion.step_table import Line, lines, step_cost, step_floor, step_measured
 from fastgan.recipes import get_recipe
 from fastgan.recipes.tuning import fused_kernels, measured_lines
 
@@ -40,12 +40,11 @@ def gpu_table() -> str:
     for row in zip(*columns, strict=True):
         cost = row[0].kernel.cost
         gflop = f"{cost.operations / 1e9:.2f}" if cost.operations else ""
-        costs = [gflop, f"{(cost.read + cost.written) / 2**20:.1f}"]
+        costs = [gflop, f"{cost.moved / 2**20:.1f}"]
         floors = [f"*{x.floor:.1f}*" if x.bound == "bytes" else f"{x.floor:.1f}" for x in row]
         body.append([*_named(row[0]), *costs, *floors])
-    operations = sum(x.kernel.times * x.kernel.cost.operations for x in columns[0])
-    moved = sum(x.kernel.times * (x.kernel.cost.read + x.kernel.cost.written) for x in columns[0])
-    last = ["**step**", "", "", f"{operations / 1e9:.0f}", f"{moved / 2**20:.0f}"]
+    whole = step_cost(columns[0])
+    last = ["**step**", "", "", f"{whole.operations / 1e9:.0f}", f"{whole.moved / 2**20:.0f}"]
     return _table(
         heading, [*body, [*last, *(f"**{step_floor(column):.0f}**" for column in columns)]]
     )
@@ -59,9 +58,7 @@ def cpu_table() -> str:
         measured, rate = measured_lines(recipe, CPU_BATCH, device, dtype)
         found.append({tuple(_named(x)): x for x in measured})
         rates = f"{rate.operations / 1e9:.0f} GFLOP/s, {rate.bytes / 1e9:.0f} GB/s"
-        arithmetic = sum(
-            x.kernel.times * x.kernel.cost.operations / rate.operations for x in measured
-        )
+        arithmetic = step_cost(measured).operations / rate.operations
         notes.append(f"{dtype} {rates}, all arithmetic at that {arithmetic * 1e3:.0f} ms")
         heading += [f"{dtype} by", "floor", "measured", "share"]
     body = []

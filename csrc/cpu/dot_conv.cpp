@@ -46,13 +46,13 @@ void check_pair(const Sizes& pair, const char* name, int64_t least) {
                   ": expected two numbers of at least ", least);
 }
 
-DotShape shape_of(Dtype weight, int64_t batch, const Sizes& image, const Sizes& positions, const Sizes& kernel,
-                  const Sizes& stride, const Sizes& padding) {
+DotShape shape_of(ScalarType weight, int64_t batch, const Sizes& image, const Sizes& positions,
+                  const Sizes& kernel, const Sizes& stride, const Sizes& padding) {
   check_pair(kernel, "kernel", 1);
   check_pair(stride, "stride", 1);
   check_pair(padding, "padding", 0);
   DotShape s{};
-  s.weight = weight;
+  s.weight = weight_type(weight);
   s.batch = batch;
   s.image = image[0];
   s.height = image[1];
@@ -117,7 +117,8 @@ Tensor dot_conv(Tensor image, Tensor weight, Sizes stride, Sizes padding, Sizes 
   check_tensor(image, "image");
   check_weight(weight, image, 1);
   check_pair(size, "size", 1);
-  return run(shape_of(weight_type(weight.scalar_type()), image.size(0), {image.size(1), image.size(2), image.size(3)},
+  return run(shape_of(weight.scalar_type(), image.size(0),
+                      {image.size(1), image.size(2), image.size(3)},
                       {weight.size(0), size[0], size[1]}, {weight.size(2), weight.size(3)}, stride,
                       padding),
              false, image, weight);
@@ -127,7 +128,7 @@ Tensor dot_conv_transpose(Tensor positions, Tensor weight, Sizes stride, Sizes p
   check_tensor(positions, "positions");
   check_weight(weight, positions, 0);
   check_pair(size, "size", 1);
-  return run(shape_of(weight_type(weight.scalar_type()), positions.size(0), {weight.size(1), size[0], size[1]},
+  return run(shape_of(weight.scalar_type(), positions.size(0), {weight.size(1), size[0], size[1]},
                       {positions.size(1), positions.size(2), positions.size(3)},
                       {weight.size(2), weight.size(3)}, stride, padding),
              true, positions, weight);
@@ -139,7 +140,7 @@ Tensor dot_conv_weight(Tensor image, Tensor positions, Sizes kernel, Sizes strid
   check_tensor(positions, "positions");
   STD_TORCH_CHECK(image.size(0) == positions.size(0), "positions: expected the batch of image");
   const DotShape s =
-      shape_of(weight_type(dtype), image.size(0), {image.size(1), image.size(2), image.size(3)},
+      shape_of(dtype, image.size(0), {image.size(1), image.size(2), image.size(3)},
                {positions.size(1), positions.size(2), positions.size(3)}, kernel, stride, padding);
   Tensor out = empty_channels_last(image, dtype, s.positions, s.image, kernel[0], kernel[1]);
   torch::stable::parallel_for(0, s.squares(), 1, [&](int64_t begin, int64_t end) {

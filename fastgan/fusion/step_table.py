@@ -10,6 +10,7 @@ import torch
 
 from fastgan.fusion.roofline import Rates
 from fastgan.fusion.step_kernels import Kernel
+from fastgan.kernels._conv_cost import Cost
 from fastgan.ops import tuning
 
 _ROUNDS = 7
@@ -35,7 +36,7 @@ def lines(networks: Mapping[str, Sequence[Kernel]], rates: Rates) -> list[Line]:
         for kernel in kernels:
             cost = kernel.cost
             arithmetic = cost.operations / rates.operations
-            memory = (cost.read + cost.written) / rates.bytes
+            memory = cost.moved / rates.bytes
             bound = "operations" if arithmetic > memory else "bytes"
             found.append(Line(network, kernel, cost.floor(*rates) * 1e6, bound))
     return found
@@ -48,6 +49,12 @@ def measured(given: Sequence[Line], device: torch.device) -> list[Line]:
     with torch.no_grad():
         times = tuning.measure(runnable, device, _ROUNDS)
     return [line._replace(measured=times.get(str(i))) for i, line in enumerate(given)]
+
+
+def step_cost(given: Sequence[Line], network: str | None = None) -> Cost:
+    """What a step, or a network's part, costs: each kernel as often as it runs."""
+    kernels = [x.kernel for x in given if network in (None, x.network)]
+    return Cost(*(sum(k.times * k.cost[i] for k in kernels) for i in range(3)))
 
 
 def step_floor(given: Sequence[Line], network: str | None = None) -> float:
@@ -73,7 +80,7 @@ def cells(line: Line) -> list[str]:
     """A line under HEADINGS."""
     kernel, cost = line.kernel, line.kernel.cost
     gflop = f"{cost.operations / 1e9:.2f}" if cost.operations else ""
-    mib = f"{(cost.read + cost.written) / 2**20:.1f}"
+    mib = f"{cost.moved / 2**20:.1f}"
     words = [kernel.layer, kernel.name, kernel.by, str(kernel.times), gflop, mib]
     return [*words, _us(line.floor), line.bound, *_shares(line.floor, line.measured)]
 
@@ -83,18 +90,13 @@ def sums(given: Sequence[Line]) -> list[list[str]]:
     floors that are of operations."""
     found = []
     for network in [*dict.fromkeys(line.network for line in given), None]:
-        chosen = [line.kernel for line in given if network in (None, line.network)]
-        operations = sum(k.times * k.cost.operations for k in chosen)
-        moved = sum(k.times * (k.cost.read + k.cost.written) for k in chosen)
+        cost = step_cost(given, network)
         floor = step_floor(given, network)
         of_operations = step_floor([x for x in given if x.bound == "operations"], network)
-        found.append(
-            [
-                *(network or "step", "", "", "", f"{operations / 1e9:.2f}"),
-                *(f"{moved / 2**20:.1f}", _us(floor), f"operations {of_operations / floor:.0%}"),
-                *_shares(floor, step_measured(given, network)),
-            ]
-        )
+        amounts = f"{cost.operations / 1e9:.2f}", f"{cost.moved / 2**20:.1f}", _us(floor)
+        bound = f"operations {of_operations / floor:.0%}"
+        shares = _shares(floor, step_measured(given, network))
+        found.append([network or "step", "", "", "", *amounts, bound, *shares])
     return found
 
 

@@ -5,11 +5,10 @@
     python -m tools.recipe_report --only vae --minutes 2
     python -m tools.recipe_report --only vae --trained  # measure the run that stands in --runs
 
-Needs the full MNIST (`fastgan data fetch mnist`, or `examples/data/fetch.py mnist`), for `dcgan-64`
-and `dcgan-128` the emoji (`examples/data/fetch.py emoji` and `fluent-emoji`), and
-`fastgan[metrics,efficientnet]`. Results go to
-docs/recipes.json and docs/recipes.md, pictures to docs/pictures/. The exit status is 1 if a goal is
-missed.
+Needs the full MNIST (`fastgan data fetch mnist`, or `examples/data/fetch.py mnist`), for
+`dcgan-32`, `dcgan-64` and `dcgan-128` the emoji (`examples/data/fetch.py emoji` and
+`fluent-emoji`), and `fastgan[metrics,efficientnet]`. Results go to docs/recipes.json and
+docs/recipes.md, pictures to docs/pictures/. The exit status is 1 if a goal is missed.
 """
 
 from __future__ import annotations
