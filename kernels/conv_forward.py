@@ -5,9 +5,10 @@ rows, biases, statistics and sums are float32. `conv_forward` and `conv_data_gra
 gather (`_conv_gather.py`), preceded by a launch that packs the weight, followed by one (two, where
 there are many tiles) that merges the partials.
 
-The weight is packed for the call to (taps, channels in, channels out), in x's dtype and padded with
-zeros to whole tiles: torch's layout has the taps innermost, so with its strides no tile could be
-loaded in vectors, and float32 master weights would be converted again for each tile of rows.
+The weight is packed to (taps, channels in, channels out), in x's dtype and padded with zeros to
+whole tiles: torch's layout has the taps innermost, so with its strides no tile could be loaded in
+vectors, and float32 master weights would be converted again for each tile of rows. It is packed for
+the call, or for as long as `_conv_packed.py` keeps it.
 """
 
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from fastgan.kernels._conv_merge import (
     pack_kernel,
     rows_kernel,
 )
+from fastgan.kernels._conv_packed import kept
 from fastgan.kernels._conv_tiles import IDENTITY
 from fastgan.kernels._geometry import (
     MERGE_BLOCK_C,
@@ -175,6 +177,12 @@ def _pack(weight: Tensor, x: Tensor, plan: _Plan) -> Tensor:
     geo, config = plan.geo, plan.config
     packed_k = cdiv(geo.channels_in, config.block_k) * config.block_k
     packed_n = plan.column_tiles * config.block_n
+    kind = geo.transposed, packed_k, packed_n, x.dtype, plan.precision
+    return kept(weight, kind, lambda: _packed(weight, x, plan, packed_k, packed_n))
+
+
+def _packed(weight: Tensor, x: Tensor, plan: _Plan, packed_k: int, packed_n: int) -> Tensor:
+    geo, config = plan.geo, plan.config
     packed = x.new_empty((geo.taps, packed_k, packed_n))
     k, n = (0, 1) if geo.transposed else (1, 0)
     strides = (*[0] * (3 - geo.dims), *weight.stride()[2:])

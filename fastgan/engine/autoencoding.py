@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fastgan.engine.config import TrainConfig
 from fastgan.engine.step import GAN, Batch, Metrics, frozen, gan_step, mean_metrics
 from fastgan.losses import kl_divergence, reconstruction_loss
+from fastgan.ops import packed_weights
 
 Batches = Callable[[int], Batch]
 Due = Sequence[Sequence[bool]]
@@ -43,6 +44,7 @@ def encoded_and_back(model: Any, images: Tensor, noise: Tensor) -> tuple[Tensor,
     return reconstruction, kl_divergence(mean, log_variance)
 
 
+@packed_weights()
 def autoencoder_step(gan: GAN, batches: Batches, due: Due = ()) -> Metrics:
     """One update of encoder and decoder by the squared error of reconstructions."""
     model: Any = gan.generator
@@ -80,6 +82,7 @@ class VAEStep(nn.Module):
         self.kl_weight, self.kl_warmup, self.binarize = kl_weight, kl_warmup, binarize
         self.register_buffer("updates", torch.zeros(()))
 
+    @packed_weights()
     def forward(self, gan: GAN, batches: Batches, due: Due = ()) -> Metrics:
         gan.update_g.start()
         weight = self.next_weight()
@@ -120,6 +123,7 @@ class VAEGANStep(VAEStep):
         super().__init__(kl_weight, kl_warmup)
         self.feature_weight = feature_weight
 
+    @packed_weights()
     def forward(self, gan: GAN, batches: Batches, due: Due = ()) -> Metrics:
         batch = batches(0)
         model: Any = gan.generator

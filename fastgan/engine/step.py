@@ -24,6 +24,7 @@ from fastgan.engine.ranks import Ranks
 from fastgan.engine.update import Update
 from fastgan.losses import GANLoss
 from fastgan.nn import segments
+from fastgan.ops import packed_weights
 
 Metrics = dict[str, Tensor]
 
@@ -173,6 +174,7 @@ class GAN:
         return (out,) if isinstance(out, Tensor) else out
 
 
+@packed_weights()
 def gan_step(
     gan: GAN,
     batches: Callable[[int], Batch],

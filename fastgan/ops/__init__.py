@@ -1,5 +1,6 @@
 """Fused operators, each with a reference, a C++ CPU, a Triton and a CUDA backend."""
 
+from fastgan.kernels._conv_packed import packed_weights
 from fastgan.ops._dispatch import available, backend
 from fastgan.ops._native import kept_memory
 from fastgan.ops.bias_act import bias_act
@@ -24,5 +25,6 @@ __all__ = [
     "kept_memory",
     "norm_act",
     "norm_act_conv",
+    "packed_weights",
     "sync_norm_act",
 ]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fastgan.kernels._conv_packed import eager_call
 from fastgan.ops import _dispatch
 from fastgan.ops._convolution import Geometry, make_geometry, output_shape
 from fastgan.ops._library import LIBRARY, define
@@ -63,8 +64,9 @@ def conv_block(
     (C_in, C_out, *kernel) with `transposed`; bias (C_out,). Returns (y, mean, var): y (N, C_out,
     *spatial') channels-last in x's dtype; mean and biased var (segments, C_out) of y as stored, for
     the `Deferred` of the next block; empty with `segments=0`.
-    dtypes: x float32, bfloat16, float16 or float64; weight is converted to x's; under autocast both
-    are converted to its dtype. bias, norm parameters and statistics float32 (float64 with x).
+    dtypes: x float32, bfloat16, float16 or float64; weight is converted to x's (in Triton's kernels
+    as they pack it: see `packed_weights`); under autocast both are converted to its dtype. bias,
+    norm parameters and statistics float32 (float64 with x).
 
     The padding is zero after the deferred norm and activation. Dilation and groups are 1.
     Differentiable to any order in x, weight, bias and every tensor of `deferred`, mean and var
@@ -85,11 +87,22 @@ def conv_block(
         raise ValueError(f"segments: {segments} does not divide the batch of {x.shape[0]}")
     norm = _norm_arguments(x, deferred or Deferred())
     bias = convolution_bias(bias, shape[1], x)
-    y, mean, var = _FORWARD(
-        channels_last(x), weight.to(x.dtype), bias, *norm, *map(list, geometry[:3]), transposed,
-        *activation_code(activation, negative_slope), segments, _dispatch.setting(),
+    y, mean, var = _call(
+        _FORWARD, channels_last(x), _operand(weight, x), bias, *norm, *map(list, geometry[:3]),
+        transposed, *activation_code(activation, negative_slope), segments, _dispatch.setting(),
     )  # fmt: skip
     return y, mean, var
+
+
+def _operand(weight: Tensor, x: Tensor) -> Tensor:
+    """weight in x's dtype; a float32 one as it is where Triton rounds it while packing it anyway,
+    so that its packed copies can be kept, and its gradient need not be rounded.
+    """
+    rounded = weight.dtype is torch.float32 and x.dtype in (torch.bfloat16, torch.float16)
+    eager = rounded and _dispatch.is_eager(x, weight)
+    if eager and backend_of(x, _dispatch.setting()) == "triton":
+        return weight
+    return weight.to(x.dtype)
 
 
 def _norm_arguments(x: Tensor, deferred: Deferred) -> tuple[Any, ...]:
@@ -127,6 +140,14 @@ def backend_of(x: Tensor, backend: str = "auto") -> str:
             f"backend {backend!r} cannot run: conv_block has none; see norm_act_conv"
         )
     return backend
+
+
+def _call(op: Any, *args: Any) -> Any:
+    """op of args, eager if that is what it is: its weight's packed copies may be kept then."""
+    if not _dispatch.is_eager(*(a for a in args if isinstance(a, Tensor))):
+        return op(*args)
+    with eager_call():
+        return op(*args)
 
 
 def _kernels(backend: str, x: Tensor) -> ModuleType:
@@ -207,8 +228,8 @@ def _backward(ctx: Any, g_y: Any, g_mean: Any, g_var: Any) -> tuple[Any, ...]:
     need_x, need_weight, need_bias, *need_norm = ctx.needs_input_grad[:7]
     *spec, backend = ctx.spec
     g_y = torch.zeros_like(y) if g_y is None else dense_like(g_y, y)
-    results = _BACKWARD(
-        g_y, g_mean, g_var, x, y, y_mean, weight, mean, var, gamma, beta, *spec,
+    results = _call(
+        _BACKWARD, g_y, g_mean, g_var, x, y, y_mean, weight, mean, var, gamma, beta, *spec,
         need_x or any(need_norm), need_weight, need_bias, backend,
     )  # fmt: skip
     wanted = zip(results, (need_x, need_weight, need_bias, *need_norm), strict=True)
@@ -271,11 +292,12 @@ def _bilinear(
 def _differentiated(ctx: Any, given: list[Tensor | None]) -> list[Tensor | None]:
     """Through a norm: the derivative of the backward's formula, its convolutions this op again."""
     *spec, backend = ctx.spec
+    dtype = ctx.saved_tensors[3].dtype
 
     def gradients(
         z: Tensor, dy: Tensor, weight: Tensor, *args: Any
     ) -> tuple[Tensor | None, Tensor | None]:
-        z, dy = z.to(weight.dtype), dy.to(weight.dtype)
+        z, dy = z.to(dtype), dy.to(dtype)
         need_input, need_weight = args[4:]
         return _convolution_gradients(z, dy, weight, args[:4], need_input, need_weight, backend)
 
@@ -311,7 +333,8 @@ def _through_activation(g: Tensor, y: Tensor, code: int, slope: float, backend: 
 def _convolution(x: Tensor, weight: Tensor, geometry: tuple[Any, ...], backend: str) -> Tensor:
     none = (None,) * 5
     spec = (0.0, *IDENTITY, *geometry, *IDENTITY, 0, backend)
-    return _FORWARD(channels_last(x), weight, *none, *spec)[0]
+    y: Tensor = _call(_FORWARD, channels_last(x), weight, *none, *spec)[0]
+    return y
 
 
 def _convolution_gradients(
@@ -327,7 +350,8 @@ def _convolution_gradients(
     z, dy = channels_last(z), channels_last(dy)
     spec = (0.0, *IDENTITY, *geometry, *IDENTITY, 0, need_input, need_weight, False, backend)
     no_rows, none = dy.new_empty(0, dtype=stat_dtype(dy)), (None,) * 4
-    dz, dweight, *_ = _BACKWARD(dy, None, None, z, dy, no_rows, weight, *none, *spec)
+    args = dy, None, None, z, dy, no_rows, weight, *none, *spec
+    dz, dweight, *_ = _call(_BACKWARD, *args)
     return dz if need_input else None, dweight if need_weight else None
 
 

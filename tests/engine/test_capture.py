@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastgan.engine import CaptureError, Trainer, find_checkpoint, gan_step
 from fastgan.engine.capture import StepRunner
+from fastgan.ops import convolution_form
 
 from .conftest import all_tensors, tiny_trainer
 
@@ -95,6 +96,26 @@ class TestOnGpu:
         finally:
             torch.cuda.set_sync_debug_mode("default")
         assert all(value.isfinite() for value in trainer.latest.values())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+class TestPackedWeightsOnGpu:
+    pytestmark = gpu
+
+    def test_captured_steps_equal_eager_ones_that_keep_no_packed_weight(self, precision):
+        captured, eager = (
+            cuda_trainer(capture, steps=12, precision=precision, accumulate=2)
+            for capture in ("on", "off")
+        )
+        eager.step_function = gan_step.__wrapped__
+        with convolution_form("fused"):
+            for trainer in (eager, captured):
+                torch.manual_seed(1)
+                for _ in range(12):
+                    trainer.train_step()
+        assert captured._runner._graphs
+        for name, value in all_tensors(eager).items():
+            torch.testing.assert_close(all_tensors(captured)[name], value, msg=name)
 
 
 class TestCheckpointsOnGpu:

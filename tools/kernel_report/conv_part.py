@@ -31,6 +31,8 @@ class Layer:
     # All configurations of the kernels, or only the first; with norm, activations and statistics.
     every: bool = False
     fused: bool = True
+    # A float32 weight, as under autocast, in place of one in the layer's dtype.
+    wide_weight: bool = False
     targets: tuple[str, ...] = ("sm_90", "gfx942")
 
 
@@ -43,6 +45,8 @@ LAYERS = (
     Layer("float32", "tf32", transposed=True, every=True, targets=("sm_100",)),
     Layer("float32", "ieee", every=True),
     Layer("float16"),
+    Layer("bfloat16", wide_weight=True, targets=ALL),
+    Layer("bfloat16", transposed=True, wide_weight=True, targets=ALL),
     Layer("bfloat16", fused=False),
     Layer("bfloat16", transposed=True, fused=False),
     Layer("bfloat16", shape=(64, 35, 15, 15), channels_out=77, kernel=5, padding=2, targets=ALL),
@@ -86,6 +90,7 @@ def _tensors(layer: Layer) -> tuple[Any, Any, Any]:
     x = torch.empty((n, *spatial, c_in), dtype=dtype, device="meta").movedim(-1, 1)
     ends = (c_in, layer.channels_out) if layer.transposed else (layer.channels_out, c_in)
     weight = torch.empty(*ends, *[layer.kernel] * len(spatial), dtype=dtype, device="meta")
+    weight = weight.float() if layer.wide_weight else weight
     lists = ([n] * len(spatial) for n in (layer.stride, layer.padding, 0))
     return x, weight, geometry.conv_geometry(x, weight, *lists, layer.transposed)
 

@@ -215,7 +215,9 @@ def _describe(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> L
 
 def _variant(signature: dict[str, str], constexprs: dict[str, Any], options: dict[str, int]) -> str:
     """A name that is the same wherever the compiled code is, and only there."""
-    dtype = next(iter(signature.values())).strip("*")
+    pointers = [t.strip("*") for t in signature.values() if t.startswith("*")]
+    # Where there are but two, nothing else says to what type the second converts.
+    dtype = ">".join(dict.fromkeys(pointers)) if len(pointers) == 2 else pointers[0]
     values = {
         k: v if isinstance(v, str) else int(v) for k, v in constexprs.items() if v is not None
     }

@@ -56,6 +56,21 @@ def test_a_block_with_norms_on_both_sides(shape: Shape, dtype: torch.dtype) -> N
 
 
 @KINDS
+def test_a_float32_weight_is_rounded_as_it_is_packed(shape: Shape) -> None:
+    """And its gradient stays as it was summed: that of the rounded weight before its rounding."""
+    c = ConvCase(shape, torch.bfloat16, segments=(2, 2), post=(1, 0.0), biased=True)
+    wide = torch.randn_like(c.inputs["weight"], dtype=torch.float32) / 4
+    c.inputs["weight"] = wide.bfloat16()
+    rounded = run(c)
+    c.inputs["weight"] = wide
+    got = run(c)
+    assert got["g_weight"].dtype is torch.float32
+    assert not torch.equal(got["g_weight"], rounded["g_weight"].float())
+    got["g_weight"] = got["g_weight"].bfloat16()
+    assert all(torch.equal(got[name], rounded[name]) for name in rounded)
+
+
+@KINDS
 def test_a_block_without_norms(shape: Shape) -> None:
     for pre, post in (((0, 1.0), (0, 0.2)), ((2, 0.0), (2, 0.0))):
         c = ConvCase(shape, segments=(0, 0), pre=pre, post=post, biased=True)
