@@ -117,7 +117,8 @@ class _Traced:
         self.x = laid_out(self.x, self.conv.weight)
         self.weight = self.conv.weight.detach()
         whole = self.block.conv is not None and self.run.form == "composed"
-        if not (whole and reads_float32(self.x, self.weight, self.block.geometry)):
+        whole = whole and reads_float32(self.x, self.weight, self.block.geometry)
+        if not (whole or self.run.form == "fused"):  # those round it as they read it
             self.weight = self.weight.to(self.x.dtype)
         if self.run.form == "fused":
             if self.run.keeps_normalised:  # no statistics came with the input
@@ -234,7 +235,7 @@ class _Traced:
         yield self._kernel("forward", passes.forward, cost, forward, by)
         cost = costs.data_gradient_cost(geo, size, size, reads_y, reads_x)
         yield self._kernel("data gradient", passes.inputs, cost, of_input, by)
-        cost = costs.weight_gradient_cost(geo, size, size, reads_y)
+        cost = costs.weight_gradient_cost(geo, size, self.weight.element_size(), reads_y)
         yield self._kernel("weight gradient", passes.weights, cost, of_weight, by)
 
     def _fused_calls(self) -> tuple[Call, Call, Call]:
