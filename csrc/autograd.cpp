@@ -170,26 +170,52 @@ struct NormActEval : Function<NormActEval> {
   }
 };
 
-Tensor norm_act_train(const Tensor& x, const Optional& weight, const Optional& bias, double eps,
-                      int64_t activation, double slope, int64_t segments, bool act_first,
-                      std::string_view backend, const Optional& running_mean,
-                      const Optional& running_var, double momentum, int64_t count, bool average) {
-  const Spec spec{eps, activation, slope, segments, act_first, std::string(backend)};
-  const Running running{running_mean, running_var, momentum, count, average};
-  if (needs_gradient(x, weight, bias)) {
-    return NormActTrain::apply(x, weight, bias, spec, running);
+// Whether t is what the kernels take as x: dense, on the CPU, of a dtype of theirs.
+bool is_plain_input(const Tensor& t) {
+  const auto type = t.scalar_type();
+  if (t.layout() != at::kStrided || !t.is_cpu() || t.dim() < 2 || t.dim() > 5 || t.numel() == 0 ||
+      (type != at::kFloat && type != at::kBFloat16 && type != at::kHalf && type != at::kDouble)) {
+    return false;
   }
-  return std::get<0>(run_train(x, weight, bias, spec, running));
+  return t.is_contiguous() || (t.dim() == 4 && t.is_contiguous(at::MemoryFormat::ChannelsLast)) ||
+         (t.dim() == 5 && t.is_contiguous(at::MemoryFormat::ChannelsLast3d));
 }
 
-Tensor norm_act_eval(const Tensor& x, const Tensor& mean, const Tensor& var, const Optional& weight,
-                     const Optional& bias, double eps, int64_t activation, double slope,
-                     int64_t segments, bool act_first, std::string_view backend) {
-  const Spec spec{eps, activation, slope, segments, act_first, std::string(backend)};
-  if (needs_gradient(x, weight, bias)) {
+// Whether p is what they take as a parameter or statistic of x, or not there.
+bool is_plain_parameter(const Optional& p, const Tensor& x) {
+  if (!p.has_value()) return true;
+  const auto type = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  return p->layout() == at::kStrided && p->is_cpu() && p->scalar_type() == type && p->dim() == 1 &&
+         p->size(0) == x.size(1) && p->is_contiguous();
+}
+
+// act(norm(x)), or nothing where an argument is wrong or has to be converted, which fastgan/ops/norm_act.py
+// does: a call that is right as it stands is not looked at in Python, which takes longer.
+Optional norm_act(const Tensor& x, const Optional& running_mean, const Optional& running_var,
+                  const Optional& weight, const Optional& bias, bool training, double momentum,
+                  double eps, int64_t activation, double slope, int64_t segments, bool act_first,
+                  bool average, std::string_view backend) {
+  if (!is_plain_input(x)) return std::nullopt;
+  for (const Optional* p : {&running_mean, &running_var, &weight, &bias}) {
+    if (!is_plain_parameter(*p, x)) return std::nullopt;
+  }
+  if (running_mean.has_value() != running_var.has_value()) return std::nullopt;
+  if (!training) {
+    if (!running_mean.has_value()) return std::nullopt;
+    const Spec spec{eps, activation, slope, 1, act_first, std::string(backend)};
+    const Tensor mean = running_mean->unsqueeze(0), var = running_var->unsqueeze(0);
+    if (!needs_gradient(x, weight, bias)) return run_eval(x, mean, var, weight, bias, spec);
     return NormActEval::apply(x, weight, bias, spec, Running{mean, var, 0.0, 0, false});
   }
-  return run_eval(x, mean, var, weight, bias, spec);
+  if (segments < 1 || x.size(0) % segments != 0) return std::nullopt;
+  const int64_t count = x.numel() / x.size(1) / segments;
+  if (count == 1) return std::nullopt;
+  const Spec spec{eps, activation, slope, segments, act_first, std::string(backend)};
+  const Running running{running_mean, running_var, momentum, count, average};
+  if (!needs_gradient(x, weight, bias)) {
+    return std::get<0>(run_train(x, weight, bias, spec, running));
+  }
+  return NormActTrain::apply(x, weight, bias, spec, running);
 }
 
 Tensor run_bias_act(const Tensor& x, const Optional& bias, int64_t activation, double slope) {
@@ -247,14 +273,10 @@ Tensor bias_act(const Tensor& x, const Optional& bias, int64_t activation, doubl
 
 TORCH_LIBRARY(fastgan_eager, m) {
   m.def(
-      "norm_act_train(Tensor x, Tensor? weight, Tensor? bias, float eps, int activation, "
-      "float negative_slope, int segments, bool act_first, str backend, Tensor(a!)? running_mean, "
-      "Tensor(b!)? running_var, float momentum, int count, bool average) -> Tensor",
-      &fastgan::norm_act_train);
-  m.def(
-      "norm_act_eval(Tensor x, Tensor mean, Tensor var, Tensor? weight, Tensor? bias, float eps, "
-      "int activation, float negative_slope, int segments, bool act_first, str backend) -> Tensor",
-      &fastgan::norm_act_eval);
+      "norm_act(Tensor x, Tensor(a!)? running_mean, Tensor(b!)? running_var, Tensor? weight, "
+      "Tensor? bias, bool training, float momentum, float eps, int activation, float negative_slope, "
+      "int segments, bool act_first, bool average, str backend) -> Tensor?",
+      &fastgan::norm_act);
   m.def(
       "bias_act(Tensor x, Tensor? bias, int activation, float negative_slope, str backend) -> Tensor",
       &fastgan::bias_act);

@@ -22,6 +22,7 @@ Tile tile_of(const Tensor& x, const Spec& spec) {
   t.dtype = dtype_of(x);
   t.activation = spec.activation;
   t.act_first = spec.act_first;
+  t.blocked = is_blocked(x);
   t.slope = spec.slope;
   return t;
 }
@@ -90,8 +91,11 @@ void forward_pass(const Tensor& x, const Tensor& z, const Tensor& mean, const Te
     }
     set_affine(w, segment, ch, m, v, weights, biases, P(spec.eps));
   });
-  for_tiles(plan, spec.segments, training,
-            [&](int64_t s, int64_t i) { loops.forward(tile(s, i)); });
+  for_tiles(plan, spec.segments, training, [&](int64_t s, int64_t i) {
+    Tile t = tile(s, i);
+    t.reversed = training;
+    loops.forward(t);
+  });
 }
 
 std::tuple<Tensor, Tensor, Tensor> norm_act_train(Tensor x, std::optional<Tensor> weight,
@@ -197,7 +201,11 @@ void backward_pass(const Tensor& dz, const Tensor& x, const Tensor& dx, const Te
     });
   }
   if (need_dx) {
-    for_tiles(plan, spec.segments, reduces, [&](int64_t s, int64_t i) { loops.dx(tile(s, i)); });
+    for_tiles(plan, spec.segments, reduces, [&](int64_t s, int64_t i) {
+      Tile t = tile(s, i);
+      t.reversed = reduces;
+      loops.dx(t);
+    });
   }
 }
 

@@ -78,6 +78,10 @@ constexpr int64_t kTileElements = 32768;
 // other.
 constexpr int64_t kMinColumns = 256;
 
+// Up to this size a tensor is written down blocks of rows; a larger one comes from memory, whose
+// fetching such a walk of writes disturbs more than it saves.
+constexpr int64_t kBlockedBytes = int64_t{4} << 20;
+
 // Tiles of one segment, numbered in the order of memory: the processor's prefetching wants long runs,
 // and walking one group of channels at a time is several times slower, cached or not.
 //
@@ -164,6 +168,10 @@ using Scratch = std::unique_ptr<P[], Free>;
 template <typename P>
 Scratch<P> scratch(int64_t n) {
   return Scratch<P>(static_cast<P*>(take(sizeof(P) * static_cast<size_t>(n))));
+}
+
+inline bool is_blocked(const Tensor& x) {
+  return x.numel() * static_cast<int64_t>(x.element_size()) <= kBlockedBytes;
 }
 
 template <typename P>

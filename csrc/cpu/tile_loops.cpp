@@ -25,27 +25,42 @@ FASTGAN_HD const P* as(const void* p) {
   return static_cast<const P*>(p);
 }
 
-// Loads an element or a vector of data, and a coefficient to go with it, by the type asked for.
+// Loads an element, a vector of data or the first lanes of one, by the type asked for.
 template <typename V, typename T>
-FASTGAN_HD V data(const T* p) {
+FASTGAN_HD V data(const T* p, Whole) {
   if constexpr (std::is_same_v<V, AccOf<T>>) {
     return load1(p);
   } else {
     return load(p);
   }
 }
-
-// As data, of what may still be in memory. The processor's own prefetching stops at each page's end.
-constexpr int64_t kBytesAhead = 8192;
-
 template <typename V, typename T>
-FASTGAN_HD V fetch(const T* p) {
-  if constexpr (!std::is_same_v<V, AccOf<T>>) {
-    __builtin_prefetch(reinterpret_cast<const char*>(p) + kBytesAhead);
-  }
-  return data<V>(p);
+FASTGAN_HD V data(const T* p, Part part) {
+  return load(p, part.lanes);
 }
 
+template <typename V, typename T>
+FASTGAN_HD void put_data(T* p, V v, Whole) {
+  if constexpr (std::is_same_v<V, AccOf<T>>) {
+    store1(p, v);
+  } else {
+    store(p, v);
+  }
+}
+template <typename V, typename T>
+FASTGAN_HD void put_data(T* p, V v, Part part) {
+  store(p, v, part.lanes);
+}
+
+// To the second cache: the rows of a block and those fetched ahead of it do not fit the first. Without
+// the empty statement GCC takes the function for one that has no effect, and drops its calls.
+template <int hint>
+FASTGAN_HD void fetch_line(const void* p) {
+  __builtin_prefetch(p, 0, hint);
+  asm volatile("");
+}
+
+// The coefficient of a plane, which is one for all lanes, or of a vector of columns.
 template <typename V, bool Planes, typename P>
 FASTGAN_HD auto coefficient(const P* p, int64_t index) {
   if constexpr (Planes || std::is_same_v<V, P>) {
@@ -78,36 +93,64 @@ FASTGAN_HD int64_t values(const Tile& t, int64_t j) {
   return std::max<int64_t>(1, Planes ? t.rows * (t.end - t.begin) : t.rows + (j < t.tail));
 }
 
+template <typename T, int A, bool F>
+struct PivotTerm {
+  const T* x;
+  AccOf<T> slope;
+
+  template <typename V>
+  FASTGAN_HD int at(int64_t) const {
+    return 0;
+  }
+  template <typename V, typename Lanes>
+  FASTGAN_HD void add(int64_t offset, int, V& s1, V&, Lanes lanes) const {
+    s1 += normalised_input<A, F>(data<V>(x + offset, lanes), slope);
+  }
+  template <int hint>
+  FASTGAN_HD void fetch(int64_t) const {}
+};
+
+template <typename T, int A, bool F, bool Planes>
+struct DeviationTerm {
+  using P = AccOf<T>;
+  const T* x;
+  const P* pivot;
+  P slope;
+
+  template <typename V>
+  FASTGAN_HD auto at(int64_t j) const {
+    return coefficient<V, Planes>(pivot, j);
+  }
+  template <typename V, typename K, typename Lanes>
+  FASTGAN_HD void add(int64_t offset, const K& k, V& s1, V& s2, Lanes lanes) const {
+    const V centred = normalised_input<A, F>(data<V>(x + offset, lanes), slope) - k;
+    s1 += centred;
+    s2 += centred * centred;
+  }
+  template <int hint>
+  FASTGAN_HD void fetch(int64_t offset) const { fetch_line<hint>(x + offset); }
+};
+
 // Sums of deviations from a pivot among the values themselves, which is of the size of their mean, so
 // that nothing cancels when the mean's own deviation leaves M2: with a pivot of m of n values the sum
 // of squares is at most 1 + n / m times M2.
 template <typename T, int A, bool F, bool Planes>
 void stats(const Tile& t) {
   using P = AccOf<T>;
-  const T* __restrict__ x = as<T>(t.x);
+  const T* x = as<T>(t.x);
   const P slope = P(t.slope);
   constexpr int kActivation = F ? A : kLeakyRelu;
   P *pivot = static_cast<P*>(t.r1), *m2 = static_cast<P*>(t.r2), *rest = static_cast<P*>(t.r3);
   const Tile head = head_of<Planes>(t);
-  accumulate<T, kActivation, 1, 2>(
-      head, [&](int64_t offset, int64_t, auto& s1, auto&) __attribute__((always_inline)) {
-        using V = std::remove_reference_t<decltype(s1)>;
-        s1 += normalised_input<A, F>(data<V>(x + offset), slope);
-      });
+  accumulate<T, kActivation, 1, 2, Planes>(head, PivotTerm<T, A, F>{x, slope});
   for (int64_t j = t.first; j < t.last; ++j) {
     const P mean = pivot[j] / P(values<Planes>(head, j));
     pivot[j] = mean - mean == P(0) ? mean : P(0);  // infinities and NaN are for the sums to find
   }
   Tile deviations = t;
   deviations.r1 = rest;
-  accumulate<T, kActivation, 2, 2>(
-      deviations, [&](int64_t offset, int64_t j, auto& s1, auto& s2) __attribute__((always_inline)) {
-        using V = std::remove_reference_t<decltype(s1)>;
-        const V u = normalised_input<A, F>(fetch<V>(x + offset), slope);
-        const V centred = u - coefficient<V, Planes>(pivot, j);
-        s1 += centred;
-        s2 += centred * centred;
-      });
+  accumulate<T, kActivation, 2, 2, Planes>(deviations,
+                                           DeviationTerm<T, A, F, Planes>{x, pivot, slope});
   for (int64_t j = t.first; j < t.last; ++j) {
     const P sum = rest[j];
     rest[j] = sum / P(values<Planes>(t, j));
@@ -116,118 +159,133 @@ void stats(const Tile& t) {
   }
 }
 
+// Coefficients of a channel, or of a vector of columns; the last two in training's dx alone.
+template <typename C>
+struct Coefficients {
+  C mean, scale, bias, k0, k1;
+};
+
+// What the passes over x, and dz, of a tile have in common.
+template <typename T, bool Planes, bool Gradient>
+struct Pass {
+  using P = AccOf<T>;
+  const T *x, *dz;
+  T* out;
+  const P *mean, *scale, *bias, *k0, *k1;
+  P slope;
+
+  explicit Pass(const Tile& t)
+      : x(as<T>(t.x)), dz(as<T>(t.dz)), out(static_cast<T*>(t.out)), mean(as<P>(t.mean)),
+        scale(as<P>(t.scale)), bias(as<P>(t.bias)), k0(as<P>(t.k0)), k1(as<P>(t.k1)),
+        slope(P(t.slope)) {}
+
+  template <typename V>
+  FASTGAN_HD auto at(int64_t j) const {
+    using C = decltype(coefficient<V, Planes>(mean, j));
+    return Coefficients<C>{coefficient<V, Planes>(mean, j), coefficient<V, Planes>(scale, j),
+                           coefficient<V, Planes>(bias, j), C{}, C{}};
+  }
+  template <int hint>
+  FASTGAN_HD void fetch(int64_t offset) const {
+    fetch_line<hint>(x + offset);
+    if constexpr (Gradient) fetch_line<hint>(dz + offset);
+  }
+};
+
+template <typename T, int A, bool F, bool Planes>
+struct ReduceTerm : Pass<T, Planes, true> {
+  using Pass<T, Planes, true>::Pass;
+  template <typename V, typename K, typename Lanes>
+  FASTGAN_HD void add(int64_t offset, const K& k, V& s1, V& s2, Lanes lanes) const {
+    V a, centred;
+    norm_act_terms<A, F>(data<V>(this->dz + offset, lanes), data<V>(this->x + offset, lanes), k.mean,
+                         k.scale, k.bias, this->slope, a, centred);
+    s1 += a;
+    s2 += a * centred;
+  }
+};
+
 template <typename T, int A, bool F, bool Planes>
 void reduce(const Tile& t) {
-  using P = AccOf<T>;
-  const T* __restrict__ x = as<T>(t.x);
-  const T* __restrict__ dz = as<T>(t.dz);
-  const P *mean = as<P>(t.mean), *scale = as<P>(t.scale), *bias = as<P>(t.bias);
-  const P slope = P(t.slope);
-  accumulate<T, A, 2, 1>(
-      t, [&](int64_t offset, int64_t j, auto& s1, auto& s2) __attribute__((always_inline)) {
-        using V = std::remove_reference_t<decltype(s1)>;
-        V a, centred;
-        norm_act_terms<A, F>(fetch<V>(dz + offset), fetch<V>(x + offset),
-                             coefficient<V, Planes>(mean, j), coefficient<V, Planes>(scale, j),
-                             coefficient<V, Planes>(bias, j), slope, a, centred);
-        s1 += a;
-        s2 += a * centred;
-      });
+  accumulate<T, A, 2, 1, Planes>(t, ReduceTerm<T, A, F, Planes>(t));
 }
 
-// Writes element(offset, index) for every element of a tile.
-template <typename T, bool Planes, typename Function>
-FASTGAN_HD void transform(const Tile& t, const Function& element) {
-  using P = AccOf<T>;
-  using V = VecOf<T>;
-  const auto vector = [&](int64_t j, int64_t offset) __attribute__((always_inline)) {
-    element(offset, j, V{});
-  };
-  const auto one = [&](int64_t j, int64_t offset) __attribute__((always_inline)) {
-    element(offset, j, P{});
-  };
-  if constexpr (Planes) {
-    planes<T>(t, vector, one);
-  } else {
-    columns<T, 1>(t, vector, one);
+template <typename T, int A, bool F, bool Planes>
+struct ForwardElement : Pass<T, Planes, false> {
+  using Pass<T, Planes, false>::Pass;
+  template <typename V, typename K, typename Lanes>
+  FASTGAN_HD void put(int64_t offset, const K& k, V, Lanes lanes) const {
+    const V z = norm_act_element<A, F>(data<V>(this->x + offset, lanes), k.mean, k.scale, k.bias,
+                                       this->slope);
+    put_data(this->out + offset, z, lanes);
   }
-}
-
-template <typename V, typename T>
-FASTGAN_HD void put(T* p, V v) {
-  if constexpr (std::is_same_v<V, AccOf<T>>) {
-    store1(p, v);
-  } else {
-    store(p, v);
-  }
-}
+};
 
 template <typename T, int A, bool F, bool Planes>
 void forward(const Tile& t) {
-  using P = AccOf<T>;
-  const T* __restrict__ x = as<T>(t.x);
-  T* __restrict__ out = static_cast<T*>(t.out);
-  const P* __restrict__ mean = as<P>(t.mean);
-  const P* __restrict__ scale = as<P>(t.scale);
-  const P* __restrict__ bias = as<P>(t.bias);
-  const P slope = P(t.slope);
-  transform<T, Planes>(
-      t, [&](int64_t offset, int64_t j, auto tag) __attribute__((always_inline)) {
-        using V = decltype(tag);
-        put(out + offset, norm_act_element<A, F>(
-                              data<V>(x + offset), coefficient<V, Planes>(mean, j),
-                              coefficient<V, Planes>(scale, j), coefficient<V, Planes>(bias, j),
-                              slope));
-      });
+  transform<T, Planes>(t, ForwardElement<T, A, F, Planes>(t));
 }
+
+template <typename T, int A, bool F, bool Planes>
+struct EvalGradient : Pass<T, Planes, true> {
+  using Pass<T, Planes, true>::Pass;
+  template <typename V, typename K, typename Lanes>
+  FASTGAN_HD void put(int64_t offset, const K& k, V, Lanes lanes) const {
+    const V dx = norm_act_dx_eval<A, F>(data<V>(this->dz + offset, lanes),
+                                        data<V>(this->x + offset, lanes), k.mean, k.scale, k.bias,
+                                        this->slope);
+    put_data(this->out + offset, dx, lanes);
+  }
+};
+
+template <typename T, int A, bool F, bool Planes>
+struct TrainGradient : Pass<T, Planes, true> {
+  using Pass<T, Planes, true>::Pass;
+  template <typename V>
+  FASTGAN_HD auto at(int64_t j) const {
+    auto k = Pass<T, Planes, true>::template at<V>(j);
+    k.k0 = coefficient<V, Planes>(this->k0, j);
+    k.k1 = coefficient<V, Planes>(this->k1, j);
+    return k;
+  }
+  template <typename V, typename K, typename Lanes>
+  FASTGAN_HD void put(int64_t offset, const K& k, V, Lanes lanes) const {
+    const V dx = norm_act_dx<A, F>(data<V>(this->dz + offset, lanes),
+                                   data<V>(this->x + offset, lanes), k.mean, k.scale, k.bias, k.k0,
+                                   k.k1, this->slope);
+    put_data(this->out + offset, dx, lanes);
+  }
+};
 
 template <typename T, int A, bool F, bool Planes>
 void dx(const Tile& t) {
-  using P = AccOf<T>;
-  const T* __restrict__ x = as<T>(t.x);
-  const T* __restrict__ dz = as<T>(t.dz);
-  T* __restrict__ out = static_cast<T*>(t.out);
-  const P* __restrict__ mean = as<P>(t.mean);
-  const P* __restrict__ scale = as<P>(t.scale);
-  const P* __restrict__ bias = as<P>(t.bias);
-  const P* __restrict__ k0 = as<P>(t.k0);
-  const P* __restrict__ k1 = as<P>(t.k1);
-  const P slope = P(t.slope);
-  if (k0 == nullptr) {
-    transform<T, Planes>(
-        t, [&](int64_t offset, int64_t j, auto tag) __attribute__((always_inline)) {
-          using V = decltype(tag);
-          put(out + offset, norm_act_dx_eval<A, F>(
-                                data<V>(dz + offset), data<V>(x + offset),
-                                coefficient<V, Planes>(mean, j), coefficient<V, Planes>(scale, j),
-                                coefficient<V, Planes>(bias, j), slope));
-        });
-    return;
+  if (t.k0 == nullptr) {
+    transform<T, Planes>(t, EvalGradient<T, A, F, Planes>(t));
+  } else {
+    transform<T, Planes>(t, TrainGradient<T, A, F, Planes>(t));
   }
-  transform<T, Planes>(
-      t, [&](int64_t offset, int64_t j, auto tag) __attribute__((always_inline)) {
-        using V = decltype(tag);
-        put(out + offset,
-            norm_act_dx<A, F>(data<V>(dz + offset), data<V>(x + offset),
-                              coefficient<V, Planes>(mean, j), coefficient<V, Planes>(scale, j),
-                              coefficient<V, Planes>(bias, j), coefficient<V, Planes>(k0, j),
-                              coefficient<V, Planes>(k1, j), slope));
-      });
 }
+
+// x holds the output; what is summed is put, too.
+template <typename T, int A, bool Planes>
+struct BiasGradient : Pass<T, Planes, true> {
+  using Pass<T, Planes, true>::Pass;
+  template <typename V>
+  FASTGAN_HD int at(int64_t) const {
+    return 0;
+  }
+  template <typename V, typename Lanes>
+  FASTGAN_HD void add(int64_t offset, int, V& s1, V&, Lanes lanes) const {
+    const V g = act_grad_from_output<A>(data<V>(this->dz + offset, lanes),
+                                        data<V>(this->x + offset, lanes), this->slope);
+    put_data(this->out + offset, g, lanes);
+    s1 += g;
+  }
+};
 
 template <typename T, int A, bool F, bool Planes>
 void bias_backward(const Tile& t) {
-  using P = AccOf<T>;
-  const T* __restrict__ z = as<T>(t.x);
-  const T* __restrict__ dz = as<T>(t.dz);
-  T* __restrict__ out = static_cast<T*>(t.out);
-  const P slope = P(t.slope);
-  accumulate<T, A, 1, 1>(t, [&](int64_t offset, int64_t, auto& s1, auto&) __attribute__((always_inline)) {
-    using V = std::remove_reference_t<decltype(s1)>;
-    const V g = act_grad_from_output<A>(data<V>(dz + offset), data<V>(z + offset), slope);
-    put(out + offset, g);
-    s1 += g;
-  });
+  accumulate<T, A, 1, 1, Planes, true>(t, BiasGradient<T, A, Planes>(t));
 }
 
 #define FASTGAN_BY_ACTIVATION(KERNEL, T, F, PLANES)                   \

@@ -21,6 +21,8 @@ struct Tile {
   int activation;
   bool act_first;
   bool planes;
+  bool blocked;   // columns are written down blocks of rows, not along each row
+  bool reversed;  // the tiles before this one come next
   double slope;
 
   const void* x;

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #if defined(__F16C__) || defined(__AVX512F__)
 #include <immintrin.h>
@@ -166,6 +167,62 @@ FASTGAN_HD void store(Half* p, VecF v) {
   for (int i = 0; i < kLanes<float>; ++i) store1(p + i, v[i]);
 #endif
 }
+
+// ---- the first n lanes of a vector, n less than it has
+
+// Copies n elements to or from a whole vector's memory; to it with zeros behind them.
+template <typename T>
+FASTGAN_HD void widen_part(T* to, const T* from, int64_t n) {
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  const uint32_t first = (1u << n) - 1;
+  if constexpr (sizeof(T) == 2) {
+    _mm256_storeu_epi16(to, _mm256_maskz_loadu_epi16(first, from));
+  } else if constexpr (sizeof(T) == 4) {
+    _mm512_storeu_epi32(to, _mm512_maskz_loadu_epi32(first, from));
+  } else {
+    _mm512_storeu_epi64(to, _mm512_maskz_loadu_epi64(first, from));
+  }
+#else
+  for (int64_t i = 0; i < kLanes<T>; ++i) to[i] = i < n ? from[i] : T{};
+#endif
+}
+template <typename T>
+FASTGAN_HD void narrow_part(T* to, const T* from, int64_t n) {
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  const uint32_t first = (1u << n) - 1;
+  if constexpr (sizeof(T) == 2) {
+    _mm256_mask_storeu_epi16(to, first, _mm256_loadu_epi16(from));
+  } else if constexpr (sizeof(T) == 4) {
+    _mm512_mask_storeu_epi32(to, first, _mm512_loadu_epi32(from));
+  } else {
+    _mm512_mask_storeu_epi64(to, first, _mm512_loadu_epi64(from));
+  }
+#else
+  for (int64_t i = 0; i < n; ++i) to[i] = from[i];
+#endif
+}
+
+template <typename T>
+FASTGAN_HD VecOf<T> load(const T* p, int64_t n) {
+  T whole[kLanes<T>];
+  widen_part(whole, p, n);
+  return load(whole);
+}
+template <typename T>
+FASTGAN_HD void store(T* p, VecOf<T> v, int64_t n) {
+  T whole[kLanes<T>];
+  store(whole, v);
+  narrow_part(p, whole, n);
+}
+
+// v with zeros in the lanes from n on.
+template <typename V, typename Index>
+FASTGAN_HD V first_lanes_by(V v, int64_t n, Index lane) {
+  for (size_t i = 0; i < sizeof(V) / sizeof(v[0]); ++i) lane[i] = i;
+  return lane < static_cast<std::remove_reference_t<decltype(lane[0])>>(n) ? v : V{};
+}
+FASTGAN_HD VecF first_lanes(VecF v, int64_t n) { return first_lanes_by(v, n, VecI{}); }
+FASTGAN_HD VecD first_lanes(VecD v, int64_t n) { return first_lanes_by(v, n, VecL{}); }
 
 // Lane i of the result is the sum of the lanes of v[i], by halves: of two vectors, one half of each
 // is added to the other, so that a level costs as much as it leaves vectors.

@@ -105,7 +105,10 @@ def is_eager(*tensors: torch.Tensor | None) -> bool:
         or torch._C._get_tracing_state() is not None
     ):
         return False
-    return all(t is None or (type(t) in _PLAIN and not t.is_meta) for t in tensors)
+    for t in tensors:  # a loop and not all(...), which takes twice as long
+        if t is not None and (type(t) not in _PLAIN or t.is_meta):
+            return False
+    return True
 
 
 def in_cpp(name: str, x: torch.Tensor) -> bool:

@@ -23,6 +23,33 @@ Running = tuple[Tensor, Tensor] | None
 Moving = tuple[float, int, bool]  # momentum, count, average
 
 
+def in_cpp(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    momentum: float,
+    spec: Spec,
+    average: bool,
+    backend: str,
+) -> Tensor | None:
+    """act(norm(x)) in C++, or None where that does not serve this backend or these arguments.
+
+    It does not where an argument is wrong or has to be converted: the caller then says which, or
+    converts it. Looking for that in Python takes as long as the kernels of a small layer.
+    """
+    if not _dispatch.in_cpp(backend, x):
+        return None
+    eps, code, slope, segments, act_first = spec
+    z: Tensor | None = torch.ops.fastgan_eager.norm_act(
+        x, running_mean, running_var, weight, bias, training, momentum, eps, code, slope, segments,
+        act_first, average, backend,
+    )  # fmt: skip
+    return z
+
+
 def train(
     x: Tensor,
     weight: Tensor | None,
@@ -33,11 +60,11 @@ def train(
     moving: Moving,
 ) -> Tensor:
     """act(norm(x)) by the statistics of x, towards which `running` moves."""
-    if _dispatch.in_cpp(backend, x):
-        mean, var = running or (None, None)
-        return torch.ops.fastgan_eager.norm_act_train(
-            x, weight, bias, *spec, backend, mean, var, *moving
-        )
+    momentum, _, average = moving
+    mean, var = running or (None, None)
+    z = in_cpp(x, mean, var, weight, bias, True, momentum, spec, average, backend)
+    if z is not None:
+        return z
     if _needs_gradient(x, weight, bias):
         return _Train.apply(x, weight, bias, spec, backend, running, moving)
     return _train(x, weight, bias, spec, backend, running, moving)[0]
@@ -53,8 +80,10 @@ def evaluate(
     backend: str,
 ) -> Tensor:
     """act(norm(x)) by given statistics."""
-    if _dispatch.in_cpp(backend, x):
-        return torch.ops.fastgan_eager.norm_act_eval(x, mean, var, weight, bias, *spec, backend)
+    z = in_cpp(x, mean, var, weight, bias, False, 0.0, spec, False, backend)
+    if z is not None:
+        return z
+    mean, var = mean.reshape(1, -1), var.reshape(1, -1)
     if _needs_gradient(x, weight, bias):
         return _Eval.apply(x, mean, var, weight, bias, spec, backend)
     raw = _dispatch.kernels(backend, "norm_act", x)

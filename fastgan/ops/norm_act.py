@@ -8,9 +8,11 @@ from torch import Tensor
 from fastgan.ops import _dispatch, _norm_act_eager
 from fastgan.ops._norm_act_ops import EVAL, TRAIN, UPDATE
 from fastgan.ops._tensors import (
+    activation_code,
     check_input,
+    check_order,
     dense,
-    prepare,
+    parameter,
     running_pair,
     spatial_size,
     values_per_channel,
@@ -64,16 +66,23 @@ def norm_act(
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167; Chan, Golub and LeVeque 1979 for the merging.
     """
     check_input(x)
-    affine, (code, slope, act_first) = prepare(x, weight, bias, activation, negative_slope, order)
+    check_order(order)
+    code, slope = activation_code(activation, negative_slope)
+    spec = eps, code, slope, segments if training else 1, order == "act_norm"
+    given = running_mean, running_var, weight, bias
+    backend, eager = _dispatch.setting(), _dispatch.is_eager(x, *given)
+    if eager:
+        z = _norm_act_eager.in_cpp(x, *given, training, momentum, spec, average_segments, backend)
+        if z is not None:
+            return z
+    affine = parameter("weight", weight, x), parameter("bias", bias, x)
     running = running_pair(x, running_mean, running_var)
-    spec = eps, code, slope, segments if training else 1, act_first
-    backend, eager = _dispatch.setting(), _dispatch.is_eager(x, *affine)
     if not training:
         if running is None:
             raise ValueError("running_mean: evaluation needs running_mean and running_var")
-        mean, var = (t.reshape(1, -1) for t in running)
         if eager:
-            return _norm_act_eager.evaluate(dense(x), mean, var, *affine, spec, backend)
+            return _norm_act_eager.evaluate(dense(x), *running, *affine, spec, backend)
+        mean, var = (t.reshape(1, -1) for t in running)
         return EVAL(dense(x), mean, var, *affine, *spec, backend)
     count = values_per_channel(x, segments)
     if not count:
