@@ -170,6 +170,17 @@ struct NormActEval : Function<NormActEval> {
   }
 };
 
+bool is_channels_last(const Tensor& t) {
+  if (t.size(1) != 1 && t.stride(1) != 1) return false;
+  int64_t next = t.size(1);
+  for (int64_t d = t.dim() - 1; d >= 0; --d) {
+    if (d == 1) continue;
+    if (t.size(d) != 1 && t.stride(d) != next) return false;
+    next *= t.size(d);
+  }
+  return true;
+}
+
 // Whether t is what the kernels take as x: dense, on the CPU, of a dtype of theirs.
 bool is_plain_input(const Tensor& t) {
   const auto type = t.scalar_type();
@@ -177,8 +188,7 @@ bool is_plain_input(const Tensor& t) {
       (type != at::kFloat && type != at::kBFloat16 && type != at::kHalf && type != at::kDouble)) {
     return false;
   }
-  return t.is_contiguous() || (t.dim() == 4 && t.is_contiguous(at::MemoryFormat::ChannelsLast)) ||
-         (t.dim() == 5 && t.is_contiguous(at::MemoryFormat::ChannelsLast3d));
+  return t.is_contiguous() || is_channels_last(t);
 }
 
 // Whether p is what they take as a parameter or statistic of x, or not there.

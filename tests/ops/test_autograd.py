@@ -74,6 +74,14 @@ def test_no_python_function_stands_behind_a_plain_call(op: Op) -> None:
     assert "fastgan::" in names, names
 
 
+@pytest.mark.parametrize("shape", [(4, C), (4, C, 9), (4, C, 2, 3, 2)], ids=str)
+def test_every_dense_layout_is_plain(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape)
+    for given in (x, x.movedim(1, -1).contiguous().movedim(-1, 1)):
+        z = norm_act(given.requires_grad_(), None, None, training=True)
+        assert "fastgan::" in grad_names(z)
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("asked", ["x", "xw", "xb", "w", "b", "xwb"])
 @pytest.mark.parametrize("op", OPS)
@@ -240,6 +248,48 @@ def test_autocast_leaves_the_input_as_it_is() -> None:
         assert train(*given).dtype is torch.float32
         half = given[0].bfloat16()
         assert norm_act(half, None, None, *given[1:], training=True).dtype is torch.bfloat16
+
+
+# Arguments that C++ hands back: to be converted, copied or refused in Python.
+LEFT_TO_PYTHON: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+    "parameters of x's dtype": lambda x, w, m, v: norm_act(
+        x.bfloat16(), m.bfloat16(), v.bfloat16(), w.bfloat16(), training=True
+    ),
+    "strided parameters": lambda x, w, m, v: norm_act(
+        x, m, v, w.repeat_interleave(2)[::2], training=True
+    ),
+    "sliced input": lambda x, w, m, v: norm_act(x[:, :, ::2], m, v, w, training=True),
+    "empty batch": lambda x, w, m, v: norm_act(x[:0], m, v, w, training=True),
+    "in evaluation": lambda x, w, m, v: norm_act(x.bfloat16(), m.bfloat16(), v.bfloat16(), w),
+    "one of the statistics": lambda x, w, m, v: norm_act(x, m, None, w),
+    "none in evaluation": lambda x, w, m, v: norm_act(x, None, None, w),
+    "one value": lambda x, w, m, v: norm_act(x[:1, :, :1, :1], m, v, w, training=True),
+    "segments": lambda x, w, m, v: norm_act(x, m, v, w, training=True, segments=3),
+    "weight's shape": lambda x, w, m, v: norm_act(x, m, v, w[1:], training=True),
+    "weight's dtype": lambda x, w, m, v: norm_act(x, m, v, w.double(), training=True),
+    "dimensions": lambda x, w, m, v: norm_act(x[0, 0, 0], m, v, w, training=True),
+}
+
+
+@pytest.mark.parametrize("case", LEFT_TO_PYTHON)
+def test_what_is_not_plain_is_as_in_python(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results, moved statistics and errors."""
+    x, weight, _ = inputs()
+    found: list[Any] = []
+    for in_cpp in (True, False):
+        if not in_cpp:
+            monkeypatch.setattr(_dispatch, "in_cpp", lambda *_: False)
+        mean, var = torch.zeros(C), torch.ones(C)
+        try:
+            z = LEFT_TO_PYTHON[case](x, weight, mean, var)
+            found.append([z, mean, var, *torch.autograd.grad(z.sum(), (x, weight))])
+        except (ValueError, TypeError) as error:
+            found.append(f"{type(error).__name__}: {error}")
+    own, python = found
+    if isinstance(python, str):
+        assert own == python
+    else:
+        assert all(torch.equal(a, b) for a, b in zip(own, python, strict=True))
 
 
 @pytest.mark.usefixtures("in_python")
