@@ -1,4 +1,4 @@
-"""Fused and reference backends give the same loss curve."""
+"""Fused and reference backends make the same steps."""
 
 from __future__ import annotations
 
@@ -8,65 +8,81 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import fastgan
-from fastgan.engine import Batch, Trainer
-from fastgan.recipes import list_recipes
+from fastgan.engine import Batch
+from fastgan.recipes import Recipe, list_recipes
 from fastgan.recipes._run import build_trainer
 
 from .tiny_recipe import tiny
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ops"))
-from tolerance import FLOOR, error
+from along import STEPS, Results, Run, assert_along, assert_free
 
-STEPS = 32
-# Low enough that no recipe amplifies rounding by more than its own dynamics; the losses of those
-# that encode are sums over pixels.
+NAMES = [recipe.name for recipe in list_recipes()]
+# The free runs that are not left to --long.
+FREE = {"digits", "cdcgan"}
+# In float64, too, starts a unit in the last place of float32 apart end 7e-5 apart (medians of six),
+# 8e-8 with a smooth function for ReLU and 2e-7 with a non-saturating loss: the kinks of ReLU set
+# two runs apart, and the hinge loss, whose slope does not fade, drives them on.
+CHAOTIC = {"sngan"}
+# Low enough that the run stays smooth; the losses of those that encode are sums over pixels.
 RATES = {"gan": 1e-3, "autoencoder": 1e-5, "vae": 1e-5, "vae_gan": 1e-5}
 SETTINGS = {"batch_size": 8, "device": "cpu", "steps": STEPS, "binarize": False, "ema_decay": 0.0}
 
 
-def curve_error(curve: Tensor, exact: Tensor) -> float:
-    """The largest error of a loss, relative to the largest value of its curve."""
-    return max(error(curve[:, i], exact[:, i]) for i in range(exact.shape[1]))
+def training(recipe: Recipe, backend: str, dtype: torch.dtype) -> Run:
+    """The recipe's step, by plain gradient descent, which has no state of its own."""
+    trainer = build_trainer(recipe)
+    parts = {"generator": trainer.generator, "discriminator": trainer.discriminator}
+    if isinstance(trainer.step_function, nn.Module):
+        parts["step"] = trainer.step_function
+    network = nn.ModuleDict(parts).to(dtype)
+    names = {p: name for name, p in network.named_parameters()}
+    seen: list[tuple[str, Tensor]] = []
 
+    def see(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        parameters = optimizer.param_groups[0]["params"]
+        seen.extend((names[p], p.grad.clone()) for p in parameters if p.grad is not None)
 
-def loss_curve(trainer: Trainer, dtype: torch.dtype, nudge: int = 0) -> Tensor:
-    """The losses of every step, [steps, losses].
-
-    nudge: with more than 0, every weight starts a unit in the last place of float32 away.
-    """
-    rng = torch.Generator().manual_seed(nudge)
-    for network in (trainer.generator, trainer.discriminator):
-        for parameter in network.parameters() if nudge else ():
-            sign = torch.randint(0, 2, parameter.shape, generator=rng) * 2 - 1
-            parameter.data.mul_(1 + sign * 2.0**-23)
-        network.to(dtype)
     for update in (trainer.gan.update_g, trainer.gan.update_d):
         # Adam's first updates are ±lr whatever the size of a gradient, so that one which is zero
-        # but for its rounding moves a weight as far as any other: not a measure of rounding. In
-        # float64, too, acgan's losses are 2e-2 apart by the fifth step, and sngan's 1e-3 by the
-        # eleventh, of starts that differ by a unit in the last place of float32.
-        update.optimizer = torch.optim.SGD(
-            [{"params": update.parameters}], lr=RATES[trainer.config.objective], fused=True
-        )
+        # but for its rounding moves a weight as far as any other: not a measure of rounding.
+        rate = RATES[trainer.config.objective]
+        update.optimizer = torch.optim.SGD([{"params": update.parameters}], lr=rate, fused=True)
+        update.optimizer.register_step_pre_hook(see)
     updates = trainer.config.discriminator_steps
-    rows = []
-    for step in range(STEPS):
+    noise = [trainer._draw_noise().to(dtype) for _ in range(STEPS * (updates + 1))]
 
-        def batches(i: int, step: int = step) -> Batch:
-            images, labels = trainer.loader.batch(step * updates + i)
+    def step(number: int) -> Results:
+        torch.manual_seed(number)
+        seen.clear()
+
+        def batches(i: int) -> Batch:
+            images, labels = trainer.loader.batch(number * updates + i)
             labels = labels if trainer.config.conditional else None
-            return Batch(images.to(dtype), labels, trainer._draw_noise().to(dtype))
+            return Batch(images.to(dtype), labels, noise[number * (updates + 1) + i])
 
-        found = trainer.step_function(trainer.gan, batches, ())
-        rows.append(torch.stack([v.double() for k, v in found.items() if k.startswith("loss")]))
-    return torch.stack(rows)
+        with fastgan.backend(backend):
+            found = trainer.step_function(trainer.gan, batches, ())
+        results: Results = {
+            "losses": {k: v for k, v in found.items() if k.startswith("loss")},
+            "statistics": {k: b.clone() for k, b in network.named_buffers()},
+        }
+        for name, gradient in seen:
+            group = results.setdefault(f"gradients of the {name.partition('.')[0]}", {})
+            # A discriminator may be updated several times in a step.
+            again = sum(k.rpartition(" ")[0] == name for k in group)
+            group[f"{name} {again}"] = gradient
+        return results
+
+    return Run(network, step)
 
 
-@pytest.mark.parametrize("name", [recipe.name for recipe in list_recipes()])
-def test_the_loss_curve_does_not_depend_on_the_backend(name, native, monkeypatch):
+@pytest.fixture
+def runs(name: str, native: None, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+    """The cpu backend's, the reference's, and float64's."""
     draw, normal = torch.rand, torch.randn_like
     # Random numbers of one stream, whatever the dtype.
     monkeypatch.setattr(
@@ -79,22 +95,20 @@ def test_the_loss_curve_does_not_depend_on_the_backend(name, native, monkeypatch
         train=dataclasses.replace(recipe.train, **SETTINGS),
         data=dataclasses.replace(recipe.data, limit=200),
     )
+    return [
+        training(recipe, "cpu", torch.float32),
+        training(recipe, "reference", torch.float32),
+        training(recipe, "reference", torch.float64),
+    ]
 
-    def curve(backend: str, dtype: torch.dtype, nudge: int = 0) -> Tensor:
-        with fastgan.backend(backend):
-            return loss_curve(build_trainer(recipe), dtype, nudge)
 
-    exact, own = curve("reference", torch.float64), curve("cpu", torch.float32)
-    assert exact.isfinite().all()
-    theirs: list[float] = []
-    # Once a rounding error carries an activation over its kink, a curve leaves the exact one at
-    # once, sooner or later by chance: where the first run of the reference has not, others that
-    # start one unit in the last place away tell whether it does. Of the recipes only sngan needs
-    # them: of 14 such starts each, the reference ends 6e-7 to 4e-3 off and the kernels 1e-6 to
-    # 4e-3 (medians 4e-5 both), after 3.5e-7 and 4.6e-7 in the eight steps before any kink.
-    for nudge in range(6):
-        reference = curve("reference", torch.float32, nudge)
-        theirs.append(curve_error(reference, exact))
-        if curve_error(own, exact) <= 2 * max(theirs) + FLOOR[torch.float32]:
-            return
-    pytest.fail(f"error {curve_error(own, exact):.2e}, the reference's {theirs}")
+@pytest.mark.parametrize("name", NAMES)
+def test_steps_do_not_depend_on_the_backend(name, runs):
+    assert_along(*runs)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in CHAOTIC])
+def test_the_loss_curve_does_not_depend_on_the_backend(name, runs, request):
+    if name not in FREE and not request.config.getoption("--long"):
+        pytest.skip("only with --long")
+    assert_free(*runs)
