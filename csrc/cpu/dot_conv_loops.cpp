@@ -63,6 +63,10 @@ int64_t taps_before(const DotShape& s, bool transposed, int64_t row, int64_t col
 
 FASTGAN_HD VecU pairs_at(const BFloat16* p) { return load_pairs(reinterpret_cast<const uint32_t*>(p)); }
 FASTGAN_HD VecU pairs_at(const float* p) {
+#if defined(__AVX512BF16__)
+  return bits_as<VecU>(
+      _mm512_cvtne2ps_pbh(bits_as<__m512>(load(p + kWidth)), bits_as<__m512>(load(p))));
+#endif
   BFloat16 low[2 * kWidth];
   store(low, load(p));
   store(low + kWidth, load(p + kWidth));

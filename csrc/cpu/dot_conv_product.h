@@ -32,6 +32,10 @@ FASTGAN_HD void store_pairs(uint32_t* p, VecU v) { std::memcpy(p, &v, sizeof v);
 // As bfloat16 holds it.
 FASTGAN_HD VecF rounded(const BFloat16* p) { return load(p); }
 FASTGAN_HD VecF rounded(const float* p) {
+#if defined(__AVX512BF16__)
+  const __m256i bits = bits_as<__m256i>(_mm512_cvtneps_pbh(bits_as<__m512>(load(p))));
+  return bits_as<VecF>(bits_as<VecU>(_mm512_cvtepu16_epi32(bits)) << 16);
+#endif
   BFloat16 low[kWidth];
   store(low, load(p));
   return load(low);
@@ -68,25 +72,25 @@ FASTGAN_HD void add_dots(VecF (&sum)[P][V], const uint32_t* b, const Left& left)
 
 // Has the sums of a tile added to, from what is stored or from zero, and stores them.
 template <int P, int V, typename Add>
-FASTGAN_HD void with_sums(bool stored, float* c, const Add& add) {
+FASTGAN_HD void with_sums(bool stored, float* c, int64_t ldc, const Add& add) {
   VecF sum[P][V];
   FASTGAN_UNROLL
   for (int p = 0; p < P; ++p) {
     FASTGAN_UNROLL
-    for (int v = 0; v < V; ++v) sum[p][v] = stored ? load(c + p * kPanel + v * kWidth) : VecF{};
+    for (int v = 0; v < V; ++v) sum[p][v] = stored ? load(c + p * ldc + v * kWidth) : VecF{};
   }
   add(sum);
   FASTGAN_UNROLL
   for (int p = 0; p < P; ++p) {
     FASTGAN_UNROLL
-    for (int v = 0; v < V; ++v) store(c + p * kPanel + v * kWidth, sum[p][v]);
+    for (int v = 0; v < V; ++v) store(c + p * ldc + v * kWidth, sum[p][v]);
   }
 }
 
 struct DotTile {
   template <int P, int V>
   static void run(const Dot& o) {
-    with_sums<P, V>(true, o.c, [&](VecF (&sum)[P][V]) __attribute__((always_inline)) {
+    with_sums<P, V>(true, o.c, kPanel, [&](VecF (&sum)[P][V]) __attribute__((always_inline)) {
       for (int64_t t = 0; t < o.n; ++t) {
         const uint32_t* const a = o.a + o.a_at[t];
         add_dots<P, V>(sum, o.b + o.b_at[t], [&](int p) { return a[p]; });
@@ -96,6 +100,37 @@ struct DotTile {
 };
 
 constexpr RegisterTiles<Dot, DotTile> kDots{};
+
+// As Product of pairs: c[p][v] = (or +=) the sum over t < n of a[p][offset[t]] . b[t][v].
+struct PairProduct {
+  const uint32_t* a[kMostRows];
+  const int32_t* offset;
+  int64_t n;
+  const uint32_t* b;
+  int64_t ldb;
+  float* c;
+  int64_t ldc;
+};
+
+template <bool Add>
+struct MultiplyPairs {
+  template <int P, int V>
+  static void run(const PairProduct& o) {
+    with_sums<P, V>(Add, o.c, o.ldc, [&](VecF (&sum)[P][V]) __attribute__((always_inline)) {
+      const uint32_t* a[P];
+      FASTGAN_UNROLL
+      for (int p = 0; p < P; ++p) a[p] = o.a[p];
+      const uint32_t* b = o.b;
+      for (int64_t t = 0; t < o.n; ++t, b += o.ldb) {
+        const int64_t at = o.offset[t];
+        add_dots<P, V>(sum, b, [&](int p) { return a[p][at]; });
+      }
+    });
+  }
+};
+
+template <bool Add>
+constexpr RegisterTiles<PairProduct, MultiplyPairs<Add>> kPairProducts{};
 
 // Calls function(first column, its vectors, first row, rows) for the register tiles of a panel.
 template <typename Function>
@@ -119,7 +154,7 @@ template <bool Add>
 struct RunsTile {
   template <int P, int V>
   static void run(const Runs& o) {
-    with_sums<P, V>(Add, o.c, [&](VecF (&sum)[P][V]) __attribute__((always_inline)) {
+    with_sums<P, V>(Add, o.c, kPanel, [&](VecF (&sum)[P][V]) __attribute__((always_inline)) {
       const uint32_t* b = o.b;
       for (int64_t r = 0; r < o.runs; ++r) {
         const uint32_t* a[P];

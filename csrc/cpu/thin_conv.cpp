@@ -194,12 +194,14 @@ Tensor thin_conv_transpose(Tensor wide, Tensor weight, std::optional<Tensor> bia
 void merge(const ThinShape& s, const float* sums, int64_t partials, int64_t columns, float* out) {
   const int64_t taps = s.taps(), size = taps * columns;
   torch::stable::parallel_for(0, taps, grain(partials * columns), [&](int64_t begin, int64_t end) {
+    std::vector<double> total(s.wide);
     for (int64_t tap = begin; tap < end; ++tap) {
-      for (int64_t k = 0; k < s.wide; ++k) {
-        double total = 0;
-        for (int64_t i = 0; i < partials; ++i) total += sums[i * size + tap * columns + k];
-        out[k * taps + tap] = static_cast<float>(total);
+      std::fill(total.begin(), total.end(), 0.0);
+      for (int64_t i = 0; i < partials; ++i) {
+        const float* const own = sums + i * size + tap * columns;
+        for (int64_t k = 0; k < s.wide; ++k) total[k] += own[k];
       }
+      for (int64_t k = 0; k < s.wide; ++k) out[k * taps + tap] = static_cast<float>(total[k]);
     }
   });
 }

@@ -3,12 +3,13 @@
 //   from_image   positions x taps (of the padded image)      by  taps x wide channels
 //   to_image     positions x wide channels                   by  wide channels x taps
 //   weight       taps (of the padded image) x positions      by  positions x wide channels
+// What is summed over may come in pairs (thin_conv_operands.h).
 #include <algorithm>
 #include <type_traits>
 
 #include "isa.h"
 #include "thin_conv.h"
-#include "conv_product.h"
+#include "thin_conv_operands.h"
 
 namespace fastgan {
 namespace {
@@ -16,80 +17,6 @@ namespace {
 // Positions that the weight gradient takes at once: with 64 channels they fill a third of a
 // first-level cache.
 constexpr int64_t kBlock = 64;
-
-// ---- operands
-
-template <typename T>
-FASTGAN_HD void widen(const T* from, int64_t n, float* to) {
-  int64_t i = 0;
-  for (; i + kWidth <= n; i += kWidth) store(to + i, load(from + i));
-  for (; i < n; ++i) to[i] = load1(from + i);
-}
-
-// Where the taps lie in an image padded with zeros, channels as in the image itself.
-struct Padded {
-  int64_t height, width, inner, planes;
-
-  Padded(const ThinShape& s, int64_t rows)
-      : height((rows - 1) * s.stride[0] + s.kernel[0]),
-        width((s.columns - 1) * s.stride[1] + s.kernel[1]),
-        inner(s.interleaved ? s.channels : 1),
-        planes(s.interleaved ? 1 : s.channels) {}
-
-  int64_t row() const { return width * inner; }
-  int64_t size() const { return planes * height * row(); }
-  int64_t channel() const { return planes == 1 ? 1 : height * row(); }
-};
-
-// The part of the image that rows [first, ..) of the wide tensor meet.
-template <typename T>
-void pad(const ThinShape& s, const Padded& p, const T* image, int64_t first, float* to) {
-  const int64_t left = std::min(s.padding[1], p.width), held = std::min(s.width, p.width - left);
-  for (int64_t plane = 0; plane < p.planes; ++plane) {
-    for (int64_t r = 0; r < p.height; ++r, to += p.row()) {
-      const int64_t row = first * s.stride[0] - s.padding[0] + r;
-      if (row < 0 || row >= s.height) {
-        std::fill(to, to + p.row(), 0.0f);
-        continue;
-      }
-      std::fill(to, to + left * p.inner, 0.0f);
-      widen(image + (plane * s.height + row) * s.width * p.inner, held * p.inner,
-            to + left * p.inner);
-      std::fill(to + (left + held) * p.inner, to + p.row(), 0.0f);
-    }
-  }
-}
-
-void tap_offsets(const ThinShape& s, const Padded& p, int32_t* to) {
-  for (int64_t c = 0; c < s.channels; ++c) {
-    for (int64_t i = 0; i < s.kernel[0]; ++i) {
-      for (int64_t j = 0; j < s.kernel[1]; ++j) {
-        *to++ = static_cast<int32_t>(c * p.channel() + i * p.row() + j * p.inner);
-      }
-    }
-  }
-}
-
-// One position's products on the way to the image. The kernel's columns are cut into chunks as long
-// as the stride, the last one filled with zeros: chunk m of position q falls on output chunk q + m.
-struct Chunks {
-  int64_t length, in_row, columns, padded, ring;
-
-  explicit Chunks(const ThinShape& s)
-      : length(s.stride[1] * s.channels),
-        in_row(ceil_div(s.kernel[1], s.stride[1])),
-        columns(s.kernel[0] * in_row * length),
-        padded(ceil_div(columns, kWidth) * kWidth),
-        ring(ceil_div(s.kernel[0], s.stride[0])) {}
-
-  int64_t in_line(const ThinShape& s) const { return s.columns + in_row - 1; }
-  // From the left padding on, far enough for the image where output padding enlarges it.
-  int64_t line(const ThinShape& s) const {
-    return std::max(in_line(s) * length, (s.padding[1] + s.width) * s.channels);
-  }
-};
-
-int64_t wide_vectors(const ThinShape& s) { return ceil_div(s.wide, kWidth); }
 
 ThinSizes sizes(const ThinShape& s, bool to_image, int64_t rows) {
   const int64_t vectors = wide_vectors(s), offsets = std::max({s.taps(), s.wide, kBlock});
@@ -103,38 +30,6 @@ ThinSizes sizes(const ThinShape& s, bool to_image, int64_t rows) {
   // A vector past the end of a chunk is read, or of the line written.
   const int64_t scratch = k.ring * s.columns * k.padded + 2 * k.line(s) + row + 8 * kWidth * kMostRows;
   return {s.wide * k.padded, scratch, offsets, 0};
-}
-
-template <typename T>
-void pack_weight(const ThinShape& s, const ThinWeight& w, bool to_image, float* packed) {
-  const Chunks chunks(s);
-  const int64_t depth = to_image ? s.wide : s.taps();
-  const int64_t columns = to_image ? chunks.padded : wide_vectors(s) * kWidth;
-  std::fill(packed, packed + depth * columns, 0.0f);
-  // Groups of as many vectors as a tile has lie one after the other, [depth][group's columns] each.
-  const auto place = [&](int64_t at, int64_t column, float value) {
-    in_pieces(columns / kWidth, kMostVectors, [&](int64_t v, int64_t vectors) {
-      const int64_t inside = column - v * kWidth, width = vectors * kWidth;
-      if (inside >= 0 && inside < width) packed[v * kWidth * depth + at * width + inside] = value;
-    });
-  };
-  const T* data = static_cast<const T*>(w.data);
-  for (int64_t k = 0; k < s.wide; ++k) {
-    for (int64_t c = 0; c < s.channels; ++c) {
-      for (int64_t i = 0; i < s.kernel[0]; ++i) {
-        for (int64_t j = 0; j < s.kernel[1]; ++j) {
-          const float value = load1(data + k * w.stride[0] + c * w.stride[1] + i * w.stride[2] +
-                                    j * w.stride[3]);
-          if (to_image) {
-            const int64_t chunk = i * chunks.in_row + j / s.stride[1];
-            place(k, chunk * chunks.length + j % s.stride[1] * s.channels + c, value);
-          } else {
-            place((c * s.kernel[0] + i) * s.kernel[1] + j, k, value);
-          }
-        }
-      }
-    }
-  }
 }
 
 // ---- from the image
@@ -155,25 +50,30 @@ void store_wide(const ThinShape& s, const ThinEpilogue& e, const float* sums, in
   }
 }
 
-template <typename T, int A>
+template <typename T, int A, typename O>
 void from_image(const ThinShape& s, const ThinEpilogue& e, const float* packed, const void* image,
                 int64_t first, int64_t last, void* out, const ThinScratch& scratch) {
+  using Value = Operand<O>;
+  constexpr int64_t terms = kTerms<O>;
   const Padded padded(s, last - first);
-  float* const pixels = scratch.floats;
+  auto* const pixels = reinterpret_cast<std::conditional_t<terms == 2, T, float>*>(scratch.floats);
   pad(s, padded, static_cast<const T*>(image), first, pixels);
-  tap_offsets(s, padded, scratch.offsets);
-  Product o{};
+  (terms == 2 ? pair_offsets : tap_offsets)(s, padded, scratch.offsets);
+  O o{};
   o.offset = scratch.offsets;
-  o.n = s.taps();
-  o.c = pixels + padded.size();
+  o.n = s.taps() / terms;
+  o.c = scratch.floats + padded.size();
   for (int64_t r = first; r < last; ++r) {
-    const float* const line = pixels + (r - first) * s.stride[0] * padded.row();
+    const Value* const line = reinterpret_cast<const Value*>(pixels) +
+                              (r - first) * s.stride[0] * padded.row() / terms;
     in_pieces(wide_vectors(s), kMostVectors, [&](int64_t v, int64_t vectors) {
-      o.b = packed + v * kWidth * o.n;
+      o.b = reinterpret_cast<const Value*>(packed) + v * kWidth * o.n;
       o.ldb = o.ldc = vectors * kWidth;
       in_pieces(s.columns, most_rows(vectors), [&](int64_t q, int64_t count) {
-        for (int64_t p = 0; p < count; ++p) o.a[p] = line + (q + p) * s.stride[1] * padded.inner;
-        kProducts<false>.of[vectors - 1][count - 1](o);
+        for (int64_t p = 0; p < count; ++p) {
+          o.a[p] = line + (q + p) * s.stride[1] * padded.inner / terms;
+        }
+        multiply<false>(o, vectors, count);
         T* const to = static_cast<T*>(out) + (r * s.columns + q) * s.wide;
         store_wide<T, A>(s, e, o.c, count, v, vectors, to);
       });
@@ -184,26 +84,27 @@ void from_image(const ThinShape& s, const ThinEpilogue& e, const float* packed, 
 // ---- to the image
 
 // The products of one row of the wide tensor, [position][tap].
-template <typename T>
+template <typename T, typename O>
 void row_products(const ThinShape& s, const Chunks& k, const float* packed, const T* row,
                   float* widened, float* to, const int32_t* offsets) {
-  const float* values = widened;
-  if constexpr (std::is_same_v<T, float>) {
-    values = row;
-  } else {
-    widen(row, s.columns * s.wide, widened);
+  using Value = Operand<O>;
+  constexpr int64_t terms = kTerms<O>;
+  const void* values = row;
+  if constexpr (terms == 1 && !std::is_same_v<T, float>) {
+    convert(row, s.columns * s.wide, widened);
+    values = widened;
   }
-  Product o{};
+  O o{};
   o.offset = offsets;
-  o.n = s.wide;
+  o.n = s.wide / terms;
   o.ldc = k.padded;
   in_pieces(k.padded / kWidth, kMostVectors, [&](int64_t v, int64_t vectors) {
-    o.b = packed + v * kWidth * o.n;
+    o.b = reinterpret_cast<const Value*>(packed) + v * kWidth * o.n;
     o.ldb = vectors * kWidth;
     in_pieces(s.columns, most_rows(vectors), [&](int64_t q, int64_t count) {
-      for (int64_t p = 0; p < count; ++p) o.a[p] = values + (q + p) * s.wide;
+      for (int64_t p = 0; p < count; ++p) o.a[p] = static_cast<const Value*>(values) + (q + p) * o.n;
       o.c = to + q * k.padded + v * kWidth;
-      kProducts<false>.of[vectors - 1][count - 1](o);
+      multiply<false>(o, vectors, count);
     });
   });
 }
@@ -247,7 +148,7 @@ void store_image_row(const ThinShape& s, const ThinEpilogue& e, const float* bia
   }
 }
 
-template <typename T, int A>
+template <typename T, int A, typename O>
 void to_image(const ThinShape& s, const ThinEpilogue& e, const float* packed, const void* wide,
               int64_t first, int64_t last, void* out, const ThinScratch& scratch) {
   const Chunks k(s);
@@ -271,7 +172,7 @@ void to_image(const ThinShape& s, const ThinEpilogue& e, const float* packed, co
       float* const at = products + h % k.ring * slot;
       if (h >= next) {
         const T* const row = static_cast<const T*>(wide) + h * s.columns * s.wide;
-        row_products(s, k, packed, row, widened, at, scratch.offsets);
+        row_products<T, O>(s, k, packed, row, widened, at, scratch.offsets);
         next = h + 1;
       }
       rows[count++] = at + (above - h * step) * k.in_row * k.length;
@@ -295,29 +196,51 @@ template <typename T>
 void gather_wide(const ThinShape& s, const T* from, int64_t count, int64_t channels,
                  int64_t vectors, float* to) {
   for (int64_t p = 0; p < count; ++p, to += vectors * kWidth) {
-    widen(from + p * s.wide, channels, to);
+    convert(from + p * s.wide, channels, to);
     std::fill(to + channels, to + vectors * kWidth, 0.0f);
   }
 }
-
+// Pairs [0, count) of positions.
 template <typename T>
+void gather_wide(const ThinShape& s, const T* from, int64_t count, int64_t, int64_t vectors,
+                 uint32_t* to) {
+  for (int64_t p = 0; p < count; ++p, from += 2 * s.wide) {
+    for (int64_t k = 0; k < vectors * kWidth; k += kWidth, to += kWidth) {
+      store_pairs(to, interleave(from + k, from + s.wide + k));
+    }
+  }
+}
+
+// Each of bfloat16's values, widened, becomes the pair of itself and the one `apart` behind it.
+void pair_up(float* values, int64_t n, int64_t apart) {
+  for (int64_t i = 0; i < n; i += kWidth) {
+    const VecU low = bits_as<VecU>(load(values + i)), high = bits_as<VecU>(load(values + i + apart));
+    store(values + i, bits_as<VecF>(low >> 16 | high));
+  }
+}
+
+template <typename T, typename O>
 void weight(const ThinShape& s, const void* image, const void* wide, int64_t first, int64_t last,
             float* sums, const ThinScratch& scratch) {
+  using Value = Operand<O>;
+  constexpr int64_t terms = kTerms<O>;
   const Padded padded(s, last - first);
-  float *const pixels = scratch.floats, *const block = pixels + padded.size();
+  float* const pixels = scratch.floats;
+  Value* const block = reinterpret_cast<Value*>(pixels + padded.size());
   int32_t *const positions = scratch.offsets, *const taps = positions + kBlock;
   pad(s, padded, static_cast<const T*>(image), first, pixels);
+  if (terms == 2) pair_up(pixels, padded.size(), s.stride[1] * padded.inner);
   tap_offsets(s, padded, taps);
   const int64_t columns = wide_vectors(s) * kWidth;
   const bool in_place = std::is_same_v<T, float> && s.wide <= kMostVectors * kWidth &&
                         s.wide % kWidth == 0;
-  Product o{};
+  O o{};
   o.offset = positions;
   o.ldc = columns;
-  in_pieces((last - first) * s.columns, kBlock, [&](int64_t begin, int64_t count) {
-    const T* const from = static_cast<const T*>(wide) + (first * s.columns + begin) * s.wide;
+  in_pieces((last - first) * s.columns / terms, kBlock, [&](int64_t begin, int64_t count) {
+    const T* const from = static_cast<const T*>(wide) + (first * s.columns + begin * terms) * s.wide;
     for (int64_t p = 0; p < count; ++p) {
-      const int64_t r = (begin + p) / s.columns, q = (begin + p) % s.columns;
+      const int64_t r = (begin + p) * terms / s.columns, q = (begin + p) * terms % s.columns;
       positions[p] = static_cast<int32_t>(r * s.stride[0] * padded.row() +
                                           q * s.stride[1] * padded.inner);
     }
@@ -326,15 +249,17 @@ void weight(const ThinShape& s, const void* image, const void* wide, int64_t fir
       o.b = block;
       o.ldb = vectors * kWidth;
       if (in_place) {
-        o.b = reinterpret_cast<const float*>(from);
+        o.b = reinterpret_cast<const Value*>(from);
       } else {
         const int64_t channels = std::min(vectors * kWidth, s.wide - v * kWidth);
         gather_wide(s, from + v * kWidth, count, channels, vectors, block);
       }
       in_pieces(s.taps(), most_rows(vectors), [&](int64_t tap, int64_t taps_here) {
-        for (int64_t p = 0; p < taps_here; ++p) o.a[p] = pixels + taps[tap + p];
+        for (int64_t p = 0; p < taps_here; ++p) {
+          o.a[p] = reinterpret_cast<const Value*>(pixels) + taps[tap + p];
+        }
         o.c = sums + tap * columns + v * kWidth;
-        kProducts<true>.of[vectors - 1][taps_here - 1](o);
+        multiply<true>(o, vectors, taps_here);
       });
     });
   });
@@ -360,24 +285,41 @@ void pack_any(const ThinShape& s, const ThinWeight& w, bool to_image, float* pac
   with_type(s.dtype, [&](auto type) { pack_weight<decltype(type)>(s, w, to_image, packed); });
 }
 
+// function(a product of the operands that a pass has).
+template <typename Type, typename Function>
+void with_operands(Type, bool in_pairs, const Function& function) {
+  if constexpr (kPairs && std::is_same_v<Type, BFloat16>) {
+    if (in_pairs) return function(PairProduct{});
+  }
+  function(Product{});
+}
+
 void from_any(const ThinShape& s, const ThinEpilogue& e, const float* packed, const void* image,
               int64_t first, int64_t last, void* out, const ThinScratch& scratch) {
   with_types(s.dtype, e.activation, [&](auto type, auto code) {
-    from_image<decltype(type), decltype(code)::value>(s, e, packed, image, first, last, out, scratch);
+    with_operands(type, pairs_from_image(s), [&](auto product) {
+      from_image<decltype(type), decltype(code)::value, decltype(product)>(s, e, packed, image, first,
+                                                                           last, out, scratch);
+    });
   });
 }
 
 void to_any(const ThinShape& s, const ThinEpilogue& e, const float* packed, const void* wide,
             int64_t first, int64_t last, void* out, const ThinScratch& scratch) {
   with_types(s.dtype, e.activation, [&](auto type, auto code) {
-    to_image<decltype(type), decltype(code)::value>(s, e, packed, wide, first, last, out, scratch);
+    with_operands(type, pairs_to_image(s), [&](auto product) {
+      to_image<decltype(type), decltype(code)::value, decltype(product)>(s, e, packed, wide, first,
+                                                                         last, out, scratch);
+    });
   });
 }
 
 void weight_any(const ThinShape& s, const void* image, const void* wide, int64_t first, int64_t last,
                 float* sums, const ThinScratch& scratch) {
   with_type(s.dtype, [&](auto type) {
-    weight<decltype(type)>(s, image, wide, first, last, sums, scratch);
+    with_operands(type, pairs_of_weight(s), [&](auto product) {
+      weight<decltype(type), decltype(product)>(s, image, wide, first, last, sums, scratch);
+    });
   });
 }
 

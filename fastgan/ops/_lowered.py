@@ -138,7 +138,11 @@ def _write(positions: Tensor, weight: Tensor, geometry: Geometry, size: tuple[in
     n, _, rows, columns = positions.shape
     channels, kernel, stride = weight.shape[1], weight.shape[2:], geometry.stride
     chunks = [k // s for k, s in zip(kernel, stride, strict=True)]
-    products = _rows(positions) @ _matrix(weight)
+    left, right = _rows(positions), _matrix(weight)
+    # Of one term each, products are a multiplication, and as a matrix product up to 7 times as slow.
+    products = left * right if left.shape[1] == 1 else left @ right
+    if rows == columns == 1 and size == tuple(kernel) and max(geometry.padding) == 0:
+        return products.to(positions.dtype).view(n, *size, channels).permute(0, 3, 1, 2)
     products = products.view(n, rows, columns, chunks[0], stride[0], chunks[1], stride[1], channels)
     extent = [
         max(q + m - 1, -(-(p + w) // s))

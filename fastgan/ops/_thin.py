@@ -69,12 +69,13 @@ def _find(x: Tensor, weight: Tensor, geometry: Geometry) -> _Thin | None:
 
 
 def _wins(thin: _Thin, reads_image: bool, activated: bool, of_weight: bool = False) -> bool:
-    """Whether to run a pass, "auto" by measurement on a CPU with AVX-512, channels-last.
+    """Whether to run a pass, "auto" by measurement on CPUs with AVX-512, channels-last.
 
-    To an image the kernels take a quarter of oneDNN's time. From one, and for the weight gradient,
-    oneDNN's float32 kernels are as fast, except with one channel, or turned; but the activation
-    costs them a pass over memory. In half precision they take up to twice as long where they have
-    to be computed in float32; with instructions for it, only activated, turned or with one channel.
+    To an image the kernels take a quarter of oneDNN's time. From one oneDNN's float32 kernels are as
+    fast, except with one channel, or turned; but the activation costs them a pass over memory. The
+    weight gradient takes them 1.1 to 1.5 times as long. In half precision they take up to twice as
+    long where they have to be computed in float32; with instructions for it, longer where dot
+    products of pairs serve ours too, else only activated, turned or with one channel.
     """
     if setting == "always":
         return True
@@ -83,10 +84,21 @@ def _wins(thin: _Thin, reads_image: bool, activated: bool, of_weight: bool = Fal
         return False
     if not reads_image or channels == 1:
         return True
-    half = thin.weight.dtype is not torch.float32
-    if half and thin.weight.device.type == "cpu" and _processor.fast_in(thin.weight.dtype):
+    dtype = thin.weight.dtype
+    half = dtype is not torch.float32
+    if half and thin.weight.device.type == "cpu" and _processor.fast_in(dtype):
+        if dtype is torch.bfloat16 and _processor.dot_products() and _in_pairs(thin, of_weight):
+            return True
         return activated or (thin.turned and of_weight)
-    return half or activated or thin.turned
+    return half or activated or thin.turned or of_weight
+
+
+def _in_pairs(thin: _Thin, of_weight: bool) -> bool:
+    """Whether a pass that reads the image sums over pairs (csrc/cpu/thin_conv_operands.h)."""
+    wide, channels = thin.weight.shape[:2]
+    if of_weight:
+        return wide % _LEAST_WIDE == 0
+    return thin.weight.shape[3] * channels % 2 == 0 and thin.stride[1] * channels % 2 == 0
 
 
 def runs_forward(x: Tensor, weight: Tensor, geometry: Geometry, activated: bool) -> bool:

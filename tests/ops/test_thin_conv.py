@@ -48,6 +48,22 @@ def test_thin_kernels(thin_always: None, seed: int, dtype: torch.dtype) -> None:
     check(layout(torch.randn(x_shape).to(dtype)), weight, bias, geometry, activation, slope)
 
 
+@pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
+@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize("size", [(8, 12), (7, 5)])
+@pytest.mark.parametrize("kernel", [4, 3])
+def test_thin_kernels_in_pairs(
+    thin_always: None, kernel: int, size: tuple[int, int], channels: int, dtype: torch.dtype
+) -> None:
+    """From and to an image, where bfloat16 is summed in pairs and where something is odd."""
+    for transposed in (False, True):
+        geometry = Geometry((2, 2), (1, 1), (0, 0), transposed)
+        wide = 64 if channels < 3 else 48
+        shape = (3, wide, *size) if transposed else (3, channels, *(2 * n for n in size))
+        weight = torch.randn(wide, channels, kernel, kernel).to(dtype)
+        check(channels_last(torch.randn(shape).to(dtype)), weight, None, geometry, LEAKY_RELU, 0.2)
+
+
 def test_thin_kernels_are_chosen(native: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the rule says runs on them: to an image always, from one in half precision, ..."""
     monkeypatch.setattr(_processor, "fast_in", lambda dtype: False)
@@ -75,10 +91,10 @@ def test_thin_kernels_are_chosen(native: None, monkeypatch: pytest.MonkeyPatch) 
 
     image, wide = (2, 3, 8, 8), (2, 16, 4, 4)
     kernel = (16, 3, 4, 4)
-    assert passes(wide, kernel, transposed) == [True, False, False]
+    assert passes(wide, kernel, transposed) == [True, False, True]
     assert passes(wide, kernel, transposed, torch.bfloat16) == [True, True, True]
-    assert passes(image, kernel, plain) == [True, True, False]
-    assert passes(image, kernel, plain, slope=1.0) == [False, True, False]
+    assert passes(image, kernel, plain) == [True, True, True]
+    assert passes(image, kernel, plain, slope=1.0) == [False, True, True]
     assert passes(image, kernel, plain, torch.bfloat16, 1.0) == [True, True, True]
     assert passes((2, 1, 8, 8), (16, 1, 4, 4), plain, slope=1.0) == [True, True, True]
     assert passes((2, 16, 8, 8), (3, 16, 3, 3), same) == [True, True, True]
@@ -90,8 +106,13 @@ def test_thin_kernels_are_chosen(native: None, monkeypatch: pytest.MonkeyPatch) 
     assert passes((2, 16, 4, 4), (1, 16, 4, 4), same._replace(padding=(0, 0))) == none
     assert passes((2, 16, 8, 8), (3, 16, 4, 4), plain) == none
     assert passes(image, kernel, plain, torch.float64) == none
-    # With instructions for bfloat16, fewer.
+    # With instructions for bfloat16, fewer, unless these are what ours run by.
     monkeypatch.setattr(_processor, "fast_in", lambda dtype: True)
+    monkeypatch.setattr(_processor, "dot_products", lambda: True)
+    assert passes(wide, kernel, transposed, torch.bfloat16) == [True, True, True]
+    assert passes(image, kernel, plain, torch.bfloat16, 1.0) == [True, True, True]
+    assert passes((2, 16, 8, 8), (3, 16, 3, 3), same, torch.bfloat16) == [True, False, True]
+    monkeypatch.setattr(_processor, "dot_products", lambda: False)
     assert passes(wide, kernel, transposed, torch.bfloat16) == [True, False, False]
     assert passes(image, kernel, plain, torch.bfloat16) == [True, True, False]
     assert passes(image, kernel, plain, torch.bfloat16, 1.0) == [False, True, False]
