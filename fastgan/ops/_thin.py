@@ -71,26 +71,25 @@ def _find(x: Tensor, weight: Tensor, geometry: Geometry) -> _Thin | None:
 def _wins(thin: _Thin, reads_image: bool, activated: bool, of_weight: bool = False) -> bool:
     """Whether to run a pass, "auto" by measurement on CPUs with AVX-512, channels-last.
 
-    To an image the kernels take a quarter of oneDNN's time. From one oneDNN's float32 kernels are as
-    fast, except with one channel, or turned; but the activation costs them a pass over memory. The
-    weight gradient takes them 1.1 to 1.5 times as long. In half precision they take up to twice as
-    long where they have to be computed in float32; with instructions for it, longer where dot
-    products of pairs serve ours too, else only activated, turned or with one channel.
+    To an image the kernels take a quarter of oneDNN's time. From one, and for the weight gradient,
+    oneDNN's float32 kernels are as fast by themselves; within a step they take 1.2 to 3 times as
+    long, for their outputs lie in memory fresh from the system, and an activation costs them a pass
+    more. In half precision they take up to twice as long where they have to be computed in float32;
+    with instructions for it, 1.1 to 2 times as long where ours sum pairs by dot products, else only
+    activated, turned or with one channel.
     """
     if setting == "always":
         return True
     wide, channels = thin.weight.shape[:2]
     if wide < _LEAST_WIDE:
         return False
-    if not reads_image or channels == 1:
-        return True
     dtype = thin.weight.dtype
-    half = dtype is not torch.float32
-    if half and thin.weight.device.type == "cpu" and _processor.fast_in(dtype):
-        if dtype is torch.bfloat16 and _processor.dot_products() and _in_pairs(thin, of_weight):
-            return True
-        return activated or (thin.turned and of_weight)
-    return half or activated or thin.turned or of_weight
+    fast = thin.weight.device.type == "cpu" and dtype is not torch.float32
+    if not reads_image or channels == 1 or not (fast and _processor.fast_in(dtype)):
+        return True
+    if dtype is torch.bfloat16 and _processor.dot_products() and _in_pairs(thin, of_weight):
+        return True
+    return activated or (thin.turned and of_weight)
 
 
 def _in_pairs(thin: _Thin, of_weight: bool) -> bool:
