@@ -139,7 +139,7 @@ def _write(positions: Tensor, weight: Tensor, geometry: Geometry, size: tuple[in
     channels, kernel, stride = weight.shape[1], weight.shape[2:], geometry.stride
     chunks = [k // s for k, s in zip(kernel, stride, strict=True)]
     left, right = _rows(positions), _matrix(weight)
-    # Of one term each, products are a multiplication, and as a matrix product up to 7 times as slow.
+    # Products of one term each are a multiplication: as matrix products up to 7 times as slow.
     products = left * right if left.shape[1] == 1 else left @ right
     if rows == columns == 1 and size == tuple(kernel) and max(geometry.padding) == 0:
         return products.to(positions.dtype).view(n, *size, channels).permute(0, 3, 1, 2)
