@@ -138,9 +138,9 @@ def _write(positions: Tensor, weight: Tensor, geometry: Geometry, size: tuple[in
     n, _, rows, columns = positions.shape
     channels, kernel, stride = weight.shape[1], weight.shape[2:], geometry.stride
     chunks = [k // s for k, s in zip(kernel, stride, strict=True)]
-    left, right = _rows(positions), _matrix(weight)
+    of_x, of_weight = _rows(positions), _matrix(weight)
     # Products of one term each are a multiplication: as matrix products up to 7 times as slow.
-    products = left * right if left.shape[1] == 1 else left @ right
+    products = of_x * of_weight if of_x.shape[1] == 1 else of_x @ of_weight
     if rows == columns == 1 and size == tuple(kernel) and max(geometry.padding) == 0:
         return products.to(positions.dtype).view(n, *size, channels).permute(0, 3, 1, 2)
     products = products.view(n, rows, columns, chunks[0], stride[0], chunks[1], stride[1], channels)
