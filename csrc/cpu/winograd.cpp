@@ -17,6 +17,8 @@ namespace {
 
 // Tiles at once: as many as make reading the weights cheap beside multiplying with them.
 constexpr int64_t kBlockTiles = 66;
+// And of the weight gradient: as many as make reading and writing the sums cheap beside the products.
+constexpr int64_t kWeightTiles = 256;
 
 void check_tensor(const Tensor& x, const char* name, int64_t parity) {
   STD_TORCH_CHECK(x.dim() == 4, name, ": expected (N, C, H, W), got ", x.dim(), " dimensions");
@@ -108,13 +110,30 @@ Tensor winograd_conv_weight(Tensor image, Tensor positions) {
   const WinogradShape s =
       shape_of(image, positions.size(2), positions.size(3), positions.size(1), image.size(1));
   Tensor out = empty_channels_last(image, s.positions, s.image, 4, 4);
-  torch::stable::parallel_for(0, s.squares(), 1, [&](int64_t begin, int64_t end) {
-    const auto floats = scratch<float>(winograd_loops().weight_scratch_floats());
-    for (int64_t i = begin; i < end; ++i) {
-      winograd_loops().weight(s, image.data_ptr(), positions.data_ptr(), i, out.data_ptr(),
-                              floats.get());
-    }
-  });
+  const int64_t squares = s.squares(), each = winograd_loops().sums_floats();
+  const int64_t parts = (s.tiles() + kWeightTiles - 1) / kWeightTiles;
+  const int64_t most = (s.tiles() + parts - 1) / parts;
+  thread_local KeptScratch<float> kept_transformed, kept_sums;
+  float* const transformed = kept_transformed.at_least(winograd_loops().transformed_floats(s, most));
+  float* const sums = parts > 1 ? kept_sums.at_least(squares * each) : nullptr;
+  const int64_t work = kProductsOfTile * (kPhases * s.image + s.positions);
+  for (int64_t first = 0; first < s.tiles(); first += most) {
+    const int64_t tiles = std::min(most, s.tiles() - first);
+    torch::stable::parallel_for(0, tiles, grain(work), [&](int64_t begin, int64_t end) {
+      winograd_loops().weight_transform(s, image.data_ptr(), positions.data_ptr(), first, tiles, begin,
+                                        end, transformed);
+    });
+    torch::stable::parallel_for(0, squares, 1, [&](int64_t begin, int64_t end) {
+      const auto own = scratch<float>(sums ? 0 : each);
+      for (int64_t i = begin; i < end; ++i) {
+        float* const of_square = sums ? sums + i * each : own.get();
+        winograd_loops().weight_multiply(s, transformed, tiles, i, first > 0, of_square);
+        if (first + tiles == s.tiles()) {
+          winograd_loops().weight_gather(s, of_square, i, out.data_ptr());
+        }
+      }
+    });
+  }
   return out;
 }
 

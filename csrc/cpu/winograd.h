@@ -44,7 +44,8 @@ struct WinogradShape {
 struct WinogradLoops {
   int64_t (*packed_floats)(const WinogradShape&, bool transposed);
   int64_t (*scratch_floats)(const WinogradShape&, bool transposed, int64_t tiles);
-  int64_t (*weight_scratch_floats)();
+  int64_t (*transformed_floats)(const WinogradShape&, int64_t tiles);
+  int64_t (*sums_floats)();
 
   // Pieces [first, last) of the positions' channels, kWinogradChannels each.
   void (*pack)(const WinogradShape&, bool transposed, const void* weight, int64_t first,
@@ -54,9 +55,17 @@ struct WinogradLoops {
                int64_t last, void* positions, float* scratch);
   void (*conv_transpose)(const WinogradShape&, const void* positions, const float* packed,
                          int64_t first, int64_t last, void* image, float* scratch);
-  // One square of the weight gradient.
-  void (*weight)(const WinogradShape&, const void* image, const void* positions, int64_t square,
-                 void* out, float* scratch);
+
+  // The weight gradient, some tiles at a time: `transformed` holds the image and the positions of
+  // `tiles` of them, `sums` the products of one square over all tiles so far.
+  // Tiles [begin, end) of those from `first` on.
+  void (*weight_transform)(const WinogradShape&, const void* image, const void* positions,
+                           int64_t first, int64_t tiles, int64_t begin, int64_t end,
+                           float* transformed);
+  // Sets sums, or adds to them.
+  void (*weight_multiply)(const WinogradShape&, const float* transformed, int64_t tiles,
+                          int64_t square, bool add, float* sums);
+  void (*weight_gather)(const WinogradShape&, const float* sums, int64_t square, void* out);
 };
 
 // The widest set of loops this processor runs.

@@ -12,7 +12,7 @@ namespace fastgan {
 namespace {
 
 constexpr int64_t kPanel = kMostVectors * kWidth;  // columns of a register tile
-constexpr int64_t kWeightTiles = 64;  // tiles of the weight gradient at once
+constexpr int64_t kWeightDepth = 64;   // tiles that one product of the weight gradient sums
 constexpr int64_t kPad = 16;           // floats between planes, which else would meet in one cache set
 
 constexpr auto kSquareSteps = steps<kWeightSquare>();
@@ -192,46 +192,80 @@ void spread_tile(const Grid<const T>& from, const Place& p, int64_t first, int64
   }
 }
 
-constexpr int64_t kWeightPlane = kWeightTiles * kWeightSquare + kPad;
+// ---- the weight gradient
+
+// Transformed, a block of so many channels (of the image: of a phase, too) is 9 planes of a row for
+// each tile, those of the image first.
+constexpr int64_t transformed_block(int64_t tiles) { return kNines * (tiles * kWeightSquare + kPad); }
 constexpr int64_t kSumPlane = kWeightSquare * kWeightSquare + kPad;
-int64_t weight_scratch_floats() { return kNines * (2 * kWeightPlane + kSumPlane); }
+int64_t transformed_floats(const WinogradShape& s, int64_t tiles) {
+  return (kPhases * s.across(s.image) + s.across(s.positions)) * transformed_block(tiles);
+}
+int64_t sums_floats() { return kNines * kSumPlane; }
+
+// Where a square lies in the gradient.
+struct Square {
+  int64_t phase, c, k;  // the first channel of the image and of the positions
+  int64_t wide, high;   // and how many
+};
+Square square_of(const WinogradShape& s, int64_t i) {
+  const int64_t across = s.across(s.image) * kPhases;
+  const int64_t phase = i % kPhases, c = i % across / kPhases * kWeightSquare;
+  const int64_t k = i / across * kWeightSquare;
+  return {phase, c, k, std::min(kWeightSquare, s.image - c), std::min(kWeightSquare, s.positions - k)};
+}
 
 template <typename T>
-void weight(const WinogradShape& s, const T* image, const T* positions, int64_t square, T* out,
-            float* scratch) {
+void weight_transform(const WinogradShape& s, const T* image, const T* positions, int64_t first,
+                      int64_t tiles, int64_t begin, int64_t end, float* transformed) {
   const Grid<const T> pixels{image, 2 * s.rows, 2 * s.columns, s.image};
   const Grid<const T> gradient{positions, s.rows, s.columns, s.positions};
-  const int64_t phase = square % kPhases, row = phase / 2, column = phase % 2;
-  const int64_t c = square / kPhases % s.across(s.image) * kWeightSquare;
-  const int64_t k = square / kPhases / s.across(s.image) * kWeightSquare;
-  const int64_t wide = std::min(kWeightSquare, s.image - c);
-  const int64_t high = std::min(kWeightSquare, s.positions - k);
-  float* const of_positions = scratch + kNines * kWeightPlane;
-  float* const sums = of_positions + kNines * kWeightPlane;
-  std::fill(sums, sums + kNines * kSumPlane, 0.0f);
-  for (int64_t first = 0; first < s.tiles(); first += kWeightTiles) {
-    const int64_t tiles = std::min(kWeightTiles, s.tiles() - first);
-    for (int64_t t = 0; t < tiles; ++t) {
-      const Place p = place_of(s, first + t);
-      input(pixels, p.sample, 2 * p.row + row - 1, 2 * p.column + column - 1, 2, c, wide,
-            scratch + t * kWeightSquare, kWeightPlane);
-      spread_tile(gradient, p, k, high, of_positions + t * kWeightSquare, kWeightPlane);
+  const int64_t block = transformed_block(tiles), plane = block / kNines;
+  for (int64_t t = begin; t < end; ++t) {
+    const Place p = place_of(s, first + t);
+    float* to = transformed + t * kWeightSquare;
+    for (int64_t c = 0; c < s.image; c += kWeightSquare) {
+      for (int64_t phase = 0; phase < kPhases; ++phase, to += block) {
+        input(pixels, p.sample, 2 * p.row + phase / 2 - 1, 2 * p.column + phase % 2 - 1, 2, c,
+              std::min(kWeightSquare, s.image - c), to, plane);
+      }
     }
-    for (int64_t n = 0; n < kNines; ++n) {
-      for (int64_t at = 0; at < wide; at += kPanel) {
-        const int64_t vectors = std::min(kPanel, wide - at) / kWidth;
-        in_pieces(high, most_rows(vectors), [&](int64_t first_row, int64_t count) {
-          Product o{{}, kSquareSteps.data(), tiles, scratch + n * kWeightPlane + at, kWeightSquare,
-                    sums + n * kSumPlane + first_row * kWeightSquare + at, kWeightSquare};
-          const float* left = of_positions + n * kWeightPlane + first_row;
-          for (int64_t p = 0; p < count; ++p) o.a[p] = left + p;
-          kProducts<true>.of[vectors - 1][count - 1](o);
+    for (int64_t k = 0; k < s.positions; k += kWeightSquare, to += block) {
+      spread_tile(gradient, p, k, std::min(kWeightSquare, s.positions - k), to, plane);
+    }
+  }
+}
+
+void weight_multiply(const WinogradShape& s, const float* transformed, int64_t tiles, int64_t square,
+                     bool add, float* sums) {
+  const Square q = square_of(s, square);
+  const int64_t block = transformed_block(tiles), plane = block / kNines;
+  const int64_t blocks = kPhases * s.across(s.image);
+  const float* right = transformed + square % blocks * block;
+  const float* left = transformed + (blocks + square / blocks) * block;
+  for (int64_t n = 0; n < kNines; ++n, left += plane, right += plane, sums += kSumPlane) {
+    for (int64_t t = 0; t < tiles; t += kWeightDepth) {
+      const int64_t terms = std::min(kWeightDepth, tiles - t);
+      const auto& products = add || t ? kProducts<true>.of : kProducts<false>.of;
+      for (int64_t at = 0; at < q.wide; at += kPanel) {
+        const int64_t vectors = std::min(kPanel, q.wide - at) / kWidth;
+        in_pieces(q.high, most_rows(vectors), [&](int64_t row, int64_t count) {
+          Product o{{}, kSquareSteps.data(), terms, right + t * kWeightSquare + at, kWeightSquare,
+                    sums + row * kWeightSquare + at, kWeightSquare};
+          for (int64_t p = 0; p < count; ++p) o.a[p] = left + t * kWeightSquare + row + p;
+          products[vectors - 1][count - 1](o);
         });
       }
     }
   }
-  for (int64_t i = 0; i < high; ++i) {
-    for (int64_t at = 0; at < wide; at += kWidth) {
+}
+
+template <typename T>
+void weight_gather(const WinogradShape& s, const float* sums, int64_t square, T* out) {
+  const Square q = square_of(s, square);
+  const int64_t row = q.phase / 2, column = q.phase % 2;
+  for (int64_t i = 0; i < q.high; ++i) {
+    for (int64_t at = 0; at < q.wide; at += kWidth) {
       Nine m;
       VecF g[2][2];
       load_nine(sums + i * kWeightSquare + at, kSumPlane, m);
@@ -239,7 +273,7 @@ void weight(const WinogradShape& s, const T* image, const T* positions, int64_t 
       for (int y = 0; y < 2; ++y) {
         for (int x = 0; x < 2; ++x) {
           const int64_t tap = (row + 2 * y) * 4 + column + 2 * x;
-          store(out + ((k + i) * 16 + tap) * s.image + c + at, g[y][x]);
+          store(out + ((q.k + i) * 16 + tap) * s.image + q.c + at, g[y][x]);
         }
       }
     }
@@ -271,18 +305,23 @@ void transpose_any(const WinogradShape& s, const void* positions, const float* p
   });
 }
 
-void weight_any(const WinogradShape& s, const void* image, const void* positions, int64_t square,
-                void* out, float* scratch) {
+void weight_transform_any(const WinogradShape& s, const void* image, const void* positions,
+                          int64_t first, int64_t tiles, int64_t begin, int64_t end,
+                          float* transformed) {
   with_type(s.dtype, [&](auto type) {
-    weight(s, as(type, image), as(type, positions), square, as(type, out), scratch);
+    weight_transform(s, as(type, image), as(type, positions), first, tiles, begin, end, transformed);
   });
+}
+
+void weight_gather_any(const WinogradShape& s, const float* sums, int64_t square, void* out) {
+  with_type(s.dtype, [&](auto type) { weight_gather(s, sums, square, as(type, out)); });
 }
 
 }  // namespace
 
 extern const WinogradLoops FASTGAN_OF_ISA(kWinogradLoops);
 const WinogradLoops FASTGAN_OF_ISA(kWinogradLoops) = {
-    packed_floats, scratch_floats, weight_scratch_floats, pack_any,
-    conv_any,      transpose_any,  weight_any};
+    packed_floats, scratch_floats, transformed_floats,   sums_floats,     pack_any,
+    conv_any,      transpose_any,  weight_transform_any, weight_multiply, weight_gather_any};
 
 }  // namespace fastgan
