@@ -17,8 +17,9 @@ namespace {
 
 // Tiles at once: as many as make reading the weights cheap beside multiplying with them.
 constexpr int64_t kBlockTiles = 66;
-// And of the weight gradient: as many as make reading and writing the sums cheap beside the products.
-constexpr int64_t kWeightTiles = 256;
+// And of the weight gradient: so many stay near, transformed; but where the sums of all squares do not,
+// as many as make reading and writing them cheap beside the products.
+constexpr int64_t kWeightTiles = 64, kMostWeightTiles = 256, kNearSquares = 32;
 
 void check_tensor(const Tensor& x, const char* name, int64_t parity) {
   STD_TORCH_CHECK(x.dim() == 4, name, ": expected (N, C, H, W), got ", x.dim(), " dimensions");
@@ -100,6 +101,28 @@ Tensor winograd_conv_transpose(Tensor positions, Tensor weight) {
   return out;
 }
 
+// Squares [begin, end) of the weight gradient.
+void weight_squares(const WinogradShape& s, const void* image, const void* positions, int64_t begin,
+                    int64_t end, void* out) {
+  thread_local KeptScratch<float> kept_transformed, kept_sums;
+  const int64_t at_once = s.squares() > kNearSquares ? kMostWeightTiles : kWeightTiles;
+  const int64_t parts = (s.tiles() + at_once - 1) / at_once;
+  const int64_t most = (s.tiles() + parts - 1) / parts;
+  // With all tiles at once no sum waits for more.
+  const int64_t each = winograd_loops().sums_floats(), step = parts > 1 ? each : 0;
+  float* const transformed = kept_transformed.at_least(winograd_loops().transformed_floats(s, most));
+  float* const sums = kept_sums.at_least(each + (end - begin - 1) * step);
+  for (int64_t first = 0; first < s.tiles(); first += most) {
+    const int64_t tiles = std::min(most, s.tiles() - first);
+    winograd_loops().weight_transform(s, image, positions, first, tiles, begin, end, transformed);
+    for (int64_t i = begin; i < end; ++i) {
+      float* const of_square = sums + (i - begin) * step;
+      winograd_loops().weight_multiply(s, transformed, tiles, i, first > 0, of_square);
+      if (first + tiles == s.tiles()) winograd_loops().weight_gather(s, of_square, i, out);
+    }
+  }
+}
+
 Tensor winograd_conv_weight(Tensor image, Tensor positions) {
   check_tensor(image, "image", 2);
   check_tensor(positions, "positions", 1);
@@ -110,30 +133,11 @@ Tensor winograd_conv_weight(Tensor image, Tensor positions) {
   const WinogradShape s =
       shape_of(image, positions.size(2), positions.size(3), positions.size(1), image.size(1));
   Tensor out = empty_channels_last(image, s.positions, s.image, 4, 4);
-  const int64_t squares = s.squares(), each = winograd_loops().sums_floats();
-  const int64_t parts = (s.tiles() + kWeightTiles - 1) / kWeightTiles;
-  const int64_t most = (s.tiles() + parts - 1) / parts;
-  thread_local KeptScratch<float> kept_transformed, kept_sums;
-  float* const transformed = kept_transformed.at_least(winograd_loops().transformed_floats(s, most));
-  float* const sums = parts > 1 ? kept_sums.at_least(squares * each) : nullptr;
-  const int64_t work = kProductsOfTile * (kPhases * s.image + s.positions);
-  for (int64_t first = 0; first < s.tiles(); first += most) {
-    const int64_t tiles = std::min(most, s.tiles() - first);
-    torch::stable::parallel_for(0, tiles, grain(work), [&](int64_t begin, int64_t end) {
-      winograd_loops().weight_transform(s, image.data_ptr(), positions.data_ptr(), first, tiles, begin,
-                                        end, transformed);
-    });
-    torch::stable::parallel_for(0, squares, 1, [&](int64_t begin, int64_t end) {
-      const auto own = scratch<float>(sums ? 0 : each);
-      for (int64_t i = begin; i < end; ++i) {
-        float* const of_square = sums ? sums + i * each : own.get();
-        winograd_loops().weight_multiply(s, transformed, tiles, i, first > 0, of_square);
-        if (first + tiles == s.tiles()) {
-          winograd_loops().weight_gather(s, of_square, i, out.data_ptr());
-        }
-      }
-    });
-  }
+  // Each thread transforms for its own squares: with few channels, to read what another core has
+  // written takes longer than to transform again.
+  torch::stable::parallel_for(0, s.squares(), 1, [&](int64_t begin, int64_t end) {
+    weight_squares(s, image.data_ptr(), positions.data_ptr(), begin, end, out.data_ptr());
+  });
   return out;
 }
 

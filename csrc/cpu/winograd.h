@@ -58,7 +58,7 @@ struct WinogradLoops {
 
   // The weight gradient, some tiles at a time: `transformed` holds the image and the positions of
   // `tiles` of them, `sums` the products of one square over all tiles so far.
-  // Tiles [begin, end) of those from `first` on.
+  // What squares [begin, end) need of the tiles from `first` on.
   void (*weight_transform)(const WinogradShape&, const void* image, const void* positions,
                            int64_t first, int64_t tiles, int64_t begin, int64_t end,
                            float* transformed);

@@ -221,17 +221,20 @@ void weight_transform(const WinogradShape& s, const T* image, const T* positions
   const Grid<const T> pixels{image, 2 * s.rows, 2 * s.columns, s.image};
   const Grid<const T> gradient{positions, s.rows, s.columns, s.positions};
   const int64_t block = transformed_block(tiles), plane = block / kNines;
-  for (int64_t t = begin; t < end; ++t) {
+  const int64_t blocks = kPhases * s.across(s.image);
+  for (int64_t t = 0; t < tiles; ++t) {
     const Place p = place_of(s, first + t);
     float* to = transformed + t * kWeightSquare;
-    for (int64_t c = 0; c < s.image; c += kWeightSquare) {
-      for (int64_t phase = 0; phase < kPhases; ++phase, to += block) {
-        input(pixels, p.sample, 2 * p.row + phase / 2 - 1, 2 * p.column + phase % 2 - 1, 2, c,
-              std::min(kWeightSquare, s.image - c), to, plane);
-      }
+    for (int64_t i = 0; i < blocks; ++i, to += block) {
+      if ((i + blocks - begin % blocks) % blocks >= end - begin) continue;
+      const Square q = square_of(s, i);
+      input(pixels, p.sample, 2 * p.row + q.phase / 2 - 1, 2 * p.column + q.phase % 2 - 1, 2, q.c,
+            q.wide, to, plane);
     }
-    for (int64_t k = 0; k < s.positions; k += kWeightSquare, to += block) {
-      spread_tile(gradient, p, k, std::min(kWeightSquare, s.positions - k), to, plane);
+    to += begin / blocks * block;
+    for (int64_t i = begin / blocks * blocks; i < end; i += blocks, to += block) {
+      const Square q = square_of(s, i);
+      spread_tile(gradient, p, q.k, q.high, to, plane);
     }
   }
 }

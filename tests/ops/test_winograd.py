@@ -34,6 +34,8 @@ def filtered_always(native: None, monkeypatch: pytest.MonkeyPatch) -> None:
         (2, 48, 80, (5, 7)),  # incomplete tiles, panels and squares
         (5, 144, 16, (4, 2)),
         (1, 16, 32, (1, 1)),
+        (9, 80, 64, (5, 5)),  # the weight's gradient: several blocks of tiles, the last one shorter
+        (270, 144, 576, (2, 2)),  # many squares: of more tiles at once, again several
     ],
 )
 def test_minimal_filtering(
@@ -67,6 +69,15 @@ def test_minimal_filtering_on_any_number_of_threads(filtered_always: None) -> No
         ]
 
     assert_same_on_any_number_of_threads(passes)
+
+
+def test_filtered_weight_gradients_on_any_number_of_threads(filtered_always: None) -> None:
+    """Threads that begin within a row of squares, with tiles in several parts."""
+    x, weight = channels_last(torch.randn(5, 80, 16, 16)), torch.randn(144, 80, 4, 4)
+    dy = channels_last(torch.randn(5, 144, 8, 8))
+    assert_same_on_any_number_of_threads(
+        lambda: [_winograd.backward_weight(dy, x, weight, HALVED)]
+    )
 
 
 def test_minimal_filtering_is_chosen(native: None, monkeypatch: pytest.MonkeyPatch) -> None:
