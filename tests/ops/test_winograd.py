@@ -75,9 +75,7 @@ def test_filtered_weight_gradients_on_any_number_of_threads(filtered_always: Non
     """Threads that begin within a row of squares, with tiles in several parts."""
     x, weight = channels_last(torch.randn(5, 80, 16, 16)), torch.randn(144, 80, 4, 4)
     dy = channels_last(torch.randn(5, 144, 8, 8))
-    assert_same_on_any_number_of_threads(
-        lambda: [_winograd.backward_weight(dy, x, weight, HALVED)]
-    )
+    assert_same_on_any_number_of_threads(lambda: [_winograd.backward_weight(dy, x, weight, HALVED)])
 
 
 def test_minimal_filtering_is_chosen(native: None, monkeypatch: pytest.MonkeyPatch) -> None:
