@@ -2,6 +2,7 @@
 
     python -m bench.zoo_table            # measures, and writes the table into docs/fusion.md
     python -m bench.zoo_table patchgan   # these rows alone
+    python -m bench.zoo_table --held-out # the second table: sizes that no choice was made on
 
 Each training pass (forward and backward, float32) runs as it is and fused, in turn within a
 process, in both layouts. Where tensors happen to lie moves a process' ratio by several percent, so
@@ -38,6 +39,13 @@ from test_zoo import inputs, relative_errors, results  # noqa: E402
 from zoo import ZOO, Model  # noqa: E402
 
 BEGIN, END = "<!-- table: python -m bench.zoo_table -->\n", "<!-- end of table -->\n"
+BEGIN_HELD_OUT = "<!-- table: python -m bench.zoo_table --held-out -->\n"
+HELD_OUT = {  # width, batch
+    "dcgan-generator": (48, 24), "dcgan-discriminator": (48, 24),
+    "torchgan-discriminator": (16, 96), "patchgan": (48, 8), "cyclegan-generator": (16, 16),
+    "srgan-discriminator": (16, 32), "esrgan-discriminator": (16, 16), "dac-bands": (24, 4),
+    "darknet-53": (16, 4), "nnunet-2d": (24, 8), "nnunet-3d": (8, 8),
+}  # fmt: skip
 OWN = "its own forward"
 PROCESSES = 5
 SECONDS = 1.2  # of timed rounds in each, for a model and layout
@@ -56,21 +64,21 @@ def training_pass(model: nn.Module, arguments: list[Tensor]) -> Callable[[], obj
     return run
 
 
-def speed(name: str, channels_last: bool) -> str:
+def speed(name: str, size: tuple[int, int], channels_last: bool) -> str:
     """original over fused, with its range; empty where the layout does not exist."""
     fresh = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=fresh, max_tasks_per_child=1) as pool:
-        first = pool.submit(ratio_here, name, channels_last).result()
+        first = pool.submit(ratio_here, name, size, channels_last).result()
         if isinstance(first, str):
             return first
-        rest = [pool.submit(ratio_here, name, channels_last) for _ in range(PROCESSES - 1)]
+        rest = [pool.submit(ratio_here, name, size, channels_last) for _ in range(PROCESSES - 1)]
         found = [first, *(float(task.result()) for task in rest)]
     return f"{median(found):.2f} ({min(found):.2f}–{max(found):.2f})"
 
 
-def ratio_here(name: str, channels_last: bool) -> float | str:
+def ratio_here(name: str, size: tuple[int, int], channels_last: bool) -> float | str:
     """original over fused in this process: the median of paired rounds. A text where none is."""
-    width, batch = SIZES[name]
+    width, batch = size
     original = ZOO[name].build(width=width)
     layout = LAYOUTS.get(max(p.dim() for p in original.parameters()))
     arguments = [torch.randn(batch, *shape) for shape in ZOO[name].inputs]
@@ -106,39 +114,61 @@ def parity(model: Model) -> str:
     return f"{max(a / max(b, 1e-7) for _, a, b in pairs):.1f}"
 
 
+def speeds(name: str, size: tuple[int, int]) -> list[str]:
+    return [speed(name, size, False), speed(name, size, True)]
+
+
 def row(name: str) -> str:
     torch.manual_seed(0)
     report = fuse(ZOO[name].build(width=ZOO[name].narrow)).fusion_report
     blocks = f"{report.fused} of {len(report)}"
-    cells = [name, blocks, parity(ZOO[name]), speed(name, False), speed(name, True)]
-    line = f"| {' | '.join(cells)} |"
-    print(line, flush=True)
-    return line
+    return line([name, blocks, parity(ZOO[name]), *speeds(name, SIZES[name])])
+
+
+def held_out_row(name: str) -> str:
+    torch.manual_seed(0)
+    return line([name, *map(str, HELD_OUT[name]), *speeds(name, HELD_OUT[name])])
+
+
+def line(cells: list[str]) -> str:
+    text = f"| {' | '.join(cells)} |"
+    print(text, flush=True)
+    return text
 
 
 HEADING = [
     "| architecture | blocks fused | error over PyTorch's | speed, contiguous | channels-last |",
     "|---|---|---|---|---|",
 ]
+HELD_OUT_HEADING = [
+    "| architecture | width | batch | speed, contiguous | channels-last |",
+    "|---|---|---|---|---|",
+]
 
 
-def main(names: list[str]) -> None:
-    unknown = [name for name in names if name not in ZOO]
+def main(arguments: list[str]) -> None:
+    held_out = "--held-out" in arguments
+    names = [name for name in arguments if name != "--held-out"]
+    known = HELD_OUT if held_out else ZOO
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise SystemExit(f"no architecture {', '.join(unknown)}; there are {', '.join(ZOO)}")
-    for name in names or ZOO:
-        put(name, row(name))
+        raise SystemExit(f"no architecture {', '.join(unknown)}; there are {', '.join(known)}")
+    for name in names or known:
+        if held_out:
+            put(name, held_out_row(name), BEGIN_HELD_OUT, HELD_OUT_HEADING)
+        else:
+            put(name, row(name), BEGIN, HEADING)
 
 
-def put(name: str, line: str) -> None:
-    """Puts a row into the table, in the order of the zoo."""
+def put(name: str, text: str, begin: str, heading: list[str]) -> None:
+    """Puts a row into a table of the page, in the order of the zoo."""
     path = ROOT / "docs" / "fusion.md"
-    before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
+    before, _, rest = path.read_text(encoding="utf-8").partition(begin)
     table, _, after = rest.partition(END)
     rows = {known.split("|")[1].strip(): known for known in table.strip().splitlines()[2:]}
-    rows[name] = line
-    lines = [*HEADING, *(rows[known] for known in ZOO if known in rows)]
-    path.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n\n{END}{after}", encoding="utf-8")
+    rows[name] = text
+    lines = [*heading, *(rows[known] for known in ZOO if known in rows)]
+    path.write_text(f"{before}{begin}\n" + "\n".join(lines) + f"\n\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
