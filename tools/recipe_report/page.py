@@ -19,8 +19,13 @@ Result = dict[str, Any]
 
 
 def render(results: dict[str, Result]) -> str:
-    head = "| recipe | updates | minutes | FID | KID | sure | classes | right | reconstruction |"
-    lines = [head, "|" + "---|" * 9, *(_row(name, found) for name, found in results.items()), ""]
+    columns = "updates | minutes | FID | KID | IS | sure | classes | right | reconstruction"
+    lines = [
+        f"| recipe | {columns} |",
+        "|" + "---|" * 10,
+        *(_row(name, found) for name, found in results.items()),
+        "",
+    ]
     for name, found in results.items():
         given = f"--data {found['data']}", f"--steps {found['steps']}", *found["flags"]
         command = " ".join(["fastgan train", name, *given])
@@ -46,6 +51,7 @@ def _row(name: str, found: Result) -> str:
         f"{found['minutes']:g}",
         cell("fid", "{:.1f}"),
         cell("kid", "{:.4f}"),
+        cell("is", "{:.2f}"),
         cell("confident", "{:.1%}"),
         cell("classes", "{:.0f}"),
         cell("accuracy", "{:.1%}"),
