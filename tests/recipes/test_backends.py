@@ -21,8 +21,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ops"))
 from along import STEPS, Results, Run, assert_along, assert_free
 
 NAMES = [recipe.name for recipe in list_recipes()]
-# The free runs that are not left to --long.
-FREE = {"digits", "cdcgan"}
 # In float64, too, starts a unit in the last place of float32 apart end 7e-5 apart (medians of six),
 # 8e-8 with a smooth function for ReLU and 2e-7 with a non-saturating loss: the kinks of ReLU set
 # two runs apart, and the hinge loss, whose slope does not fade, drives them on.
@@ -108,7 +106,5 @@ def test_steps_do_not_depend_on_the_backend(name, runs):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in CHAOTIC])
-def test_the_loss_curve_does_not_depend_on_the_backend(name, runs, request):
-    if name not in FREE and not request.config.getoption("--long"):
-        pytest.skip("only with --long")
+def test_the_loss_curve_does_not_depend_on_the_backend(name, runs):
     assert_free(*runs)
