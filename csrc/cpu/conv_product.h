@@ -56,15 +56,17 @@ constexpr std::array<int32_t, kDepth> steps() {
 constexpr auto kUnitSteps = steps<1>();
 
 // c[p][v] = (or +=) the sum over t < n of a[p][offset[t]] * b[t][v].
-struct Product {
-  const float* a[kMostRows];
+template <typename Value>
+struct ProductOf {
+  const Value* a[kMostRows];
   const int32_t* offset;
   int64_t n;
-  const float* b;
+  const Value* b;
   int64_t ldb;
   float* c;
   int64_t ldc;
 };
+using Product = ProductOf<float>;
 
 template <bool Add>
 struct Multiply {

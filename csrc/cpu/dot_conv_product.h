@@ -101,16 +101,8 @@ struct DotTile {
 
 constexpr RegisterTiles<Dot, DotTile> kDots{};
 
-// As Product of pairs: c[p][v] = (or +=) the sum over t < n of a[p][offset[t]] . b[t][v].
-struct PairProduct {
-  const uint32_t* a[kMostRows];
-  const int32_t* offset;
-  int64_t n;
-  const uint32_t* b;
-  int64_t ldb;
-  float* c;
-  int64_t ldc;
-};
+// Of pairs, whose product is a dot product.
+using PairProduct = ProductOf<uint32_t>;
 
 template <bool Add>
 struct MultiplyPairs {

@@ -67,8 +67,9 @@ void forward_pass(const Tensor& x, const Tensor& z, const Tensor& mean, const Te
   P* vars = static_cast<P*>(var.data_ptr());
   const P *weights = data_or_null<P>(weight), *biases = data_or_null<P>(bias);
   const TileLoops& loops = tile_loops();
-  const auto tile = [&](int64_t segment, int64_t index) {
+  const auto tile = [&](int64_t segment, int64_t index, bool reversed = false) {
     Tile t = tile_of(x, spec);
+    t.reversed = reversed;
     int64_t k;
     const int64_t offset = segment * plan.segment_elements() + plan.place(index, t, k);
     t.x = at(x, offset);
@@ -91,11 +92,8 @@ void forward_pass(const Tensor& x, const Tensor& z, const Tensor& mean, const Te
     }
     set_affine(w, segment, ch, m, v, weights, biases, P(spec.eps));
   });
-  for_tiles(plan, spec.segments, training, [&](int64_t s, int64_t i) {
-    Tile t = tile(s, i);
-    t.reversed = training;
-    loops.forward(t);
-  });
+  for_tiles(plan, spec.segments, training,
+            [&](int64_t s, int64_t i) { loops.forward(tile(s, i, training)); });
 }
 
 std::tuple<Tensor, Tensor, Tensor> norm_act_train(Tensor x, std::optional<Tensor> weight,
@@ -170,8 +168,9 @@ void backward_pass(const Tensor& dz, const Tensor& x, const Tensor& dx, const Te
   const int64_t channels = l.channels;
   const double n = static_cast<double>(plan.channel_count());
 
-  const auto tile = [&](int64_t segment, int64_t index) {
+  const auto tile = [&](int64_t segment, int64_t index, bool reversed = false) {
     Tile t = tile_of(x, spec);
+    t.reversed = reversed;
     int64_t k;
     const int64_t offset = segment * plan.segment_elements() + plan.place(index, t, k);
     t.x = at(x, offset);
@@ -201,11 +200,8 @@ void backward_pass(const Tensor& dz, const Tensor& x, const Tensor& dx, const Te
     });
   }
   if (need_dx) {
-    for_tiles(plan, spec.segments, reduces, [&](int64_t s, int64_t i) {
-      Tile t = tile(s, i);
-      t.reversed = reduces;
-      loops.dx(t);
-    });
+    for_tiles(plan, spec.segments, reduces,
+              [&](int64_t s, int64_t i) { loops.dx(tile(s, i, reduces)); });
   }
 }
 

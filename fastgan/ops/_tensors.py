@@ -1,4 +1,4 @@
-"""What the public ops check and prepare alike: activations, parameters and memory layout."""
+"""What the public ops check alike: activations, parameters and memory layout."""
 
 from __future__ import annotations
 
@@ -88,21 +88,6 @@ def convolution_bias(bias: Tensor | None, channels: int, x: Tensor) -> Tensor | 
     if tuple(bias.shape) != (channels,):
         raise ValueError(f"bias: expected shape ({channels},), got {tuple(bias.shape)}")
     return bias.to(stat_dtype(x))
-
-
-def prepare(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    activation: str,
-    negative_slope: float,
-    order: str,
-) -> tuple[tuple[Tensor | None, Tensor | None], tuple[int, float, bool]]:
-    """((weight, bias), (activation code, slope, act_first)), checked."""
-    check_order(order)
-    code, slope = activation_code(activation, negative_slope)
-    affine = parameter("weight", weight, x), parameter("bias", bias, x)
-    return affine, (code, slope, order == "act_norm")
 
 
 def running_pair(

@@ -10,7 +10,15 @@ from torch import Tensor
 from torch.autograd import Function
 
 from fastgan.ops import _dispatch
-from fastgan.ops._tensors import check_input, dense, prepare, running_pair, spatial_size
+from fastgan.ops._tensors import (
+    activation_code,
+    check_input,
+    check_order,
+    dense,
+    parameter,
+    running_pair,
+    spatial_size,
+)
 from fastgan.ops.norm_act import norm_act
 from fastgan.ops.reference.activation import act
 from fastgan.ops.reference.norm_act import wide
@@ -60,9 +68,10 @@ def sync_norm_act(
             average_segments=average_segments,
         )  # fmt: skip
     check_input(x)
-    (gamma, beta), (code, slope, act_first) = prepare(
-        x, weight, bias, activation, negative_slope, order
-    )
+    check_order(order)
+    code, slope = activation_code(activation, negative_slope)
+    act_first = order == "act_norm"
+    gamma, beta = parameter("weight", weight, x), parameter("bias", bias, x)
     running_pair(x, running_mean, running_var)
     if _dispatch.setting() not in ("auto", "reference"):
         raise RuntimeError(

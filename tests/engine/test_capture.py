@@ -69,19 +69,24 @@ SETTINGS = {
 }
 
 
+def assert_same_run(captured: Trainer, eager: Trainer, steps: int) -> None:
+    """After so many steps of each, from one seed."""
+    for trainer in (eager, captured):
+        torch.manual_seed(1)
+        for _ in range(steps):
+            trainer.train_step()
+    assert captured._runner._graphs
+    for name, value in all_tensors(eager).items():
+        torch.testing.assert_close(all_tensors(captured)[name], value, msg=name)
+
+
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
 class TestOnGpu:
     pytestmark = gpu
 
     def test_captured_steps_equal_eager_ones(self, settings, deterministic):
         captured, eager = (cuda_trainer(capture, steps=20, **settings) for capture in ("on", "off"))
-        for trainer in (eager, captured):
-            torch.manual_seed(1)
-            for _ in range(20):
-                trainer.train_step()
-        assert captured._runner._graphs
-        for name, value in all_tensors(eager).items():
-            torch.testing.assert_close(all_tensors(captured)[name], value, msg=name)
+        assert_same_run(captured, eager, 20)
         for name, value in eager.latest.items():
             torch.testing.assert_close(captured.latest[name], value, msg=name)
 
@@ -109,13 +114,7 @@ class TestPackedWeightsOnGpu:
         )
         eager.step_function = gan_step.__wrapped__
         with convolution_form("fused"):
-            for trainer in (eager, captured):
-                torch.manual_seed(1)
-                for _ in range(12):
-                    trainer.train_step()
-        assert captured._runner._graphs
-        for name, value in all_tensors(eager).items():
-            torch.testing.assert_close(all_tensors(captured)[name], value, msg=name)
+            assert_same_run(captured, eager, 12)
 
 
 class TestCheckpointsOnGpu:
