@@ -34,10 +34,13 @@ def test_an_empty_environment_gets_the_pinned_torch_first(
     found = iter([None, "2.13.0+cpu", "3.7.1"])
     monkeypatch.setattr(bootstrap, "installed_version", lambda *_: next(found))
     assert bootstrap.install("python", tmp_path) == 0
-    torch, tools, package = commands
+    torch, tools, package, beside = commands
     assert torch[-4:] == ["--constraint", "constraints.txt", "torch", "triton"]
     assert tools[-1].startswith("setuptools")
     assert package[-1] == ".[dev]"
+    assert beside[-5:] == [
+        "--no-deps", "--upgrade", "--target", str(tmp_path / "torch-fidelity"), "torch-fidelity",
+    ]  # fmt: skip
     assert (tmp_path / "constraints.txt").read_text() == "torch==2.13.0+cpu\ntriton==3.7.1\n"
 
 
@@ -48,7 +51,7 @@ def test_a_torch_that_stands_is_a_constraint_and_is_not_installed(
     monkeypatch.setattr(bootstrap, "installed_version", lambda _, name: versions[name])
     assert bootstrap.install("python", tmp_path) == 0
     assert not any("torch" in command for command in commands)
-    package = commands[-1]
+    package = commands[-2]
     constraint = Path(package[package.index("--constraint") + 1])
     assert constraint.read_text() == "torch==2.11.0+cu130\n"
 

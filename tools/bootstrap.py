@@ -18,6 +18,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST_PYTHON = (3, 10)
+# For tests/metrics/test_inception.py, in a folder of its own and without what it requires: the
+# index's torchvision does not import beside a torch without CUDA, nor torchmetrics beside the two.
+BESIDE = "torch-fidelity"
 
 
 def main(arguments: list[str]) -> int:
@@ -56,7 +59,8 @@ def install(python: str, folder: Path) -> int:
     versions = {name: installed_version(python, name) for name in ("torch", "triton")}
     kept.write_text("".join(f"{name}=={v}\n" for name, v in versions.items() if v))
     package = [*pip, "--constraint", str(kept.resolve()), "--no-build-isolation", "--editable"]
-    return run([*pip, "setuptools>=77"]) or run([*package, ".[dev]"])
+    beside = [*pip, "--no-deps", "--upgrade", "--target", str((folder / BESIDE).resolve())]
+    return run([*pip, "setuptools>=77"]) or run([*package, ".[dev]"]) or run([*beside, BESIDE])
 
 
 def installed_version(python: str, package: str) -> str | None:

@@ -6,11 +6,12 @@ All take features [N, D] (or logits) that a feature network gave, and compute in
 from __future__ import annotations
 
 import warnings
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from fastgan.metrics._packages import needed
 
 
 class _Given(nn.Module):
@@ -25,13 +26,8 @@ class _Given(nn.Module):
 
 
 def _torchmetrics(module: str, name: str, num_features: int, **options: Any) -> Any:
-    try:
-        # Not from torchmetrics.image, which only has them beside torch-fidelity.
-        metrics = import_module(f"torchmetrics.image.{module}")
-    except ImportError as error:
-        raise ModuleNotFoundError(
-            f"metrics need torchmetrics: pip install 'fastgan[metrics]' ({error})"
-        ) from error
+    # Not from torchmetrics.image, which only has them beside torch-fidelity.
+    metrics = needed(f"torchmetrics.image.{module}", by=name, extra="metrics")
     with warnings.catch_warnings():
         # It tells that features are kept, which docs/metrics.md does as well.
         warnings.simplefilter("ignore", UserWarning)
@@ -113,15 +109,23 @@ def kernel_distance(
 def inception_score(logits: Tensor, *, splits: int = 10, seed: int = 0) -> tuple[float, float]:
     """exp E KL(p(y|x) ‖ p(y)) of class logits [N, K], mean and deviation over splits.
 
+    The splits are random and differ in size by one image at most.
+
     Raises ValueError for fewer images than splits. Source: Salimans et al. 2016 (arXiv:1606.03498).
     """
     if len(logits) < splits:
         raise ValueError(f"is: {splits} splits need as many images at least, got {len(logits)}")
-    metric = _torchmetrics("inception", "InceptionScore", logits.shape[1], splits=splits)
-    metric.update(logits.double().cpu())
+    scores = []
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # Of one split there is no deviation.
         warnings.simplefilter("ignore", UserWarning)
         torch.manual_seed(seed)
-        mean, deviation = metric.compute()
+        shuffled = logits[torch.randperm(len(logits))]
+        # As they were published; torchmetrics' own are fewer than asked for of few images.
+        bounds = [i * len(logits) // splits for i in range(1, splits)]
+        for part in shuffled.tensor_split(bounds):
+            metric = _torchmetrics("inception", "InceptionScore", logits.shape[1], splits=1)
+            metric.update(part.double().cpu())
+            scores.append(metric.compute()[0])
+        deviation, mean = torch.std_mean(torch.stack(scores))
     return float(mean), float(deviation)

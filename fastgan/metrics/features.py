@@ -36,6 +36,7 @@ class FeatureNetwork:
         channels, image_size: of its input. Grey images are repeated for three channels; colours are
             never thrown away. Other sizes are resized, bilinear and antialiased; 0 takes any size.
         classes: whether it gives logits of classes.
+        own_resize: what the module itself does with a size that it was not made for, for print.
     """
 
     name: str
@@ -43,6 +44,7 @@ class FeatureNetwork:
     channels: int
     image_size: int
     classes: bool = True
+    own_resize: str = "none"
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -52,8 +54,9 @@ class FeatureNetwork:
     @property
     def resize(self) -> str:
         """How images are brought to its size, for print."""
-        side = f"{self.image_size}x{self.image_size}" if self.image_size else "none"
-        return side if side == "none" else f"{side} bilinear antialiased"
+        if not self.image_size:
+            return self.own_resize
+        return f"{self.image_size}x{self.image_size} bilinear antialiased"
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:

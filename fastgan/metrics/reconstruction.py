@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
+
+from fastgan.metrics._packages import needed
 
 
 class Reconstruction:
@@ -17,17 +17,10 @@ class Reconstruction:
     """
 
     def __init__(self) -> None:
-        try:
-            from torchmetrics.image import (
-                PeakSignalNoiseRatio,
-                StructuralSimilarityIndexMeasure,
-            )
-        except ImportError as error:
-            raise ModuleNotFoundError(
-                f"metrics need torchmetrics: pip install 'fastgan[metrics]' ({error})"
-            ) from error
-        self._psnr: Any = PeakSignalNoiseRatio(data_range=1.0).set_dtype(torch.float64)
-        self._ssim: Any = StructuralSimilarityIndexMeasure(data_range=1.0).set_dtype(torch.float64)
+        metrics = needed("torchmetrics.image", by="Reconstruction", extra="metrics")
+        psnr = metrics.PeakSignalNoiseRatio(data_range=1.0)
+        ssim = metrics.StructuralSimilarityIndexMeasure(data_range=1.0)
+        self._psnr, self._ssim = (m.set_dtype(torch.float64) for m in (psnr, ssim))
 
     def update(self, images: Tensor, again: Tensor) -> None:
         """ValueError for shapes that differ."""

@@ -94,6 +94,16 @@ def test_inception_score_is_the_formula():
     assert inception_score(logits, splits=1)[0] == pytest.approx(expected, rel=1e-9)
 
 
+def test_inception_score_has_the_splits_that_were_asked_for():
+    logits = torch.randn(12, 4, dtype=torch.float64)
+    p = logits.softmax(1)[torch.randperm(12, generator=torch.Generator().manual_seed(3))]
+    parts = [p[i * 12 // 5 : (i + 1) * 12 // 5] for i in range(5)]
+    assert [len(q) for q in parts] == [2, 2, 3, 2, 3]
+    scores = [math.exp((q * (q / q.mean(0)).log()).sum(1).mean().item()) for q in parts]
+    expected = (np.mean(scores), np.std(scores, ddof=1))
+    assert inception_score(logits, splits=5, seed=3) == pytest.approx(expected, rel=1e-9)
+
+
 @pytest.mark.parametrize("rows", [7, 1024])
 def test_prdc_is_the_definition(rows):
     real, fake, k = features(30, 3), features(25, 3, shift=0.8), 3

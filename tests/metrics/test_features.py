@@ -11,7 +11,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastgan.data import load
-from fastgan.metrics import FeatureNetwork, digit_accuracy, get_network, pretrained
+from fastgan.metrics import (
+    FeatureNetwork,
+    Reconstruction,
+    digit_accuracy,
+    get_network,
+    pretrained,
+)
+from fastgan.metrics.distribution import FrechetDistance
 
 
 class Pixels(nn.Module):
@@ -35,6 +42,8 @@ def test_images_are_resized_and_grey_is_repeated():
     as_they_are = FeatureNetwork("any", Pixels(), channels=1, image_size=0)
     assert as_they_are(images).features.shape == (2, 64)
     assert as_they_are.resize == "none"
+    itself = FeatureNetwork("own", Pixels(), 1, 0, own_resize="299x299 by itself")
+    assert itself.resize == "299x299 by itself"
 
 
 def test_colour_is_not_thrown_away():
@@ -109,7 +118,9 @@ def test_without_a_network_inception_says_what_to_do(tmp_path, monkeypatch):
         raise OSError("no route")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
-    with pytest.raises(OSError, match=r"could not be fetched \(no route\)\. Fetch https://.*--wei"):
+    with pytest.raises(
+        OSError, match=r"not be fetched \(no route\)\. Fetch https://.*--inception-weights"
+    ):
         get_network("inception")
 
 
@@ -122,6 +133,20 @@ def test_missing_packages_are_named(monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'fastgan\[inception\]'"):
         get_network("inception")
+
+
+def test_a_torchvision_of_another_torch_is_named(monkeypatch):
+    def fails(name: str) -> None:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr("fastgan.metrics._packages.import_module", fails)
+    monkeypatch.setattr(pretrained, "inception_weights", lambda _: Path("weights"))
+    told = r"fails \(operator torchvision::nms .* was built for torch \d+\.\d+"
+    with pytest.raises(ModuleNotFoundError, match=rf"inception needs torch_fidelity\..*{told}"):
+        get_network("inception")
+    for needs_torchmetrics in (lambda: FrechetDistance(8), Reconstruction):
+        with pytest.raises(ModuleNotFoundError, match=rf"needs torchmetrics\.image.*{told}"):
+            needs_torchmetrics()
 
 
 def test_efficientnet_gives_features_and_classes():
