@@ -93,12 +93,16 @@ Tensor run(const DotShape& s, bool transposed, const Tensor& from, const Tensor&
   struct Block {
     int64_t phase, first, last;
   };
-  std::vector<Block> blocks;
-  for (int64_t i = 0; i < (transposed ? s.phases() : 1); ++i) {
+  const auto outputs = [&](int64_t i) {
     const DotPhase phase = dot_loops().phase(s, transposed, i);
-    const int64_t outputs = s.batch * phase.rows * phase.columns;
-    for (int64_t first = 0; first < outputs; first += kBlockOutputs) {
-      blocks.push_back({i, first, std::min(outputs, first + kBlockOutputs)});
+    return s.batch * phase.rows * phase.columns;
+  };
+  // Phases of the same place, which read the same source, one after the other; the first is the largest.
+  std::vector<Block> blocks;
+  for (int64_t first = 0; first < outputs(0); first += kBlockOutputs) {
+    for (int64_t i = 0; i < (transposed ? s.phases() : 1); ++i) {
+      const int64_t last = std::min(outputs(i), first + kBlockOutputs);
+      if (first < last) blocks.push_back({i, first, last});
     }
   }
   const int64_t floats = dot_loops().scratch_floats(s, transposed, kBlockOutputs);
@@ -138,16 +142,15 @@ Tensor dot_conv_weight(Tensor image, Tensor positions, Sizes kernel, Sizes strid
                        ScalarType dtype) {
   check_tensor(image, "image");
   check_tensor(positions, "positions");
+  STD_TORCH_CHECK(image.size(0) > 0, "image: expected at least one sample");
   STD_TORCH_CHECK(image.size(0) == positions.size(0), "positions: expected the batch of image");
   const DotShape s =
       shape_of(dtype, image.size(0), {image.size(1), image.size(2), image.size(3)},
                {positions.size(1), positions.size(2), positions.size(3)}, kernel, stride, padding);
   Tensor out = empty_channels_last(image, dtype, s.positions, s.image, kernel[0], kernel[1]);
   torch::stable::parallel_for(0, s.squares(), 1, [&](int64_t begin, int64_t end) {
-    const auto room = scratch<float>(dot_loops().weight_scratch_floats(s));
-    for (int64_t i = begin; i < end; ++i) {
-      dot_loops().weight(s, image.data_ptr(), positions.data_ptr(), i, out.data_ptr(), room.get());
-    }
+    const auto room = scratch<float>(dot_loops().weight_scratch_floats(s, end - begin));
+    dot_loops().weight(s, image.data_ptr(), positions.data_ptr(), begin, end, out.data_ptr(), room.get());
   });
   return out;
 }

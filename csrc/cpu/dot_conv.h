@@ -53,10 +53,10 @@ struct DotLoops {
   // Outputs [first, last) of a phase, counted through the batch.
   void (*conv)(const DotShape&, bool transposed, const void* from, const uint32_t* packed,
                int64_t phase, int64_t first, int64_t last, void* to, float* scratch);
-  int64_t (*weight_scratch_floats)(const DotShape&);
-  // One square of the weight gradient, at the kernel's rows of one parity.
-  void (*weight)(const DotShape&, const void* image, const void* positions, int64_t square,
-                 void* out, float* scratch);
+  int64_t (*weight_scratch_floats)(const DotShape&, int64_t squares);
+  // Squares [first, last) of the weight gradient, each at the kernel's rows of one parity.
+  void (*weight)(const DotShape&, const void* image, const void* positions, int64_t first,
+                 int64_t last, void* out, float* scratch);
 };
 
 // The widest set of loops this processor runs.

@@ -3,14 +3,12 @@
 #include <cstdint>
 
 #include "dot_conv.h"
+#include "dot_conv_gradient.h"
 #include "dot_conv_product.h"
 #include "isa.h"
 
 namespace fastgan {
 namespace {
-
-constexpr int64_t kChunkPairs = 1 << 16;  // of the image in the weight gradient: half a second-level cache
-constexpr int64_t kSums = kPanel * kPanel;
 
 // ---- weights
 
@@ -164,9 +162,9 @@ DotPhase phase_of(const DotShape& s, bool transposed, int64_t phase) {
 constexpr int64_t kPointerFloats = sizeof(void*) / sizeof(float);
 
 int64_t scratch_floats(const DotShape& s, bool transposed, int64_t outputs) {
-  // Sums of a panel, a source position of zeros, and pointers: of each output one for itself and one
-  // for each tap.
-  return outputs * (kPanel + (s.taps() + 1) * kPointerFloats) + Sides(s, transposed).pairs() + 16;
+  // A source position of zeros, and pointers: of each output one for itself and one for each tap, and
+  // of the tile after the last.
+  return Sides(s, transposed).pairs() + (outputs * (s.taps() + 1) + kMostRows) * kPointerFloats;
 }
 
 // What the outputs [first, first + count) of a phase meet at each tap, and where they lie.
@@ -197,6 +195,7 @@ struct Outputs {
         }
       }
     }
+    std::fill_n(met + down.taps * along.taps * count, kMostRows, nothing);
   }
 };
 
@@ -205,173 +204,36 @@ void conv(const DotShape& s, bool transposed, const void* source, const uint32_t
   const Sides of(s, transposed);
   const Axis down(s, transposed, 0, phase / s.stride[1]), along(s, transposed, 1, phase % s.stride[1]);
   const int64_t count = last - first, taps = down.taps * along.taps;
-  float* const sums = scratch;
-  uint32_t* const nothing = reinterpret_cast<uint32_t*>(sums + count * kPanel);
+  uint32_t* const nothing = reinterpret_cast<uint32_t*>(scratch);
   std::fill(nothing, nothing + of.pairs(), 0u);
-  auto** const out = reinterpret_cast<BFloat16**>(nothing + of.pairs());
-  const auto** const met = reinterpret_cast<const uint32_t**>(nothing + of.pairs() + count * kPointerFloats);
+  uint32_t* const pointers = nothing + of.pairs();
+  auto** const out = reinterpret_cast<BFloat16**>(pointers);
+  const auto** const met = reinterpret_cast<const uint32_t**>(pointers + count * kPointerFloats);
   const Outputs outputs{count, met, out};
   outputs.find(s, transposed, down, along, first, static_cast<const uint32_t*>(source), nothing,
                static_cast<BFloat16*>(target));
   const int64_t before = taps_before(s, transposed, down.first, along.first);
-  const int64_t depth = std::min(kDepth, of.pairs()), runs = std::max<int64_t>(1, kDepth / of.pairs());
   for (int64_t panel = 0; panel < s.across(of.columns); ++panel) {
-    const int64_t columns = std::min(kPanel, of.columns - panel * kPanel);
-    if (taps == 0) std::fill(sums, sums + count * kPanel, 0.0f);
-    for (int64_t tap = 0; tap < taps; tap += runs) {
-      const uint32_t* const b = packed + (panel * s.taps() + before + tap) * of.pairs() * kPanel;
-      for (int64_t k = 0; k < of.pairs(); k += depth) {
-        const auto& products = tap + k ? kRuns<true>.of : kRuns<false>.of;
-        tiles(columns, count, [&](int64_t column, int64_t vectors, int64_t row, int64_t rows) {
-          products[vectors - 1][rows - 1](
-              {met + tap * count + row, count, std::min(runs, taps - tap), k,
-               std::min(depth, of.pairs() - k), b + k * kPanel + column, sums + row * kPanel + column});
-        });
-      }
-    }
-    for (int64_t o = 0; o < count; ++o) {
-      BFloat16* const to = out[o] + panel * kPanel;
-      for (int64_t c = 0; c < columns; c += kWidth) store(to + c, load(sums + o * kPanel + c));
-    }
+    const int64_t begin = panel * kPanel;
+    const uint32_t* const b = packed + (panel * s.taps() + before) * of.pairs() * kPanel;
+    tiles(std::min(kPanel, of.columns - begin), count,
+          [&](int64_t column, int64_t vectors, int64_t row, int64_t rows) {
+            kRuns.of[vectors - 1][rows - 1](
+                {met + row, count, taps, of.pairs(), b + column, out + row, begin + column});
+          });
   }
 }
 
 // ---- the weight gradient
 
-// What of two samples the rows [first, first + rows) of the positions meet, by the kernel's rows of
-// one parity: image rows as far apart as the stride, padded with zeros.
-struct Chunk {
-  int64_t taps, width;  // rows of the kernel; pixels of a row
-
-  Chunk(const DotShape& s, int64_t parity)
-      : taps(ceil_div(s.kernel[0] - parity, s.stride[0])),
-        width((s.columns - 1) * s.stride[1] + s.kernel[1]) {}
-
-  int64_t pairs(int64_t rows) const { return (rows + taps - 1) * width * kPanel; }
-};
-
-// Rows of the positions at once, and the pairs of samples.
-struct Chunks {
-  int64_t rows, samples;
-
-  explicit Chunks(const DotShape& s) : rows(s.rows), samples(1) {
-    const Chunk most(s, 0);
-    const int64_t room = std::max<int64_t>(1, kChunkPairs / (most.width * kPanel) - most.taps + 1);
-    rows = std::min(rows, room);
-    if (rows == s.rows) {
-      samples = std::clamp<int64_t>(kChunkPairs / most.pairs(rows), 1, ceil_div(s.batch, 2));
-    }
-  }
-};
-
-int64_t weight_scratch_floats(const DotShape& s) {
-  const Chunks by(s);
-  const Chunk most(s, 0);
-  const int64_t positions = by.samples * by.rows * s.columns;
-  return by.samples * most.pairs(by.rows) + positions * (kPanel + 2) + kPanel +
-         most.taps * s.kernel[1] * kSums + 64;
-}
-
-constexpr int64_t kPositionsAhead = 8;
-
-// `count` channels of two samples as pairs; the second sample may be missing. Those `ahead` are fetched.
-FASTGAN_HD void pair_up(const BFloat16* low, const BFloat16* high, int64_t count, int64_t ahead,
-                        uint32_t* to) {
-  constexpr int64_t line = 64 / sizeof(BFloat16);
-  for (int64_t c = 0; c < count; c += line) {
-    __builtin_prefetch(low + ahead + c);
-    if (high) __builtin_prefetch(high + ahead + c);
-  }
-  for (int64_t c = 0; c < count; c += kWidth) {
-    store_pairs(to + c, high ? interleave(low + c, high + c) : bits_as<VecU>(load(low + c)) >> 16);
-  }
-}
-
-// Channels [c, c + wide) of the image and [k, k + high) of the positions, at `taps` rows of the kernel.
-template <typename T>
-void store_square(const DotShape& s, int64_t parity, int64_t taps, int64_t c, int64_t wide, int64_t k,
-                  int64_t high, const float* sums, T* to) {
-  for (int64_t row = 0; row < high; ++row) {
-    for (int64_t i = 0; i < taps; ++i) {
-      for (int64_t j = 0; j < s.kernel[1]; ++j) {
-        const int64_t tap = (parity + i * s.stride[0]) * s.kernel[1] + j;
-        const float* const from = sums + (i * s.kernel[1] + j) * kSums + row * kPanel;
-        for (int64_t v = 0; v < wide; v += kWidth) {
-          store(to + ((k + row) * s.taps() + tap) * s.image + c + v, load(from + v));
-        }
-      }
-    }
-  }
-}
-
-void weight(const DotShape& s, const void* image, const void* positions, int64_t square, void* out,
-            float* scratch) {
-  const int64_t parity = square % s.stride[0], rest = square / s.stride[0];
-  const int64_t c = rest % s.across(s.image) * kPanel, k = rest / s.across(s.image) * kPanel;
-  const int64_t wide = std::min(kPanel, s.image - c), high = std::min(kPanel, s.positions - k);
-  const Chunks by(s);
-  const Chunk chunk(s, parity);
-  if (chunk.taps < 1) return;
-  const int64_t most = by.samples * by.rows * s.columns;
-  uint32_t* const pixels = reinterpret_cast<uint32_t*>(scratch);
-  uint32_t* const gradient = pixels + by.samples * Chunk(s, 0).pairs(by.rows);
-  int32_t* const a_at = reinterpret_cast<int32_t*>(gradient + most * kPanel);
-  int32_t* const b_at = a_at + most;
-  float* const sums = reinterpret_cast<float*>(b_at + most + (-2 * most & 15));
-  std::fill(sums, sums + chunk.taps * s.kernel[1] * kSums, 0.0f);
-  const BFloat16* const x = static_cast<const BFloat16*>(image);
-  const BFloat16* const g = static_cast<const BFloat16*>(positions);
-  const int64_t pairs = ceil_div(s.batch, 2);
-  for (int64_t pair = 0; pair < pairs; pair += by.samples) {
-    const int64_t samples = std::min(by.samples, pairs - pair);
-    for (int64_t first = 0; first < s.rows; first += by.rows) {
-      const int64_t rows = std::min(by.rows, s.rows - first), held = rows + chunk.taps - 1;
-      for (int64_t n = 0; n < samples; ++n) {
-        const int64_t one = 2 * (pair + n), other = one + 1 < s.batch ? s.height * s.width * s.image : 0;
-        for (int64_t r = 0; r < held; ++r) {
-          uint32_t* to = pixels + (n * held + r) * chunk.width * kPanel;
-          const int64_t y = (first + r) * s.stride[0] + parity - s.padding[0];
-          for (int64_t q = 0; q < chunk.width; ++q, to += kPanel) {
-            const int64_t at = q - s.padding[1];
-            if (y < 0 || y >= s.height || at < 0 || at >= s.width) {
-              std::fill(to, to + wide, 0u);
-              continue;
-            }
-            const BFloat16* const low = x + ((one * s.height + y) * s.width + at) * s.image + c;
-            pair_up(low, other ? low + other : nullptr, wide, s.stride[0] * s.width * s.image, to);
-          }
-        }
-        const int64_t next = one + 1 < s.batch ? s.rows * s.columns * s.positions : 0;
-        for (int64_t p = 0; p < rows * s.columns; ++p) {
-          const BFloat16* const low = g + ((one * s.rows + first) * s.columns + p) * s.positions + k;
-          const int64_t t = n * rows * s.columns + p;
-          pair_up(low, next ? low + next : nullptr, high, kPositionsAhead * s.positions,
-                  gradient + t * kPanel);
-          a_at[t] = static_cast<int32_t>(t * kPanel);
-          b_at[t] = static_cast<int32_t>(
-              ((n * held + p / s.columns) * chunk.width + p % s.columns * s.stride[1]) * kPanel);
-        }
-      }
-      const int64_t all = samples * rows * s.columns;
-      for (int64_t t = 0; t < all; t += kDepth) {
-        for (int64_t i = 0; i < chunk.taps; ++i) {
-          for (int64_t j = 0; j < s.kernel[1]; ++j) {
-            const uint32_t* const b = pixels + (i * chunk.width + j) * kPanel;
-            float* const c_ = sums + (i * s.kernel[1] + j) * kSums;
-            tiles(wide, high, [&](int64_t column, int64_t vectors, int64_t row, int64_t rows) {
-              kDots.of[vectors - 1][rows - 1]({gradient + row, a_at + t, b_at + t,
-                                               std::min(kDepth, all - t), b + column,
-                                               c_ + row * kPanel + column});
-            });
-          }
-        }
-      }
-    }
-  }
-  if (s.weight == Dtype::kFloat32) {
-    store_square(s, parity, chunk.taps, c, wide, k, high, sums, static_cast<float*>(out));
-  } else {
-    store_square(s, parity, chunk.taps, c, wide, k, high, sums, static_cast<BFloat16*>(out));
+void weight(const DotShape& s, const void* image, const void* positions, int64_t first, int64_t last,
+            void* out, float* scratch) {
+  const int64_t each = s.squares() / s.stride[0];  // of one parity
+  for (int64_t parity = first / each; parity * each < last; ++parity) {
+    const int64_t begin = std::max(first - parity * each, int64_t{0});
+    const int64_t end = std::min(last - parity * each, each);
+    const DotGradient gradient(s, parity, begin, end, scratch);
+    gradient.run(static_cast<const BFloat16*>(image), static_cast<const BFloat16*>(positions), out);
   }
 }
 
@@ -379,6 +241,6 @@ void weight(const DotShape& s, const void* image, const void* positions, int64_t
 
 extern const DotLoops FASTGAN_OF_ISA(kDotLoops);
 const DotLoops FASTGAN_OF_ISA(kDotLoops) = {packed_pairs, pack, phase_of, scratch_floats, conv,
-                                            weight_scratch_floats, weight};
+                                            DotGradient::scratch_floats, weight};
 
 }  // namespace fastgan

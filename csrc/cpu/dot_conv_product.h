@@ -47,15 +47,6 @@ FASTGAN_HD VecU interleave(const T* low, const T* high) {
   return bits_as<VecU>(rounded(low)) >> 16 | bits_as<VecU>(rounded(high));
 }
 
-// c[p][v] += the sum over t < n of a[a_at[t] + p] . b[b_at[t] + v], all pairs.
-struct Dot {
-  const uint32_t* a;
-  const int32_t *a_at, *b_at;
-  int64_t n;
-  const uint32_t* b;
-  float* c;
-};
-
 // One term of all sums.
 template <int P, int V, typename Left>
 FASTGAN_HD void add_dots(VecF (&sum)[P][V], const uint32_t* b, const Left& left) {
@@ -70,36 +61,30 @@ FASTGAN_HD void add_dots(VecF (&sum)[P][V], const uint32_t* b, const Left& left)
   }
 }
 
-// Has the sums of a tile added to, from what is stored or from zero, and stores them.
-template <int P, int V, typename Add>
-FASTGAN_HD void with_sums(bool stored, float* c, int64_t ldc, const Add& add) {
+// Has the sums of a tile made from zero, then calls finish(row, column, sums) for each vector of them.
+template <int P, int V, typename Add, typename Finish>
+FASTGAN_HD void with_sums(const Add& add, const Finish& finish) {
   VecF sum[P][V];
   FASTGAN_UNROLL
   for (int p = 0; p < P; ++p) {
     FASTGAN_UNROLL
-    for (int v = 0; v < V; ++v) sum[p][v] = stored ? load(c + p * ldc + v * kWidth) : VecF{};
+    for (int v = 0; v < V; ++v) sum[p][v] = VecF{};
   }
   add(sum);
   FASTGAN_UNROLL
   for (int p = 0; p < P; ++p) {
     FASTGAN_UNROLL
-    for (int v = 0; v < V; ++v) store(c + p * ldc + v * kWidth, sum[p][v]);
+    for (int v = 0; v < V; ++v) finish(p, v * kWidth, sum[p][v]);
   }
 }
 
-struct DotTile {
-  template <int P, int V>
-  static void run(const Dot& o) {
-    with_sums<P, V>(true, o.c, kPanel, [&](VecF (&sum)[P][V]) __attribute__((always_inline)) {
-      for (int64_t t = 0; t < o.n; ++t) {
-        const uint32_t* const a = o.a + o.a_at[t];
-        add_dots<P, V>(sum, o.b + o.b_at[t], [&](int p) { return a[p]; });
-      }
-    });
-  }
-};
-
-constexpr RegisterTiles<Dot, DotTile> kDots{};
+// Fetches the lines that a tile is to be written to, far apart as they are, while it is computed.
+template <int V, typename T>
+FASTGAN_HD void fetch_for_writing(const T* to) {
+  constexpr int line = 64 / sizeof(T);
+  FASTGAN_UNROLL
+  for (int c = 0; c < V * kWidth; c += line) __builtin_prefetch(to + c, 1);
+}
 
 // Of pairs, whose product is a dot product.
 using PairProduct = ProductOf<uint32_t>;
@@ -108,16 +93,21 @@ template <bool Add>
 struct MultiplyPairs {
   template <int P, int V>
   static void run(const PairProduct& o) {
-    with_sums<P, V>(Add, o.c, o.ldc, [&](VecF (&sum)[P][V]) __attribute__((always_inline)) {
-      const uint32_t* a[P];
-      FASTGAN_UNROLL
-      for (int p = 0; p < P; ++p) a[p] = o.a[p];
-      const uint32_t* b = o.b;
-      for (int64_t t = 0; t < o.n; ++t, b += o.ldb) {
-        const int64_t at = o.offset[t];
-        add_dots<P, V>(sum, b, [&](int p) { return a[p][at]; });
-      }
-    });
+    with_sums<P, V>(
+        [&](VecF (&sum)[P][V]) __attribute__((always_inline)) {
+          const uint32_t* a[P];
+          FASTGAN_UNROLL
+          for (int p = 0; p < P; ++p) a[p] = o.a[p];
+          const uint32_t* b = o.b;
+          for (int64_t t = 0; t < o.n; ++t, b += o.ldb) {
+            const int64_t at = o.offset[t];
+            add_dots<P, V>(sum, b, [&](int p) { return a[p][at]; });
+          }
+        },
+        [&](int64_t row, int64_t column, VecF sum) {
+          float* const c = o.c + row * o.ldc + column;
+          store(c, Add ? load(c) + sum : sum);
+        });
   }
 };
 
@@ -134,34 +124,83 @@ FASTGAN_HD void tiles(int64_t columns, int64_t rows, const Function& function) {
   }
 }
 
-// c[p][v] = (or +=) the sum over runs r and t < n of (a[r * next + p] + first)[t] . b[(r * n + t) * kPanel + v].
+// out[p][first + v] = the sum over runs r and t < n of a[r * next + p][t] . b[(r * n + t) * kPanel + v].
 struct Runs {
   const uint32_t* const* a;
-  int64_t next, runs, first, n;
+  int64_t next, runs, n;
   const uint32_t* b;
-  float* c;
+  BFloat16* const* out;
+  int64_t first;
 };
 
-template <bool Add>
+// Each run of a has another place in memory: while one is multiplied the next is fetched, after the
+// last the first of the tile after this one.
 struct RunsTile {
   template <int P, int V>
   static void run(const Runs& o) {
-    with_sums<P, V>(Add, o.c, kPanel, [&](VecF (&sum)[P][V]) __attribute__((always_inline)) {
-      const uint32_t* b = o.b;
-      for (int64_t r = 0; r < o.runs; ++r) {
-        const uint32_t* a[P];
-        FASTGAN_UNROLL
-        for (int p = 0; p < P; ++p) a[p] = o.a[r * o.next + p] + o.first;
-        for (int64_t t = 0; t < o.n; ++t, b += kPanel) {
-          add_dots<P, V>(sum, b, [&](int p) { return a[p][t]; });
-        }
-      }
-    });
+    FASTGAN_UNROLL
+    for (int p = 0; p < P; ++p) fetch_for_writing<V>(o.out[p] + o.first);
+    with_sums<P, V>(
+        [&](VecF (&sum)[P][V]) __attribute__((always_inline)) {
+          const uint32_t* b = o.b;
+          for (int64_t r = 0; r < o.runs; ++r) {
+            const uint32_t* const* const here = o.a + r * o.next;
+            const uint32_t* const* const ahead = r + 1 < o.runs ? here + o.next : o.a + P;
+            const uint32_t* a[P];
+            FASTGAN_UNROLL
+            for (int p = 0; p < P; ++p) a[p] = here[p];
+            for (int64_t first = 0; first < o.n; first += kLine) {
+              FASTGAN_UNROLL
+              for (int p = 0; p < P; ++p) __builtin_prefetch(ahead[p] + first);
+              const int64_t last = std::min(o.n, first + kLine);
+              for (int64_t t = first; t < last; ++t, b += kPanel) {
+                add_dots<P, V>(sum, b, [&](int p) { return a[p][t]; });
+              }
+            }
+          }
+        },
+        [&](int64_t row, int64_t column, VecF sum) { store(o.out[row] + o.first + column, sum); });
+  }
+
+ private:
+  static constexpr int64_t kLine = 64 / sizeof(uint32_t);
+};
+
+constexpr RegisterTiles<Runs, RunsTile> kRuns{};
+
+// c[p][v] = (before[p * kPanel + v] +) the sum over t < n of a[t * kPanel + p] . b[b_at[t] + v].
+struct Dots {
+  const uint32_t* a;
+  const int32_t* b_at;
+  int64_t n;
+  const uint32_t* b;
+  const float* before;
+  float* c;
+  int64_t ldc;
+};
+
+template <bool Add>
+struct DotsTile {
+  template <int P, int V>
+  static void run(const Dots& o) {
+    FASTGAN_UNROLL
+    for (int p = 0; p < P; ++p) fetch_for_writing<V>(o.c + p * o.ldc);
+    with_sums<P, V>(
+        [&](VecF (&sum)[P][V]) __attribute__((always_inline)) {
+          const uint32_t* a = o.a;
+          for (int64_t t = 0; t < o.n; ++t, a += kPanel) {
+            add_dots<P, V>(sum, o.b + o.b_at[t], [&](int p) { return a[p]; });
+          }
+        },
+        [&](int64_t row, int64_t column, VecF sum) {
+          const float* const before = o.before + row * kPanel + column;
+          store(o.c + row * o.ldc + column, Add ? load(before) + sum : sum);
+        });
   }
 };
 
 template <bool Add>
-constexpr RegisterTiles<Runs, RunsTile<Add>> kRuns{};
+constexpr RegisterTiles<Dots, DotsTile<Add>> kDots{};
 
 }  // namespace
 }  // namespace fastgan

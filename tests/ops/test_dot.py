@@ -25,7 +25,7 @@ def always(native: None, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("batch", "image", "wide", "kernel", "positions", "geometry"),
     [
-        (3, 64, 128, (4, 4), (16, 16), HALVED),  # DCGAN's: several blocks and chunks
+        (9, 64, 128, (4, 4), (16, 16), HALVED),  # DCGAN's: several blocks and chunks
         (5, 80, 144, (4, 4), (4, 4), HALVED),  # incomplete panels, a sample without a partner
         (2, 16, 48, (3, 3), (7, 9), Geometry((1, 1), (1, 1), (0, 0), False)),
         (1, 32, 16, (7, 6), (3, 2), Geometry((3, 4), (2, 0), (1, 2), False)),
@@ -70,9 +70,12 @@ def test_rows_of_a_large_image_come_in_chunks(always: None) -> None:
     check(x, weight, None, Geometry((1, 2), (2, 1), (0, 0), False), LEAKY_RELU, 1.0)
 
 
-def test_the_same_on_any_number_of_threads(always: None) -> None:
-    x, weight = torch.randn(3, 32, 22, 10).bfloat16(), torch.randn(80, 32, 4, 4).bfloat16()
-    x, dy = channels_last(x), channels_last(torch.randn(3, 80, 11, 5).bfloat16())
+@pytest.mark.parametrize(("image", "wide"), [(32, 80), (80, 32), (80, 144)])
+def test_the_same_on_any_number_of_threads(always: None, image: int, wide: int) -> None:
+    """Threads share out the weight gradient's squares: within a row of them and across rows."""
+    weight = torch.randn(wide, image, 4, 4)
+    x = channels_last(torch.randn(3, image, 22, 10).bfloat16())
+    dy = channels_last(torch.randn(3, wide, 11, 5).bfloat16())
 
     def passes() -> list[Tensor | None]:
         return [
@@ -87,9 +90,9 @@ def test_the_same_on_any_number_of_threads(always: None) -> None:
 def test_a_float32_weight_is_rounded_as_it_is_read(always: None) -> None:
     """The same bits as of the rounded weight; its gradient is not rounded."""
     weight = torch.randn(48, 80, 4, 4)
-    x = channels_last(torch.randn(3, 80, 10, 8).bfloat16())
-    dy = channels_last(torch.randn(3, 48, 5, 4).bfloat16())
-    given = HALVED, (5, 4)
+    x = channels_last(torch.randn(9, 80, 34, 32).bfloat16())
+    dy = channels_last(torch.randn(9, 48, 17, 16).bfloat16())
+    given = HALVED, (17, 16)
     for low in (weight.bfloat16(), channels_last(weight).bfloat16()):
         y, dx = _dot.forward(x, weight, *given), _dot.backward_input(dy, x, weight, HALVED)
         assert y is not None
@@ -160,3 +163,15 @@ def test_raw_checks(native: None, change: dict[str, object], match: str) -> None
             arguments[name] = tensor.to(memory_format=torch.channels_last)
     with pytest.raises(RuntimeError, match=match):
         torch.ops.fastgan_native.dot_conv(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("batch", "match"), [(0, "image: expected at least one"), (2, "positions: expected the batch")]
+)
+def test_raw_checks_of_the_weight_gradient(native: None, batch: int, match: str) -> None:
+    image = channels_last(torch.zeros(batch, 16, 8, 8).bfloat16())
+    positions = channels_last(torch.zeros(batch // 2, 16, 4, 4).bfloat16())
+    with pytest.raises(RuntimeError, match=match):
+        torch.ops.fastgan_native.dot_conv_weight(
+            image, positions, [4, 4], [2, 2], [1, 1], torch.float32
+        )
