@@ -19,7 +19,7 @@ Tile tile_of(const Tensor& x, int64_t activation, double slope) {
   Tile t{};
   t.dtype = dtype_of(x);
   t.activation = static_cast<int>(activation);
-  t.blocked = is_blocked(x);
+  set_writing(x, t);
   t.slope = slope;
   return t;
 }

@@ -22,7 +22,7 @@ Tile tile_of(const Tensor& x, const Spec& spec) {
   t.dtype = dtype_of(x);
   t.activation = spec.activation;
   t.act_first = spec.act_first;
-  t.blocked = is_blocked(x);
+  set_writing(x, t);
   t.slope = spec.slope;
   return t;
 }

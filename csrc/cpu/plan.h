@@ -82,6 +82,10 @@ constexpr int64_t kMinColumns = 256;
 // fetching such a walk of writes disturbs more than it saves.
 constexpr int64_t kBlockedBytes = int64_t{4} << 20;
 
+// From this size on a tensor is written past the caches: beside what it is made from it does not fit the
+// last one, which would read its memory first and have dropped most of it before it is read.
+constexpr int64_t kStreamedBytes = int64_t{16} << 20;
+
 // Tiles of one segment, numbered in the order of memory: the processor's prefetching wants long runs,
 // and walking one group of channels at a time is several times slower, cached or not.
 //
@@ -128,6 +132,8 @@ class Plan {
     t.size = layout.size;
     t.begin = p * piece;
     t.end = std::min(layout.size, t.begin + piece);
+    t.streamed &= segment_elements() % kColumnQuantum == 0 &&
+                  (layout.columns || (t.begin % kColumnQuantum == 0 && t.size % kColumnQuantum == 0));
     return row_tile * rows_per_tile * (layout.columns ? period : layout.channels * layout.size);
   }
 
@@ -170,8 +176,11 @@ Scratch<P> scratch(int64_t n) {
   return Scratch<P>(static_cast<P*>(take(sizeof(P) * static_cast<size_t>(n))));
 }
 
-inline bool is_blocked(const Tensor& x) {
-  return x.numel() * static_cast<int64_t>(x.element_size()) <= kBlockedBytes;
+// Sets how the tiles of a tensor like x are written.
+inline void set_writing(const Tensor& x, Tile& t) {
+  const int64_t bytes = x.numel() * static_cast<int64_t>(x.element_size());
+  t.blocked = bytes <= kBlockedBytes;
+  t.streamed = bytes >= kStreamedBytes;
 }
 
 template <typename P>

@@ -40,15 +40,17 @@ FASTGAN_HD V data(const T* p, Part part) {
 }
 
 template <typename V, typename T>
-FASTGAN_HD void put_data(T* p, V v, Whole) {
+FASTGAN_HD void put_data(T* p, V v, Whole, bool streamed = false) {
   if constexpr (std::is_same_v<V, AccOf<T>>) {
     store1(p, v);
+  } else if (streamed) {
+    stream(p, v);
   } else {
     store(p, v);
   }
 }
 template <typename V, typename T>
-FASTGAN_HD void put_data(T* p, V v, Part part) {
+FASTGAN_HD void put_data(T* p, V v, Part part, bool = false) {
   store(p, v, part.lanes);
 }
 
@@ -173,11 +175,12 @@ struct Pass {
   T* out;
   const P *mean, *scale, *bias, *k0, *k1;
   P slope;
+  bool streamed;
 
   explicit Pass(const Tile& t)
       : x(as<T>(t.x)), dz(as<T>(t.dz)), out(static_cast<T*>(t.out)), mean(as<P>(t.mean)),
         scale(as<P>(t.scale)), bias(as<P>(t.bias)), k0(as<P>(t.k0)), k1(as<P>(t.k1)),
-        slope(P(t.slope)) {}
+        slope(P(t.slope)), streamed(t.streamed) {}
 
   template <typename V>
   FASTGAN_HD auto at(int64_t j) const {
@@ -217,13 +220,14 @@ struct ForwardElement : Pass<T, Planes, false> {
   FASTGAN_HD void put(int64_t offset, const K& k, V, Lanes lanes) const {
     const V z = norm_act_element<A, F>(data<V>(this->x + offset, lanes), k.mean, k.scale, k.bias,
                                        this->slope);
-    put_data(this->out + offset, z, lanes);
+    put_data(this->out + offset, z, lanes, this->streamed);
   }
 };
 
 template <typename T, int A, bool F, bool Planes>
 void forward(const Tile& t) {
   transform<T, Planes>(t, ForwardElement<T, A, F, Planes>(t));
+  if (t.streamed) end_stream();
 }
 
 template <typename T, int A, bool F, bool Planes>
@@ -234,7 +238,7 @@ struct EvalGradient : Pass<T, Planes, true> {
     const V dx = norm_act_dx_eval<A, F>(data<V>(this->dz + offset, lanes),
                                         data<V>(this->x + offset, lanes), k.mean, k.scale, k.bias,
                                         this->slope);
-    put_data(this->out + offset, dx, lanes);
+    put_data(this->out + offset, dx, lanes, this->streamed);
   }
 };
 
@@ -253,7 +257,7 @@ struct TrainGradient : Pass<T, Planes, true> {
     const V dx = norm_act_dx<A, F>(data<V>(this->dz + offset, lanes),
                                    data<V>(this->x + offset, lanes), k.mean, k.scale, k.bias, k.k0,
                                    k.k1, this->slope);
-    put_data(this->out + offset, dx, lanes);
+    put_data(this->out + offset, dx, lanes, this->streamed);
   }
 };
 
@@ -264,6 +268,7 @@ void dx(const Tile& t) {
   } else {
     transform<T, Planes>(t, TrainGradient<T, A, F, Planes>(t));
   }
+  if (t.streamed) end_stream();
 }
 
 // x holds the output; what is summed is put, too.

@@ -23,6 +23,7 @@ struct Tile {
   bool planes;
   bool blocked;   // columns are written down blocks of rows, not along each row
   bool reversed;  // the tiles before this one come next
+  bool streamed;  // whole vectors are written past the caches; they lie on multiples of their size
   double slope;
 
   const void* x;

@@ -168,6 +168,37 @@ FASTGAN_HD void store(Half* p, VecF v) {
 #endif
 }
 
+// ---- past the caches
+
+// Writes a whole vector to memory aligned to its size, without a cache's reading that memory first.
+template <typename T>
+FASTGAN_HD void stream(T* p, VecOf<T> v) {
+#if defined(__AVX2__)
+  struct {
+    T of[kLanes<T>];
+  } whole;
+  store(whole.of, v);
+  if constexpr (sizeof whole == 16) {
+    _mm_stream_si128(reinterpret_cast<__m128i*>(p), bits_as<__m128i>(whole));
+  } else if constexpr (sizeof whole == 32) {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), bits_as<__m256i>(whole));
+  } else {
+#if defined(__AVX512F__)
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(p), bits_as<__m512i>(whole));
+#endif
+  }
+#else
+  store(p, v);
+#endif
+}
+
+// What was streamed comes before what this thread writes next.
+FASTGAN_HD void end_stream() {
+#if defined(__AVX2__)
+  _mm_sfence();
+#endif
+}
+
 // ---- the first n lanes of a vector, n less than it has
 
 // Copies n elements to or from a whole vector's memory; to it with zeros behind them.

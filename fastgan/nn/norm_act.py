@@ -81,19 +81,16 @@ class _BatchNormAct(_Activated, nn.modules.batchnorm._BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)
         norm = batch_norm(self, self.segments)
-        options: dict[str, Any] = {
-            "activation": self.activation,
-            "negative_slope": self.negative_slope,
-            "segments": norm.segments,
-            "order": self.order,
-            "average_segments": norm.average_segments,
-        }
         if self.sync and self.training:
             return sync_norm_act(
-                input, norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.momentum,
-                norm.eps, process_group=self.process_group, **options,
+                input, *norm[:4], norm.momentum, norm.eps, process_group=self.process_group,
+                activation=self.activation, negative_slope=self.negative_slope,
+                segments=norm.segments, order=self.order, average_segments=norm.average_segments,
             )  # fmt: skip
-        return norm_act(input, *norm[:7], **options)
+        return norm_act(
+            input, *norm[:7], activation=self.activation, negative_slope=self.negative_slope,
+            segments=norm.segments, order=self.order, average_segments=norm.average_segments,
+        )  # fmt: skip
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, sync=True" if self.sync else super().extra_repr()
@@ -109,23 +106,31 @@ class _BatchNormAct(_Activated, nn.modules.batchnorm._BatchNorm):
 
 def batch_norm(layer: nn.modules.batchnorm._BatchNorm, segments: int) -> Norm:
     """The arguments of a call of any batch norm layer; counts the batch as the layer would."""
-    running = layer.running_mean, layer.running_var  # read once: a module's lookups are slow
+    buffers, parameters = layer._buffers, layer._parameters
+    running = _held(layer, buffers, "running_mean"), _held(layer, buffers, "running_var")
     tracked = running[0] is not None
     by_batch = layer.training or not tracked
     moves = layer.training and layer.track_running_stats and tracked
     momentum, average = layer.momentum, False
-    if moves and layer.num_batches_tracked is not None:
-        layer.num_batches_tracked.add_(segments)
-        if momentum is None:
-            # The mean of all batches so far, in which this call's segments weigh one each.
-            momentum, average = segments / float(layer.num_batches_tracked), True
+    if moves:
+        batches = _held(layer, buffers, "num_batches_tracked")
+        if batches is not None:
+            batches.add_(segments)
+            if momentum is None:
+                # The mean of all batches so far, in which this call's segments weigh one each.
+                momentum, average = segments / float(batches), True
     if momentum is None:
         momentum = 0.0
     if by_batch and not moves:
         running = None, None
-    return Norm(
-        *running, layer.weight, layer.bias, by_batch, momentum, layer.eps, segments, average
-    )
+    affine = _held(layer, parameters, "weight"), _held(layer, parameters, "bias")
+    return Norm(*running, *affine, by_batch, momentum, layer.eps, segments, average)
+
+
+def _held(layer: nn.Module, held: dict[str, Any], name: str) -> Tensor | None:
+    """`layer.name`, past a module's slow lookup where `held` has it, as it has no parametrized one."""
+    found: Tensor | None = held[name] if name in held else getattr(layer, name)
+    return found
 
 
 class BatchNormAct1d(_BatchNormAct, nn.BatchNorm1d):

@@ -20,7 +20,7 @@ from fastgan.ops._setting import Setting
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 _PREFERENCE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
+_PLAIN = frozenset((torch.Tensor, torch.nn.Parameter))
 
 # (device type, dtype) -> (backend, {backend passed over: why}) of every automatic choice so far.
 choices: dict[tuple[str, torch.dtype], tuple[str, dict[str, str]]] = {}

@@ -65,7 +65,6 @@ def norm_act(
 
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167; Chan, Golub and LeVeque 1979 for the merging.
     """
-    check_input(x)
     check_order(order)
     code, slope = activation_code(activation, negative_slope)
     spec = eps, code, slope, segments if training else 1, order == "act_norm"
@@ -75,6 +74,7 @@ def norm_act(
         z = _norm_act_eager.in_cpp(x, *given, training, momentum, spec, average_segments, backend)
         if z is not None:
             return z
+    check_input(x)
     affine = parameter("weight", weight, x), parameter("bias", bias, x)
     running = running_pair(x, running_mean, running_var)
     if not training:

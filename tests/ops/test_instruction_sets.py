@@ -36,7 +36,16 @@ def results() -> list[Tensor]:
         found.append(bias_act(hard.repeat(4).reshape(1, 1, 32).to(dtype), activation="identity"))
         scaled = hard.repeat(4).reshape(1, 32, 1).to(dtype)
         found.append(bias_act(scaled, torch.full((32,), 1e-3), activation="identity"))
-    return found + thin_results() + filtered_results() + dot_results() + gathered()
+    return found + streamed() + thin_results() + filtered_results() + dot_results() + gathered()
+
+
+def streamed() -> list[Tensor]:
+    """Some elements of outputs that are large enough to be written past the caches."""
+    found = []
+    for dtype in DTYPES:
+        x = torch.randn((16 << 20) // (64 * 32 * dtype.itemsize), 64, 32).to(dtype)
+        found.append(norm_act(x, None, None, training=True).flatten()[::4099].clone())
+    return found
 
 
 def gathered() -> list[Tensor]:
