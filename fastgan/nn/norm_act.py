@@ -128,7 +128,7 @@ def batch_norm(layer: nn.modules.batchnorm._BatchNorm, segments: int) -> Norm:
 
 
 def _held(layer: nn.Module, held: dict[str, Any], name: str) -> Tensor | None:
-    """`layer.name`, past a module's slow lookup where `held` has it, as it has no parametrized one."""
+    """`layer.name`, past a module's slow lookup unless it is parametrized: `held` lacks it then."""
     found: Tensor | None = held[name] if name in held else getattr(layer, name)
     return found
 
