@@ -130,6 +130,7 @@ def record(ratios: Ratios, path: Path = HISTORY) -> None:
         "commit": known["commit"][:12],
         "torch": known["versions"]["torch"],
         "processor": known["machine"]["name"],
+        "family": known["machine"]["family"],
         "instructions": known["machine"]["instructions"],
         "ratios": {name: round(value, 3) for name, value in ratios.items()},
     }

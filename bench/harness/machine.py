@@ -40,8 +40,11 @@ def describe(device: str = "cpu") -> dict[str, Any]:
 
 
 def processor() -> dict[str, Any]:
+    known = _cpuinfo()
     return {
-        "name": _model_name(),
+        "name": known.get("model name") or platform.processor() or platform.machine(),
+        # Virtual machines often name no model: the family then tells Zen 4 (25) from Zen 5 (26).
+        "family": known.get("cpu family"),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": len(os.sched_getaffinity(0)),
         "cache_mib": round(last_level_cache("cpu") / 2**20, 1),
@@ -86,29 +89,39 @@ def equal_settings() -> None:
     torch.backends.cudnn.benchmark = True
 
 
+def named(known: dict[str, Any]) -> str:
+    """A processor or GPU, as `describe` tells of it, by what sets it apart from others."""
+    if "sm" in known:
+        return f"{known['name']} (sm_{known['sm']})"
+    family = f"family {known['family']}, " if known.get("family") else ""
+    return f"{known['name']} ({family}{known['cores']} cores, {known['instructions']})"
+
+
 def in_words(run: dict[str, Any]) -> str:
     """The machine and the settings of a run, as a table is read with them."""
-    known, what = run["machine"], run["settings"]
-    of_cuda = "sm" in known
-    where = f"sm_{known['sm']}" if of_cuda else f"{known['cores']} cores, {known['instructions']}"
+    what = run["settings"]
     tf32 = what["tf32_matmul"] or what["tf32_cudnn"]
     words = [
-        f"{known['name']} ({where})",
+        named(run["machine"]),
         f"torch {run['versions']['torch']}",
         f"{what['threads']} {'thread' if what['threads'] == 1 else 'threads'}",
         f"TF32 {'on' if tf32 else 'off'}",
     ]
-    if of_cuda:
+    if "sm" in run["machine"]:
         words.append(f"cuDNN autotune {'on' if what['cudnn_autotune'] else 'off'}")
     kept = [f"{k}={v}" for k, v in what["environment"].items() if k in _ALLOCATORS or "MALLOC" in k]
     return ", ".join([*words, f"allocator {' '.join(kept) or 'default'}"])
 
 
 def slug(device: str = "cpu") -> str:
-    """A name for files: the machine's, with its cores for a CPU."""
-    known = gpu() if device == "cuda" else processor()
-    name = re.sub(r"[^a-z0-9]+", "-", known["name"].lower()).strip("-")
-    return name if device == "cuda" else f"{name}-{known['instructions'].lower()}"
+    """A name for files: the GPU's, or the processor's with its family and instruction set."""
+    if device == "cuda":
+        words = [gpu()["name"]]
+    else:
+        known = processor()
+        family = [f"family {known['family']}"] if known["family"] else []
+        words = [known["name"], *family, known["instructions"]]
+    return re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower()).strip("-")
 
 
 def last_level_cache(device: str) -> int:
@@ -167,13 +180,13 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _model_name() -> str:
+def _cpuinfo() -> dict[str, str]:
+    """What Linux tells of the first processor; nothing elsewhere."""
     try:
-        text = Path("/proc/cpuinfo").read_text()
+        first, *_ = Path("/proc/cpuinfo").read_text().split("\n\n")
     except OSError:
-        return platform.processor() or platform.machine()
-    found = re.search(r"model name\s*:\s*(.+)", text)
-    return found[1].strip() if found else platform.machine()
+        return {}
+    return dict(re.findall(r"^(.+?)\s*:[ \t]*(.*)$", first, re.MULTILINE))
 
 
 def _git(*arguments: str) -> str:

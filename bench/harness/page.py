@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.harness import plots, results
-from bench.harness.machine import ROOT, in_words
+from bench.harness.machine import ROOT, in_words, named
 from bench.harness.results import Row
 from bench.paired import geometric_mean
 
@@ -50,9 +50,21 @@ def made(page: str, runs: Sequence[Run]) -> str:
         name = match[2]
         if name not in REGIONS:
             raise ValueError(f"{PAGE.name}: unknown region {name!r}: {', '.join(REGIONS)}")
-        return f"{match[1]}\n{REGIONS[name](runs)}\n\n{match[3]}"
+        return f"{match[1]}\n{_region(name, runs)}\n\n{match[3]}"
 
     return _REGION.sub(fill, page)
+
+
+def _region(name: str, runs: Sequence[Run]) -> str:
+    """What a region holds: tables of its own for each machine where there are several."""
+    make = REGIONS[name]
+    if make is machines:
+        return make(runs)
+    by_folder = [[r for r in runs if r.folder == folder] for folder in {r.folder: 0 for r in runs}]
+    found = [(of, text) for of in by_folder if (text := make(of)) != make([])]
+    if len(found) < 2:
+        return found[0][1] if found else make([])
+    return "\n\n".join(f"{named(of[0].run['machine'])}:\n\n{text}" for of, text in found)
 
 
 def machines(runs: Sequence[Run]) -> str:

@@ -60,6 +60,19 @@ def test_its_pictures_are_there_and_small():
         assert 0 < (page.PICTURES / name).stat().st_size < 100_000, name
 
 
+def test_each_machine_has_tables_of_its_own(folder):
+    marks = "<!-- made: layers -->\n<!-- end -->\n"
+    alone = page.made(marks, page.committed(folder))
+    other = {**RUN, "machine": {**RUN["machine"], "family": "25"}}
+    results.write(folder / "cpu-family-25-avx2" / "norm_act.jsonl", other, rows())
+    both = page.made(marks, page.committed(folder))
+    assert "(2 cores" not in alone
+    assert both.index("CPU (2 cores, AVX2):") < both.index("CPU (family 25, 2 cores, AVX2):")
+    assert both.count("| norm_act |") == 2 * alone.count("| norm_act |") == 2
+    for name in ("cpu-avx2", "cpu-family-25-avx2"):
+        assert f"pictures/bench-{name}-norm_act-ratios.svg" in both
+
+
 def test_tables_hold_what_was_measured_and_what_was_left_out(folder):
     (run,) = runs = page.committed(folder)  # not what stands in local/
     assert run.folder == "cpu-avx2"

@@ -40,6 +40,15 @@ def test_what_was_measured_is_on_disk_at_once(session):
     assert "allocator" in machine.in_words(run)
 
 
+def test_the_processor_s_family_is_part_of_its_name(monkeypatch):
+    told = {"model name": "AMD EPYC", "cpu family": "25"}
+    monkeypatch.setattr(machine, "_cpuinfo", lambda: told)
+    assert machine.slug().startswith("amd-epyc-family-25-")
+    assert machine.named(machine.processor()).startswith("AMD EPYC (family 25, ")
+    monkeypatch.setattr(machine, "_cpuinfo", dict)
+    assert "family" not in machine.slug() + machine.named(machine.processor())
+
+
 def test_a_cut_run_is_continued_and_keeps_what_it_had(session, tmp_path):
     session.measurement("m", CASE, workload)
     late = Session(tmp_path, quick=True, deadline=time.monotonic() - 1)
