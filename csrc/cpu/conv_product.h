@@ -4,7 +4,6 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
 #include <utility>
 
@@ -45,15 +44,6 @@ struct RegisterTiles {
 };
 
 constexpr int64_t kDepth = 128;  // terms at once: with a panel they fill most of a first-level cache
-
-// 0, 1, 2, ..., times a step.
-template <int64_t step>
-constexpr std::array<int32_t, kDepth> steps() {
-  std::array<int32_t, kDepth> of{};
-  for (int64_t t = 0; t < kDepth; ++t) of[t] = static_cast<int32_t>(t * step);
-  return of;
-}
-constexpr auto kUnitSteps = steps<1>();
 
 // c[p][v] = (or +=) the sum over t < n of a[p][offset[t]] * b[t][v].
 template <typename Value>

@@ -8,6 +8,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "walk.h"
 #include "winograd.h"
@@ -17,9 +18,46 @@ namespace {
 
 // Tiles at once: as many as make reading the weights cheap beside multiplying with them.
 constexpr int64_t kBlockTiles = 66;
-// And of the weight gradient: so many stay near, transformed; but where the sums of all squares do not,
-// as many as make reading and writing them cheap beside the products.
-constexpr int64_t kWeightTiles = 64, kMostWeightTiles = 256, kNearSquares = 32;
+// And of the weight gradient: as many as make reading and writing the sums cheap beside the products, but
+// where there are many sums, more.
+constexpr int64_t kWeightTiles = 128, kMostWeightTiles = 256, kNearSquares = 32;
+
+// Transforming a tile takes as long as its products with so many channels, and packing the weights of a
+// channel as its products with so many tiles.
+constexpr int64_t kTransformTime = 8, kPackTime = 16;
+// Channels are cut at multiples of this: whole panels, whatever the instruction set.
+constexpr int64_t kCutChannels = 64;
+
+int64_t ceil_div(int64_t n, int64_t by) { return (n + by - 1) / by; }
+
+// All outputs in parts: of the tiles `down`, of the channels `across`.
+struct Cut {
+  int64_t tiles, channels, down, across;
+
+  int64_t column(int64_t i) const {
+    return std::min(channels, ceil_div(channels, kCutChannels) * i / across * kCutChannels);
+  }
+  WinogradPart part(int64_t i) const {
+    const int64_t row = i / across, at = i % across;
+    return {tiles * row / down, tiles * (row + 1) / down, column(at), column(at + 1)};
+  }
+};
+
+// A part for each thread, such that they end soonest. Each transforms for itself what it reads, of the
+// weights and of the image or the positions: to write where another core has read takes longer.
+Cut cut_of(int64_t tiles, int64_t channels) {
+  const int64_t threads = static_cast<int64_t>(torch::stable::get_num_threads());
+  const int64_t panels = ceil_div(channels, kCutChannels);
+  Cut best{};
+  int64_t least = std::numeric_limits<int64_t>::max();
+  for (int64_t across = 1; across <= std::min(threads, panels); ++across) {
+    const int64_t down = std::min(threads / across, tiles);
+    const int64_t most = std::min(channels, ceil_div(panels, across) * kCutChannels);
+    const int64_t time = (ceil_div(tiles, down) + kPackTime) * (most + kTransformTime);
+    if (time < least) least = time, best = {tiles, channels, down, across};
+  }
+  return best;
+}
 
 void check_tensor(const Tensor& x, const char* name, int64_t parity) {
   STD_TORCH_CHECK(x.dim() == 4, name, ": expected (N, C, H, W), got ", x.dim(), " dimensions");
@@ -36,6 +74,7 @@ WinogradShape shape_of(const Tensor& x, int64_t rows, int64_t columns, int64_t p
                        int64_t image) {
   const Dtype dtype = dtype_of(x);
   STD_TORCH_CHECK(dtype != Dtype::kFloat64, "x: expected float32, bfloat16 or float16");
+  STD_TORCH_CHECK(x.size(0) > 0, "x: expected at least one sample");
   return {dtype, x.size(0), rows, columns, positions, image};
 }
 
@@ -47,29 +86,31 @@ void check_weight(const Tensor& weight, const Tensor& x, int64_t own) {
                   "weight: expected (positions, image, 4, 4) of x's dtype and channels");
 }
 
-// The transformed weights, which are several times the weights.
-const float* pack(const WinogradShape& s, bool transposed, const Tensor& weight) {
+// The transformed weights of a part, which are several times its weights.
+const float* packed_weights(const WinogradShape& s, bool transposed, const Tensor& weight,
+                            const WinogradPart& part) {
   thread_local KeptScratch<float> kept;
-  float* const packed = kept.at_least(winograd_loops().packed_floats(s, transposed));
-  const int64_t work = kProductsOfTile * kPhases * kWinogradChannels * s.image;
-  torch::stable::parallel_for(0, s.positions / kWinogradChannels, grain(work),
-                              [&](int64_t begin, int64_t end) {
-                                winograd_loops().pack(s, transposed, weight.data_ptr(), begin, end,
-                                                      packed);
-                              });
+  const int64_t floats = winograd_loops().packed_floats(s, transposed, part.channels());
+  float* const packed = kept.at_least(floats);
+  winograd_loops().pack(s, transposed, weight.data_ptr(), part, packed);
   return packed;
 }
 
-// Calls function(first tile, last tile, scratch) for all, in blocks.
-template <typename Function>
-void for_blocks(const WinogradShape& s, bool transposed, const Function& function) {
-  const int64_t tiles = s.tiles(), threads = static_cast<int64_t>(torch::stable::get_num_threads());
-  const int64_t block = std::clamp<int64_t>((tiles + threads - 1) / threads, 1, kBlockTiles);
-  const int64_t blocks = (tiles + block - 1) / block;
-  torch::stable::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
-    const auto floats = scratch<float>(winograd_loops().scratch_floats(s, transposed, block));
+// Calls run(packed weights, part, scratch) for all outputs, a block of tiles at a time.
+template <typename Run>
+void for_parts(const WinogradShape& s, bool transposed, const Tensor& weight, const Run& run) {
+  const Cut cut = cut_of(s.tiles(), transposed ? s.image : s.positions);
+  torch::stable::parallel_for(0, cut.down * cut.across, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      function(i * block, std::min(tiles, (i + 1) * block), floats.get());
+      const WinogradPart all = cut.part(i);
+      const float* const packed = packed_weights(s, transposed, weight, all);
+      const int64_t block = ceil_div(all.tiles(), ceil_div(all.tiles(), kBlockTiles));
+      WinogradPart part{all.first, all.first + block, all.begin, all.end};
+      const auto floats = scratch<float>(winograd_loops().scratch_floats(s, transposed, part));
+      for (; part.first < all.last; part.first += block) {
+        part.last = std::min(all.last, part.first + block);
+        run(packed, part, floats.get());
+      }
     }
   });
 }
@@ -80,9 +121,8 @@ Tensor winograd_conv(Tensor image, Tensor weight) {
   const WinogradShape s =
       shape_of(image, image.size(2) / 2, image.size(3) / 2, weight.size(0), image.size(1));
   Tensor out = empty_channels_last(image, s.batch, s.positions, s.rows, s.columns);
-  const float* packed = pack(s, false, weight);
-  for_blocks(s, false, [&](int64_t first, int64_t last, float* floats) {
-    winograd_loops().conv(s, image.data_ptr(), packed, first, last, out.data_ptr(), floats);
+  for_parts(s, false, weight, [&](const float* packed, const WinogradPart& part, float* floats) {
+    winograd_loops().conv(s, image.data_ptr(), packed, part, out.data_ptr(), floats);
   });
   return out;
 }
@@ -93,10 +133,8 @@ Tensor winograd_conv_transpose(Tensor positions, Tensor weight) {
   const WinogradShape s =
       shape_of(positions, positions.size(2), positions.size(3), positions.size(1), weight.size(1));
   Tensor out = empty_channels_last(positions, s.batch, s.image, 2 * s.rows, 2 * s.columns);
-  const float* packed = pack(s, true, weight);
-  for_blocks(s, true, [&](int64_t first, int64_t last, float* floats) {
-    winograd_loops().conv_transpose(s, positions.data_ptr(), packed, first, last, out.data_ptr(),
-                                    floats);
+  for_parts(s, true, weight, [&](const float* packed, const WinogradPart& part, float* floats) {
+    winograd_loops().conv_transpose(s, positions.data_ptr(), packed, part, out.data_ptr(), floats);
   });
   return out;
 }
@@ -106,10 +144,9 @@ void weight_squares(const WinogradShape& s, const void* image, const void* posit
                     int64_t end, void* out) {
   thread_local KeptScratch<float> kept_transformed, kept_sums;
   const int64_t at_once = s.squares() > kNearSquares ? kMostWeightTiles : kWeightTiles;
-  const int64_t parts = (s.tiles() + at_once - 1) / at_once;
-  const int64_t most = (s.tiles() + parts - 1) / parts;
+  const int64_t most = ceil_div(s.tiles(), ceil_div(s.tiles(), at_once));
   // With all tiles at once no sum waits for more.
-  const int64_t each = winograd_loops().sums_floats(), step = parts > 1 ? each : 0;
+  const int64_t each = winograd_loops().sums_floats(), step = most < s.tiles() ? each : 0;
   float* const transformed = kept_transformed.at_least(winograd_loops().transformed_floats(s, most));
   float* const sums = kept_sums.at_least(each + (end - begin - 1) * step);
   for (int64_t first = 0; first < s.tiles(); first += most) {

@@ -20,7 +20,7 @@
 namespace fastgan {
 
 constexpr int64_t kProductsOfTile = 9;
-constexpr int64_t kPhases = 4;
+constexpr int64_t kPhases = 4, kTaps = 16;
 // Channels of either tensor come in multiples of this, the widest vector.
 constexpr int64_t kWinogradChannels = 16;
 // The weight gradient is made in squares of so many channels of the image and of the positions.
@@ -39,22 +39,28 @@ struct WinogradShape {
   static int64_t across(int64_t channels) { return (channels + kWeightSquare - 1) / kWeightSquare; }
 };
 
+// Some of the outputs: tiles [first, last) of all, channels [begin, end).
+struct WinogradPart {
+  int64_t first, last, begin, end;
+
+  int64_t tiles() const { return last - first; }
+  int64_t channels() const { return end - begin; }
+};
+
 // Weights are (positions, 4, 4, image) in memory. `packed` holds the 9 transformed weights of all
-// phases; `packed_floats` and the scratch of a call are sizes in floats.
+// phases for the channels of a part; `packed_floats` and the scratch of a call are sizes in floats.
 struct WinogradLoops {
-  int64_t (*packed_floats)(const WinogradShape&, bool transposed);
-  int64_t (*scratch_floats)(const WinogradShape&, bool transposed, int64_t tiles);
+  int64_t (*packed_floats)(const WinogradShape&, bool transposed, int64_t channels);
+  int64_t (*scratch_floats)(const WinogradShape&, bool transposed, const WinogradPart&);
   int64_t (*transformed_floats)(const WinogradShape&, int64_t tiles);
   int64_t (*sums_floats)();
 
-  // Pieces [first, last) of the positions' channels, kWinogradChannels each.
-  void (*pack)(const WinogradShape&, bool transposed, const void* weight, int64_t first,
-               int64_t last, float* packed);
-  // Tiles [first, last) of all.
-  void (*conv)(const WinogradShape&, const void* image, const float* packed, int64_t first,
-               int64_t last, void* positions, float* scratch);
+  void (*pack)(const WinogradShape&, bool transposed, const void* weight, const WinogradPart&,
+               float* packed);
+  void (*conv)(const WinogradShape&, const void* image, const float* packed, const WinogradPart&,
+               void* positions, float* scratch);
   void (*conv_transpose)(const WinogradShape&, const void* positions, const float* packed,
-                         int64_t first, int64_t last, void* image, float* scratch);
+                         const WinogradPart&, void* image, float* scratch);
 
   // The weight gradient, some tiles at a time: `transformed` holds the image and the positions of
   // `tiles` of them, `sums` the products of one square over all tiles so far.

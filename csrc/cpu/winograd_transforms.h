@@ -101,15 +101,26 @@ struct Grid {
   }
 };
 
+// From a tile to the one that is transformed two later, which may lie outside: only to be fetched.
+template <typename T>
+int64_t to_next(const WinogradShape& s, const Grid<T>& grid, int64_t tile) {
+  const int64_t scale = grid.rows / s.rows;  // of the image 2
+  const auto offset = [&](const Place& p) {
+    return ((p.sample * grid.rows + scale * p.row) * grid.columns + scale * p.column) * grid.channels;
+  };
+  return offset(place_of(s, tile + 2)) - offset(place_of(s, tile));
+}
+
 template <typename T>
 FASTGAN_HD VecF load_or_zero(const T* p, int64_t c) {
   return p ? load(p + c) : VecF{};
 }
 
-// Channels [0, n) of the patch that begins at (row, column) and goes by steps, transformed.
+// Channels [first, first + n) of the patch that begins at (row, column) and goes by steps, transformed.
+// Fetches the patch that lies `ahead`.
 template <typename T>
 void input(const Grid<const T>& from, int64_t sample, int64_t row, int64_t column, int64_t step,
-           int64_t first, int64_t n, float* to, int64_t plane) {
+           int64_t first, int64_t n, int64_t ahead, float* to, int64_t plane) {
   const T* at[3][3];
   for (int i = 0; i < 3; ++i) {
     for (int j = 0; j < 3; ++j) at[i][j] = from.at(sample, row + i * step, column + j * step);
@@ -119,22 +130,26 @@ void input(const Grid<const T>& from, int64_t sample, int64_t row, int64_t colum
     FASTGAN_UNROLL
     for (int i = 0; i < 3; ++i) {
       FASTGAN_UNROLL
-      for (int j = 0; j < 3; ++j) d[i][j] = load_or_zero(at[i][j], first + c);
+      for (int j = 0; j < 3; ++j) {
+        d[i][j] = load_or_zero(at[i][j], first + c);
+        if (at[i][j]) __builtin_prefetch(at[i][j] + first + c + ahead, 0, 2);
+      }
     }
     patch_transform(d);
     store_nine(d, to + c, plane);
   }
 }
 
-// The tile that begins at (row, column) and goes by steps, from its 9 products.
+// Channels [first, first + n) of the tile that begins at (row, column) and goes by steps, from its 9
+// products.
 template <typename T>
 void output(const float* from, int64_t plane, const Grid<T>& to, int64_t sample, int64_t row,
-            int64_t column, int64_t step) {
+            int64_t column, int64_t step, int64_t first, int64_t n) {
   T* at[2][2];
   for (int i = 0; i < 2; ++i) {
     for (int j = 0; j < 2; ++j) at[i][j] = to.at(sample, row + i * step, column + j * step);
   }
-  for (int64_t c = 0; c < to.channels; c += kWidth) {
+  for (int64_t c = 0; c < n; c += kWidth) {
     Nine m;
     VecF y[2][2];
     load_nine(from + c, plane, m);
@@ -143,7 +158,7 @@ void output(const float* from, int64_t plane, const Grid<T>& to, int64_t sample,
     for (int i = 0; i < 2; ++i) {
       FASTGAN_UNROLL
       for (int j = 0; j < 2; ++j) {
-        if (at[i][j]) store(at[i][j] + c, y[i][j]);
+        if (at[i][j]) store(at[i][j] + first + c, y[i][j]);
       }
     }
   }

@@ -57,13 +57,20 @@ def test_minimal_filtering(
         check(x, layout(weight), bias, geometry, LEAKY_RELU, 0.2)
 
 
-def test_minimal_filtering_on_any_number_of_threads(filtered_always: None) -> None:
-    x, weight = channels_last(torch.randn(3, 32, 22, 10)), torch.randn(80, 32, 4, 4)
-    dy = channels_last(torch.randn(3, 80, 11, 5))
+@pytest.mark.parametrize(
+    ("batch", "image", "wide", "positions"),
+    [(3, 32, 80, (11, 5)), (2, 208, 272, (3, 3))],
+    ids=["parts of the tiles", "parts of the channels"],
+)
+def test_minimal_filtering_on_any_number_of_threads(
+    filtered_always: None, batch: int, image: int, wide: int, positions: tuple[int, int]
+) -> None:
+    x = channels_last(torch.randn(batch, image, *(2 * n for n in positions)))
+    weight, dy = torch.randn(wide, image, 4, 4), channels_last(torch.randn(batch, wide, *positions))
 
     def passes() -> list[Tensor | None]:
         return [
-            _winograd.forward(x, weight, HALVED, (11, 5)),
+            _winograd.forward(x, weight, HALVED, positions),
             _winograd.backward_input(dy, x, weight, HALVED),
             _winograd.backward_weight(dy, x, weight, HALVED),
         ]
@@ -114,6 +121,7 @@ def test_minimal_filtering_is_chosen(native: None, monkeypatch: pytest.MonkeyPat
         ("winograd_conv", ((1, 16, 8, 8), (16, 32, 4, 4)), "weight: expected"),
         ("winograd_conv_transpose", ((1, 16, 4, 4), (16, 16, 4, 8)), "weight: expected"),
         ("winograd_conv_weight", ((1, 16, 8, 8), (1, 16, 4, 5)), "positions: expected the batch"),
+        ("winograd_conv", ((0, 16, 8, 8), (16, 16, 4, 4)), "x: expected at least one sample"),
     ],
 )
 def test_raw_minimal_filtering_checks(

@@ -1,0 +1,67 @@
+// The matrix products of the minimal-filtering convolutions: register tiles that, while they multiply,
+// fetch what comes after them into the second-level cache. The weights and the transformed tensors of
+// a wide layer lie beyond it, in pieces too short for the processor to foresee. In an unnamed
+// namespace, as vec.h and for the same reason.
+#pragma once
+
+#include <cstdint>
+
+#include "conv_product.h"
+
+namespace fastgan {
+namespace {
+
+constexpr int64_t kPanel = kMostVectors * kWidth;  // columns of a register tile
+constexpr int64_t kLine = 16;                      // floats of a cache line
+
+// c[p][v] = (or +=) the sum over t < n of a[p][t * Step] * b[t][v]; fetches ahead[t][0].
+struct Panel {
+  const float* a[kMostRows];
+  int64_t n;
+  const float *b, *ahead;
+  int64_t ldb;  // of both
+  float* c;
+  int64_t ldc;
+};
+
+template <bool Add, int64_t Step>
+struct MultiplyPanel {
+  template <int P, int V>
+  static void run(const Panel& o) {
+    const float* a[P];
+    VecF sum[P][V];
+    FASTGAN_UNROLL
+    for (int p = 0; p < P; ++p) {
+      a[p] = o.a[p];
+      FASTGAN_UNROLL
+      for (int v = 0; v < V; ++v) sum[p][v] = VecF{};
+    }
+    const float *b = o.b, *ahead = o.ahead;
+    const int64_t ldb = o.ldb, ldc = o.ldc;
+    for (int64_t t = 0; t < o.n; ++t, b += ldb, ahead += ldb) {
+      __builtin_prefetch(ahead, 0, 2);
+      VecF right[V];
+      FASTGAN_UNROLL
+      for (int v = 0; v < V; ++v) right[v] = load(b + v * kWidth);
+      FASTGAN_UNROLL
+      for (int p = 0; p < P; ++p) {
+        FASTGAN_UNROLL
+        for (int v = 0; v < V; ++v) sum[p][v] += a[p][t * Step] * right[v];
+      }
+    }
+    float* c = o.c;
+    FASTGAN_UNROLL
+    for (int p = 0; p < P; ++p, c += ldc) {
+      FASTGAN_UNROLL
+      for (int v = 0; v < V; ++v) {
+        store(c + v * kWidth, Add ? load(c + v * kWidth) + sum[p][v] : sum[p][v]);
+      }
+    }
+  }
+};
+
+template <bool Add, int64_t Step>
+constexpr RegisterTiles<Panel, MultiplyPanel<Add, Step>> kPanels{};
+
+}  // namespace
+}  // namespace fastgan
