@@ -149,8 +149,9 @@ Tensor dot_conv_weight(Tensor image, Tensor positions, Sizes kernel, Sizes strid
                {positions.size(1), positions.size(2), positions.size(3)}, kernel, stride, padding);
   Tensor out = empty_channels_last(image, dtype, s.positions, s.image, kernel[0], kernel[1]);
   torch::stable::parallel_for(0, s.squares(), 1, [&](int64_t begin, int64_t end) {
-    const auto room = scratch<float>(dot_loops().weight_scratch_floats(s, end - begin));
-    dot_loops().weight(s, image.data_ptr(), positions.data_ptr(), begin, end, out.data_ptr(), room.get());
+    thread_local KeptScratch<float> kept;
+    float* const room = kept.at_least(dot_loops().weight_scratch_floats(s, end - begin));
+    dot_loops().weight(s, image.data_ptr(), positions.data_ptr(), begin, end, out.data_ptr(), room);
   });
   return out;
 }

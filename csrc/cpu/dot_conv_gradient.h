@@ -32,6 +32,7 @@ struct Chunk {
   int64_t width(const DotShape& s) const { return apart * s.stride[1]; }
   int64_t pixels(const DotShape& s) const { return samples * (rows + taps - 1) * width(s); }
   int64_t positions(const DotShape& s) const { return samples * rows * s.columns; }
+  bool whole(const DotShape& s) const { return rows == s.rows && 2 * samples >= s.batch; }
   // Where pixel q of a row lies.
   int64_t place(const DotShape& s, int64_t q) const { return q % s.stride[1] * apart + q / s.stride[1]; }
 
@@ -64,13 +65,13 @@ class DotGradient {
         pixels(reinterpret_cast<uint32_t*>(scratch)),
         gradient(pixels + image.count * chunk.pixels(s) * kPanel),
         sums(reinterpret_cast<float*>(gradient + positions.count * chunk.positions(s) * kPanel)),
-        met(reinterpret_cast<int32_t*>(sums + (last - first) * tap_sums(s))) {}
+        met(reinterpret_cast<int32_t*>(sums + sums_of(s, last - first))) {}
 
   static int64_t scratch_floats(const DotShape& s, int64_t squares) {
     const Chunk chunk(s);
     const int64_t most = std::min(squares, s.across(s.image) * s.across(s.positions));
     return (s.across(s.image) * chunk.pixels(s) + s.across(s.positions) * chunk.positions(s)) * kPanel +
-           most * tap_sums(s) + chunk.positions(s);
+           sums_of(s, most) + chunk.positions(s);
   }
 
   void run(const BFloat16* x, const BFloat16* g, void* out) const {
@@ -107,8 +108,10 @@ class DotGradient {
     if (of_positions(s, first, last).count > 1) return {0, across};
     return {first % across, last - first};
   }
-  static int64_t tap_sums(const DotShape& s) {
-    return Chunk(s).taps * s.kernel[1] * kPanel * kPanel;
+  // With all samples at once no sum waits for more.
+  static int64_t sums_of(const DotShape& s, int64_t squares) {
+    const Chunk chunk(s);
+    return (chunk.whole(s) ? 1 : squares * chunk.taps * s.kernel[1]) * kPanel * kPanel;
   }
 
   void pair_image(const Part& part, int64_t n, const BFloat16* x) const {
@@ -161,7 +164,8 @@ class DotGradient {
       for (int64_t j = 0; j < s.kernel[1]; ++j) {
         const int64_t tap = (parity + i * s.stride[0]) * s.kernel[1] + j, at = k * apart + tap * s.image + c;
         const uint32_t* const from = b + (i * chunk.width(s) + chunk.place(s, j)) * kPanel;
-        float* const sum = sums + (square - first) * tap_sums(s) + (i * s.kernel[1] + j) * kPanel * kPanel;
+        const int64_t own = ((square - first) * chunk.taps + i) * s.kernel[1] + j;
+        float* const sum = sums + (chunk.whole(s) ? 0 : own * kPanel * kPanel);
         float* const to = direct ? static_cast<float*>(out) + at : sum;
         const int64_t ld = direct ? apart : kPanel;
         tiles(wide, high, [&](int64_t column, int64_t vectors, int64_t row, int64_t rows) {
