@@ -178,20 +178,22 @@ struct Outputs {
     const Sides of(s, transposed);
     const int64_t in_rows = transposed ? s.rows : s.height, in_columns = transposed ? s.columns : s.width;
     const int64_t out_rows = transposed ? s.height : s.rows, out_columns = transposed ? s.width : s.columns;
-    const int64_t grid = down.outputs * along.outputs;
-    for (int64_t o = 0; o < count; ++o) {
-      const int64_t n = (first + o) / grid, at = (first + o) % grid;
-      const int64_t row = at / along.outputs, column = at % along.outputs;
-      const int64_t y = row * down.stride + down.offset, x = column * along.stride + along.offset;
-      out[o] = to + ((n * out_rows + y) * out_columns + x) * of.columns;
+    for (int64_t o = 0, length; o < count; o += length) {  // a row of them at a time
+      const int64_t x = (first + o) % along.outputs, line = (first + o) / along.outputs;
+      const int64_t y = line % down.outputs, n = line / down.outputs;
+      length = std::min(count - o, along.outputs - x);
+      const int64_t out_row = n * out_rows + y * down.stride + down.offset;
+      for (int64_t i = 0; i < length; ++i) {
+        out[o + i] = to + (out_row * out_columns + (x + i) * along.stride + along.offset) * of.columns;
+      }
       const uint32_t** meet = met + o;
-      for (int64_t i = 0; i < down.taps; ++i) {
-        const int64_t r = row * down.pace + down.start + i * down.down;
-        const uint32_t* const line = from + (n * in_rows + r) * in_columns * of.pairs();
-        for (int64_t j = 0; j < along.taps; ++j, meet += count) {
-          const int64_t q = column * along.pace + along.start + j * along.down;
-          const bool inside = r >= 0 && r < in_rows && q >= 0 && q < in_columns;
-          *meet = inside ? line + q * of.pairs() : nothing;
+      for (int64_t tap = 0; tap < down.taps * along.taps; ++tap, meet += count) {
+        const int64_t r = y * down.pace + down.start + tap / along.taps * down.down;
+        const int64_t q = x * along.pace + along.start + tap % along.taps * along.down;
+        const int64_t held = r >= 0 && r < in_rows ? in_columns : 0;
+        const uint32_t* const source = from + ((n * in_rows + r) * in_columns + q) * of.pairs();
+        for (int64_t i = 0, at = q; i < length; ++i, at += along.pace) {
+          meet[i] = at >= 0 && at < held ? source + i * along.pace * of.pairs() : nothing;
         }
       }
     }
