@@ -71,23 +71,31 @@ FASTGAN_HD VecU pairs_at(const float* p) {
   return pairs_at(low);
 }
 
-// Pairs of channels [0, depth) for `count` columns whose weights lie `apart`.
+// Pairs of channels [0, depth) for a vector of columns whose weights lie `apart`.
 template <typename T>
-void pack_tap(const T* w, int64_t apart, int64_t depth, int64_t count, uint32_t* to) {
-  for (int64_t k = 0; k < count; k += kWidth) {
-    int64_t c = 0;
-    for (; c + 2 * kWidth <= depth; c += 2 * kWidth) {
-      VecF v[kWidth];
-      for (int64_t i = 0; i < kWidth; ++i) v[i] = bits_as<VecF>(pairs_at(w + (k + i) * apart + c));
-      transpose(v);
-      for (int64_t i = 0; i < kWidth; ++i) store_pairs(to + (c / 2 + i) * kPanel + k, bits_as<VecU>(v[i]));
+void pack_tap(const T* w, int64_t apart, int64_t depth, uint32_t* to) {
+  int64_t c = 0;
+  for (; c + 2 * kWidth <= depth; c += 2 * kWidth) {
+    VecF v[kWidth];
+    for (int64_t i = 0; i < kWidth; ++i) v[i] = bits_as<VecF>(pairs_at(w + i * apart + c));
+    transpose(v);
+    for (int64_t i = 0; i < kWidth; ++i) store_pairs(to + (c / 2 + i) * kPanel, bits_as<VecU>(v[i]));
+  }
+  for (; c < depth; c += 2) {
+    for (int64_t i = 0; i < kWidth; ++i) {
+      BFloat16 pair[2];
+      for (int half = 0; half < 2; ++half) store1(pair + half, load1(w + i * apart + c + half));
+      std::memcpy(to + c / 2 * kPanel + i, pair, sizeof pair);
     }
-    for (; c < depth; c += 2) {
-      for (int64_t i = 0; i < kWidth; ++i) {
-        BFloat16 pair[2];
-        for (int half = 0; half < 2; ++half) store1(pair + half, load1(w + (k + i) * apart + c + half));
-        std::memcpy(to + c / 2 * kPanel + k + i, pair, sizeof pair);
-      }
+  }
+}
+
+// `columns` weights of rows that lie `apart`, two rows to pairs.
+template <typename T>
+void pair_rows(const T* w, int64_t apart, int64_t pairs, int64_t columns, uint32_t* to) {
+  for (int64_t k = 0; k < pairs; ++k, w += 2 * apart, to += kPanel) {
+    for (int64_t c = 0; c < columns; c += kWidth) {
+      store_pairs(to + c, interleave(w + c, w + apart + c));
     }
   }
 }
@@ -98,20 +106,16 @@ void pack_of(const DotShape& s, bool transposed, const T* w, int64_t first, int6
              uint32_t* packed) {
   const Sides of(s, transposed);
   const int64_t apart = s.taps() * s.image;  // weights of two positions' channels
-  for (int64_t panel = first; panel < last; ++panel) {
-    const int64_t begin = panel * kPanel, count = std::min(kPanel, of.columns - begin);
-    uint32_t* to = packed + panel * s.taps() * of.pairs() * kPanel;
+  // For a convolution few columns at a time: the taps of one lie side by side.
+  const int64_t step = transposed ? kPanel : kWidth, end = std::min(last * kPanel, of.columns);
+  for (int64_t column = first * kPanel; column < end; column += step) {
+    uint32_t* to = packed + column / kPanel * s.taps() * of.pairs() * kPanel + column % kPanel;
     for_taps(s, transposed, [&](int64_t tap) {
       const T* const at = w + tap * s.image;
       if (transposed) {
-        for (int64_t k = 0; k < of.pairs(); ++k) {
-          const T* const low = at + 2 * k * apart + begin;
-          for (int64_t c = 0; c < count; c += kWidth) {
-            store_pairs(to + k * kPanel + c, interleave(low + c, low + apart + c));
-          }
-        }
+        pair_rows(at + column, apart, of.pairs(), std::min(step, end - column), to);
       } else {
-        pack_tap(at + begin * apart, apart, of.depth, count, to);
+        pack_tap(at + column * apart, apart, of.depth, to);
       }
       to += of.pairs() * kPanel;
     });
