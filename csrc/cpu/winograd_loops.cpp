@@ -145,7 +145,7 @@ void conv(const WinogradShape& s, const T* image, const float* packed, const Win
   float* const products = scratch + kNines * plane;
   for (int64_t t = 0; t < tiles; ++t) {
     const Place p = place_of(s, part.first + t);
-    const int64_t ahead = to_next(s, from, part.first + t);
+    const int64_t ahead = to_later(s, from, part.first + t);
     for (int64_t phase = 0; phase < kPhases; ++phase) {
       input(from, p.sample, 2 * p.row + phase / 2 - 1, 2 * p.column + phase % 2 - 1, 2, 0, s.image,
             ahead, scratch + t * depth + phase * s.image, plane);
@@ -156,7 +156,8 @@ void conv(const WinogradShape& s, const T* image, const float* packed, const Win
   }
   for (int64_t t = 0; t < tiles; ++t) {
     const Place p = place_of(s, part.first + t);
-    output(products + t * channels, plane_out, to, p.sample, p.row, p.column, 1, part.begin, channels);
+    output(products + t * channels, plane_out, to, p.sample, p.row, p.column, 1, part.begin, channels,
+           to_later(s, to, part.first + t));
   }
 }
 
@@ -173,8 +174,10 @@ void conv_transpose(const WinogradShape& s, const T* positions, const float* pac
     const int64_t row = phase / 2, column = phase % 2;
     for (int64_t t = 0; t < tiles; ++t) {
       const Place p = place_of(s, part.first + t);
-      input(from, p.sample, p.row - row, p.column - column, 1, 0, depth,
-            to_next(s, from, part.first + t), scratch + t * depth, plane);
+      // Later phases find the positions near.
+      const int64_t ahead = phase == 0 ? to_later(s, from, part.first + t) : 0;
+      input(from, p.sample, p.row - row, p.column - column, 1, 0, depth, ahead, scratch + t * depth,
+            plane);
     }
     for (int64_t n = 0; n < kNines; ++n, packed += packed_plane(depth, channels)) {
       multiply(scratch + n * plane, tiles, depth, packed, channels, products + n * plane_out);
@@ -182,7 +185,7 @@ void conv_transpose(const WinogradShape& s, const T* positions, const float* pac
     for (int64_t t = 0; t < tiles; ++t) {
       const Place p = place_of(s, part.first + t);
       output(products + t * channels, plane_out, to, p.sample, 2 * p.row + 1 - row,
-             2 * p.column + 1 - column, 2, part.begin, channels);
+             2 * p.column + 1 - column, 2, part.begin, channels, to_later(s, to, part.first + t));
     }
   }
 }
@@ -245,8 +248,8 @@ void weight_transform(const WinogradShape& s, const T* image, const T* positions
   for (int64_t t = 0; t < tiles; ++t) {
     const Place p = place_of(s, first + t);
     const int64_t row = t * kWeightSquare;
-    const int64_t pixels_ahead = to_next(s, pixels, first + t);
-    const int64_t gradient_ahead = to_next(s, gradient, first + t);
+    const int64_t pixels_ahead = to_later(s, pixels, first + t);
+    const int64_t gradient_ahead = to_later(s, gradient, first + t);
     for (int64_t i = begin / across; i < ceil_div(end, across); ++i) {
       const Square q = square_of(s, i * across);
       input(pixels, p.sample, 2 * p.row + q.phase / 2 - 1, 2 * p.column + q.phase % 2 - 1, 2, q.c,

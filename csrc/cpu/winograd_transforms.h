@@ -101,14 +101,14 @@ struct Grid {
   }
 };
 
-// From a tile to the one that is transformed two later, which may lie outside: only to be fetched.
+// From a tile to the one that comes four later, which may lie outside: only to be fetched.
 template <typename T>
-int64_t to_next(const WinogradShape& s, const Grid<T>& grid, int64_t tile) {
+int64_t to_later(const WinogradShape& s, const Grid<T>& grid, int64_t tile) {
   const int64_t scale = grid.rows / s.rows;  // of the image 2
   const auto offset = [&](const Place& p) {
     return ((p.sample * grid.rows + scale * p.row) * grid.columns + scale * p.column) * grid.channels;
   };
-  return offset(place_of(s, tile + 2)) - offset(place_of(s, tile));
+  return offset(place_of(s, tile + 4)) - offset(place_of(s, tile));
 }
 
 template <typename T>
@@ -117,7 +117,7 @@ FASTGAN_HD VecF load_or_zero(const T* p, int64_t c) {
 }
 
 // Channels [first, first + n) of the patch that begins at (row, column) and goes by steps, transformed.
-// Fetches the patch that lies `ahead`.
+// Fetches the patch that lies `ahead`, if not 0.
 template <typename T>
 void input(const Grid<const T>& from, int64_t sample, int64_t row, int64_t column, int64_t step,
            int64_t first, int64_t n, int64_t ahead, float* to, int64_t plane) {
@@ -132,7 +132,7 @@ void input(const Grid<const T>& from, int64_t sample, int64_t row, int64_t colum
       FASTGAN_UNROLL
       for (int j = 0; j < 3; ++j) {
         d[i][j] = load_or_zero(at[i][j], first + c);
-        if (at[i][j]) __builtin_prefetch(at[i][j] + first + c + ahead, 0, 2);
+        if (ahead && at[i][j]) __builtin_prefetch(at[i][j] + first + c + ahead, 0, 2);
       }
     }
     patch_transform(d);
@@ -141,10 +141,10 @@ void input(const Grid<const T>& from, int64_t sample, int64_t row, int64_t colum
 }
 
 // Channels [first, first + n) of the tile that begins at (row, column) and goes by steps, from its 9
-// products.
+// products. Fetches the tile that lies `ahead`.
 template <typename T>
 void output(const float* from, int64_t plane, const Grid<T>& to, int64_t sample, int64_t row,
-            int64_t column, int64_t step, int64_t first, int64_t n) {
+            int64_t column, int64_t step, int64_t first, int64_t n, int64_t ahead) {
   T* at[2][2];
   for (int i = 0; i < 2; ++i) {
     for (int j = 0; j < 2; ++j) at[i][j] = to.at(sample, row + i * step, column + j * step);
@@ -158,7 +158,9 @@ void output(const float* from, int64_t plane, const Grid<T>& to, int64_t sample,
     for (int i = 0; i < 2; ++i) {
       FASTGAN_UNROLL
       for (int j = 0; j < 2; ++j) {
-        if (at[i][j]) store(at[i][j] + first + c, y[i][j]);
+        if (at[i][j] == nullptr) continue;
+        __builtin_prefetch(at[i][j] + first + c + ahead, 0, 2);
+        store(at[i][j] + first + c, y[i][j]);
       }
     }
   }
