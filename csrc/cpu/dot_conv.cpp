@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "dot_conv.h"
+#include "dot_conv_axis.h"
 #include "walk.h"
 
 namespace fastgan {
@@ -20,6 +21,8 @@ using Sizes = std::vector<int64_t>;
 
 // Outputs at once: as many as make reading a panel of weights cheap beside multiplying with it.
 constexpr int64_t kBlockOutputs = 128;
+// Fewer samples leave register tiles empty if the outputs at a border are summed by themselves.
+constexpr int64_t kLeastSamples = 16;
 
 void check_layout(const Tensor& x, const char* name) {
   STD_TORCH_CHECK(x.dim() == 4, name, ": expected (N, C, H, W), got ", x.dim(), " dimensions");
@@ -86,34 +89,75 @@ const uint32_t* pack(const DotShape& s, bool transposed, const Tensor& weight) {
   return packed;
 }
 
+// The outputs of a direction, by the taps at which they meet the source.
+std::vector<DotSpan> spans(const DotShape& s, const DotAxis& axis) {
+  if (s.batch < kLeastSamples) return {axis.all()};
+  std::vector<DotSpan> found;
+  for (int64_t o = 0; o < axis.outputs; ++o) {
+    const DotSpan one = axis.one(o);
+    if (!found.empty() && found.back().tap == one.tap && found.back().taps == one.taps) {
+      ++found.back().outputs;
+    } else {
+      found.push_back(one);
+    }
+  }
+  return found;
+}
+
+// Outputs of one piece, and the work of all blocks before.
+struct Block {
+  DotPiece piece;
+  int64_t first, last, before;
+
+  int64_t each() const { return piece.taps() + 1; }
+  // The first output that lies behind so much work.
+  int64_t behind(int64_t work) const {
+    return std::clamp(first + (work - before + each() - 1) / each(), first, last);
+  }
+  int64_t end() const { return before + (last - first) * each(); }
+};
+
+// Pieces of the same place, which read the same source, one after the other.
+std::vector<Block> blocks_of(const DotShape& s, bool transposed) {
+  std::vector<DotPiece> pieces;
+  for (int64_t phase = 0; phase < (transposed ? s.phases() : 1); ++phase) {
+    for (const DotSpan& rows : spans(s, DotAxis::rows(s, transposed, phase))) {
+      for (const DotSpan& columns : spans(s, DotAxis::columns(s, transposed, phase))) {
+        pieces.push_back({phase, rows, columns});
+      }
+    }
+  }
+  std::vector<Block> blocks;
+  int64_t most = 0;
+  for (const DotPiece& piece : pieces) most = std::max(most, s.batch * piece.outputs());
+  for (int64_t first = 0, work = 0; first < most; first += kBlockOutputs) {
+    for (const DotPiece& piece : pieces) {
+      const int64_t last = std::min(s.batch * piece.outputs(), first + kBlockOutputs);
+      if (first >= last) continue;
+      blocks.push_back({piece, first, last, work});
+      work = blocks.back().end();
+    }
+  }
+  return blocks;
+}
+
 Tensor run(const DotShape& s, bool transposed, const Tensor& from, const Tensor& weight) {
   Tensor out = transposed ? empty_channels_last(from, s.batch, s.image, s.height, s.width)
                           : empty_channels_last(from, s.batch, s.positions, s.rows, s.columns);
   const uint32_t* const packed = pack(s, transposed, weight);
-  struct Block {
-    int64_t phase, first, last;
-  };
-  const auto outputs = [&](int64_t i) {
-    const DotPhase phase = dot_loops().phase(s, transposed, i);
-    return s.batch * phase.rows * phase.columns;
-  };
-  // Phases of the same place, which read the same source, one after the other; the first is the largest.
-  std::vector<Block> blocks;
-  for (int64_t first = 0; first < outputs(0); first += kBlockOutputs) {
-    for (int64_t i = 0; i < (transposed ? s.phases() : 1); ++i) {
-      const int64_t last = std::min(outputs(i), first + kBlockOutputs);
-      if (first < last) blocks.push_back({i, first, last});
-    }
-  }
+  const std::vector<Block> blocks = blocks_of(s, transposed);
+  if (blocks.empty()) return out;
   const int64_t floats = dot_loops().scratch_floats(s, transposed, kBlockOutputs);
-  torch::stable::parallel_for(
-      0, static_cast<int64_t>(blocks.size()), 1, [&](int64_t begin, int64_t end) {
-        const auto room = scratch<float>(floats);
-        for (int64_t i = begin; i < end; ++i) {
-          dot_loops().conv(s, transposed, from.data_ptr(), packed, blocks[i].phase, blocks[i].first,
-                           blocks[i].last, out.data_ptr(), room.get());
-        }
-      });
+  // Threads get equal work, which may cut a block in two.
+  torch::stable::parallel_for(0, blocks.back().end(), kBlockOutputs, [&](int64_t begin, int64_t end) {
+    const auto room = scratch<float>(floats);
+    for (const Block& block : blocks) {
+      const int64_t first = block.behind(begin), last = block.behind(end);
+      if (first >= last) continue;
+      dot_loops().conv(s, transposed, from.data_ptr(), packed, block.piece, first, last, out.data_ptr(),
+                       room.get());
+    }
+  });
   return out;
 }
 

@@ -36,9 +36,19 @@ struct DotShape {
   static int64_t across(int64_t channels) { return (channels + kDotPanel - 1) / kDotPanel; }
 };
 
-// Outputs of one phase of a sample: `rows` by `columns`; a convolution has one phase, its positions.
-struct DotPhase {
-  int64_t rows, columns;
+// Outputs of a phase along one direction, and taps of it that all of them meet.
+struct DotSpan {
+  int64_t first, outputs, tap, taps;
+};
+
+// A rectangle of a phase's outputs; a convolution has one phase. With all of the phase's taps each output
+// is multiplied with zeros where it meets none of the source.
+struct DotPiece {
+  int64_t phase;
+  DotSpan rows, columns;
+
+  int64_t outputs() const { return rows.outputs * columns.outputs; }
+  int64_t taps() const { return rows.taps * columns.taps; }
 };
 
 // Weights are (positions, kernel rows, kernel columns, image) in memory; those of float32 are rounded
@@ -48,11 +58,10 @@ struct DotLoops {
   // Panels [first, last) of the columns, kDotPanel channels each.
   void (*pack)(const DotShape&, bool transposed, const void* weight, int64_t first, int64_t last,
                uint32_t* packed);
-  DotPhase (*phase)(const DotShape&, bool transposed, int64_t phase);
   int64_t (*scratch_floats)(const DotShape&, bool transposed, int64_t outputs);
-  // Outputs [first, last) of a phase, counted through the batch.
+  // Outputs [first, last) of a piece, counted through the batch.
   void (*conv)(const DotShape&, bool transposed, const void* from, const uint32_t* packed,
-               int64_t phase, int64_t first, int64_t last, void* to, float* scratch);
+               const DotPiece&, int64_t first, int64_t last, void* to, float* scratch);
   int64_t (*weight_scratch_floats)(const DotShape&, int64_t squares);
   // Squares [first, last) of the weight gradient, each at the kernel's rows of one parity.
   void (*weight)(const DotShape&, const void* image, const void* positions, int64_t first,

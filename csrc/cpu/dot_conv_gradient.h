@@ -13,7 +13,7 @@ namespace fastgan {
 namespace {
 
 // What is multiplied at once: pairs of samples, at rows of the positions. By the kernel's rows of one
-// parity these meet image rows as far apart as the stride; they are held padded with zeros, and in a
+// parity these meet image rows as far apart as the stride; they are held with room for padding, and in a
 // row those pixels lie side by side that are as far apart as the stride.
 struct Chunk {
   int64_t taps, apart;    // rows of the kernel, at most; pixels side by side
@@ -65,13 +65,13 @@ class DotGradient {
         pixels(reinterpret_cast<uint32_t*>(scratch)),
         gradient(pixels + image.count * chunk.pixels(s) * kPanel),
         sums(reinterpret_cast<float*>(gradient + positions.count * chunk.positions(s) * kPanel)),
-        met(reinterpret_cast<int32_t*>(sums + sums_of(s, last - first))) {}
+        lists(reinterpret_cast<int32_t*>(sums + sums_of(s, last - first))) {}
 
   static int64_t scratch_floats(const DotShape& s, int64_t squares) {
     const Chunk chunk(s);
     const int64_t most = std::min(squares, s.across(s.image) * s.across(s.positions));
     return (s.across(s.image) * chunk.pixels(s) + s.across(s.positions) * chunk.positions(s)) * kPanel +
-           sums_of(s, most) + chunk.positions(s);
+           sums_of(s, most) + chunk.taps * s.kernel[1] * list_size(chunk, s);
   }
 
   void run(const BFloat16* x, const BFloat16* g, void* out) const {
@@ -80,6 +80,7 @@ class DotGradient {
       for (int64_t row = 0; row < s.rows; row += chunk.rows) {
         const Part part{pair, std::min(chunk.samples, pairs - pair), row,
                         std::min(chunk.rows, s.rows - row)};
+        if (pair == 0 || chunk.rows < s.rows || part.samples < chunk.samples) list_terms(part);
         for (int64_t n = 0; n < part.samples; ++n) {
           pair_image(part, n, x);
           pair_positions(part, n, g);
@@ -114,6 +115,44 @@ class DotGradient {
     return (chunk.whole(s) ? 1 : squares * chunk.taps * s.kernel[1]) * kPanel * kPanel;
   }
 
+  // Of a tap: how many terms it has, where their positions lie, and where their pixels.
+  static int64_t list_size(const Chunk& chunk, const DotShape& s) { return 1 + 2 * chunk.positions(s); }
+  int32_t* list(int64_t i, int64_t j) const {
+    return lists + (i * s.kernel[1] + j) * list_size(chunk, s);
+  }
+
+  // Those of the positions [begin, end) that meet one of `size` pixels at a tap.
+  struct Range {
+    int64_t begin, end;
+
+    Range(int64_t begin, int64_t end, int64_t stride, int64_t padding, int64_t tap, int64_t size)
+        : begin(std::clamp(ceil_div(padding - tap, stride), begin, end)),
+          end(std::clamp(ceil_div(size + padding - tap, stride), begin, end)) {}
+  };
+
+  void list_terms(const Part& part) const {
+    const int64_t held = part.rows + taps - 1;
+    for (int64_t i = 0; i < taps; ++i) {
+      const Range rows(part.row, part.row + part.rows, s.stride[0], s.padding[0],
+                       parity + i * s.stride[0], s.height);
+      for (int64_t j = 0; j < s.kernel[1]; ++j) {
+        const Range columns(0, s.columns, s.stride[1], s.padding[1], j, s.width);
+        int32_t *const count = list(i, j), *a_at = count + 1, *b_at = a_at + chunk.positions(s);
+        for (int64_t n = 0; n < part.samples; ++n) {
+          for (int64_t row = rows.begin; row < rows.end; ++row) {
+            const int64_t position = (n * part.rows + row - part.row) * s.columns;
+            const int64_t pixel = (n * held + row - part.row) * chunk.width(s);
+            for (int64_t q = columns.begin; q < columns.end; ++q) {
+              *a_at++ = static_cast<int32_t>((position + q) * kPanel);
+              *b_at++ = static_cast<int32_t>((pixel + q) * kPanel);
+            }
+          }
+        }
+        *count = static_cast<int32_t>(a_at - count - 1);
+      }
+    }
+  }
+
   void pair_image(const Part& part, int64_t n, const BFloat16* x) const {
     const int64_t one = 2 * (part.pair + n), sample = s.height * s.width * s.image;
     const int64_t begin = image.first * kPanel, apart = chunk.pixels(s) * kPanel;
@@ -121,16 +160,14 @@ class DotGradient {
     const int64_t held = part.rows + taps - 1;
     for (int64_t r = 0; r < held; ++r) {
       const int64_t y = (part.row + r) * s.stride[0] + parity - s.padding[0];
+      if (y < 0 || y >= s.height) continue;
       uint32_t* const line = pixels + (n * held + r) * chunk.width(s) * kPanel;
       for (int64_t q = 0; q < chunk.width(s); ++q) {
-        uint32_t* const to = line + chunk.place(s, q) * kPanel;
         const int64_t at = q - s.padding[1];
-        if (y < 0 || y >= s.height || at < 0 || at >= s.width) {
-          for (int64_t panel = 0; panel < image.count; ++panel) std::fill_n(to + panel * apart, kPanel, 0u);
-          continue;
-        }
+        if (at < 0 || at >= s.width) continue;
         const BFloat16* const low = x + one * sample + (y * s.width + at) * s.image + begin;
-        pair_up(low, one + 1 < s.batch ? low + sample : nullptr, channels, apart, to);
+        pair_up(low, one + 1 < s.batch ? low + sample : nullptr, channels, apart,
+                line + chunk.place(s, q) * kPanel);
       }
     }
   }
@@ -139,12 +176,11 @@ class DotGradient {
     const int64_t one = 2 * (part.pair + n), sample = s.rows * s.columns * s.positions;
     const int64_t begin = positions.first * kPanel, apart = chunk.positions(s) * kPanel;
     const int64_t channels = std::min(positions.count * kPanel, s.positions - begin);
-    const int64_t count = part.rows * s.columns, held = part.rows + taps - 1;
-    for (int64_t p = 0, t = n * count; p < count; ++p, ++t) {
+    const int64_t count = part.rows * s.columns;
+    for (int64_t p = 0; p < count; ++p) {
       const BFloat16* const low = g + one * sample + (part.row * s.columns + p) * s.positions + begin;
-      pair_up(low, one + 1 < s.batch ? low + sample : nullptr, channels, apart, gradient + t * kPanel);
-      const int64_t row = n * held + p / s.columns;
-      met[t] = static_cast<int32_t>((row * chunk.width(s) + p % s.columns) * kPanel);
+      pair_up(low, one + 1 < s.batch ? low + sample : nullptr, channels, apart,
+              gradient + (n * count + p) * kPanel);
     }
   }
 
@@ -155,7 +191,6 @@ class DotGradient {
     const int64_t wide = std::min(kPanel, s.image - c), high = std::min(kPanel, s.positions - k);
     const uint32_t* const a = gradient + (of_positions - positions.first) * chunk.positions(s) * kPanel;
     const uint32_t* const b = pixels + (of_image - image.first) * chunk.pixels(s) * kPanel;
-    const int64_t terms = part.samples * part.rows * s.columns;
     const auto& dots = part.pair + part.row > 0 ? kDots<true>.of : kDots<false>.of;
     const bool done = 2 * (part.pair + part.samples) >= s.batch && part.row + part.rows == s.rows;
     const bool direct = done && s.weight == Dtype::kFloat32;
@@ -164,13 +199,14 @@ class DotGradient {
       for (int64_t j = 0; j < s.kernel[1]; ++j) {
         const int64_t tap = (parity + i * s.stride[0]) * s.kernel[1] + j, at = k * apart + tap * s.image + c;
         const uint32_t* const from = b + (i * chunk.width(s) + chunk.place(s, j)) * kPanel;
+        const int32_t *const terms = list(i, j), *const a_at = terms + 1;
         const int64_t own = ((square - first) * chunk.taps + i) * s.kernel[1] + j;
         float* const sum = sums + (chunk.whole(s) ? 0 : own * kPanel * kPanel);
         float* const to = direct ? static_cast<float*>(out) + at : sum;
         const int64_t ld = direct ? apart : kPanel;
         tiles(wide, high, [&](int64_t column, int64_t vectors, int64_t row, int64_t rows) {
-          dots[vectors - 1][rows - 1]({a + row, met, terms, from + column, sum + row * kPanel + column,
-                                       to + row * ld + column, ld});
+          dots[vectors - 1][rows - 1]({a + row, a_at, a_at + chunk.positions(s), *terms, from + column,
+                                       sum + row * kPanel + column, to + row * ld + column, ld});
         });
         if (done && !direct) round_sums(sum, wide, high, apart, static_cast<BFloat16*>(out) + at);
       }
@@ -190,7 +226,7 @@ class DotGradient {
   const Panels image, positions;
   uint32_t *const pixels, *const gradient;  // pairs, by panels
   float* const sums;                        // by squares
-  int32_t* const met;                       // the pixel that a position meets at the first tap
+  int32_t* const lists;                     // of terms, by taps
 };
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "dot_conv.h"
+#include "dot_conv_axis.h"
 #include "dot_conv_gradient.h"
 #include "dot_conv_product.h"
 #include "isa.h"
@@ -33,9 +34,6 @@ struct Spread {
   Spread(const DotShape& s, bool transposed)
       : rows(transposed ? s.stride[0] : 1), columns(transposed ? s.stride[1] : 1) {}
 };
-int64_t taps_from(int64_t first, int64_t kernel, int64_t by) {
-  return first < kernel ? ceil_div(kernel - first, by) : 0;
-}
 
 // Calls function(tap) for those of each output one after the other.
 template <typename Function>
@@ -132,100 +130,86 @@ void pack(const DotShape& s, bool transposed, const void* weight, int64_t first,
 
 // ---- a convolution and its transpose
 
-// The taps of a phase in one direction, and the outputs it has.
-struct Axis {
-  int64_t first, taps;              // of the kernel
-  int64_t start, pace;              // output o meets o * pace + start of the source at the first tap,
-  int64_t down;                     // and `down` less or more at each further one
-  int64_t outputs, offset, stride;  // output o is o * stride + offset of the target
-
-  Axis(const DotShape& s, bool transposed, int64_t d, int64_t phase) {
-    const int64_t kernel = s.kernel[d], by = s.stride[d], padding = s.padding[d];
-    if (!transposed) {
-      *this = {0, kernel, -padding, by, 1, d ? s.columns : s.rows, 0, 1};
-      return;
-    }
-    const int64_t size = d ? s.width : s.height, tap = (phase + padding) % by;
-    *this = {tap, taps_from(tap, kernel, by), (phase + padding) / by, 1, -1, ceil_div(size - phase, by),
-             phase, by};
-    outputs = std::max<int64_t>(0, outputs);
-  }
-
- private:
-  Axis(int64_t first, int64_t taps, int64_t start, int64_t pace, int64_t down, int64_t outputs,
-       int64_t offset, int64_t stride)
-      : first(first), taps(taps), start(start), pace(pace), down(down), outputs(outputs),
-        offset(offset), stride(stride) {}
-};
-
-DotPhase phase_of(const DotShape& s, bool transposed, int64_t phase) {
-  return {Axis(s, transposed, 0, phase / s.stride[1]).outputs,
-          Axis(s, transposed, 1, phase % s.stride[1]).outputs};
-}
-
 constexpr int64_t kPointerFloats = sizeof(void*) / sizeof(float);
 
 int64_t scratch_floats(const DotShape& s, bool transposed, int64_t outputs) {
-  // A source position of zeros, and pointers: of each output one for itself and one for each tap, and
-  // of the tile after the last.
-  return Sides(s, transposed).pairs() + (outputs * (s.taps() + 1) + kMostRows) * kPointerFloats;
+  // A source position of zeros, and pointers: of each output one for itself and one for each tap, of
+  // the tile after the last, and of the taps' weights.
+  const int64_t pointers = outputs * (s.taps() + 1) + kMostRows + s.taps();
+  return Sides(s, transposed).pairs() + pointers * kPointerFloats;
 }
 
-// What the outputs [first, first + count) of a phase meet at each tap, and where they lie.
+// What the outputs [first, first + count) of a piece meet at each tap, and where they lie.
 struct Outputs {
   int64_t count;
   const uint32_t** met;  // [tap][output]
   BFloat16** out;
 
-  void find(const DotShape& s, bool transposed, const Axis& down, const Axis& along, int64_t first,
+  void find(const DotShape& s, bool transposed, const DotPiece& piece, int64_t first,
             const uint32_t* from, const uint32_t* nothing, BFloat16* to) const {
     const Sides of(s, transposed);
-    const int64_t in_rows = transposed ? s.rows : s.height, in_columns = transposed ? s.columns : s.width;
+    const DotAxis down = DotAxis::rows(s, transposed, piece.phase);
+    const DotAxis along = DotAxis::columns(s, transposed, piece.phase);
+    const DotSpan &rows = piece.rows, &columns = piece.columns;
     const int64_t out_rows = transposed ? s.height : s.rows, out_columns = transposed ? s.width : s.columns;
     for (int64_t o = 0, length; o < count; o += length) {  // a row of them at a time
-      const int64_t x = (first + o) % along.outputs, line = (first + o) / along.outputs;
-      const int64_t y = line % down.outputs, n = line / down.outputs;
-      length = std::min(count - o, along.outputs - x);
+      const int64_t before = (first + o) % columns.outputs, line = (first + o) / columns.outputs;
+      const int64_t x = columns.first + before, y = rows.first + line % rows.outputs;
+      const int64_t n = line / rows.outputs;
+      length = std::min(count - o, columns.outputs - before);
       const int64_t out_row = n * out_rows + y * down.stride + down.offset;
       for (int64_t i = 0; i < length; ++i) {
         out[o + i] = to + (out_row * out_columns + (x + i) * along.stride + along.offset) * of.columns;
       }
       const uint32_t** meet = met + o;
-      for (int64_t tap = 0; tap < down.taps * along.taps; ++tap, meet += count) {
-        const int64_t r = y * down.pace + down.start + tap / along.taps * down.down;
-        const int64_t q = x * along.pace + along.start + tap % along.taps * along.down;
-        const int64_t held = r >= 0 && r < in_rows ? in_columns : 0;
-        const uint32_t* const source = from + ((n * in_rows + r) * in_columns + q) * of.pairs();
+      for (int64_t tap = 0; tap < piece.taps(); ++tap, meet += count) {
+        const int64_t i = rows.tap + tap / columns.taps, j = columns.tap + tap % columns.taps;
+        const int64_t r = y * down.pace + down.start + i * down.down;
+        const int64_t q = x * along.pace + along.start + j * along.down;
+        const int64_t held = r >= 0 && r < down.source ? along.source : 0;
+        const uint32_t* const source = from + ((n * down.source + r) * along.source + q) * of.pairs();
         for (int64_t i = 0, at = q; i < length; ++i, at += along.pace) {
           meet[i] = at >= 0 && at < held ? source + i * along.pace * of.pairs() : nothing;
         }
       }
     }
-    std::fill_n(met + down.taps * along.taps * count, kMostRows, nothing);
+    std::fill_n(met + piece.taps() * count, kMostRows, nothing);
   }
 };
 
+// The weights of a piece's taps in a panel.
+void find_weights(const DotShape& s, bool transposed, const DotPiece& piece, const uint32_t* panel,
+                  const uint32_t** found) {
+  const DotAxis down = DotAxis::rows(s, transposed, piece.phase);
+  const DotAxis along = DotAxis::columns(s, transposed, piece.phase);
+  const int64_t before = taps_before(s, transposed, down.first, along.first);
+  for (int64_t i = piece.rows.tap; i < piece.rows.tap + piece.rows.taps; ++i) {
+    for (int64_t j = piece.columns.tap; j < piece.columns.tap + piece.columns.taps; ++j) {
+      *found++ = panel + (before + i * along.taps + j) * Sides(s, transposed).pairs() * kPanel;
+    }
+  }
+}
+
 void conv(const DotShape& s, bool transposed, const void* source, const uint32_t* packed,
-          int64_t phase, int64_t first, int64_t last, void* target, float* scratch) {
+          const DotPiece& piece, int64_t first, int64_t last, void* target, float* scratch) {
   const Sides of(s, transposed);
-  const Axis down(s, transposed, 0, phase / s.stride[1]), along(s, transposed, 1, phase % s.stride[1]);
-  const int64_t count = last - first, taps = down.taps * along.taps;
+  const int64_t count = last - first, taps = piece.taps();
   uint32_t* const nothing = reinterpret_cast<uint32_t*>(scratch);
   std::fill(nothing, nothing + of.pairs(), 0u);
   uint32_t* const pointers = nothing + of.pairs();
   auto** const out = reinterpret_cast<BFloat16**>(pointers);
   const auto** const met = reinterpret_cast<const uint32_t**>(pointers + count * kPointerFloats);
+  const auto** const weights = met + taps * count + kMostRows;
   const Outputs outputs{count, met, out};
-  outputs.find(s, transposed, down, along, first, static_cast<const uint32_t*>(source), nothing,
+  outputs.find(s, transposed, piece, first, static_cast<const uint32_t*>(source), nothing,
                static_cast<BFloat16*>(target));
-  const int64_t before = taps_before(s, transposed, down.first, along.first);
   for (int64_t panel = 0; panel < s.across(of.columns); ++panel) {
     const int64_t begin = panel * kPanel;
-    const uint32_t* const b = packed + (panel * s.taps() + before) * of.pairs() * kPanel;
+    find_weights(s, transposed, piece, packed + panel * s.taps() * of.pairs() * kPanel, weights);
     tiles(std::min(kPanel, of.columns - begin), count,
           [&](int64_t column, int64_t vectors, int64_t row, int64_t rows) {
             kRuns.of[vectors - 1][rows - 1](
-                {met + row, count, taps, of.pairs(), b + column, out + row, begin + column});
+                {met + row, count, taps, of.pairs(), weights, column, out + row, begin + column});
           });
   }
 }
@@ -246,7 +230,7 @@ void weight(const DotShape& s, const void* image, const void* positions, int64_t
 }  // namespace
 
 extern const DotLoops FASTGAN_OF_ISA(kDotLoops);
-const DotLoops FASTGAN_OF_ISA(kDotLoops) = {packed_pairs, pack, phase_of, scratch_floats, conv,
+const DotLoops FASTGAN_OF_ISA(kDotLoops) = {packed_pairs, pack, scratch_floats, conv,
                                             DotGradient::scratch_floats, weight};
 
 }  // namespace fastgan

@@ -124,11 +124,12 @@ FASTGAN_HD void tiles(int64_t columns, int64_t rows, const Function& function) {
   }
 }
 
-// out[p][first + v] = the sum over runs r and t < n of a[r * next + p][t] . b[(r * n + t) * kPanel + v].
+// out[p][first + v] = the sum over runs r and t < n of a[r * next + p][t] . b[r][t * kPanel + column + v].
 struct Runs {
   const uint32_t* const* a;
   int64_t next, runs, n;
-  const uint32_t* b;
+  const uint32_t* const* b;
+  int64_t column;
   BFloat16* const* out;
   int64_t first;
 };
@@ -142,8 +143,8 @@ struct RunsTile {
     for (int p = 0; p < P; ++p) fetch_for_writing<V>(o.out[p] + o.first);
     with_sums<P, V>(
         [&](VecF (&sum)[P][V]) __attribute__((always_inline)) {
-          const uint32_t* b = o.b;
           for (int64_t r = 0; r < o.runs; ++r) {
+            const uint32_t* b = o.b[r] + o.column;
             const uint32_t* const* const here = o.a + r * o.next;
             const uint32_t* const* const ahead = r + 1 < o.runs ? here + o.next : o.a + P;
             const uint32_t* a[P];
@@ -168,10 +169,10 @@ struct RunsTile {
 
 constexpr RegisterTiles<Runs, RunsTile> kRuns{};
 
-// c[p][v] = (before[p * kPanel + v] +) the sum over t < n of a[t * kPanel + p] . b[b_at[t] + v].
+// c[p][v] = (before[p * kPanel + v] +) the sum over t < n of a[a_at[t] + p] . b[b_at[t] + v].
 struct Dots {
   const uint32_t* a;
-  const int32_t* b_at;
+  const int32_t *a_at, *b_at;
   int64_t n;
   const uint32_t* b;
   const float* before;
@@ -187,8 +188,8 @@ struct DotsTile {
     for (int p = 0; p < P; ++p) fetch_for_writing<V>(o.c + p * o.ldc);
     with_sums<P, V>(
         [&](VecF (&sum)[P][V]) __attribute__((always_inline)) {
-          const uint32_t* a = o.a;
-          for (int64_t t = 0; t < o.n; ++t, a += kPanel) {
+          for (int64_t t = 0; t < o.n; ++t) {
+            const uint32_t* const a = o.a + o.a_at[t];
             add_dots<P, V>(sum, o.b + o.b_at[t], [&](int p) { return a[p]; });
           }
         },

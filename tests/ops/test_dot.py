@@ -38,6 +38,12 @@ def always(native: None, monkeypatch: pytest.MonkeyPatch) -> None:
             Geometry((2, 3), (0, 0), (1, 1), False),
         ),  # pixels without a tap
         (2, 16, 32, (4, 4), (1, 1), Geometry((1, 1), (0, 0), (0, 0), False)),
+        # Many samples: outputs at a border are summed without the taps beyond it.
+        (17, 32, 80, (4, 4), (4, 4), HALVED),
+        (16, 16, 48, (3, 3), (5, 1), Geometry((1, 1), (1, 1), (0, 0), False)),
+        (16, 32, 16, (7, 6), (3, 2), Geometry((3, 4), (2, 0), (1, 2), False)),
+        (16, 16, 16, (1, 2), (4, 3), Geometry((2, 3), (0, 0), (1, 1), False)),
+        (16, 16, 16, (2, 2), (7, 7), Geometry((1, 1), (2, 2), (0, 0), False)),  # or without a tap
     ],
 )
 def test_equals_pytorch(
@@ -72,10 +78,11 @@ def test_rows_of_a_large_image_come_in_chunks(always: None) -> None:
 
 @pytest.mark.parametrize(("image", "wide"), [(32, 80), (80, 32), (80, 144)])
 def test_the_same_on_any_number_of_threads(always: None, image: int, wide: int) -> None:
-    """Threads share out the weight gradient's squares: within a row of them and across rows."""
+    """Threads share out the weight gradient's squares, within a row of them and across rows, and
+    outputs by the work that each one's taps make."""
     weight = torch.randn(wide, image, 4, 4)
-    x = channels_last(torch.randn(3, image, 22, 10).bfloat16())
-    dy = channels_last(torch.randn(3, wide, 11, 5).bfloat16())
+    x = channels_last(torch.randn(17, image, 22, 10).bfloat16())
+    dy = channels_last(torch.randn(17, wide, 11, 5).bfloat16())
 
     def passes() -> list[Tensor | None]:
         return [
