@@ -31,6 +31,7 @@ _SUBMODULES = (
     "models",
     "nn",
     "ops",
+    "optim",
     "recipes",
     "regularizers",
 )

@@ -16,6 +16,7 @@ from bench.harness import peers
 from bench.harness.case import BOTH, CONTIGUOUS, FORWARD, Case, Cost, laid, laid_model
 from bench.harness.peers import Build
 from fastgan.nn import segments
+from fastgan.optim import Adam
 
 LATENT = 100
 SETS = 2
@@ -128,9 +129,10 @@ class StepRunner:
         self.make, self.judge = networks
         self.parameters = [p for m in networks for p in m.parameters()]
         # On a GPU capturable, so that a whole step can be replayed.
+        optimizer = Adam if how.own else torch.optim.Adam
         how_adam: dict[str, Any] = {"fused": True, "capturable": work.case.device == "cuda"}
         self.optimizers = [
-            torch.optim.Adam(m.parameters(), 2e-4, (0.5, 0.999), **how_adam) for m in networks
+            optimizer(m.parameters(), 2e-4, (0.5, 0.999), **how_adam) for m in networks
         ]
         self.given = [
             (laid(real.to(dtype), how.layout), noise.to(dtype)) for real, noise in work.given

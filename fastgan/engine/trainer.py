@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam
 
 from fastgan.augment import get_augmentation
 from fastgan.data import ImageDataset, ImageStream, make_loader
@@ -33,6 +32,7 @@ from fastgan.engine.update import Update
 from fastgan.engine.validate import check_choices
 from fastgan.losses import GANLoss, get_loss
 from fastgan.nn import convert_sync_batchnorm
+from fastgan.optim import Adam
 from fastgan.regularizers import get_regularizer
 
 # Streams that must not collide with each other or with the data order's.

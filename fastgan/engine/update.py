@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam
 
 from fastgan.engine.precision import LossScale
 from fastgan.engine.ranks import Ranks
+from fastgan.optim import Adam
 from fastgan.regularizers import clip_weights_
 
 

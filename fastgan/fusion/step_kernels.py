@@ -24,6 +24,7 @@ from fastgan.ops._convolution import Kernels, reads_float32
 from fastgan.ops._tensors import activation_code, autocast_dtype
 from fastgan.ops.conv_block import Deferred
 from fastgan.ops.reference.activation import is_identity
+from fastgan.optim import Adam
 
 Call = Callable[[], object]
 
@@ -85,7 +86,7 @@ def _update(module: nn.Module) -> Kernel:
     for p in parameters:
         p.grad = torch.zeros_like(p)
     size = sum(p.numel() * p.element_size() for p in parameters)
-    update = torch.optim.Adam(parameters, fused=True)
+    update = Adam(parameters, fused=True)
     return Kernel("all", "Adam", "PyTorch", 1, Cost(0, 4 * size, 3 * size), update.step)
 
 
