@@ -111,8 +111,8 @@ def test_distributed_data_parallel(tmp_path):
     try:
         compare()
     finally:
-        # A wrapper that outlives its group ends the group's threads while it holds the interpreter's
-        # lock, for which one of them may wait.
+        # A wrapper that outlives its group ends the group's threads while it holds the
+        # interpreter's lock, for which one of them may wait.
         gc.collect()
         torch.distributed.destroy_process_group()
 
