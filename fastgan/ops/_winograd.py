@@ -26,7 +26,7 @@ _GEOMETRY = ((2, 2), (1, 1), (0, 0))  # stride, padding, output padding
 _QUANTUM = 16  # channels come in multiples of it
 _LEAST_CHANNELS = 64  # of the image, below which the transforms outweigh the products saved
 _LEAST_POSITIONS = 4  # of a row or column: for 3, tiles take as many products as the plain sum
-_LEAST_TILES = 64  # of the batch: transforming the weights takes as long as so many
+_LEAST_TILES = 32  # of the batch: for fewer, transforming the weights takes as long as the products
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 

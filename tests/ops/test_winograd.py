@@ -97,9 +97,10 @@ def test_minimal_filtering_is_chosen(native: None, monkeypatch: pytest.MonkeyPat
     assert chosen(
         channels_last(torch.randn(16, 128, 5, 4)), weight, HALVED._replace(transposed=True)
     )
-    assert not chosen(x[:8], weight)  # 32 tiles: the weights' transform would take as long
-    dy = channels_last(torch.randn(8, 128, 4, 4))
-    assert _winograd.backward_weight(dy, x[:8], weight, HALVED) is not None
+    assert chosen(x[:8], weight)
+    assert not chosen(x[:7], weight)  # 28 tiles: the weights' transform would take as long
+    dy = channels_last(torch.randn(7, 128, 4, 4))
+    assert _winograd.backward_weight(dy, x[:7], weight, HALVED) is not None
     assert not chosen(x.contiguous(), weight)
     assert not chosen(x.double(), weight.double())
     assert not chosen(x[:, :, :7].contiguous(memory_format=torch.channels_last), weight)
