@@ -78,9 +78,9 @@ constexpr int64_t kTileElements = 32768;
 // other.
 constexpr int64_t kMinColumns = 256;
 
-// Up to this size a tensor is written down blocks of rows; a larger one comes from memory, whose
-// fetching such a walk of writes disturbs more than it saves.
-constexpr int64_t kBlockedBytes = int64_t{4} << 20;
+// Up to this size a tensor, of halves of floats or of others, is written down blocks of rows; a larger
+// one comes from memory, whose fetching such a walk of writes disturbs more than it saves.
+constexpr int64_t kBlockedBytesOfHalves = int64_t{4} << 20, kBlockedBytes = int64_t{2} << 20;
 
 // From this size on a tensor is written past the caches: beside what it is made from it does not fit the
 // last one, which would read its memory first and have dropped most of it before it is read.
@@ -178,8 +178,8 @@ Scratch<P> scratch(int64_t n) {
 
 // Sets how the tiles of a tensor like x are written.
 inline void set_writing(const Tensor& x, Tile& t) {
-  const int64_t bytes = x.numel() * static_cast<int64_t>(x.element_size());
-  t.blocked = bytes <= kBlockedBytes;
+  const int64_t size = static_cast<int64_t>(x.element_size()), bytes = x.numel() * size;
+  t.blocked = bytes <= (size == 2 ? kBlockedBytesOfHalves : kBlockedBytes);
   t.streamed = bytes >= kStreamedBytes;
 }
 

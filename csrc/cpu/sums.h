@@ -217,7 +217,8 @@ FASTGAN_HD void along_rows(const Tile& t, const Element& element) {
   }
 }
 
-// Puts every element of a tile: as a term, with put(offset, k, V{}, lanes) in place of add.
+// Puts every element of a tile: as a term, with put(offset, k, V{}, lanes) in place of add, and
+// fetch_all(offset), which asks for the memory that is written, too.
 template <typename T, bool Planes, typename Element>
 FASTGAN_HD void transform(const Tile& t, const Element& element) {
   using P = AccOf<T>;
@@ -238,7 +239,7 @@ FASTGAN_HD void transform(const Tile& t, const Element& element) {
 #pragma GCC unroll 8
         for (int b = 0; b < n; ++b) k[b] = element.template at<V>(j + b * kLanes<T>);
         for (int64_t r = chunk.first, offset = r * ld + j; r < chunk.last; ++r, offset += ld) {
-          fetch_ahead<T, n>(chunk, [&](int64_t i) { element.template fetch<2>(i); });
+          fetch_ahead<T, n>(chunk, [&](int64_t i) { element.template fetch_all<2>(i); });
 #pragma GCC unroll 8
           for (int b = 0; b < n; ++b) element.put(offset + b * kLanes<T>, k[b], V{}, Whole{});
         }

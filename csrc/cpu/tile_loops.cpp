@@ -193,6 +193,11 @@ struct Pass {
     fetch_line<hint>(x + offset);
     if constexpr (Gradient) fetch_line<hint>(dz + offset);
   }
+  template <int hint>
+  FASTGAN_HD void fetch_all(int64_t offset) const {
+    fetch<hint>(offset);
+    fetch_line<hint>(out + offset);
+  }
 };
 
 template <typename T, int A, bool F, bool Planes>
