@@ -60,10 +60,11 @@ def _region(name: str, runs: Sequence[Run]) -> str:
     make = REGIONS[name]
     if make is machines:
         return make(runs)
+    nothing = make([])
     by_folder = [[r for r in runs if r.folder == folder] for folder in {r.folder: 0 for r in runs}]
-    found = [(of, text) for of in by_folder if (text := make(of)) != make([])]
+    found = [(of, text) for of in by_folder if (text := make(of)) != nothing]
     if len(found) < 2:
-        return found[0][1] if found else make([])
+        return found[0][1] if found else nothing
     return "\n\n".join(f"{named(of[0].run['machine'])}:\n\n{text}" for of, text in found)
 
 

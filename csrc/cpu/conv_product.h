@@ -22,7 +22,6 @@ constexpr int64_t kMostVectors = 4, kAccumulators = 24;  // of 32 registers
 #else
 constexpr int64_t kMostVectors = 2, kAccumulators = 12;  // of 16
 #endif
-constexpr int64_t ceil_div(int64_t n, int64_t by) { return (n + by - 1) / by; }
 constexpr int64_t most_rows(int64_t vectors) { return std::min(kMostRows, kAccumulators / vectors); }
 
 // Tile::run<P, V>, of P rows by V vectors, at [V - 1][P - 1].
@@ -45,6 +44,42 @@ struct RegisterTiles {
 
 constexpr int64_t kDepth = 128;  // terms at once: with a panel they fill most of a first-level cache
 
+// Has the sums of a tile made from zero, then calls finish(row, column, sums) for each vector of them.
+template <int P, int V, typename Terms, typename Finish>
+FASTGAN_HD void with_sums(const Terms& terms, const Finish& finish) {
+  VecF sum[P][V];
+  FASTGAN_UNROLL
+  for (int p = 0; p < P; ++p) {
+    FASTGAN_UNROLL
+    for (int v = 0; v < V; ++v) sum[p][v] = VecF{};
+  }
+  terms(sum);
+  FASTGAN_UNROLL
+  for (int p = 0; p < P; ++p) {
+    FASTGAN_UNROLL
+    for (int v = 0; v < V; ++v) finish(p, v * kWidth, sum[p][v]);
+  }
+}
+
+// One term of all sums, of left(p) and the vectors at b. dot_conv_product.h has the like for pairs.
+template <int P, int V, typename Left>
+FASTGAN_HD void add_term(VecF (&sum)[P][V], const float* b, const Left& left) {
+  VecF right[V];
+  FASTGAN_UNROLL
+  for (int v = 0; v < V; ++v) right[v] = load(b + v * kWidth);
+  FASTGAN_UNROLL
+  for (int p = 0; p < P; ++p) {
+    FASTGAN_UNROLL
+    for (int v = 0; v < V; ++v) sum[p][v] += left(p) * right[v];
+  }
+}
+
+// Stores sums, or adds them to what is stored.
+template <bool Add>
+FASTGAN_HD void put_sums(float* c, VecF sum) {
+  store(c, Add ? load(c) + sum : sum);
+}
+
 // c[p][v] = (or +=) the sum over t < n of a[p][offset[t]] * b[t][v].
 template <typename Value>
 struct ProductOf {
@@ -56,45 +91,30 @@ struct ProductOf {
   float* c;
   int64_t ldc;
 };
-using Product = ProductOf<float>;
 
-template <bool Add>
+template <typename Value, bool Add>
 struct Multiply {
   template <int P, int V>
-  static void run(const Product& o) {
-    const float* a[P];
-    VecF sum[P][V];
-    FASTGAN_UNROLL
-    for (int p = 0; p < P; ++p) {
-      a[p] = o.a[p];
-      FASTGAN_UNROLL
-      for (int v = 0; v < V; ++v) sum[p][v] = VecF{};
-    }
-    const float* b = o.b;
-    for (int64_t t = 0; t < o.n; ++t, b += o.ldb) {
-      const int64_t at = o.offset[t];
-      VecF right[V];
-      FASTGAN_UNROLL
-      for (int v = 0; v < V; ++v) right[v] = load(b + v * kWidth);
-      FASTGAN_UNROLL
-      for (int p = 0; p < P; ++p) {
-        FASTGAN_UNROLL
-        for (int v = 0; v < V; ++v) sum[p][v] += a[p][at] * right[v];
-      }
-    }
-    FASTGAN_UNROLL
-    for (int p = 0; p < P; ++p) {
-      FASTGAN_UNROLL
-      for (int v = 0; v < V; ++v) {
-        float* c = o.c + p * o.ldc + v * kWidth;
-        store(c, Add ? load(c) + sum[p][v] : sum[p][v]);
-      }
-    }
+  static void run(const ProductOf<Value>& o) {
+    with_sums<P, V>(
+        [&](VecF (&sum)[P][V]) __attribute__((always_inline)) {
+          const Value* a[P];
+          FASTGAN_UNROLL
+          for (int p = 0; p < P; ++p) a[p] = o.a[p];
+          const Value* b = o.b;
+          for (int64_t t = 0; t < o.n; ++t, b += o.ldb) {
+            const int64_t at = o.offset[t];
+            add_term<P, V>(sum, b, [&](int p) { return a[p][at]; });
+          }
+        },
+        [&](int64_t row, int64_t column, VecF sum) {
+          put_sums<Add>(o.c + row * o.ldc + column, sum);
+        });
   }
 };
 
-template <bool Add>
-constexpr RegisterTiles<Product, Multiply<Add>> kProducts{};
+template <typename Value, bool Add>
+constexpr RegisterTiles<ProductOf<Value>, Multiply<Value, Add>> kProducts{};
 
 // v[i][j] becomes v[j][i].
 FASTGAN_HD void transpose(VecF (&v)[kWidth]) {

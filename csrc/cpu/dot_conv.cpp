@@ -112,7 +112,7 @@ struct Block {
   int64_t each() const { return piece.taps() + 1; }
   // The first output that lies behind so much work.
   int64_t behind(int64_t work) const {
-    return std::clamp(first + (work - before + each() - 1) / each(), first, last);
+    return std::clamp(first + ceil_div(work - before, each()), first, last);
   }
   int64_t end() const { return before + (last - first) * each(); }
 };

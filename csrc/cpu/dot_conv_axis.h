@@ -12,7 +12,7 @@ namespace {
 
 // The taps that begin at `first` and lie so far apart.
 inline int64_t taps_from(int64_t first, int64_t kernel, int64_t by) {
-  return first < kernel ? (kernel - first + by - 1) / by : 0;
+  return first < kernel ? ceil_div(kernel - first, by) : 0;
 }
 
 // The taps of a phase in one direction, and the outputs it has.
@@ -32,7 +32,7 @@ struct DotAxis {
     }
     const int64_t tap = (phase + padding) % by;
     *this = {tap, taps_from(tap, kernel, by), (phase + padding) / by, 1, -1,
-             std::max<int64_t>(0, (image - phase + by - 1) / by), phase, by, positions};
+             std::max<int64_t>(0, ceil_div(image - phase, by)), phase, by, positions};
   }
   static DotAxis rows(const DotShape& s, bool transposed, int64_t phase) {
     return {s, transposed, 0, phase / s.stride[1]};

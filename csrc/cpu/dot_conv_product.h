@@ -47,9 +47,9 @@ FASTGAN_HD VecU interleave(const T* low, const T* high) {
   return bits_as<VecU>(rounded(low)) >> 16 | bits_as<VecU>(rounded(high));
 }
 
-// One term of all sums.
+// One term of all sums, of pairs.
 template <int P, int V, typename Left>
-FASTGAN_HD void add_dots(VecF (&sum)[P][V], const uint32_t* b, const Left& left) {
+FASTGAN_HD void add_term(VecF (&sum)[P][V], const uint32_t* b, const Left& left) {
   VecU right[V];
   FASTGAN_UNROLL
   for (int v = 0; v < V; ++v) right[v] = load_pairs(b + v * kWidth);
@@ -61,23 +61,6 @@ FASTGAN_HD void add_dots(VecF (&sum)[P][V], const uint32_t* b, const Left& left)
   }
 }
 
-// Has the sums of a tile made from zero, then calls finish(row, column, sums) for each vector of them.
-template <int P, int V, typename Add, typename Finish>
-FASTGAN_HD void with_sums(const Add& add, const Finish& finish) {
-  VecF sum[P][V];
-  FASTGAN_UNROLL
-  for (int p = 0; p < P; ++p) {
-    FASTGAN_UNROLL
-    for (int v = 0; v < V; ++v) sum[p][v] = VecF{};
-  }
-  add(sum);
-  FASTGAN_UNROLL
-  for (int p = 0; p < P; ++p) {
-    FASTGAN_UNROLL
-    for (int v = 0; v < V; ++v) finish(p, v * kWidth, sum[p][v]);
-  }
-}
-
 // Fetches the lines that a tile is to be written to, far apart as they are, while it is computed.
 template <int V, typename T>
 FASTGAN_HD void fetch_for_writing(const T* to) {
@@ -85,34 +68,6 @@ FASTGAN_HD void fetch_for_writing(const T* to) {
   FASTGAN_UNROLL
   for (int c = 0; c < V * kWidth; c += line) __builtin_prefetch(to + c, 1);
 }
-
-// Of pairs, whose product is a dot product.
-using PairProduct = ProductOf<uint32_t>;
-
-template <bool Add>
-struct MultiplyPairs {
-  template <int P, int V>
-  static void run(const PairProduct& o) {
-    with_sums<P, V>(
-        [&](VecF (&sum)[P][V]) __attribute__((always_inline)) {
-          const uint32_t* a[P];
-          FASTGAN_UNROLL
-          for (int p = 0; p < P; ++p) a[p] = o.a[p];
-          const uint32_t* b = o.b;
-          for (int64_t t = 0; t < o.n; ++t, b += o.ldb) {
-            const int64_t at = o.offset[t];
-            add_dots<P, V>(sum, b, [&](int p) { return a[p][at]; });
-          }
-        },
-        [&](int64_t row, int64_t column, VecF sum) {
-          float* const c = o.c + row * o.ldc + column;
-          store(c, Add ? load(c) + sum : sum);
-        });
-  }
-};
-
-template <bool Add>
-constexpr RegisterTiles<PairProduct, MultiplyPairs<Add>> kPairProducts{};
 
 // Calls function(first column, its vectors, first row, rows) for the register tiles of a panel.
 template <typename Function>
@@ -155,7 +110,7 @@ struct RunsTile {
               for (int p = 0; p < P; ++p) __builtin_prefetch(ahead[p] + first);
               const int64_t last = std::min(o.n, first + kLine);
               for (int64_t t = first; t < last; ++t, b += kPanel) {
-                add_dots<P, V>(sum, b, [&](int p) { return a[p][t]; });
+                add_term<P, V>(sum, b, [&](int p) { return a[p][t]; });
               }
             }
           }
@@ -190,7 +145,7 @@ struct DotsTile {
         [&](VecF (&sum)[P][V]) __attribute__((always_inline)) {
           for (int64_t t = 0; t < o.n; ++t) {
             const uint32_t* const a = o.a + o.a_at[t];
-            add_dots<P, V>(sum, o.b + o.b_at[t], [&](int p) { return a[p]; });
+            add_term<P, V>(sum, o.b + o.b_at[t], [&](int p) { return a[p]; });
           }
         },
         [&](int64_t row, int64_t column, VecF sum) {

@@ -289,9 +289,9 @@ void pack_any(const ThinShape& s, const ThinWeight& w, bool to_image, float* pac
 template <typename Type, typename Function>
 void with_operands(Type, bool in_pairs, const Function& function) {
   if constexpr (kPairs && std::is_same_v<Type, BFloat16>) {
-    if (in_pairs) return function(PairProduct{});
+    if (in_pairs) return function(ProductOf<uint32_t>{});
   }
-  function(Product{});
+  function(ProductOf<float>{});
 }
 
 void from_any(const ThinShape& s, const ThinEpilogue& e, const float* packed, const void* image,

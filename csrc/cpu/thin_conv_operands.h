@@ -21,7 +21,7 @@ constexpr bool kPairs = false;
 // What the left operand of a product O consists of: values of float32, or pairs that lie side by side
 // in memory as bfloat16.
 template <typename O>
-constexpr int64_t kTerms = std::is_same_v<O, PairProduct> ? 2 : 1;
+constexpr int64_t kTerms = std::is_same_v<O, ProductOf<uint32_t>> ? 2 : 1;
 template <typename O>
 using Operand = std::conditional_t<kTerms<O> == 2, uint32_t, float>;
 
@@ -38,13 +38,9 @@ bool pairs_of_weight(const ThinShape& s) {
   return pairs(s) && s.columns % 2 == 0 && s.wide % kWidth == 0;
 }
 
-template <bool Add>
-FASTGAN_HD void multiply(const Product& o, int64_t vectors, int64_t rows) {
-  kProducts<Add>.of[vectors - 1][rows - 1](o);
-}
-template <bool Add>
-FASTGAN_HD void multiply(const PairProduct& o, int64_t vectors, int64_t rows) {
-  kPairProducts<Add>.of[vectors - 1][rows - 1](o);
+template <bool Add, typename Value>
+FASTGAN_HD void multiply(const ProductOf<Value>& o, int64_t vectors, int64_t rows) {
+  kProducts<Value, Add>.of[vectors - 1][rows - 1](o);
 }
 
 template <typename T, typename To>

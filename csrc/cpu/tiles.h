@@ -5,6 +5,11 @@
 #include <cstdint>
 
 namespace fastgan {
+namespace {
+
+constexpr int64_t ceil_div(int64_t n, int64_t by) { return (n + by - 1) / by; }
+
+}  // namespace
 
 enum class Dtype { kFloat32, kBFloat16, kFloat16, kFloat64 };
 

@@ -28,8 +28,6 @@ constexpr int64_t kTransformTime = 8, kPackTime = 16;
 // Channels are cut at multiples of this: whole panels, whatever the instruction set.
 constexpr int64_t kCutChannels = 64;
 
-int64_t ceil_div(int64_t n, int64_t by) { return (n + by - 1) / by; }
-
 // All outputs in parts: of the tiles `down`, of the channels `across`.
 struct Cut {
   int64_t tiles, channels, down, across;

@@ -297,7 +297,6 @@ void weight_multiply(const WinogradShape& s, const float* transformed, int64_t t
 template <typename T>
 void weight_gather(const WinogradShape& s, const float* sums, int64_t square, T* out) {
   const Square q = square_of(s, square);
-  const int64_t row = q.phase / 2, column = q.phase % 2;
   for (int64_t i = 0; i < q.high; ++i) {
     for (int64_t at = 0; at < q.wide; at += kWidth) {
       Nine m;
@@ -306,8 +305,8 @@ void weight_gather(const WinogradShape& s, const float* sums, int64_t square, T*
       gather(m, g);
       for (int y = 0; y < 2; ++y) {
         for (int x = 0; x < 2; ++x) {
-          const int64_t tap = (row + 2 * y) * 4 + column + 2 * x;
-          store(out + ((q.k + i) * 16 + tap) * s.image + q.c + at, g[y][x]);
+          const int64_t tap = tap_of(q.phase, y, x);
+          store(out + ((q.k + i) * kTaps + tap) * s.image + q.c + at, g[y][x]);
         }
       }
     }

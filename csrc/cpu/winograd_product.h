@@ -28,35 +28,20 @@ template <bool Add, int64_t Step>
 struct MultiplyPanel {
   template <int P, int V>
   static void run(const Panel& o) {
-    const float* a[P];
-    VecF sum[P][V];
-    FASTGAN_UNROLL
-    for (int p = 0; p < P; ++p) {
-      a[p] = o.a[p];
-      FASTGAN_UNROLL
-      for (int v = 0; v < V; ++v) sum[p][v] = VecF{};
-    }
-    const float *b = o.b, *ahead = o.ahead;
-    const int64_t ldb = o.ldb, ldc = o.ldc;
-    for (int64_t t = 0; t < o.n; ++t, b += ldb, ahead += ldb) {
-      __builtin_prefetch(ahead, 0, 2);
-      VecF right[V];
-      FASTGAN_UNROLL
-      for (int v = 0; v < V; ++v) right[v] = load(b + v * kWidth);
-      FASTGAN_UNROLL
-      for (int p = 0; p < P; ++p) {
-        FASTGAN_UNROLL
-        for (int v = 0; v < V; ++v) sum[p][v] += a[p][t * Step] * right[v];
-      }
-    }
-    float* c = o.c;
-    FASTGAN_UNROLL
-    for (int p = 0; p < P; ++p, c += ldc) {
-      FASTGAN_UNROLL
-      for (int v = 0; v < V; ++v) {
-        store(c + v * kWidth, Add ? load(c + v * kWidth) + sum[p][v] : sum[p][v]);
-      }
-    }
+    with_sums<P, V>(
+        [&](VecF (&sum)[P][V]) __attribute__((always_inline)) {
+          const float* a[P];
+          FASTGAN_UNROLL
+          for (int p = 0; p < P; ++p) a[p] = o.a[p];
+          const float *b = o.b, *ahead = o.ahead;
+          for (int64_t t = 0; t < o.n; ++t, b += o.ldb, ahead += o.ldb) {
+            __builtin_prefetch(ahead, 0, 2);
+            add_term<P, V>(sum, b, [&](int p) { return a[p][t * Step]; });
+          }
+        },
+        [&](int64_t row, int64_t column, VecF sum) {
+          put_sums<Add>(o.c + row * o.ldc + column, sum);
+        });
   }
 };
 
