@@ -14,8 +14,7 @@ fixed order, so that runs repeat bit for bit.
 
 Launches: the product; the sum over slices, unless one slice writes a channels-last weight straight
 away; the sum of g_bias, whose partial sums ride along where dy is read position by position: not
-transposed. Transposed, or alone, it takes a pass over dy before that. Bytes and operations:
-`weight_gradient_cost` in ``_conv_cost.py``.
+transposed. Transposed, or alone, it takes a pass over dy before that.
 """
 
 from math import gcd, prod

@@ -7,6 +7,7 @@ import platform
 import re
 import subprocess
 import time
+from collections.abc import Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -136,7 +137,9 @@ def last_level_cache(device: str) -> int:
     return max(sizes, default=1 << 26)
 
 
-def ceilings(device: str = "cpu", rounds: int = 7) -> dict[str, float]:
+def ceilings(
+    device: str = "cpu", rounds: int = 7, dtypes: Sequence[str] = ("float32", "bfloat16")
+) -> dict[str, float]:
     """Measured: bytes a second of a copy beyond the cache (read and write both counted), and
     operations a second of the fastest of a few matrix products and convolutions, by dtype: on some
     processors the library's convolutions are faster than its products."""
@@ -145,7 +148,7 @@ def ceilings(device: str = "cpu", rounds: int = 7) -> dict[str, float]:
     copies = interleave({"copy": lambda: target.copy_(source)}, rounds, clock=clock)["copy"]
     found = {"bytes": 2 * LARGE / min(copies)}
     sizes = (1024, 2048) if device == "cpu" else (4096, 8192)
-    for name in ("float32", "bfloat16"):
+    for name in dtypes:
         rates = []
         for n in sizes:
             a = torch.randn(n, n, device=device).to(getattr(torch, name))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import fastgan
+from fastgan.cli._checkout import in_checkout
 from fastgan.cli._common import parse
 
 
@@ -36,16 +33,15 @@ class Arguments:
 
 def run(arguments: list[str]) -> int:
     chosen = parse(Arguments, arguments, prog="fastgan bench")
-    root = find_suite()
     if chosen.threads is not None and chosen.threads < 1:
         raise ValueError(f"threads must be at least 1, got {chosen.threads}")
     if chosen.compare is not None:
         paths = [str(path.resolve()) for path in chosen.compare]
-        return _python(root, "bench.harness.compare", *paths)
+        return in_checkout("bench.harness.compare", *paths)
     if chosen.plot is not None:
-        return _python(root, "bench.harness.plots", str(chosen.plot.resolve()))
+        return in_checkout("bench.harness.plots", str(chosen.plot.resolve()))
     if chosen.against_main:
-        return _python(root, "bench.harness.against", "main")
+        return in_checkout("bench.harness.against", "main")
     options = ["bench", "--benchmark", "-q", "--benchmark-columns=median,iqr,rounds"]
     if chosen.quick:
         options.append("--quick")
@@ -55,27 +51,4 @@ def run(arguments: list[str]) -> int:
         options.append(f"--results={chosen.results.resolve()}")
     elif chosen.keep:
         options.append("--keep")
-    return _python(root, "pytest", *options, threads=chosen.threads)
-
-
-def find_suite() -> Path:
-    """The checkout whose bench/ is run: this package's own, else the current folder's.
-
-    FileNotFoundError where neither is one: an installed package holds no benchmarks.
-    """
-    own = Path(fastgan.__file__).resolve().parent.parent
-    for root in (own, Path.cwd()):
-        if (root / "bench" / "harness" / "__init__.py").is_file():
-            return root
-    raise FileNotFoundError(
-        "the performance suite is part of fastgan's source, not of the installed package: there "
-        f"is no bench/harness in {own} or {Path.cwd()}; run it in a checkout"
-    )
-
-
-def _python(root: Path, module: str, *arguments: str, threads: int | None = None) -> int:
-    variables = dict(os.environ)
-    if threads is not None:
-        variables["OMP_NUM_THREADS"] = str(threads)
-    command = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(command, cwd=root, env=variables, check=False).returncode
+    return in_checkout("pytest", *options, threads=chosen.threads)

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import tyro
 
+from fastgan.cli._checkout import in_checkout
 from fastgan.cli._common import parse
 from fastgan.engine.precision import Precision
 from fastgan.engine.trainer import resolve_device
 from fastgan.recipes import get_recipe
-from fastgan.recipes.tuning import explain_recipe, roofline_recipe
+from fastgan.recipes.tuning import explain_recipe
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,10 @@ class Arguments:
     device: str = "auto"
     """cpu, cuda, cuda:1 ...; auto takes a GPU where there is one."""
     roofline: bool = False
-    """Instead list every kernel of a training step, with the least time it takes and its own."""
+    """In a source checkout: instead list every kernel of a training step, with its roofline bound
+    and its measured time."""
     gpu: str = ""
-    """With --roofline: floors of a GPU that is not there, by its data sheet: A100 80GB SXM, H100
+    """With --roofline: bounds of a GPU that is not there, by its data sheet: A100 80GB SXM, H100
     SXM, H200 SXM, B200, RTX 4090."""
     precision: Precision = "float32"
     """With --roofline: float32, tf32, bfloat16 or float16."""
@@ -35,11 +37,11 @@ class Arguments:
 def run(arguments: list[str]) -> int:
     chosen = parse(Arguments, arguments, prog="fastgan explain")
     recipe = get_recipe(chosen.recipe)
-    if not chosen.roofline:
-        if chosen.gpu or chosen.precision != "float32":
-            raise ValueError("--gpu and --precision belong to --roofline")
-        explain_recipe(recipe, chosen.batch_size, resolve_device(chosen.device))
-        return 0
-    device = resolve_device("cpu" if chosen.gpu else chosen.device)
-    roofline_recipe(recipe, chosen.batch_size, device, chosen.precision, chosen.gpu)
+    if chosen.roofline:
+        options = [f"--batch-size={chosen.batch_size}", f"--device={chosen.device}"]
+        options += [f"--precision={chosen.precision}", f"--gpu={chosen.gpu}"]
+        return in_checkout("bench.roofline", chosen.recipe, *options)
+    if chosen.gpu or chosen.precision != "float32":
+        raise ValueError("--gpu and --precision belong to --roofline")
+    explain_recipe(recipe, chosen.batch_size, resolve_device(chosen.device))
     return 0

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from fastgan.fusion.fuse import fuse
 from fastgan.fusion.report import FusionReport
-from fastgan.fusion.roofline import floor_seconds
 from fastgan.nn._blocks import Activation
 from fastgan.nn.sequential import Run, Runner, laid_out, recording
 from fastgan.ops import _dispatch, conv_block, norm_act_conv, tuning
@@ -22,15 +21,11 @@ from fastgan.ops._tensors import autocast_dtype, stat_dtype
 from fastgan.ops.conv_block import Deferred, backend_of
 from fastgan.ops.norm_act_conv import Norm
 
-_PASSES = 3
-
 
 class Row(NamedTuple):
     """One block of `explain`. Sizes in bytes of a training pass; the rest of the forward pass.
 
     kernels: what runs its convolution, forward and for both gradients; None without one.
-    roofline: the share of its time that the operations or the traffic (whichever takes longer) take
-    at the rates of a matrix product and of a copy on this device; nan where it is not known.
     """
 
     name: str
@@ -45,7 +40,6 @@ class Row(NamedTuple):
     saved_fused: int
     operations: int
     traffic: int
-    roofline: float
 
 
 def explain(module: nn.Module, *inputs: Tensor) -> list[Row]:
@@ -56,10 +50,9 @@ def explain(module: nn.Module, *inputs: Tensor) -> list[Row]:
     `convolution_form`; numbered reasons stand below) and the backend of its elementwise kernels,
     what runs its convolution and, where that is another, its gradients ("direct", "minimal
     filtering", "dot products" and "matrix products" are fastgan's own on a CPU), what torch.nn's
-    layers and the block save for backward, the operations (two a multiply-add) and bytes of its
-    forward pass (input, weights and output once each), and the roofline share of its time. The
-    blocks that `fuse` left as they are follow, with the reason. A module that is not fused is
-    explained as `fuse` would have it.
+    layers and the block save for backward, and the operations (two a multiply-add) and bytes of its
+    forward pass (input, weights and output once each). The blocks that `fuse` left as they are
+    follow, with the reason. A module that is not fused is explained as `fuse` would have it.
 
     ValueError if there is no block in `module`.
     """
@@ -75,16 +68,13 @@ def explain(module: nn.Module, *inputs: Tensor) -> list[Row]:
         table.add_column(heading, overflow="fold")
     for heading in ("saved by torch.nn", "saved", "GFLOP", "traffic"):
         table.add_column(heading, justify="right", min_width=8)
-    table.add_column("roofline", justify="right")
     reasons = list(dict.fromkeys(row.why for row in rows))
     for row in rows:
         shapes = f"{_times(row.input)} → {_times(row.output)}" if row.output else ""
         form = ", ".join(filter(None, (row.form, row.backend)))
         note = f" ({reasons.index(row.why) + 1})" if row.why else ""
         kernels = "" if row.kernels is None else str(row.kernels)
-        table.add_row(
-            row.name, row.kind, shapes, form + note, kernels, *_numbers([row]), _share(row)
-        )
+        table.add_row(row.name, row.kind, shapes, form + note, kernels, *_numbers([row]))
     table.add_section()
     table.add_row("sum", *[""] * 4, *_numbers(rows))
     # A pipe or a file has no width; 80 columns would break every cell.
@@ -94,10 +84,6 @@ def explain(module: nn.Module, *inputs: Tensor) -> list[Row]:
         if why:
             console.print(f"({number}) {why}")
     return rows
-
-
-def _share(row: Row) -> str:
-    return "" if math.isnan(row.roofline) else f"{row.roofline:.0%}"
 
 
 def _numbers(rows: list[Row]) -> list[str]:
@@ -118,16 +104,8 @@ def traced(module: nn.Module, *inputs: Tensor) -> tuple[list[Run], FusionReport]
 
 
 def _recorded(module: nn.Module, *inputs: Tensor) -> tuple[list[Run], FusionReport]:
-    """The last of a few passes, as in training, with the least time that each block took."""
-    times = []
-    with torch.enable_grad():
-        for _ in range(_PASSES):
-            with recording() as runs:
-                module(*inputs)
-            times.append([run.seconds for run in runs])
-    if len({len(seconds) for seconds in times}) == 1:  # one that draws lots may differ
-        least = map(min, zip(*times, strict=True))
-        runs = [run._replace(seconds=s) for run, s in zip(runs, least, strict=True)]
+    with torch.enable_grad(), recording() as runs:
+        module(*inputs)
     return runs, vars(module).get("fusion_report", FusionReport())
 
 
@@ -140,7 +118,7 @@ def explained(module: nn.Module, *inputs: Tensor) -> list[Row]:
     return [
         *(_row(run, seen) for run in runs),
         *(
-            Row(name, " → ".join(kinds), (), (), "as it is", why, "", None, 0, 0, 0, 0, math.nan)
+            Row(name, " → ".join(kinds), (), (), "as it is", why, "", None, 0, 0, 0, 0)
             for name, kinds, why in left
         ),
     ]
@@ -148,23 +126,20 @@ def explained(module: nn.Module, *inputs: Tensor) -> list[Row]:
 
 def _row(run: Run, seen: set[int]) -> Row:
     block, x, y = run.block, run.input, run.output
-    operations, weights, roofline = 0, 0, math.nan
+    operations = weights = 0
     if run.form and block.conv is not None:
         weight = block.conv.weight
         positions = (x if block.geometry.transposed else y).shape
         operations = 2 * weight.numel() * positions[0] * math.prod(positions[2:])
         weights = weight.numel() * y.element_size()
     traffic = _bytes(x) + weights + _bytes(y)
-    if run.form:
-        floor = floor_seconds(operations, traffic, x.device, autocast_dtype(x))
-        roofline = floor / run.seconds
     saved = _saved(run, seen)
     normalised = _bytes(x) if block.norm is not None else 0
     return Row(
         ", ".join(block.names), " → ".join(type(child).__name__ for child in block.children),
         tuple(x.shape), tuple(y.shape), run.form or "as it is", run.why,
         _dispatch.resolve(_dispatch.setting(), x), convolution_kernels(run), saved + normalised,
-        saved + normalised * run.keeps_normalised, operations, traffic, roofline,
+        saved + normalised * run.keeps_normalised, operations, traffic,
     )  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
@@ -34,7 +33,7 @@ _KEEPING = ("layers", "apart")  # forms that keep for backward what torch.nn's l
 
 
 class Run(NamedTuple):
-    """What became of a block: its input and output, how it ran and why, and how long it took.
+    """What became of a block: its input and output, how it ran and why.
 
     form: of `tuning.FORMS`; "norm_act" without a convolution; "layers" where it ran as the layers
     it is made of by choice, "" by need. keeps_normalised: for backward, beside its input.
@@ -46,7 +45,6 @@ class Run(NamedTuple):
     form: str
     why: str
     keeps_normalised: bool
-    seconds: float
 
 
 class FusedSequential(nn.Sequential, Segmented):
@@ -107,13 +105,6 @@ def recording() -> Iterator[list[Run]]:
         _records = previous
 
 
-def _now(x: Tensor) -> float:
-    """Seconds; when all that x waits for is done."""
-    if x.is_cuda:
-        torch.cuda.synchronize(x.device)
-    return time.perf_counter()
-
-
 def is_recording() -> bool:
     return _records is not None
 
@@ -168,7 +159,7 @@ class Runner(NamedTuple):
             following = blocks[i + 1] if i + 1 < len(blocks) else None
             chosen = self._form(block, x) if forms is None else forms[i]
             form = chosen.name
-            given, start = x, _now(x) if _records is not None else 0.0
+            given = x
             apart = form == "fused" and block.trains() and moments is None
             if form == "norm_act":
                 x, moments = self._norm_act(block, x), None
@@ -191,7 +182,7 @@ class Runner(NamedTuple):
             if _records is not None:
                 keeps = apart or form in _KEEPING
                 keeps = keeps or (form == "composed" and self.keep_activations)
-                _records.append(Run(blocks[i], given, x, *chosen, keeps, _now(x) - start))
+                _records.append(Run(blocks[i], given, x, *chosen, keeps))
         return x, found
 
     def _form(self, block: Block, x: Tensor) -> Form:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import fastgan
-from fastgan.cli import bench, main
+from fastgan.cli import _checkout, bench, main
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,7 +34,7 @@ def test_a_path_given_with_the_option_is_kept():
 
 
 def test_the_suite_is_that_of_the_checkout():
-    assert bench.find_suite() == ROOT
+    assert _checkout.find_suite() == ROOT
 
 
 def test_an_installed_package_says_that_it_has_no_suite(tmp_path, monkeypatch, capsys):
@@ -43,25 +43,27 @@ def test_an_installed_package_says_that_it_has_no_suite(tmp_path, monkeypatch, c
     assert main(["bench", "--quick"]) == 2
     assert "run it in a checkout" in capsys.readouterr().err
     monkeypatch.chdir(ROOT)
-    assert bench.find_suite() == ROOT
+    assert _checkout.find_suite() == ROOT
 
 
 def test_flags_become_options_of_pytest(monkeypatch):
     ran: list[tuple[object, ...]] = []
-    monkeypatch.setattr(bench, "_python", lambda *given, **threads: ran.append((given, threads)))
+    monkeypatch.setattr(
+        bench, "in_checkout", lambda *given, **threads: ran.append((given, threads))
+    )
     bench.run(["--quick", "--only", "norm_act", "--threads", "1"])
     bench.run(["--compare", "a", "b"])
     bench.run(["--against-main"])
     bench.run(["--plot", "a"])
     assert {"bench", "--benchmark", "--quick", "norm_act"} <= set(ran[0][0])
     assert ran[0][1] == {"threads": 1}
-    assert ran[1][0][1:] == (
+    assert ran[1][0] == (
         "bench.harness.compare",
         str(Path("a").resolve()),
         str(Path("b").resolve()),
     )
-    assert ran[2][0][1:] == ("bench.harness.against", "main")
-    assert ran[3][0][1:] == ("bench.harness.plots", str(Path("a").resolve()))
+    assert ran[2][0] == ("bench.harness.against", "main")
+    assert ran[3][0] == ("bench.harness.plots", str(Path("a").resolve()))
 
 
 def test_no_threads_is_an_error():

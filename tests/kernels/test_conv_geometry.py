@@ -1,4 +1,4 @@
-"""What the convolutions' launchers decide on the host: geometries, configurations, costs."""
+"""What the convolutions' launchers decide on the host: geometries, configurations."""
 
 from __future__ import annotations
 
@@ -10,12 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from fastgan.kernels._conv_cost import (
-    Cost,
-    data_gradient_cost,
-    forward_cost,
-    weight_gradient_cost,
-)
 from fastgan.kernels._conv_geometry import (
     ConvGeometry,
     Target,
@@ -89,21 +83,6 @@ def test_offsets_in_a_tile_of_large_images_take_64_bits() -> None:
     # Small images, but many of them in a tile.
     x, weight = torch.empty(8, 2**22, 4, device="meta"), torch.empty(1, 2**22, 4, device="meta")
     assert conv_geometry(x, weight, [1], [0], [0], False).wide(config)
-
-
-def test_costs_count_each_tensor_once() -> None:
-    geo = geometry(8, 64, 32, 128)
-    x, y, weight = 8 * 64 * 32 * 32 * 2, 8 * 128 * 16 * 16 * 2, 16 * 64 * 128 * 4
-    operations = 2 * 8 * 16 * 16 * 16 * 64 * 128
-    assert forward_cost(geo, 2, 4) == Cost(operations, x + weight, y)
-    both = data_gradient_cost(geo, 2, 4, reads_y=True, reads_x=True)
-    assert both == Cost(operations, 2 * y + weight + x, x)
-    assert data_gradient_cost(geo, 2, 4, False, False).read == y + weight
-    assert weight_gradient_cost(geo, 2, 4, reads_y=True) == Cost(operations, x + 2 * y, weight)
-    back = geometry(8, 128, 16, 64, transposed=True)
-    assert weight_gradient_cost(back, 2, 4, reads_y=False) == Cost(operations, x + y, weight)
-    assert Cost(100, 30, 20).floor(10.0, 10.0) == 10.0
-    assert Cost(100, 30, 20).floor(50.0, 10.0) == 5.0
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The roofline tables of docs/convolutions.md: `python -m tools.roofline_page [--measure]`.
+"""The roofline tables of docs/convolutions.md: `python -m bench.roofline.page [--measure]`.
 
 The floors of GPUs follow from the shapes alone, and a test holds the page to them. What this
 machine takes is measured, with --measure, on an otherwise idle one.
@@ -14,13 +14,13 @@ from pathlib import Path
 
 import torch
 
+from bench.roofline.peaks import find_gpu
+from bench.roofline.step import fused_kernels, measured_lines
+from bench.roofline.table import Line, lines, step_cost, step_floor, step_measured
 from fastgan.engine.precision import Precision
-from fastgan.fusion.peaks import find_gpu
-from fastgan.fusion.step_table import Line, lines, step_cost, step_floor, step_measured
 from fastgan.recipes import get_recipe
-from fastgan.recipes.tuning import fused_kernels, measured_lines
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "convolutions.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "convolutions.md"
 RECIPE = "dcgan-64"
 GPUS, BATCHES = ("H100 SXM", "H200 SXM"), (128, 1024)
 DTYPES: tuple[Precision, ...] = ("float32", "bfloat16")

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from bench.roofline import cost as costs
+from bench.roofline.cost import Cost
 from fastgan.fusion.explaining import convolution_kernels, traced
-from fastgan.kernels import _conv_cost as costs
-from fastgan.kernels._conv_cost import Cost
 from fastgan.kernels._conv_geometry import ConvGeometry, conv_geometry
 from fastgan.nn._blocks import Activation, Block
 from fastgan.nn.sequential import Run, laid_out

@@ -1,10 +1,15 @@
-"""What data sheets promise of GPUs, for floors of machines that are not at hand."""
+"""Rates of GPUs by their data sheets, for bounds of machines that are not at hand."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from fastgan.fusion.roofline import Rates
+
+class Rates(NamedTuple):
+    """The most that a device does in a second: operations (two a multiply-add) and bytes."""
+
+    operations: float
+    bytes: float
 
 
 class Peak(NamedTuple):

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import torch
 
-from fastgan.fusion.roofline import Rates
-from fastgan.fusion.step_kernels import Kernel
-from fastgan.kernels._conv_cost import Cost
+from bench.roofline.cost import Cost
+from bench.roofline.kernels import Kernel
+from bench.roofline.peaks import Rates
 from fastgan.ops import tuning
 
 _ROUNDS = 7

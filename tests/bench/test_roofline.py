@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from fastgan.cli import main
-from fastgan.fusion.peaks import GPUS, find_gpu
-from fastgan.fusion.roofline import Rates, measured_rates
-from fastgan.fusion.step_kernels import DISCRIMINATOR, GENERATOR, Kernel, Passes, step_kernels
-from fastgan.fusion.step_table import (
+from bench.roofline import page
+from bench.roofline.cost import Cost, data_gradient_cost, forward_cost, weight_gradient_cost
+from bench.roofline.kernels import DISCRIMINATOR, GENERATOR, Kernel, Passes, step_kernels
+from bench.roofline.peaks import GPUS, Rates, find_gpu
+from bench.roofline.step import measured_rates
+from bench.roofline.table import (
     HEADINGS,
     cells,
     lines,
@@ -21,10 +22,10 @@ from fastgan.fusion.step_table import (
     step_measured,
     sums,
 )
-from fastgan.kernels._conv_cost import Cost
+from fastgan.cli import main
+from fastgan.kernels._conv_geometry import ConvGeometry, conv_geometry
 from fastgan.nn import FusedSequential
 from fastgan.ops import _winograd, convolution_form
-from tools import roofline_page
 
 CPU = torch.device("cpu")
 N = 4
@@ -55,6 +56,28 @@ def images(batch: int = N) -> torch.Tensor:
 
 def counted(found: list[Kernel]) -> dict[tuple[str, str], tuple[int, Cost]]:
     return {(k.layer, k.name): (k.times, k.cost) for k in found}
+
+
+def geometry(n: int, c_in: int, side: int, c_out: int, transposed: bool = False) -> ConvGeometry:
+    """A layer of a DCGAN: kernel 4, stride 2, padding 1."""
+    x = torch.empty(n, c_in, side, side, device="meta")
+    weight = torch.empty(*((c_in, c_out) if transposed else (c_out, c_in)), 4, 4, device="meta")
+    return conv_geometry(x, weight, [2, 2], [1, 1], [0, 0], transposed)
+
+
+def test_costs_count_each_tensor_once() -> None:
+    geo = geometry(8, 64, 32, 128)
+    x, y, weight = 8 * 64 * 32 * 32 * 2, 8 * 128 * 16 * 16 * 2, 16 * 64 * 128 * 4
+    operations = 2 * 8 * 16 * 16 * 16 * 64 * 128
+    assert forward_cost(geo, 2, 4) == Cost(operations, x + weight, y)
+    both = data_gradient_cost(geo, 2, 4, reads_y=True, reads_x=True)
+    assert both == Cost(operations, 2 * y + weight + x, x)
+    assert data_gradient_cost(geo, 2, 4, False, False).read == y + weight
+    assert weight_gradient_cost(geo, 2, 4, reads_y=True) == Cost(operations, x + 2 * y, weight)
+    back = geometry(8, 128, 16, 64, transposed=True)
+    assert weight_gradient_cost(back, 2, 4, reads_y=False) == Cost(operations, x + y, weight)
+    assert Cost(100, 30, 20).floor(10.0, 10.0) == 10.0
+    assert Cost(100, 30, 20).floor(50.0, 10.0) == 5.0
 
 
 def test_fused_kernels_are_counted() -> None:
@@ -154,10 +177,10 @@ def test_passes_that_a_step_does_not_run_are_not_listed() -> None:
 
 
 def test_rates_are_of_the_faster_of_product_and_convolution() -> None:
-    rates = measured_rates(CPU, torch.float32)
+    rates = measured_rates(CPU, "float32")
     assert rates.operations > 1e9
     assert rates.bytes > 1e8
-    assert measured_rates(CPU, torch.float32) is rates
+    assert measured_rates(CPU, "float32") is rates
 
 
 def test_gpus_by_name() -> None:
@@ -171,15 +194,15 @@ def test_gpus_by_name() -> None:
         find_gpu("SXM")
 
 
-def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(capfd: pytest.CaptureFixture[str]) -> None:
     command = ["explain", "dcgan-28", "--batch-size", "2", "--device", "cpu"]
     assert main([*command, "--roofline"]) == 0
-    out = capsys.readouterr().out
+    out = capfd.readouterr().out
     assert "measured" in out
     assert "discriminator" in out
     on_gpu = [*command, "--roofline", "--gpu", "b200", "--precision", "bfloat16"]
     assert main(on_gpu) == 0
-    out = capsys.readouterr().out
+    out = capfd.readouterr().out
     assert "NVIDIA Blackwell data sheet" in out
     assert "measured" not in out
     for arguments, message in (
@@ -189,9 +212,9 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["explain", "--roofline", "--gpu", "h100", "--batch-size", "1"], "batch_size must be"),
     ):
         assert main(arguments) == 2
-        assert message in capsys.readouterr().err
+        assert message in capfd.readouterr().err
 
 
 def test_the_page_shows_the_floors_that_are_counted() -> None:
-    page = roofline_page.PAGE.read_text(encoding="utf-8")
-    assert page == roofline_page.filled(page, "gpu", roofline_page.gpu_table())
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert text == page.filled(text, "gpu", page.gpu_table())
