@@ -17,7 +17,7 @@ def parse(kind: type[T], arguments: list[str], *, prog: str, default: Any = None
         kind,
         prog=prog,
         args=arguments,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        config=(tyro.conf.OmitArgPrefixes,),
         **settings,
     )
 
