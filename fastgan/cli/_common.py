@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, TypeVar
 
 import tyro
+
+from fastgan.engine.launch import read_launch
 
 T = TypeVar("T")
 
@@ -23,8 +24,12 @@ def parse(kind: type[T], arguments: list[str], *, prog: str, default: Any = None
 
 
 def is_first() -> bool:
-    """Whether this process speaks for all: the first, or the only one."""
-    return os.environ.get("RANK", "0") == "0"
+    """Whether this process speaks for all: the first, the only one, or one that knows no others."""
+    try:
+        launch = read_launch()
+    except ValueError:
+        return True
+    return launch is None or launch.rank == 0
 
 
 def no_more(command: str, arguments: list[str]) -> None:

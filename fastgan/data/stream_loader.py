@@ -16,6 +16,7 @@ from fastgan.data._checks import check_int
 from fastgan.data.order import Order
 from fastgan.data.streaming import ImageStream
 from fastgan.ops import gather_images
+from fastgan.system import whole_number
 
 _MOST_WORKERS = 16
 
@@ -165,5 +166,5 @@ def _fill(rows: Tensor, read: Callable[[int], Tensor], index: list[int]) -> None
 
 
 def _default_workers() -> int:
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    processes = whole_number("LOCAL_WORLD_SIZE", default=1, minimum=1)
     return max(1, min(_MOST_WORKERS, (os.cpu_count() or 1) // processes))

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from fastgan.engine.launch import local_device, read_launch
+
 T = TypeVar("T")
 
 
@@ -152,14 +154,21 @@ def launched(device: str = "auto") -> Iterator[Ranks]:
 
     Uses NCCL where the run is on GPUs and gloo on CPUs. A group that is initialised already is
     taken as it is.
+
+    Raises:
+        ValueError: the launcher's variables are incomplete or contradict each other; nothing is
+            joined then.
     """
-    alone = "RANK" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1"
-    if alone or dist.is_initialized():
+    if dist.is_available() and dist.is_initialized():
+        yield Ranks.current()
+        return
+    launch = read_launch()
+    if launch is None or launch.size == 1:
         yield Ranks.current()
         return
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if on_gpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(local_device())
     backend = "nccl" if on_gpu else "gloo"
     with _told():
         _join(backend)

@@ -21,6 +21,7 @@ from fastgan.engine.capture import Inputs, StepRunner
 from fastgan.engine.checkpoint import Checkpoint
 from fastgan.engine.config import TrainConfig, TrainResult
 from fastgan.engine.ema import Ema
+from fastgan.engine.launch import local_device
 from fastgan.engine.log import Reporter
 from fastgan.engine.loop import Loop
 from fastgan.engine.precision import LossScale, float32_products
@@ -318,7 +319,7 @@ def resolve_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"device must be auto, cpu, cuda or cuda:<n>, got {name!r}")
     if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        return torch.device("cuda", local_device())
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"device {name!r} is not there: torch {torch.__version__} sees "
