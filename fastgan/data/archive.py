@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import zipfile
 import zlib
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from fastgan.data.dataset import DataError
 from fastgan.data.image import SUFFIXES, ImageFile, UndecodableImage
@@ -24,18 +25,15 @@ def list_archive(path: Path) -> Listing:
     """List every PNG, JPEG and WebP in a zip, sorted by name; class folders as in `list_folder`.
 
     A single folder that wraps the whole archive is not a class. The archive stays open as long as
-    the listing lives.
+    the listing lives; every process opens it for itself.
 
     Raises:
         OSError: the file cannot be read.
         DataError: not a zip, a name that points outside, encryption, sizes over the limits, or no
             image.
     """
-    try:
-        archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        raise DataError(f"{path}: not a zip archive, or damaged: {error}") from error
-    entries = archive.infolist()
+    archive = _Archive(path)
+    entries = archive.opened().infolist()
     for entry in entries:
         _check_entry(entry, path)
     images = {PurePosixPath(_posix(e.filename)): e for e in entries if not e.is_dir()}
@@ -46,7 +44,7 @@ def list_archive(path: Path) -> Listing:
     files = [
         ImageFile(
             str(name),
-            partial(_open, archive, images[name], path),
+            partial(archive.read, images[name]),
             f"{images[name].file_size} {images[name].CRC:08x}",
         )
         for name in names
@@ -79,11 +77,29 @@ def _unwrap(names: list[PurePosixPath]) -> list[PurePosixPath]:
     return names
 
 
-def _open(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> BinaryIO:
-    """Unpack one entry into memory; zipfile stops at the size that `_check_entry` has seen."""
-    try:
-        return io.BytesIO(archive.read(entry))
-    except NotImplementedError as error:
-        raise DataError(f"{path}: {entry.filename!r}: {error}") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
-        raise UndecodableImage(f"{path}: {entry.filename!r}: {error}") from error
+class _Archive:
+    """A zip that is opened once a process: an open file's place is shared with forked processes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._open: tuple[int, zipfile.ZipFile] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "_open": None}
+
+    def opened(self) -> zipfile.ZipFile:
+        if self._open is None or self._open[0] != os.getpid():
+            try:
+                self._open = os.getpid(), zipfile.ZipFile(self.path)
+            except zipfile.BadZipFile as error:
+                raise DataError(f"{self.path}: not a zip archive, or damaged: {error}") from error
+        return self._open[1]
+
+    def read(self, entry: zipfile.ZipInfo) -> BinaryIO:
+        """Unpack one entry into memory; zipfile stops at the size that `_check_entry` has seen."""
+        try:
+            return io.BytesIO(self.opened().read(entry))
+        except NotImplementedError as error:
+            raise DataError(f"{self.path}: {entry.filename!r}: {error}") from error
+        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+            raise UndecodableImage(f"{self.path}: {entry.filename!r}: {error}") from error

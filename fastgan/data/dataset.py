@@ -11,6 +11,9 @@ from torch import Tensor
 
 from fastgan.data._checks import check_int
 
+# Labels number classes from 0; what lies above is no class, and no table of that length is made.
+MAX_LABEL = 2**31 - 1
+
 
 class DataError(ValueError):
     """The data is there but its content cannot be used."""
@@ -48,25 +51,10 @@ class ImageDataset:
                 f"images must have shape [N, C, H, W] with no zero, got {list(images.shape)}"
             )
         if labels is not None:
-            self._check_labels(labels)
+            check_labels(labels, len(self), self.classes)
         elif self.classes is not None:
             raise DataError("classes were given without labels")
         check_int("skipped", self.skipped, 0)
-
-    def _check_labels(self, labels: Tensor) -> None:
-        if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
-            got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-            raise TypeError(f"labels must be a torch.int64 tensor, got {got}")
-        if labels.shape != self.images.shape[:1]:
-            raise DataError(
-                f"labels must have shape [{len(self)}], one for each image, "
-                f"got {list(labels.shape)}"
-            )
-        low, high = int(labels.min()), int(labels.max())
-        if low < 0:
-            raise DataError(f"labels must not be negative, got {low}")
-        if self.classes is not None and high >= len(self.classes):
-            raise DataError(f"label {high} has no name: there are {len(self.classes)} classes")
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -116,6 +104,24 @@ class ImageDataset:
         index = index.remainder(len(self))
         labels = None if self.labels is None else self.labels[index.to(self.labels.device)]
         return replace(self, images=self.images[index], labels=labels)
+
+
+def check_labels(labels: Tensor, count: int, classes: Sequence[str] | None) -> None:
+    """Raise TypeError or DataError unless `labels` are int64 [count] that number classes."""
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
+        got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise TypeError(f"labels must be a torch.int64 tensor, got {got}")
+    if labels.shape != (count,):
+        raise DataError(
+            f"labels must have shape [{count}], one for each image, got {list(labels.shape)}"
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0:
+        raise DataError(f"labels must not be negative, got {low}")
+    if high > MAX_LABEL:
+        raise DataError(f"labels must be at most {MAX_LABEL}, got {high}")
+    if classes is not None and high >= len(classes):
+        raise DataError(f"label {high} has no name: there are {len(classes)} classes")
 
 
 def spread(count: int, limit: int | None) -> list[int]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,6 +85,12 @@ class StreamLoader:
         if self._on_gpu:
             self._copies = torch.cuda.Stream(self.device)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        order = self.order
+        ranks = order.rank, order.world_size
+        made = order.batch_size, order.seed, self.device, order.flip, *ranks, self.ahead
+        return type(self), (self._images, *made)
+
     def batch(self, step: int) -> tuple[Tensor, Tensor | None]:
         """Return the images and labels of `step`, counted from 0; see `ResidentLoader.batch`.
 
@@ -136,13 +142,21 @@ class StreamLoader:
         rows = torch.empty(
             (len(chosen), height, width, channels), dtype=torch.uint8, pin_memory=self._on_gpu
         )
+        labels = (
+            None if self._images.labels is None else torch.empty(len(chosen), dtype=torch.int64)
+        )
         stride = -(-len(chosen) // self._workers)
         parts = [
-            self._pool.submit(_fill, part, self._images.read, index.tolist())
-            for part, index in zip(rows.split(stride), chosen.split(stride), strict=True)
+            self._pool.submit(
+                _fill,
+                self._images,
+                chosen[first : first + stride].tolist(),
+                rows[first : first + stride],
+                None if labels is None else labels[first : first + stride],
+            )
+            for first in range(0, len(chosen), stride)
         ]
-        labels = self._images.labels
-        extra = flips if flips is None else flips[place], None if labels is None else labels[chosen]
+        extra = None if flips is None else flips[place], labels
         return _Batch((rows.permute(0, 3, 1, 2), *extra), parts)
 
     def _send(self, step: int) -> None:
@@ -160,9 +174,16 @@ class StreamLoader:
         return tensor.to(self.device, non_blocking=True)
 
 
-def _fill(rows: Tensor, read: Callable[[int], Tensor], index: list[int]) -> None:
+def _fill(images: ImageStream, index: list[int], rows: Tensor, labels: Tensor | None) -> None:
+    """Read images into `rows` [n, H, W, C], and the labels of those that came into `labels` [n]."""
+    taken = []
     for row, i in zip(rows, index, strict=True):
-        row.copy_(read(i).permute(1, 2, 0))
+        image, which = images.take(i)
+        row.copy_(image.permute(1, 2, 0))
+        taken.append(which)
+    if labels is not None:
+        assert images.labels is not None
+        labels.copy_(images.labels[torch.tensor(taken)])
 
 
 def _default_workers() -> int:

@@ -6,14 +6,16 @@ import hashlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fastgan.data.array import to_nchw
-from fastgan.data.dataset import DataError, spread
+from fastgan.data.dataset import DataError, check_labels, spread
 from fastgan.data.image import UndecodableImage, conform, set_channels
 from fastgan.data.listing import Listing
 from fastgan.data.options import LoadOptions
@@ -22,6 +24,8 @@ from fastgan.data.options import LoadOptions
 @dataclass(frozen=True, eq=False)
 class ImageStream:
     """A set of images of one size that are decoded as their turn comes.
+
+    It can be pickled, and so handed to worker processes, if its `read` can; that of `stream` can.
 
     Attributes:
         read: index to uint8 [C, H, W]; called from several threads at once.
@@ -32,6 +36,9 @@ class ImageStream:
         identity: what `fingerprint` returns.
         shards: how many images lie in each file, if they lie many to a file.
         workers: threads that read; 0 is one a CPU core, at most 16, shared by the processes.
+
+    Raises:
+        TypeError, DataError: labels that do not fit.
     """
 
     read: Callable[[int], Tensor]
@@ -45,6 +52,10 @@ class ImageStream:
     damaged: set[str] = field(default_factory=set)
     """Names of the files that could not be decoded, and in whose place the next one was taken."""
 
+    def __post_init__(self) -> None:
+        if self.labels is not None:
+            check_labels(self.labels, len(self), self.classes)
+
     def __len__(self) -> int:
         return self.shape[0]
 
@@ -52,6 +63,15 @@ class ImageStream:
     def skipped(self) -> int:
         """How many files could not be decoded so far."""
         return len(self.damaged)
+
+    def take(self, index: int) -> tuple[Tensor, int]:
+        """Read an image, and tell which it is: another than `index` where that one is damaged.
+
+        The label that belongs to it is `labels[which]`.
+        """
+        if isinstance(self.read, _Files):
+            return self.read.take(index)
+        return self.read(index), index
 
     def some(self, count: int) -> Tensor:
         """Read at most `count` images, evenly spaced: uint8 [n, C, H, W]."""
@@ -66,6 +86,93 @@ class ImageStream:
         return self.identity
 
 
+class _Files:
+    """Reads the images of a listing, the next one in place of a damaged one."""
+
+    def __init__(self, listing: Listing, options: LoadOptions) -> None:
+        self.name, self.files, self.options = listing.name, listing.files, options
+        self.damaged: set[str] = set()
+        self._known: set[int] = set()
+        size, channels = options.image_size, options.channels
+        self.shape = (
+            (channels, size, size) if size and channels else tuple(self._decode(0)[0].shape)
+        )
+
+    def __call__(self, index: int) -> Tensor:
+        return self.take(index)[0]
+
+    def take(self, index: int) -> tuple[Tensor, int]:
+        image, index = self._decode(index)
+        if image.shape[0] == 1:
+            image = set_channels(image[None], self.shape[0])[0]
+        if image.shape != self.shape:
+            raise DataError(
+                f"{self.name}: {self.files[index].name} is {_size(image.shape)} where the first "
+                f"image is {_size(self.shape)}; pass image_size and channels to make them alike"
+            )
+        return image, index
+
+    def _decode(self, index: int) -> tuple[Tensor, int]:
+        """The first image from `index` on that is not damaged, and its own index.
+
+        Which one that is follows from the files alone, so every rank and a resumed run take it too.
+        """
+        count = len(self.files)
+        for other in chain(range(index % count, count), range(index % count)):
+            if other in self._known:
+                continue
+            try:
+                return self.files[other].read(self.options), other
+            except UndecodableImage as error:
+                if self.options.strict:
+                    raise
+                self._note(other, error)
+        raise DataError(f"{self.name}: none of {count} images could be decoded")
+
+    def _note(self, index: int, error: UndecodableImage) -> None:
+        if index not in self._known:
+            self._known.add(index)
+            self.damaged.add(self.files[index].name)
+            warnings.warn(f"{self.name}: {error}: skipped", stacklevel=2)
+
+
+class _Mapped:
+    """Reads the images of a mapped .npy file; when it is pickled, the file's name travels."""
+
+    def __init__(self, path: Path, options: LoadOptions) -> None:
+        self.path, self.options = path, options
+        self._map()
+        self.chosen = spread(len(self.view), options.limit)
+
+    def _map(self) -> None:
+        try:
+            array = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            self.view = to_nchw(array, self.options.layout)
+        except ValueError as error:
+            raise DataError(f"{self.path}: {error}") from error
+        if self.view.dtype != np.uint8:
+            raise DataError(
+                f"{self.path}: images must be uint8 to be streamed, got {self.view.dtype}"
+            )
+        self.shape = array.shape
+
+    def __call__(self, index: int) -> Tensor:
+        image = np.array(self.view[self.chosen[index]], order="C")
+        return conform(torch.from_numpy(image[None]), self.options)[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "view"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._map()
+        if self.shape != state["shape"]:
+            raise DataError(
+                f"{self.path}: has changed: an array of shape {list(self.shape)}, "
+                f"was {list(state['shape'])}"
+            )
+
+
 def stream_listing(listing: Listing, options: LoadOptions, workers: int = 0) -> ImageStream:
     """Stream the files of `listing`.
 
@@ -78,48 +185,18 @@ def stream_listing(listing: Listing, options: LoadOptions, workers: int = 0) -> 
             the first was grey.
     """
     listing = listing.limited(options.limit)
-    files = listing.files
-    damaged: set[str] = set()
-
-    def decoded(index: int) -> Tensor:
-        for attempt in range(len(files)):
-            file = files[(index + attempt) % len(files)]
-            try:
-                return file.read(options)
-            except UndecodableImage as error:
-                if options.strict:
-                    raise
-                if file.name not in damaged:
-                    damaged.add(file.name)
-                    warnings.warn(f"{listing.name}: {error}: skipped", stacklevel=2)
-        raise DataError(f"{listing.name}: none of {len(files)} images could be decoded")
-
-    size, channels = options.image_size, options.channels
-    first = (channels or 0, size, size) if size and channels else tuple(decoded(0).shape)
-    expected = torch.Size(first)
-
-    def read(index: int) -> Tensor:
-        image = decoded(index)
-        if image.shape[0] == 1:
-            image = set_channels(image[None], expected[0])[0]
-        if image.shape != expected:
-            raise DataError(
-                f"{listing.name}: {files[index].name} is {_size(image.shape)} where the first "
-                f"image is {_size(expected)}; pass image_size and channels to make them alike"
-            )
-        return image
-
+    read = _Files(listing, options)
     labels = None if listing.labels is None else torch.tensor(listing.labels, dtype=torch.int64)
     return ImageStream(
         read,
-        (len(files), *expected),
+        (len(listing.files), *read.shape),  # type: ignore[arg-type]
         labels,
         listing.classes,
         listing.name,
         listing.fingerprint(options),
         listing.shards,
         workers,
-        damaged,
+        read.damaged,
     )
 
 
@@ -130,26 +207,15 @@ def stream_array(path: Path, options: LoadOptions, workers: int = 0) -> ImageStr
         OSError: the file cannot be read.
         DataError: damaged, pickled, of another dtype, or of a layout that cannot be told.
     """
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        view = to_nchw(array, options.layout)
-    except ValueError as error:
-        raise DataError(f"{path}: {error}") from error
-    if view.dtype != np.uint8:
-        raise DataError(f"{path}: images must be uint8 to be streamed, got {view.dtype}")
-    chosen = spread(len(view), options.limit)
-
-    def read(index: int) -> Tensor:
-        return conform(torch.from_numpy(np.array(view[chosen[index]], order="C")[None]), options)[0]
-
+    read = _Mapped(path, options)
     digest = hashlib.sha256(b"fastgan.stream_array.1")
-    digest.update(repr((array.shape, options)).encode())
-    for index in spread(len(chosen), 64):  # the rest would take as long as training
-        digest.update(np.ascontiguousarray(view[chosen[index]]).data)
-    shape = len(chosen), *read(0).shape
+    digest.update(repr((read.shape, options)).encode())
+    for index in spread(len(read.chosen), 64):  # the rest would take as long as training
+        digest.update(np.ascontiguousarray(read.view[read.chosen[index]]).data)
+    shape = len(read.chosen), *read(0).shape
     return ImageStream(read, shape, None, None, str(path), digest.hexdigest(), None, workers)
 
 
-def _size(shape: torch.Size) -> str:
+def _size(shape: tuple[int, ...]) -> str:
     channels, height, width = shape
     return f"{width}x{height} with {channels} channels"
