@@ -87,6 +87,8 @@ Three run_train(const Tensor& x, const Optional& weight, const Optional& bias, c
   if (running.mean.has_value()) {
     update.call(*running.mean, *running.var, std::get<1>(results), std::get<2>(results),
                 running.momentum, running.count, running.average);
+    // The kernel stands below the key that would raise their versions.
+    for (const Optional* t : {&running.mean, &running.var}) (*t)->unsafeGetTensorImpl()->bump_version();
   }
   return results;
 }
@@ -161,7 +163,8 @@ struct NormActTrain : Function<NormActTrain> {
 struct NormActEval : Function<NormActEval> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Optional& weight,
                         const Optional& bias, const Spec& spec, const Running& running) {
-    save(ctx, x, *running.mean, *running.var, weight, bias, spec);
+    // Copies: a training pass may move the running statistics before this backward.
+    save(ctx, x, running.mean->clone(), running.var->clone(), weight, bias, spec);
     return run_eval(x, *running.mean, *running.var, weight, bias, spec);
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& dz) {

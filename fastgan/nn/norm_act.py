@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fastgan.ops import instance_norm_act, norm_act, sync_norm_act
+from fastgan.ops import _dispatch, instance_norm_act, norm_act, sync_norm_act
 from fastgan.ops._tensors import activation_code, check_order
 from fastgan.ops.norm_act_conv import Norm
 
@@ -123,8 +123,17 @@ def batch_norm(layer: nn.modules.batchnorm._BatchNorm, segments: int) -> Norm:
         momentum = 0.0
     if by_batch and not moves:
         running = None, None
+    if moves and not isinstance(layer, _BatchNormAct) and _dispatch.is_eager(*running):
+        # Calls may alternate with the layer's own forward, whose backward asks that no version was
+        # raised though in training it reads no running statistics: as of torch.nn, none is.
+        running = _untracked(running[0]), _untracked(running[1])
     affine = _held(layer, parameters, "weight"), _held(layer, parameters, "bias")
     return Norm(*running, *affine, by_batch, momentum, layer.eps, segments, average)
+
+
+def _untracked(t: Tensor | None) -> Tensor | None:
+    """The same memory by a version of its own."""
+    return None if t is None else t.data
 
 
 def _held(layer: nn.Module, held: dict[str, Any], name: str) -> Tensor | None:

@@ -64,8 +64,7 @@ def _forward(
     """(y, mean, var, z), z None unless it is to be kept and is not x itself."""
     y, mean, var, z = raw.forward(x, weight, bias, (mean, var, gamma, beta), spec, backend)
     if running is not None:
-        kernels = _dispatch.kernels(backend, "norm_act", x)
-        kernels.update_running_stats_(*running, mean, var, *moving)
+        norm_ops.update_(*running, mean, var, *moving, backend)
     return y, mean, var, z if keep_z and z is not x else None
 
 
@@ -76,6 +75,8 @@ class _Eager(Function):
         ctx.spec, ctx.backend = args[7:9]
         ctx.given = [i for i in range(7) if args[i] is not None]
         y, mean, var, z = _forward(*args)
+        if not ctx.spec.training:
+            mean, var = norm_ops.snapshot(mean, var)
         identity = is_identity(ctx.spec.activation, ctx.spec.slope)
         ctx.save_for_backward(x, None if identity else y, z, weight, mean, var, gamma, beta)
         return y
@@ -251,8 +252,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     y, own_mean, own_var, z = output
     ctx.mark_non_differentiable(own_mean, own_var, z)
     ctx.set_materialize_grads(False)
-    if ctx.spec.training:
-        mean, var = own_mean, own_var
+    mean, var = (own_mean, own_var) if ctx.spec.training else norm_ops.snapshot(mean, var)
     kept = z if ctx.keep_z and has_prologue((mean, var, gamma, beta), ctx.spec) else None
     of_output = None if is_identity(ctx.spec.activation, ctx.spec.slope) else y
     ctx.save_for_backward(x, of_output, kept, weight, mean, var, gamma, beta)

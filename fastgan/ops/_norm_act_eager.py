@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from fastgan.ops import _dispatch
-from fastgan.ops._norm_act_ops import BACKWARD
+from fastgan.ops._norm_act_ops import BACKWARD, snapshot, update_
 from fastgan.ops._tensors import dense_like
 
 Spec = tuple[float, int, float, int, bool]  # eps, activation, negative_slope, segments, act_first
@@ -106,7 +106,7 @@ def _train(
     raw = _dispatch.kernels(backend, "norm_act", x)
     z, mean, var = raw.norm_act_train(x, weight, bias, *spec)
     if running is not None:
-        raw.update_running_stats_(*running, mean, var, *moving)
+        update_(*running, mean, var, *moving, backend)
     return z, mean, var
 
 
@@ -128,7 +128,7 @@ class _Eval(Function):
     def forward(
         ctx: Any, x: Tensor, mean: Tensor, var: Tensor, weight: Any, bias: Any, *rest: Any
     ) -> Tensor:
-        ctx.save_for_backward(x, mean, var, weight, bias)
+        ctx.save_for_backward(x, *snapshot(mean, var), weight, bias)
         ctx.spec, ctx.backend = rest
         raw = _dispatch.kernels(ctx.backend, "norm_act", x)
         return raw.norm_act_eval(x, mean, var, weight, bias, *ctx.spec)

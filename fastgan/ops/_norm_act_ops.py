@@ -49,9 +49,18 @@ def _run_backward(dz: Tensor, x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Te
     return _dispatch.kernels(args[-1], "norm_act", x).norm_act_backward(dz, x, *args[:-1])
 
 
-def _run_update(running_mean: Tensor, *args: Any) -> None:
-    module = _dispatch.kernels(args[-1], "norm_act", running_mean)
-    module.update_running_stats_(running_mean, *args[:-1])
+def update_(running_mean: Tensor, running_var: Tensor, *args: Any) -> None:
+    """Moves the running statistics in place, and raises their versions: autograd then sees it where
+    they were saved for a backward, which no kernel below it does.
+    """
+    kernels = _dispatch.kernels(args[-1], "norm_act", running_mean)
+    kernels.update_running_stats_(running_mean, running_var, *args[:-1])
+    torch.autograd.graph.increment_version((running_mean, running_var))
+
+
+def snapshot(mean: Tensor | None, var: Tensor | None) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Copies of given statistics for a backward: a training pass may move them before it runs."""
+    return (None, None) if mean is None or var is None else (mean.clone(), var.clone())
 
 
 def _stats_like(x: Tensor, *shape: int) -> Tensor:
@@ -81,7 +90,7 @@ def _save_train(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -
 
 def _save_eval(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, mean, var, weight, bias, *spec = inputs
-    ctx.save_for_backward(x, mean, var, weight, bias)
+    ctx.save_for_backward(x, *snapshot(mean, var), weight, bias)
     ctx.spec = spec
 
 
@@ -132,7 +141,7 @@ for _name, _implementation in {
     "norm_act_train": _run_train,
     "norm_act_eval": _run_eval,
     "norm_act_backward": _run_backward,
-    "update_running_stats_": _run_update,
+    "update_running_stats_": update_,
 }.items():
     LIBRARY.impl(_name, _implementation, "CompositeExplicitAutograd")
 

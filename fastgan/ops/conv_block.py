@@ -13,6 +13,7 @@ from fastgan.kernels._conv_packed import eager_call
 from fastgan.ops import _dispatch
 from fastgan.ops._convolution import Geometry, make_geometry, output_shape
 from fastgan.ops._library import LIBRARY, define
+from fastgan.ops._norm_act_ops import snapshot
 from fastgan.ops._tensors import (
     activation_code,
     autocast_dtype,
@@ -217,6 +218,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     x, weight, _, mean, var, gamma, beta, *spec = inputs
     y, y_mean, _ = output
     ctx.set_materialize_grads(False)
+    if not any(ctx.needs_input_grad[3:5]):
+        mean, var = snapshot(mean, var)
     ctx.save_for_backward(x, y, y_mean, weight, mean, var, gamma, beta)
     ctx.spec = spec
 

@@ -1,0 +1,113 @@
+"""Running statistics are moved in place, and autograd sees that they were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastgan.nn import BatchNormAct2d, FusedSequential
+from fastgan.ops import _dispatch, instance_norm_act, norm_act, norm_act_conv, sync_norm_act
+from fastgan.ops.norm_act_conv import Norm
+
+C = 4
+
+
+def convolve(x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+    return norm_act_conv(x, torch.randn(3, C, 3, 3), None, Norm(mean, var))
+
+
+ROUTES: dict[str, Callable[..., Any]] = {
+    "norm_act": lambda x, m, v: norm_act(x, m, v, None, None, True),
+    "segments": lambda x, m, v: norm_act(x, m, v, None, None, True, segments=2),
+    "instance_norm_act": lambda x, m, v: instance_norm_act(x, m, v),
+    "norm_act_conv": convolve,
+    "sync_norm_act": lambda x, m, v: sync_norm_act(x, m, v),
+    "compiled norm_act": lambda x, m, v: torch.compile(norm_act, backend="aot_eager")(
+        x, m, v, None, None, True
+    ),
+    "operator": lambda x, m, v: torch.ops.fastgan.update_running_stats_(
+        m, v, m.detach().clone()[None], v.detach().clone()[None], 0.1, 9, False,
+        _dispatch.setting(),
+    ),
+}  # fmt: skip
+
+
+def statistics(dtype: torch.dtype, strided: bool) -> tuple[Tensor, Tensor]:
+    step = 2 if strided else 1
+    return torch.zeros(step * C, dtype=dtype)[::step], torch.ones(step * C, dtype=dtype)[::step]
+
+
+@pytest.mark.parametrize("in_cpp", [True, False], ids=["cpp", "python"])
+@pytest.mark.parametrize("needs_gradient", [True, False])
+@pytest.mark.parametrize("route", ROUTES)
+def test_moving_them_raises_their_versions(
+    route: str,
+    needs_gradient: bool,
+    in_cpp: bool,
+    host_backend: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not in_cpp:
+        monkeypatch.setattr(_dispatch, "in_cpp", lambda *_: False)
+    kinds = [(torch.float32, torch.float32, False), (torch.float32, torch.float32, True)]
+    if route != "operator":
+        kinds += [(torch.bfloat16, torch.float32, False), (torch.bfloat16, torch.bfloat16, False)]
+    elif needs_gradient:
+        kinds = kinds[:1]
+    for dtype, of_statistics, strided in kinds:
+        if strided and route == "operator":
+            continue
+        x = torch.randn(4, C, 5, 6, dtype=dtype, requires_grad=needs_gradient)
+        mean, var = statistics(of_statistics, strided)
+        before = mean._version, var._version
+        ROUTES[route](x, mean, var)
+        assert mean._version > before[0]
+        assert var._version > before[1]
+
+
+def test_torchs_own_backward_sees_that_they_were_moved() -> None:
+    x = torch.randn(4, C, 5, 5, requires_grad=True)
+    mean, var = statistics(torch.float32, False)
+    y = F.batch_norm(x, mean, var)
+    norm_act(x.detach(), mean, var, training=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_a_layer_of_torch_and_the_fused_op_may_alternate() -> None:
+    """torch.nn's layers raise no version, and one that trains saved its statistics by theirs."""
+    norm = nn.BatchNorm2d(C)
+    fused = FusedSequential(norm, nn.LeakyReLU(0.2))
+    x = torch.randn(4, C, 5, 5, requires_grad=True)
+    own = F.leaky_relu(norm(x), 0.2)
+    z = fused(x)
+    torch.testing.assert_close(z, own)
+    (expected,) = torch.autograd.grad(own.square().sum(), x)
+    (found,) = torch.autograd.grad(z.square().sum(), x)
+    torch.testing.assert_close(found, expected)
+    assert norm.num_batches_tracked == 2
+    twice = nn.BatchNorm2d(C)
+    for _ in range(2):
+        twice(x)
+    torch.testing.assert_close(norm.running_mean, twice.running_mean)
+    torch.testing.assert_close(norm.running_var, twice.running_var)
+
+
+def test_a_module_counts_and_moves_visibly() -> None:
+    layer = BatchNormAct2d(C)
+    buffers = [layer.running_mean, layer.running_var, layer.num_batches_tracked]
+    before = [b._version for b in buffers]
+    layer(torch.randn(4, C, 5, 5))
+    assert all(b._version > v for b, v in zip(buffers, before, strict=True))
+
+
+def test_they_move_under_inference_mode() -> None:
+    mean, var = statistics(torch.float32, False)
+    with torch.inference_mode():
+        norm_act(torch.randn(4, C, 5, 5), mean, var, training=True)
+    assert mean.abs().max() > 0
