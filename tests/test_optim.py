@@ -80,6 +80,68 @@ def test_no_weight_is_copied() -> None:
     assert "aten::clone" not in {event.name for event in profile.events()}
 
 
+def trained() -> tuple[nn.Parameter, Adam]:
+    p = nn.Parameter(torch.zeros(4, 3))
+    optimizer = Adam([p], fused=True, amsgrad=True)
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    return p, optimizer
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            "exp_avg",
+            torch.zeros(2),
+            r"exp_avg of parameter 0 has shape \[2\], the param",
+        ),
+        ("exp_avg_sq", torch.zeros(3, 4), "exp_avg_sq of parameter 0 has shape"),
+        ("max_exp_avg_sq", torch.zeros(()), "max_exp_avg_sq of parameter 0 has shape"),
+        ("step", torch.zeros(0), "step of parameter 0 must be one number"),
+        ("step", None, "state of parameter 0 has no step"),
+    ],
+)
+def test_a_state_of_another_shape_is_refused_before_anything_is_loaded(
+    name: str, value: Tensor | None, message: str
+) -> None:
+    p, optimizer = trained()
+    before = {k: v.clone() for k, v in optimizer.state[p].items()}
+    state = copy.deepcopy(optimizer.state_dict())
+    if value is None:
+        del state["state"][0][name]
+    else:
+        state["state"][0][name] = value
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(state)
+    assert all(torch.equal(v, before[k]) for k, v in optimizer.state[p].items())
+
+
+@pytest.mark.parametrize("name", ["exp_avg", "exp_avg_sq", "max_exp_avg_sq", "step"])
+def test_a_step_refuses_a_state_of_another_shape(name: str) -> None:
+    """PyTorch's fused update would read and write past it."""
+    p, optimizer = trained()
+    optimizer.state[p][name] = torch.zeros(0)
+    before = p.detach().clone()
+    with pytest.raises(ValueError, match=r"a moment has shape|must be one number"):
+        optimizer.step()
+    assert torch.equal(p, before)
+
+
+def test_a_parameter_that_was_replaced_by_a_larger_one_is_refused() -> None:
+    p, optimizer = trained()
+    p.data = torch.zeros(400, 300)
+    p.grad = torch.ones_like(p)
+    with pytest.raises(ValueError, match=r"shape \[4, 3\], its parameter \[400, 300\]"):
+        optimizer.step()
+
+
+def test_a_state_of_other_parameters_is_refused() -> None:
+    _, optimizer = trained()
+    with pytest.raises(ValueError, match="the state is of 1 parameters, here are 6"):
+        Adam(parameters()).load_state_dict(optimizer.state_dict())
+
+
 def test_a_skipped_step_and_state_of_torch() -> None:
     given, of_torch = train(torch.optim.Adam, fused=True)
     optimizer = Adam(given, fused=True)

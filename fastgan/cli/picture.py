@@ -11,10 +11,10 @@ import tyro
 
 from fastgan.cli._common import parse
 from fastgan.data import load
-from fastgan.engine import find_checkpoint, load_generator, pictures, save_grid
+from fastgan.engine import load_generator, pictures, save_grid
 from fastgan.engine.grid import screen_scale
 from fastgan.engine.trainer import resolve_device
-from fastgan.recipes import DataConfig
+from fastgan.recipes.evaluation import run_data_of
 
 Kind = Literal["classes", "interpolation", "reconstructions", "nearest", "evolution"]
 
@@ -75,7 +75,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _reals(generator: Any, chosen: Arguments, limit: int | None) -> torch.Tensor:
-    run = DataConfig(**find_checkpoint(chosen.checkpoint).manifest.get("load", {}))
+    run = run_data_of(chosen.checkpoint)
     return load(
         chosen.data or run.data,
         image_size=generator.image_size,

@@ -1,8 +1,8 @@
 """Checkpoints: written beside, synced and renamed; verified before anything is loaded.
 
 A checkpoint is a folder ``step-00001000`` that holds safetensors files and ``checkpoint.json``,
-which lists every file with its size and SHA-256. Nothing in it is pickled, so loading one runs no
-code.
+which lists every file with its size and SHA-256, and holds the SHA-256 of itself. Nothing in it is
+pickled, so loading one runs no code.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import math
 import os
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,43 @@ from safetensors.torch import save as encode_tensors
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-FORMAT = 1
+from fastgan.engine import records
+from fastgan.optim import Adam
+
+# 1 has no hash of the manifest itself; it is still read.
+FORMAT = 2
 MANIFEST = "checkpoint.json"
 _NAME = re.compile(r"step-(\d{8,})")
+
+_OPTIMIZER = records.record(
+    {
+        "values": records.table(records.scalar),
+        "param_groups": records.sequence(
+            records.record({"lr": records.number, "params": records.sequence(records.whole())})
+        ),
+    }
+)
+# What every checkpoint has, and of the rest what the engine itself writes.
+_MANIFEST = records.record(
+    {
+        "format": records.whole(1),
+        "step": records.whole(),
+        "files": records.table(records.record({"bytes": records.whole(), "sha256": records.text})),
+    },
+    {
+        "sha256": records.text,
+        "score": records.scalar,
+        "rollbacks": records.whole(),
+        "config": records.table(),
+        "data": records.record({"fingerprint": records.text}),
+        "parts": records.table(),
+        "optimizer_g": _OPTIMIZER,
+        "optimizer_d": _OPTIMIZER,
+    },
+)
+# Of an optimizer's group: how the update is computed, where the parameters are, and the learning
+# rate, which each step sets. The rest is the algorithm.
+_NOT_THE_ALGORITHM = {"params", "lr", "foreach", "capturable", "differentiable", "fused"}
 
 
 class CheckpointError(ValueError):
@@ -84,15 +119,19 @@ def save_checkpoint(
                 "bytes": len(content),
                 "sha256": hashlib.sha256(content).hexdigest(),
             }
-        manifest = {"format": FORMAT, "step": step, **info, "files": files}
+        # As JSON gives it back, so that its hash is that of what will be read.
+        manifest = json.loads(json.dumps({"format": FORMAT, "step": step, **info, "files": files}))
+        manifest["sha256"] = own_hash(manifest)
         _write_synced(partial / MANIFEST, json.dumps(manifest, indent=1).encode())
         _sync_folder(partial)
         # The same step is saved twice only if a run was resumed from an older checkpoint.
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
         _sync_folder(folder)
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
         kept = newest_checkpoint(folder)
         raise OSError(
             error.errno,
@@ -110,21 +149,24 @@ def open_checkpoint(path: Path) -> Checkpoint:
         FileNotFoundError: there is no checkpoint at ``path``.
         CheckpointError: it is torn (a file is missing, cut or altered) or of an unknown format.
     """
-    if not (path / MANIFEST).is_file():
-        raise FileNotFoundError(f"{path} is not a checkpoint: it has no {MANIFEST}")
-    try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
-        if manifest["format"] != FORMAT:
-            raise CheckpointError(
-                f"{path} has checkpoint format {manifest['format']}; this version reads {FORMAT}"
-            )
-        files = {
-            str(name): (int(f["bytes"]), str(f["sha256"])) for name, f in manifest["files"].items()
-        }
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is torn: {MANIFEST} cannot be read ({error})") from error
-    for name, (size, digest) in files.items():
-        _verify(path, name, size, digest)
+    manifest = _read_manifest(path)
+    if manifest["format"] > FORMAT:
+        raise CheckpointError(
+            f"{path} has checkpoint format {manifest['format']}; this version reads up to {FORMAT}"
+        )
+    if "sha256" not in manifest:
+        if manifest["format"] > 1:
+            raise CheckpointError(f"{path} is torn: {MANIFEST}: field sha256 is missing")
+    elif manifest["sha256"] != own_hash(manifest):
+        raise CheckpointError(f"{path} is torn: {MANIFEST} was altered after it was written")
+    named = _NAME.fullmatch(path.name)
+    if named and int(named[1]) != manifest["step"]:
+        raise CheckpointError(
+            f"{path} is torn: {MANIFEST}: field step is {manifest['step']}, by its name it is of "
+            f"step {int(named[1])}"
+        )
+    for name, file in manifest["files"].items():
+        _verify(path, name, file["bytes"], file["sha256"])
     return Checkpoint(path, manifest)
 
 
@@ -136,11 +178,15 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found, reverse=True)]
 
 
-def newest_checkpoint(folder: Path, torn: list[str] | None = None) -> Checkpoint | None:
+def newest_checkpoint(
+    folder: Path,
+    torn: list[str] | None = None,
+    opened: Callable[[Path], Checkpoint] = open_checkpoint,
+) -> Checkpoint | None:
     """The newest whole checkpoint in ``folder``; what is wrong with newer ones goes to ``torn``."""
     for path in list_checkpoints(folder):
         try:
-            return open_checkpoint(path)
+            return opened(path)
         except (CheckpointError, FileNotFoundError) as error:
             if torn is not None:
                 torn.append(str(error))
@@ -186,20 +232,24 @@ def load_module(module: nn.Module, tensors: dict[str, Tensor], what: str) -> Non
     """Load ``tensors`` into ``module``.
 
     Raises:
-        CheckpointError: names or shapes differ; the message lists how.
+        CheckpointError: names, shapes or dtypes differ; the message lists how.
     """
-    own = module.state_dict()
-    wrong = [f"missing {k}" for k in own.keys() - tensors.keys()]
-    wrong += [f"unexpected {k}" for k in tensors.keys() - own.keys()]
+    require_alike(tensors, module.state_dict(), f"{what} is of another model")
+    module.load_state_dict(tensors)
+
+
+def require_alike(saved: dict[str, Tensor], own: dict[str, Tensor], what: str) -> None:
+    """CheckpointError, with what differs, unless names, shapes and dtypes are the same."""
+    wrong = [f"missing {k}" for k in own.keys() - saved.keys()]
+    wrong += [f"unexpected {k}" for k in saved.keys() - own.keys()]
     wrong += [
-        f"{k}: {tuple(tensors[k].shape)} in the checkpoint, {tuple(own[k].shape)} in the model"
-        for k in own.keys() & tensors.keys()
-        if own[k].shape != tensors[k].shape
+        f"{k}: {kind_of(saved[k])} in the checkpoint, {kind_of(own[k])} here"
+        for k in own.keys() & saved.keys()
+        if saved[k].shape != own[k].shape or saved[k].dtype != own[k].dtype
     ]
     if wrong:
         listed = "; ".join(sorted(wrong)[:5]) + ("; ..." if len(wrong) > 5 else "")
-        raise CheckpointError(f"the checkpoint's {what} is of another model: {listed}")
-    module.load_state_dict(tensors)
+        raise CheckpointError(f"the checkpoint's {what}: {listed}")
 
 
 def pack_optimizer(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -215,19 +265,58 @@ def pack_optimizer(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, A
     return tensors, {"values": values, "param_groups": groups}
 
 
-def unpack_optimizer(
-    optimizer: Optimizer, tensors: dict[str, Tensor], info: dict[str, Any]
-) -> None:
-    """Put back what :func:`pack_optimizer` gave. The optimizer must hold the same parameters."""
+def changed_optimizer(name: str, optimizer: Optimizer, info: dict[str, Any]) -> list[str]:
+    """How the algorithm of ``optimizer`` differs from the one that ``info`` was packed from."""
+    own = json.loads(json.dumps(pack_optimizer(optimizer)[1]["param_groups"]))
+    saved = info["param_groups"]
+    if [g["params"] for g in saved] != [g["params"] for g in own]:
+        return [f"{name}: groups of other parameters"]
+    return [
+        f"{name}.{key}: {theirs[key]!r} in the checkpoint, {ours[key]!r} now"
+        for theirs, ours in zip(saved, own, strict=True)
+        for key in sorted(ours.keys() & theirs.keys() - _NOT_THE_ALGORITHM)
+        if theirs[key] != ours[key]
+    ]
+
+
+def fitting_optimizer_state(
+    optimizer: Optimizer, tensors: dict[str, Tensor], info: dict[str, Any], what: str
+) -> dict[str, Any]:
+    """What :func:`pack_optimizer` gave, as ``load_optimizer`` takes it.
+
+    Raises:
+        CheckpointError: an entry is of no parameter of ``optimizer``, or of another shape or dtype.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Any]] = {}
+    own = {}
     for name, value in {**tensors, **info["values"]}.items():
-        index, key = name.split(".", 1)
+        index, _, key = name.partition(".")
+        if not (index.isdecimal() and int(index) < len(parameters) and key):
+            raise CheckpointError(f"the checkpoint's {what} has {name}, which is of no parameter")
         state.setdefault(int(index), {})[key] = value
+        if isinstance(value, Tensor):
+            own[name] = _a_count(value) if key == "step" else parameters[int(index)]
+    require_alike(tensors, own, f"{what} is of other parameters")
+    # How the update is computed is the optimizer's own: the run may be on another device now.
+    own_groups = optimizer.state_dict()["param_groups"]
+    groups = [
+        {**own, "lr": theirs["lr"]}
+        for own, theirs in zip(own_groups, info["param_groups"], strict=True)
+    ]
+    packed = {"state": state, "param_groups": groups}
+    if isinstance(optimizer, Adam):
+        try:
+            optimizer.check_state(packed)
+        except ValueError as error:
+            raise CheckpointError(f"the checkpoint's {what} does not fit: {error}") from error
+    return packed
+
+
+def load_optimizer(optimizer: Optimizer, packed: dict[str, Any]) -> None:
+    """Load what :func:`fitting_optimizer_state` gave."""
     rates = [group["lr"] for group in optimizer.param_groups]
-    try:
-        optimizer.load_state_dict({"state": state, "param_groups": info["param_groups"]})
-    except (ValueError, KeyError) as error:
-        raise CheckpointError(f"the checkpoint's optimizer does not fit: {error}") from error
+    optimizer.load_state_dict(packed)
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         if isinstance(rate, Tensor):
             # A captured step reads the rate from this very tensor.
@@ -240,12 +329,37 @@ def unpack_optimizer(
                 entries[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
+def own_hash(manifest: dict[str, Any]) -> str:
+    """SHA-256 of the manifest without its own hash, as JSON with sorted names and no spaces."""
+    covered = {name: value for name, value in manifest.items() if name != "sha256"}
+    content = json.dumps(covered, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def kind_of(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if not (path / MANIFEST).is_file():
+        raise FileNotFoundError(f"{path} is not a checkpoint: it has no {MANIFEST}")
+    try:
+        manifest: dict[str, Any] = records.read(path / MANIFEST, _MANIFEST)
+    except records.RecordError as error:
+        raise CheckpointError(f"{path} is torn: {MANIFEST} cannot be read ({error})") from error
+    return manifest
+
+
 def _score(path: Path) -> float | None:
     try:
-        score = json.loads((path / MANIFEST).read_bytes()).get("score")
-    except (OSError, ValueError, AttributeError):
+        score = _read_manifest(path).get("score")
+    except (OSError, CheckpointError):
         return None
     return float(score) if score is not None and math.isfinite(score) else None
+
+
+def _a_count(value: Tensor) -> Tensor:
+    return torch.zeros((), dtype=value.dtype if value.is_floating_point() else torch.float32)
 
 
 def _plain(tensor: Tensor) -> Tensor:

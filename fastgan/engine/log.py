@@ -19,6 +19,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from fastgan.engine import records
+
+_LINE = records.record({"step": records.whole()})
+
 
 class MetricsLog:
     """Appends a JSON object a line to ``path``, and scalars to TensorBoard if a folder is given.
@@ -29,12 +33,14 @@ class MetricsLog:
         resume_step: the step from which the run goes on; 0 starts a new file.
         tensorboard: folder of the event files, or None.
 
+    ``dropped`` tells of lines that stood there and do not hold what was written into them.
+
     Raises:
         ModuleNotFoundError: TensorBoard was asked for and is not installed.
     """
 
     def __init__(self, path: Path, resume_step: int = 0, tensorboard: Path | None = None) -> None:
-        _keep_until(path, resume_step)
+        self.dropped = _keep_until(path, resume_step)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
         self._writer = _summary_writer(tensorboard, resume_step) if tensorboard else None
 
@@ -52,20 +58,26 @@ class MetricsLog:
             self._writer.close()
 
 
-def _keep_until(path: Path, step: int) -> None:
+def _keep_until(path: Path, step: int) -> list[str]:
+    """Drop the lines after ``step``, and those that cannot be read; returns what is wrong there."""
     if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+        return []
+    kept, wrong = [], []
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
         try:
-            values = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # a line that a killed run did not finish
-        if values.get("step", 0) <= step:
-            kept.append(line + "\n")
+            values = records.parse(line)
+            _LINE(values, "")
+        except records.RecordError as error:
+            if line.endswith(b"\n"):
+                wrong.append(f"{path} line {number} is dropped: {error}")
+            continue  # without an end: a line that a killed run did not finish
+        if values["step"] <= step:
+            kept.append(line.rstrip(b"\r\n") + b"\n")
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(kept), encoding="utf-8")
+    partial.write_bytes(b"".join(kept))
     os.replace(partial, path)
+    return wrong
 
 
 def _summary_writer(folder: Path, resume_step: int) -> Any:

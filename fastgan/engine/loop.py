@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,6 @@ from fastgan.engine.checkpoint import (
     Checkpoint,
     CheckpointError,
     newest_checkpoint,
-    open_checkpoint,
     prune_checkpoints,
 )
 from fastgan.engine.config import TrainResult, changed_fields
@@ -22,6 +22,7 @@ from fastgan.engine.log import MetricsLog, Reporter, SilentReporter, default_rep
 from fastgan.engine.pictures import reconstruction_pairs
 from fastgan.engine.run_folder import RunFolder, read_run
 from fastgan.engine.signals import StopOnSignal
+from fastgan.engine.state import open_state
 
 if TYPE_CHECKING:
     from fastgan.engine.trainer import Trainer
@@ -156,7 +157,9 @@ class Loop:
         if config.nan_policy == "skip":
             self.reporter.note(f"{what}: skipped")
             return
-        kept = self.ranks.from_first(lambda: newest_checkpoint(self.folder.checkpoints))
+        kept = self.ranks.from_first(
+            lambda: newest_checkpoint(self.folder.checkpoints, None, open_state)
+        )
         where = f"the newest checkpoint is {kept.path}" if kept else "there is no checkpoint yet"
         if config.nan_policy == "stop":
             raise NonFiniteError(
@@ -189,6 +192,8 @@ class Loop:
         if self.ranks.is_first:
             events = self.folder.tensorboard if self.config.tensorboard else None
             self._metrics = MetricsLog(self.folder.metrics, self.trainer.step, events)
+            for problem in self._metrics.dropped:
+                self.reporter.note(problem)
 
     def _draw(self) -> None:
         trainer = self.trainer
@@ -216,7 +221,7 @@ class Loop:
     def _save(self) -> None:
         trainer, config = self.trainer, self.config
         scores = [s for c in trainer.callbacks if (s := c.score(trainer)) is not None]
-        info = {"score": float(scores[0])} if scores else {}
+        info = {"score": float(scores[0])} if scores and math.isfinite(scores[0]) else {}
         self.checkpoint = trainer.save(self.folder.checkpoints, **info)
         self._saved_at = trainer.step
         if self.ranks.is_first:
@@ -252,14 +257,14 @@ class Loop:
     def _resume(self) -> None:
         torn: list[str] = []
         found = self.ranks.from_first(
-            lambda: _path(newest_checkpoint(self.folder.checkpoints, torn))
+            lambda: _path(newest_checkpoint(self.folder.checkpoints, torn, open_state))
         )
         for problem in torn:
             self.reporter.note(f"not used: {problem}")
         if found is None:
             self._start_anew()
             return
-        checkpoint = open_checkpoint(found)
+        checkpoint = open_state(found)
         self.trainer.load(checkpoint)
         # A run killed after its last checkpoint has only the rest left to do.
         self.checkpoint, self._saved_at = checkpoint.path, checkpoint.step

@@ -16,7 +16,20 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from fastgan.engine import records
+from fastgan.engine.config import TrainConfig
+
 RUN_FILE = "run.json"
+_RUN = records.record(
+    {},
+    {
+        "config": records.record({}, records.fields_of(TrainConfig)),
+        "data": records.record({"fingerprint": records.text}),
+        "parts": records.table(),
+        "rollbacks": records.whole(),
+        "finished": records.flag,
+    },
+)
 _CONTENT = (RUN_FILE, "metrics.jsonl", "samples", "checkpoints", "tensorboard", ".lock")
 
 
@@ -146,17 +159,13 @@ def read_run(path: Path) -> dict[str, Any] | None:
     """What ``path/run.json`` says, or None where no run stands.
 
     Raises:
-        ValueError: ``run.json`` stands there and cannot be read.
+        ValueError: ``run.json`` stands there and does not hold what was written into it.
     """
     try:
-        content = json.loads((path / RUN_FILE).read_bytes())
+        run: dict[str, Any] = records.read(path / RUN_FILE, _RUN)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError as error:
-        raise ValueError(f"{path / RUN_FILE} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path / RUN_FILE} does not describe a run")
-    return content
+    return run
 
 
 def next_free(parent: Path, name: str) -> Path:

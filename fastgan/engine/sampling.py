@@ -8,8 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fastgan.engine.checkpoint import CheckpointError, find_checkpoint, load_module
+from fastgan.engine import records
+from fastgan.engine.checkpoint import MANIFEST, CheckpointError, find_checkpoint, load_module
+from fastgan.engine.records import RecordError
 from fastgan.models import create_model
+
+_SPEC = records.record({"name": records.text, "arguments": records.table()})
 
 
 def load_generator(
@@ -39,13 +43,25 @@ def load_generator(
                 f"{checkpoint.path} was written by a generator that is not registered: "
                 "give the module to load into (generator=...)"
             )
-        generator = create_model(spec["name"], **spec["arguments"])
+        generator = _described(spec, checkpoint.path / MANIFEST)
     if weights not in ("ema", "raw"):
         raise ValueError(f"weights must be ema or raw, got {weights!r}")
     averaged = weights == "ema" and "generator_ema.safetensors" in checkpoint.manifest["files"]
     tensors = checkpoint.tensors("generator_ema" if averaged else "generator")
     load_module(generator, tensors, "generator")
     return generator.to(device).eval()
+
+
+def _described(spec: object, file: Path) -> nn.Module:
+    try:
+        _SPEC(spec, "generator")
+    except RecordError as error:
+        raise CheckpointError(f"{file}: {error}") from error
+    assert isinstance(spec, dict)
+    try:
+        return create_model(spec["name"], **spec["arguments"])
+    except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
+        raise CheckpointError(f"{file}: field generator builds no model: {error}") from error
 
 
 def sample_images(

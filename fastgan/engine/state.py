@@ -5,24 +5,40 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastgan.engine import records
 from fastgan.engine.checkpoint import (
+    MANIFEST,
     Checkpoint,
     CheckpointError,
-    load_module,
+    changed_optimizer,
+    fitting_optimizer_state,
+    kind_of,
+    load_optimizer,
+    open_checkpoint,
     pack_optimizer,
+    require_alike,
     save_checkpoint,
-    unpack_optimizer,
 )
-from fastgan.engine.config import changed_fields
+from fastgan.engine.config import TrainConfig, changed_fields
+from fastgan.engine.records import RecordError
 
 if TYPE_CHECKING:
     from fastgan.engine.trainer import Trainer
 
 # Of each rank: the noise's generator, and torch's own on the CPU and on the device.
 _Rng = dict[str, Tensor]
+_OPTIMIZERS = ("optimizer_g", "optimizer_d")
+_TRAINED = records.record(
+    {
+        "config": records.record({}, records.fields_of(TrainConfig)),
+        "data": records.anything,
+        **dict.fromkeys(_OPTIMIZERS, records.anything),
+    }
+)
 
 
 def save_state(trainer: Trainer, folder: Path, **info: Any) -> Path:
@@ -36,49 +52,93 @@ def save_state(trainer: Trainer, folder: Path, **info: Any) -> Path:
 def _write(trainer: Trainer, folder: Path, rng: _Rng, info: dict[str, Any]) -> Path:
     tensors_g, info_g = pack_optimizer(trainer.optimizer_g)
     tensors_d, info_d = pack_optimizer(trainer.optimizer_d)
-    files = {
-        "generator": trainer.generator.state_dict(),
-        "discriminator": trainer.discriminator.state_dict(),
-        "optimizer_g": tensors_g,
-        "optimizer_d": tensors_d,
-        "rng": rng,
-        "updates": _update_state(trainer),
-    }
-    if trainer.ema:
-        files["generator_ema"] = trainer.ema.average.state_dict()
-    if extra := _extra_modules(trainer).state_dict():
-        files["extra"] = extra
+    files = {name: module.state_dict() for name, (module, _) in _modules(trainer).items()}
+    files |= {"optimizer_g": tensors_g, "optimizer_d": tensors_d}
+    files |= {"rng": rng, "updates": _update_state(trainer)}
     facts = {**trainer.facts(), "optimizer_g": info_g, "optimizer_d": info_d, **info}
     return save_checkpoint(folder, trainer.step, files, facts)
 
 
+def open_state(path: Path) -> Checkpoint:
+    """Verify a checkpoint as ``open_checkpoint`` does, and that training can go on from it.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint at ``path``.
+        CheckpointError: it is torn, or lacks what a trainer needs.
+    """
+    checkpoint = open_checkpoint(path)
+    _require_trained(checkpoint)
+    return checkpoint
+
+
+def _require_trained(checkpoint: Checkpoint) -> None:
+    try:
+        _TRAINED(checkpoint.manifest, "")
+    except RecordError as error:
+        raise CheckpointError(f"{checkpoint.path / MANIFEST}: {error}") from error
+
+
 def load_state(trainer: Trainer, checkpoint: Checkpoint) -> None:
-    """Go back to where ``checkpoint`` was written.
+    """Go back to where ``checkpoint`` was written, or stay as before where it does not fit.
 
     Raises:
         CheckpointError: it is of other models, other data or another configuration.
     """
-    saved, facts = checkpoint.manifest, trainer.facts()
-    changed = changed_fields(saved["config"], trainer.config)
-    if saved["data"]["fingerprint"] != facts["data"]["fingerprint"]:
-        changed.append(f"data: {saved['data']} in the checkpoint, {facts['data']} now")
-    if changed:
+    _require_trained(checkpoint)
+    saved = checkpoint.manifest
+    if changed := _changed(trainer, saved):
         raise CheckpointError(
             f"{checkpoint.path} cannot be resumed with another setting: {'; '.join(changed)}"
         )
-    load_module(trainer.generator, checkpoint.tensors("generator"), "generator")
-    load_module(trainer.discriminator, checkpoint.tensors("discriminator"), "discriminator")
+    # Everything is checked before anything is touched.
+    modules = _modules(trainer)
+    tensors = {name: checkpoint.tensors(name) for name in modules}
+    for name, (module, what) in modules.items():
+        require_alike(tensors[name], module.state_dict(), f"{what} is of another model")
+    optimizers = {
+        name: fitting_optimizer_state(
+            getattr(trainer, name), checkpoint.tensors(name), saved[name], name
+        )
+        for name in _OPTIMIZERS
+    }
+    updates, counts = _update_state(trainer), checkpoint.tensors("updates")
+    require_alike(counts, updates, "updates are of another run")
+    rng = checkpoint.tensors("rng")
+    _check_rng_state(trainer, rng)
+
+    for name, (module, _) in modules.items():
+        module.load_state_dict(tensors[name])
+    for name, packed in optimizers.items():
+        load_optimizer(getattr(trainer, name), packed)
+    for name, target in updates.items():
+        target.copy_(counts[name])
+    trainer.step, trainer.rollbacks = checkpoint.step, int(saved.get("rollbacks", 0))
+    _set_rng_state(trainer, rng)
+
+
+def _changed(trainer: Trainer, saved: dict[str, Any]) -> list[str]:
+    """What differs between the run that ``saved`` describes and ``trainer``, an entry a setting."""
+    facts = trainer.facts()
+    changed = changed_fields(saved["config"], trainer.config)
+    if saved["data"]["fingerprint"] != facts["data"]["fingerprint"]:
+        changed.append(f"data: {saved['data']} in the checkpoint, {facts['data']} now")
+    for name in _OPTIMIZERS:
+        changed += changed_optimizer(name, getattr(trainer, name), saved[name])
+    return changed
+
+
+def _modules(trainer: Trainer) -> dict[str, tuple[nn.Module, str]]:
+    """The modules of a run, by the file that holds each of them, and what a person calls them."""
+    modules = {
+        "generator": (trainer.generator, "generator"),
+        "discriminator": (trainer.discriminator, "discriminator"),
+    }
     if trainer.ema:
-        load_module(trainer.ema.average, checkpoint.tensors("generator_ema"), "averaged generator")
+        modules["generator_ema"] = trainer.ema.average, "averaged generator"
     extra = _extra_modules(trainer)
     if extra.state_dict():
-        load_module(extra, checkpoint.tensors("extra"), "augmentation or regularisers")
-    for name in ("optimizer_g", "optimizer_d"):
-        unpack_optimizer(getattr(trainer, name), checkpoint.tensors(name), saved[name])
-    for name, target in _update_state(trainer).items():
-        target.copy_(checkpoint.tensors("updates")[name])
-    _set_rng_state(trainer, checkpoint.tensors("rng"))
-    trainer.step, trainer.rollbacks = checkpoint.step, int(saved.get("rollbacks", 0))
+        modules["extra"] = extra, "augmentation or regularisers"
+    return modules
 
 
 def _extra_modules(trainer: Trainer) -> nn.ModuleDict:
@@ -104,12 +164,41 @@ def _rng_state(trainer: Trainer) -> _Rng:
     return state
 
 
-def _set_rng_state(trainer: Trainer, saved: _Rng) -> None:
-    # The noise is one stream for all ranks, whatever their number.
-    trainer.noise.set_state(saved["noise"])
+def _check_rng_state(trainer: Trainer, saved: _Rng) -> None:
+    """CheckpointError unless ``_set_rng_state`` can take ``saved``."""
+    for name, state in _restored(trainer, saved).items():
+        device = trainer.device if name in ("noise", "cuda") else torch.device("cpu")
+        try:
+            torch.Generator(device).set_state(state)
+        except (RuntimeError, TypeError) as error:
+            raise CheckpointError(
+                f"the checkpoint's rng does not fit: {name} is {kind_of(state)} ({error})"
+            ) from error
+
+
+def _restored(trainer: Trainer, saved: _Rng) -> _Rng:
+    """This rank's states of ``saved``, by the names that they have on the first."""
+    if "noise" not in saved or "torch" not in saved:
+        raise CheckpointError("the checkpoint's rng does not fit: it has no noise or no torch")
     rank = trainer.ranks.rank
-    if (state := saved.get(_of_rank("torch", rank))) is not None:
-        torch.set_rng_state(state)
-    state = saved.get(_of_rank("cuda", rank))
-    if trainer.device.type == "cuda" and state is not None:
-        torch.cuda.set_rng_state(state, trainer.device)
+    states = {name: saved.get(_of_rank(name, rank)) for name in ("torch", "cuda")}
+    on_gpu = trainer.device.type == "cuda"
+    if not on_gpu:
+        del states["cuda"]
+    if on_gpu == ("cuda" in saved):
+        # One stream for all ranks, whatever their number; another kind of device draws another.
+        states["noise"] = saved["noise"]
+    return {name: state for name, state in states.items() if state is not None}
+
+
+def _set_rng_state(trainer: Trainer, saved: _Rng) -> None:
+    states = _restored(trainer, saved)
+    if "noise" in states:
+        trainer.noise.set_state(states["noise"])
+    else:
+        entropy = np.random.SeedSequence([trainer.config.seed, trainer.step])
+        trainer.noise.manual_seed(int(entropy.generate_state(1)[0]))
+    if "torch" in states:
+        torch.set_rng_state(states["torch"])
+    if "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], trainer.device)

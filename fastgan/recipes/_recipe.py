@@ -5,10 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 from fastgan.data.options import Loading, Resize
 from fastgan.engine.config import TrainConfig
+from fastgan.engine.records import RecordError, build
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,23 @@ class DataConfig:
     """How an image of another aspect is made to fit."""
     strict: bool = False
     """An image that cannot be read is an error, instead of being skipped and counted."""
+
+
+def data_of(facts: Mapping[str, Any], file: Path) -> DataConfig:
+    """The data of the run whose ``facts`` stand in ``file``.
+
+    Raises:
+        ValueError: they are not those of a data configuration; names file and field.
+    """
+    return built(DataConfig, facts, "load", file)
+
+
+def built(kind: type[T], facts: Mapping[str, Any], field: str, file: Path) -> T:
+    """The dataclass ``kind`` of ``facts[field]``, defaults where a field is not there."""
+    try:
+        return build(kind, facts.get(field, {}), field)
+    except RecordError as error:
+        raise RecordError(f"{file}: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from fastgan.data import open_images
 from fastgan.engine import Ranks, Trainer, TrainResult, launched
 from fastgan.engine.config import TrainConfig
 from fastgan.engine.log import Reporter, default_reporter
-from fastgan.engine.run_folder import newest_unfinished, next_free, read_run
+from fastgan.engine.run_folder import RUN_FILE, newest_unfinished, next_free, read_run
 from fastgan.models import create_model
-from fastgan.recipes._recipe import DataConfig, Recipe, get_recipe
+from fastgan.recipes._recipe import DataConfig, Recipe, built, data_of, get_recipe
 
 RUNS = Path("runs")
 
@@ -115,16 +115,18 @@ def as_trained(recipe: Recipe, folder: Path) -> Recipe:
     """``recipe`` with the settings of the run in ``folder``, or as it is where no run stands.
 
     Raises:
-        ValueError: the run is of another recipe.
+        ValueError: the run is of another recipe, or its ``run.json`` is damaged.
     """
     run = read_run(folder)
     if run is None:
         return recipe
     if run.get("recipe") != recipe.name:
         raise ValueError(f"{folder} is a run of {run.get('recipe')!r}, not of {recipe.name!r}")
-    known = {f.name for f in dataclasses.fields(TrainConfig)}
-    saved = {k: v for k, v in run["config"].items() if k in known}
-    return dataclasses.replace(recipe, train=TrainConfig(**saved), data=DataConfig(**run["load"]))
+    file = folder / RUN_FILE
+    if missing := {"config", "load"} - run.keys():
+        raise ValueError(f"{file}: field {sorted(missing)[0]} is missing")
+    config = built(TrainConfig, run, "config", file)
+    return dataclasses.replace(recipe, train=config, data=data_of(run, file))
 
 
 def run_folder(name: str, out: str | Path | None, resume: bool) -> Path:

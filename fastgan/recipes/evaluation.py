@@ -14,9 +14,10 @@ from fastgan.data import ImageDataset, load
 from fastgan.data.options import Split
 from fastgan.engine import find_checkpoint, load_generator
 from fastgan.engine.autoencoding import binarized, encoded_and_back
+from fastgan.engine.checkpoint import MANIFEST
 from fastgan.engine.sampling import draw_noise, fitting_labels, images_of
 from fastgan.metrics import METRICS, Options, Reconstruction, Score, evaluate, get_network
-from fastgan.recipes._recipe import DataConfig
+from fastgan.recipes._recipe import DataConfig, data_of
 
 RECONSTRUCTIONS = ("psnr", "ssim", "elbo")
 Weights = Literal["ema", "raw"]
@@ -62,7 +63,7 @@ def evaluate_checkpoint(
     if not chosen.metrics:
         raise ValueError(f"metrics must name at least one of {', '.join(known)}")
     generator = load_generator(path, weights=chosen.weights, device=device)
-    run_data = DataConfig(**find_checkpoint(path).manifest.get("load", {}))
+    run_data = run_data_of(path)
     scores = []
     of_samples = [name for name in chosen.metrics if name in METRICS]
     of_pairs = [name for name in chosen.metrics if name in RECONSTRUCTIONS]
@@ -75,6 +76,12 @@ def evaluate_checkpoint(
         assert reals is not None
         scores += reconstruction_scores(generator, reals, of_pairs, chosen.seed)
     return scores
+
+
+def run_data_of(path: Path) -> DataConfig:
+    """The data of a run's or checkpoint's run."""
+    checkpoint = find_checkpoint(path)
+    return data_of(checkpoint.manifest, checkpoint.path / MANIFEST)
 
 
 def _reals(generator: Any, chosen: Evaluation, run: DataConfig) -> ImageDataset:

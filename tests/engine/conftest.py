@@ -5,6 +5,8 @@ The tolerance rule comes from tests/ops.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import torch
 
 from fastgan.data import ImageDataset
 from fastgan.engine import TrainConfig, Trainer
+from fastgan.engine.checkpoint import own_hash
 from fastgan.engine.log import SilentReporter
 from fastgan.models import create_model
 
@@ -78,3 +81,14 @@ def all_tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
         for index, entries in getattr(trainer, name).state_dict()["state"].items():
             tensors |= {f"{name}.{index}.{k}": v for k, v in entries.items()}
     return tensors | {"noise": trainer.noise.get_state()}
+
+
+def forge(checkpoint: Path, manifest: dict[str, Any] | None = None) -> None:
+    """Make files that were changed, and a manifest, pass for whole: every hash is made anew."""
+    path = checkpoint / "checkpoint.json"
+    manifest = json.loads(path.read_text()) if manifest is None else dict(manifest)
+    for name, file in manifest["files"].items():
+        if (checkpoint / name).is_file():
+            content = (checkpoint / name).read_bytes()
+            file |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    path.write_text(json.dumps({**manifest, "sha256": own_hash(manifest)}))

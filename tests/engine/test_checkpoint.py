@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save as encode_tensors
 
 from fastgan.engine import CheckpointError, find_checkpoint, load_generator, sample_images
 from fastgan.engine import checkpoint as module
 from fastgan.engine.checkpoint import list_checkpoints, open_checkpoint, save_checkpoint
 from fastgan.models import create_model
 
-from .conftest import TINY, tiny_trainer
+from .conftest import TINY, all_tensors, forge, tiny_trainer
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_a_torn_checkpoint_is_never_loaded(saved, damage, message):
 def test_a_manifest_cannot_name_files_outside_its_folder(saved):
     manifest = json.loads((saved / "checkpoint.json").read_text())
     manifest["files"] = {"../evil.safetensors": {"bytes": 1, "sha256": "0"}}
-    (saved / "checkpoint.json").write_text(json.dumps(manifest))
+    forge(saved, manifest)
     with pytest.raises(CheckpointError, match="outside itself"):
         open_checkpoint(saved)
 
@@ -78,7 +79,7 @@ def test_a_manifest_cannot_name_files_outside_its_folder(saved):
 def test_a_checkpoint_of_a_newer_format_says_so(saved):
     manifest = json.loads((saved / "checkpoint.json").read_text())
     (saved / "checkpoint.json").write_text(json.dumps({**manifest, "format": 99}))
-    with pytest.raises(CheckpointError, match="format 99; this version reads 1"):
+    with pytest.raises(CheckpointError, match="format 99; this version reads up to 2"):
         open_checkpoint(saved)
 
 
@@ -91,14 +92,7 @@ def test_a_pickle_in_place_of_weights_is_not_executed(saved, tmp_path):
 
     payload = pickle.dumps(Evil())
     (saved / "weights.safetensors").write_bytes(payload)
-    manifest = json.loads((saved / "checkpoint.json").read_text())
-    import hashlib
-
-    manifest["files"]["weights.safetensors"] = {
-        "bytes": len(payload),
-        "sha256": hashlib.sha256(payload).hexdigest(),
-    }
-    (saved / "checkpoint.json").write_text(json.dumps(manifest))
+    forge(saved)
     with pytest.raises(CheckpointError, match="not a safetensors file"):
         open_checkpoint(saved).tensors("weights")
     assert not marker.exists()
@@ -211,3 +205,65 @@ def test_listing_ignores_what_is_not_a_checkpoint(saved, tmp_path):
     (tmp_path / "notes").mkdir()
     assert list_checkpoints(tmp_path) == [saved]
     assert list_checkpoints(tmp_path / "nowhere") == []
+
+
+def replace_tensor(checkpoint: Path, file: str, name: str, value: torch.Tensor | None) -> None:
+    """Another tensor in a file, and hashes that agree."""
+    tensors = open_checkpoint(checkpoint).tensors(file)
+    if value is None:
+        del tensors[name]
+    else:
+        tensors[name] = value
+    (checkpoint / f"{file}.safetensors").write_bytes(encode_tensors(tensors))
+    forge(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "value", "message"),
+    [
+        ("optimizer_g", "0.exp_avg", torch.zeros(3), r"0.exp_avg: float32 \(3,\) in the"),
+        ("optimizer_d", "0.exp_avg_sq", torch.zeros(3), r"0.exp_avg_sq: float32 \(3,\) in the"),
+        ("optimizer_g", "1.exp_avg", None, "parameter 1 has no exp_avg"),
+        ("optimizer_g", "0.step", torch.zeros(2), r"0.step: float32 \(2,\) in the checkpoint"),
+        ("optimizer_g", "99.exp_avg", torch.zeros(3), "has 99.exp_avg, which is of no parameter"),
+        ("optimizer_g", "exp_avg", torch.zeros(3), "has exp_avg, which is of no parameter"),
+        ("generator", "output.weight", torch.zeros(3), r"output.weight: float32 \(3,\)"),
+        ("discriminator", "output.weight", None, "missing output.weight"),
+        ("generator_ema", "new", torch.zeros(3), "unexpected new"),
+        ("updates", "g.skipped", torch.zeros(2), r"g.skipped: float32 \(2,\)"),
+        ("updates", "g.skipped", torch.zeros((), dtype=torch.int64), "g.skipped: int64"),
+        ("rng", "noise", torch.zeros(9, dtype=torch.uint8), "noise is uint8"),
+        ("rng", "noise", torch.zeros(5056, dtype=torch.uint8), "noise is uint8"),
+        ("rng", "torch", torch.zeros(5056), "torch is float32"),
+        ("rng", "noise", None, "rng does not fit: it has no noise"),
+    ],
+)
+def test_a_tensor_that_does_not_fit_is_refused_before_anything_is_loaded(
+    tmp_path, recorder, file, name, value, message
+):
+    result = tiny_trainer(steps=2).fit(tmp_path / "run", reporter=recorder)
+    replace_tensor(result.checkpoint, file, name, value)
+    trainer = tiny_trainer(steps=4)
+    before = {k: v.clone() for k, v in all_tensors(trainer).items()} | {
+        "torch": torch.get_rng_state()
+    }
+    with pytest.raises(CheckpointError, match=message):
+        trainer.fit(tmp_path / "run", resume=True, reporter=recorder)
+    after = all_tensors(trainer) | {"torch": torch.get_rng_state()}
+    assert after.keys() == before.keys()
+    assert not [k for k, v in before.items() if not torch.equal(v, after[k])]
+    assert trainer.step == 0
+
+
+def test_a_run_goes_on_on_another_kind_of_device_with_noise_of_its_own(tmp_path, recorder):
+    result = tiny_trainer(steps=2).fit(tmp_path / "run", reporter=recorder)
+    state = torch.zeros(16, dtype=torch.uint8)  # of the size that a GPU's has
+    replace_tensor(result.checkpoint, "rng", "noise", state)
+    replace_tensor(result.checkpoint, "rng", "cuda", state)
+    noise = []
+    for _ in range(2):
+        trainer = tiny_trainer(steps=4)
+        trainer.load(open_checkpoint(result.checkpoint))
+        noise.append(trainer._draw_noise())
+    assert torch.equal(*noise)
+    assert not torch.equal(noise[0], tiny_trainer()._draw_noise())

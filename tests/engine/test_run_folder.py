@@ -110,10 +110,10 @@ def test_parts_of_a_killed_save_are_removed(tmp_path):
 def test_an_unreadable_description_is_an_error(tmp_path):
     path = make_run(tmp_path / "run", finished=False)
     (path / "run.json").write_text("{")
-    with pytest.raises(ValueError, match="is not valid JSON"):
+    with pytest.raises(ValueError, match=r"run\.json: not valid JSON"):
         RunFolder(path, resume=True)
     (path / "run.json").write_text("[]")
-    with pytest.raises(ValueError, match="does not describe a run"):
+    with pytest.raises(ValueError, match=r"run\.json: the file must be an object"):
         read_run(path)
 
 
