@@ -18,8 +18,8 @@ from torch import Tensor
 from bench.conftest import Compared
 from bench.harness.case import FORWARD, Case, Cost
 from bench.harness.functions import Function, FunctionImplementation, FunctionWorkload
-from fastgan.ops import _convolution
-from fastgan.ops._convolution import Geometry, aten_arguments, output_shape
+from fastgan.ops import conv
+from fastgan.ops.conv.geometry import Geometry, aten_arguments, output_shape
 from fastgan.ops.reference.activation import LEAKY_RELU, TANH
 
 BATCH = 64
@@ -77,11 +77,11 @@ def own(layer: Layer, part: str) -> Function:
     slope = 1.0 if layer.activation is None else 0.2
 
     def forward(x: Tensor, weight: Tensor, dy: Tensor) -> Tensor:
-        return _convolution.forward(x, weight, None, layer.geometry, code, slope)
+        return conv.forward(x, weight, None, layer.geometry, code, slope)
 
     def backward(x: Tensor, weight: Tensor, dy: Tensor) -> Tensor:
         of = "input" if part == BACKWARD_INPUT else "weight"
-        return getattr(_convolution, f"backward_{of}")(dy, x, weight, layer.geometry)
+        return getattr(conv, f"backward_{of}")(dy, x, weight, layer.geometry)
 
     return forward if part == FORWARD else backward
 

@@ -13,8 +13,9 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from fastgan.ops import _convolution, _thin, backend, bias_act, gather_images, norm_act
-from fastgan.ops._convolution import Geometry, output_shape
+from fastgan.ops import backend, bias_act, conv, gather_images, norm_act
+from fastgan.ops.conv.algorithms import force
+from fastgan.ops.conv.geometry import Geometry, output_shape
 from fastgan.ops.reference.activation import LEAKY_RELU
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -41,9 +42,9 @@ def calls() -> Iterator[str]:
     for (x_shape, weight_shape, geometry), dtype in product(THIN, DTYPES):
         x, weight = draw(x_shape, dtype, True), torch.randn(weight_shape, device="cuda").to(dtype)
         dy = draw(output_shape(x_shape, weight_shape, geometry), dtype, True)
-        _convolution.forward(x, weight, None, geometry, LEAKY_RELU, 0.2)
-        _convolution.backward_input(dy, x, weight, geometry)
-        _convolution.backward_weight(dy, x, weight, geometry)
+        conv.forward(x, weight, None, geometry, LEAKY_RELU, 0.2)
+        conv.backward_input(dy, x, weight, geometry)
+        conv.backward_weight(dy, x, weight, geometry)
         yield f"thin convolution {x_shape} {dtype}"
     images = torch.randint(0, 256, (20, 3, 13, 9), dtype=torch.uint8, device="cuda")
     images = images.to(memory_format=torch.channels_last)
@@ -59,8 +60,7 @@ def draw(shape: tuple[int, ...], dtype: torch.dtype, last: bool) -> Tensor:
 
 
 def main() -> None:
-    _thin.setting = "always"
-    with backend("cuda"):
+    with force(small_channels=True), backend("cuda"):
         for done in calls():
             torch.cuda.synchronize()
             print(done, flush=True)

@@ -19,9 +19,9 @@ from fastgan.fusion.explaining import convolution_kernels, traced
 from fastgan.kernels._conv_geometry import ConvGeometry, conv_geometry
 from fastgan.nn._blocks import Activation, Block
 from fastgan.nn.sequential import Run, laid_out
-from fastgan.ops import _convolution, _dispatch, conv_block
-from fastgan.ops._convolution import Kernels, reads_float32
+from fastgan.ops import _dispatch, conv, conv_block
 from fastgan.ops._tensors import activation_code, autocast_dtype
+from fastgan.ops.conv.algorithms import Kernels
 from fastgan.ops.conv_block import Deferred
 from fastgan.ops.reference.activation import is_identity
 from fastgan.optim import Adam
@@ -118,7 +118,7 @@ class _Traced:
         self.x = laid_out(self.x, self.conv.weight)
         self.weight = self.conv.weight.detach()
         whole = self.block.conv is not None and self.run.form == "composed"
-        whole = whole and reads_float32(self.x, self.weight, self.block.geometry)
+        whole = whole and conv.reads_float32(self.x, self.weight, self.block.geometry)
         if not (whole or self.run.form == "fused"):  # those round it as they read it
             self.weight = self.weight.to(self.x.dtype)
         if self.run.form == "fused":
@@ -181,7 +181,7 @@ class _Traced:
         assert self.conv is not None
         geo, sizes = self._geometry, (self.x.element_size(), self.weight.element_size())
         by = convolution_kernels(self.run) or Kernels(*["as it is"] * 3)
-        direct = by.forward == "direct"
+        direct = by.forward.startswith("small-channel")
         forward, of_input, of_weight = self._convolution_calls(direct)
         passed = {
             "forward": (passes.forward, costs.forward_cost(geo, *sizes), forward),
@@ -197,7 +197,7 @@ class _Traced:
             ),
         }
         for kernel, (name, (times, cost, call)) in zip(by, passed.items(), strict=True):
-            if kernel == "minimal filtering" and self.filtering:
+            if kernel.startswith("Winograd") and self.filtering:
                 cost = cost._replace(operations=costs.filtered_operations(geo))
             yield self._kernel(name, times, cost, call, kernel)
         after = self.block.after
@@ -213,17 +213,17 @@ class _Traced:
         x, dy, weight = self.x, self.y, self.weight
         if self.run.form != "composed":
             assert self.conv is not None
-            conv = copy.deepcopy(self.conv).to(x.dtype)
+            layer = copy.deepcopy(self.conv).to(x.dtype)
             x = x.requires_grad_()
-            y = conv(x)
+            y = layer(x)
             grad = partial(torch.autograd.grad, y, grad_outputs=dy, retain_graph=True)
-            return partial(conv, x), partial(grad, x), partial(grad, conv.weight)
+            return partial(layer, x), partial(grad, x), partial(grad, layer.weight)
         geometry = self.block.geometry
         after = _code(self.block.after if direct else Activation())
         return (
-            partial(_convolution.forward, x, weight, None, geometry, *after),
-            partial(_convolution.backward_input, dy, x, weight, geometry),
-            partial(_convolution.backward_weight, dy, x, weight, geometry),
+            partial(conv.forward, x, weight, None, geometry, *after),
+            partial(conv.backward_input, dy, x, weight, geometry),
+            partial(conv.backward_weight, dy, x, weight, geometry),
         )
 
     def _fused(self, passes: Passes) -> Iterator[Kernel]:

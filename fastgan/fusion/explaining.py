@@ -16,8 +16,10 @@ from fastgan.fusion.report import FusionReport
 from fastgan.nn._blocks import Activation
 from fastgan.nn.sequential import Run, Runner, laid_out, recording
 from fastgan.ops import _dispatch, conv_block, norm_act_conv, tuning
-from fastgan.ops._convolution import Kernels, kernels_of, library
 from fastgan.ops._tensors import autocast_dtype, stat_dtype
+from fastgan.ops.conv import aten
+from fastgan.ops.conv.algorithms import Kernels, kernels_of
+from fastgan.ops.conv.problem import FORWARD, describe
 from fastgan.ops.conv_block import Deferred, backend_of
 from fastgan.ops.norm_act_conv import Norm
 
@@ -48,11 +50,11 @@ def explain(module: nn.Module, *inputs: Tensor) -> list[Row]:
     For each block of a fused model, of a `FusedSequential` or of `fastgan.nn.chain`: the layers it
     is made of, shapes, form ("fused", "composed", "apart", "layers" or "as it is"; see
     `convolution_form`; numbered reasons stand below) and the backend of its elementwise kernels,
-    what runs its convolution and, where that is another, its gradients ("direct", "minimal
-    filtering", "dot products" and "matrix products" are fastgan's own on a CPU), what torch.nn's
-    layers and the block save for backward, and the operations (two a multiply-add) and bytes of its
-    forward pass (input, weights and output once each). The blocks that `fuse` left as they are
-    follow, with the reason. A module that is not fused is explained as `fuse` would have it.
+    what runs its convolution and, where that is another, its gradients (see
+    `fastgan/ops/conv/algorithms.py`), what torch.nn's layers and the block save for backward, and
+    the operations (two a multiply-add) and bytes of its forward pass (input, weights and output
+    once each). The blocks that `fuse` left as they are follow, with the reason. A module that is
+    not fused is explained as `fuse` would have it.
 
     ValueError if there is no block in `module`.
     """
@@ -150,11 +152,12 @@ def convolution_kernels(run: Run) -> Kernels | None:
         return None
     x = laid_out(x.to(autocast_dtype(x)), block.conv.weight)
     weight = block.conv.weight.to(x.dtype)
+    problem = describe(FORWARD, x, weight, block.geometry, block.after != Activation())
     if run.form == "composed":
-        return kernels_of(x, weight, block.geometry, block.after != Activation())
+        return kernels_of(problem)
     if run.form == "fused" and backend_of(x, _dispatch.setting()) == "triton":
         return Kernels(*["Triton"] * 3)
-    return Kernels(*[library(x, weight, block.geometry)] * 3)
+    return Kernels(*[aten.name(problem)] * 3)
 
 
 def _saved(run: Run, seen: set[int]) -> int:

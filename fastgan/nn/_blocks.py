@@ -18,7 +18,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fastgan.nn.bias_act import BiasAct
 from fastgan.nn.norm_act import _BatchNormAct, _InstanceNormAct, batch_norm
-from fastgan.ops._convolution import Geometry
+from fastgan.ops.conv.geometry import Geometry
 from fastgan.ops.norm_act_conv import Norm
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

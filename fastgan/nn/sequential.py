@@ -16,7 +16,6 @@ from torch.nn.modules.module import _has_any_global_hook
 from fastgan.nn._blocks import Activation, Block, Form, Leaf, Planned, hooked
 from fastgan.nn.norm_act import Segmented
 from fastgan.ops import conv_block, norm_act, norm_act_conv, tuning
-from fastgan.ops._convolution import output_shape, own_kernels_pay
 from fastgan.ops._setting import Setting
 from fastgan.ops._tensors import (
     CHANNELS_LAST,
@@ -24,6 +23,9 @@ from fastgan.ops._tensors import (
     is_channels_last,
     running_pair,
 )
+from fastgan.ops.conv import algorithms
+from fastgan.ops.conv.geometry import output_shape
+from fastgan.ops.conv.problem import FORWARD, describe
 from fastgan.ops.conv_block import Deferred
 from fastgan.ops.norm_act import move_running_stats
 from fastgan.ops.norm_act_conv import Norm
@@ -312,7 +314,10 @@ def choose(block: Block, x: Tensor, shape: tuple[int, ...], for_speed: bool) -> 
     own = None
     if for_speed:
         like = x if tuple(shape) == tuple(x.shape) else x.new_empty(shape)
-        own = own_kernels_pay(like.to(dtype), weight_shape, geometry, block.after != Activation())
+        weight = torch.empty(weight_shape, dtype=dtype, device="meta")
+        activated = block.after != Activation()
+        problem = describe(FORWARD, like.to(dtype), weight, geometry, activated)
+        own = algorithms.beats_eager(problem, x.requires_grad and torch.is_grad_enabled())
     return tuning.explained(x.device, dtype, tuple(shape), weight_shape, geometry, own)
 
 

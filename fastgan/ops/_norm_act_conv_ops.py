@@ -15,10 +15,10 @@ from fastgan.ops import _dispatch
 from fastgan.ops import _norm_act_conv_raw as raw
 from fastgan.ops import _norm_act_ops as norm_ops
 from fastgan.ops import bias_act as _bias_act  # noqa: F401  (defines the operators used below)
-from fastgan.ops._convolution import Geometry, aten_arguments, output_shape
 from fastgan.ops._library import LIBRARY, define
 from fastgan.ops._norm_act_conv_raw import Needs, Norm, Spec, has_prologue
 from fastgan.ops._tensors import dense_like, is_channels_last, stat_dtype
+from fastgan.ops.conv.geometry import Geometry, aten_arguments, output_shape
 from fastgan.ops.reference.activation import is_identity
 from fastgan.ops.reference.conv_block import channels_last_empty
 

@@ -1,4 +1,4 @@
-"""The raw norm_act_conv of a backend: its norm_act kernels around the convolution of _convolution.
+"""The raw norm_act_conv of a backend: its norm_act kernels around the convolutions of `conv`.
 
 The `reference` backend is the op's definition instead. No autograd here.
 """
@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from fastgan.ops import _convolution, _dispatch
-from fastgan.ops._convolution import Geometry
+from fastgan.ops import _dispatch, conv
 from fastgan.ops._tensors import dense_like, stat_dtype
+from fastgan.ops.conv.geometry import Geometry
 from fastgan.ops.reference import norm_act_conv as reference
 from fastgan.ops.reference.activation import LEAKY_RELU, is_identity
 
@@ -52,7 +52,7 @@ def reads_float32(x: Tensor, weight: Tensor, spec: Spec, backend: str) -> bool:
     """Whether the kernels take a float32 weight for a half-precision x as it is."""
     if weight.dtype is x.dtype or _dispatch.resolve(backend, x) != "cpu":
         return False
-    return _convolution.reads_float32(x, weight, spec.geometry)
+    return conv.reads_float32(x, weight, spec.geometry)
 
 
 def forward(
@@ -68,7 +68,7 @@ def forward(
         z, mean, var = kernels.norm_act_train(x, *norm[2:], *_norm_spec(spec))
     else:
         z = recompute(x, norm, spec, backend)
-    y = _convolution.forward(z, weight, bias, spec.geometry, spec.activation, spec.slope)
+    y = conv.forward(z, weight, bias, spec.geometry, spec.activation, spec.slope)
     return y, mean, var, z
 
 
@@ -108,9 +108,9 @@ def backward(
     dy, g_bias = _through_output(g_y, y, spec, needs.bias, backend)
     if needs.weight:
         z = recompute(x, norm, spec, backend) if z is None else z
-        g_weight = _convolution.backward_weight(dy, z, weight, spec.geometry)
+        g_weight = conv.backward_weight(dy, z, weight, spec.geometry)
     if needs.x or needs.affine:
-        dz = _convolution.backward_input(dy, x, weight, spec.geometry)
+        dz = conv.backward_input(dy, x, weight, spec.geometry)
         if norm[0] is not None:
             kernels = _dispatch.kernels(backend, "norm_act", x)
             g_x, g_gamma, g_beta = kernels.norm_act_backward(

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from fastgan.kernels._conv_packed import eager_call
 from fastgan.ops import _dispatch
-from fastgan.ops._convolution import Geometry, make_geometry, output_shape
 from fastgan.ops._library import LIBRARY, define
 from fastgan.ops._norm_act_ops import snapshot
 from fastgan.ops._tensors import (
@@ -24,6 +23,7 @@ from fastgan.ops._tensors import (
     parameter,
     stat_dtype,
 )
+from fastgan.ops.conv.geometry import Geometry, make_geometry, output_shape
 from fastgan.ops.reference import conv_block as reference
 from fastgan.ops.reference.activation import IDENTITY, LEAKY_RELU, TANH, is_identity
 

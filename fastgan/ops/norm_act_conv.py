@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from fastgan.ops._convolution import make_geometry, output_shape
 from fastgan.ops._norm_act_conv_ops import run
 from fastgan.ops._norm_act_conv_raw import Spec
 from fastgan.ops._tensors import (
@@ -19,6 +18,7 @@ from fastgan.ops._tensors import (
     running_pair,
     values_per_channel,
 )
+from fastgan.ops.conv.geometry import make_geometry, output_shape
 from fastgan.ops.norm_act import hand_back
 
 

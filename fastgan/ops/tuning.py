@@ -24,9 +24,9 @@ from typing import Any
 import torch
 
 from fastgan.ops import _dispatch
-from fastgan.ops._convolution import Geometry
 from fastgan.ops._setting import Setting
 from fastgan.ops._tensors import is_channels_last
+from fastgan.ops.conv.geometry import Geometry
 
 FORMS = ("composed", "fused", "apart")
 SHIPPED = Path(__file__).with_name("tuning.json")
@@ -50,15 +50,15 @@ def explained(
     x_shape: tuple[int, ...],
     weight_shape: tuple[int, ...],
     geometry: Geometry,
-    own_kernels_pay: bool | None = None,
+    beats_eager: bool | None = None,
 ) -> tuple[str, str]:
     """(form, why) of a convolution of x in a dtype.
 
-    own_kernels_pay: as `_convolution.own_kernels_pay` says, where time counts and not memory.
+    beats_eager: what `conv.algorithms.beats_eager` says, where time counts and not memory.
     """
     if convolution_form.value != "auto":
         return convolution_form.value, "asked for"
-    fast = own_kernels_pay is not None
+    fast = beats_eager is not None
     allowed = [f for f in compiled_forms(device, dtype) if fast or f != "apart"]
     if len(allowed) == 1:
         reason = None if device.type != "cuda" else _dispatch.why_not("triton", "cuda", dtype)
@@ -69,7 +69,7 @@ def explained(
         return min(measured, key=lambda form: measured[form]), "measured"
     if device.type != "cpu":
         return "composed", "not measured on this device; fastgan tune measures"
-    if own_kernels_pay:
+    if beats_eager:
         return "composed", "kernels of fastgan's own are faster than the library's convolution"
     return "apart", "the library's convolution is as fast by itself"
 

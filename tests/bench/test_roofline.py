@@ -25,7 +25,8 @@ from bench.roofline.table import (
 from fastgan.cli import main
 from fastgan.kernels._conv_geometry import ConvGeometry, conv_geometry
 from fastgan.nn import FusedSequential
-from fastgan.ops import _winograd, convolution_form
+from fastgan.ops import convolution_form
+from fastgan.ops.conv.algorithms import force
 
 CPU = torch.device("cpu")
 N = 4
@@ -103,8 +104,8 @@ def test_fused_kernels_are_counted() -> None:
     assert {(k.by, k.call) for k in found} == {("", None)}
 
 
-def test_composed_kernels_are_counted(native: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_winograd, "setting", "always")
+@force(winograd=True)
+def test_composed_kernels_are_counted(native: None) -> None:
     found = step_kernels(network(), images(), DISCRIMINATOR)
     costs = counted(found)
     # Counted by the plain sum: the last convolution is one of its data gradients' taps.
@@ -115,8 +116,8 @@ def test_composed_kernels_are_counted(native: None, monkeypatch: pytest.MonkeyPa
     assert costs["first", "activation gradient"] == (2, Cost(0, 2 * WIDE, WIDE))
     assert ("first", "activation") not in costs  # rides along in the direct kernel
     by = {(k.layer, k.name): k.by for k in found}
-    assert by["first", "forward"] == "direct"
-    assert by["second", "forward"] == by["second", "weight gradient"] == "minimal filtering"
+    assert by["first", "forward"] == "small-channel direct"
+    assert by["second", "forward"] == by["second", "weight gradient"] == "Winograd F(2x2, 2x2)"
     # 9 products for 16: four positions a side are whole tiles.
     assert costs["second", "forward"] == (3, Cost(OF_SECOND * 9 // 16, WIDE + SECOND, NARROW))
     with convolution_form("apart"):

@@ -20,7 +20,7 @@ from fastgan.fusion import explained, tune
 from fastgan.models import create_model
 from fastgan.nn import FusedSequential
 from fastgan.ops import _dispatch, _processor, convolution_form, tuning
-from fastgan.ops._convolution import Geometry
+from fastgan.ops.conv.geometry import Geometry
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "nn"))
 import dcgan64
@@ -96,15 +96,15 @@ def test_explain_names_the_kernels_of_each_convolution(
     x = torch.randn(16, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     rows = explained(model, x)
     assert [str(r.kernels) for r in rows] == [
-        "direct",
-        "minimal filtering",
-        "minimal filtering",
-        "matrix products",
+        "small-channel direct",
+        "Winograd F(2x2, 2x2)",
+        "Winograd F(2x2, 2x2)",
+        "im2col + GEMM",
     ]
     with convolution_form("fused"):  # by the reference, on a CPU
         assert {str(r.kernels) for r in explained(model, x)} == {"oneDNN"}
     fastgan.explain(model, x)
-    assert "filtering" in capsys.readouterr().out
+    assert "Winograd" in capsys.readouterr().out
 
 
 def test_explain_says_why_not() -> None:

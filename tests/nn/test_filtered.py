@@ -1,4 +1,4 @@
-"""DCGAN-64 by minimal filtering: one pass of each network, and some steps of training them."""
+"""DCGAN-64 by Winograd convolutions: one pass of each network, and some steps of training them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from fastgan.nn import FusedSequential
-from fastgan.ops import _winograd
+from fastgan.ops.conv import winograd
+from fastgan.ops.conv.algorithms import force
+from fastgan.ops.conv.problem import DATA_GRADIENT, FORWARD, WEIGHT_GRADIENT, Problem
 from fastgan.ops.tuning import convolution_form
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ops"))
@@ -34,28 +36,21 @@ def fused(model: nn.Module) -> FusedSequential:
 
 @pytest.fixture
 def counted(native: None, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """The passes that run by minimal filtering."""
+    """The passes that run by Winograd's algorithm."""
     ran: Counter[str] = Counter()
+    original = winograd.run
 
-    def counting(name: str) -> Callable[..., Tensor | None]:
-        original = getattr(_winograd, name)
+    def run(p: Problem, *given: Any) -> Tensor:
+        ran[p.of] += 1
+        return original(p, *given)
 
-        def call(*args: Any) -> Tensor | None:
-            found = original(*args)
-            ran[name] += found is not None
-            return found
-
-        return call
-
-    for name in ("forward", "backward_input", "backward_weight"):
-        monkeypatch.setattr(_winograd, name, counting(name))
+    monkeypatch.setattr(winograd, "run", run)
     return ran
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_one_pass(network: str, counted: Counter[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outputs, all gradients and running statistics, wherever filtering can run."""
-    monkeypatch.setattr(_winograd, "setting", "always")
+def test_one_pass(network: str, counted: Counter[str]) -> None:
+    """Outputs, all gradients and running statistics, wherever the algorithm can run."""
     build, shape = NETWORKS[network]
     model = dcgan64.shake(build(16, smooth=True))
     x = torch.randn(4, *shape)
@@ -65,7 +60,7 @@ def test_one_pass(network: str, counted: Counter[str], monkeypatch: pytest.Monke
         model = model.to(dtype).to(memory_format=torch.channels_last)
         return dcgan64.trace(model, x.to(dtype), cotangent.to(dtype))
 
-    with convolution_form("composed"):
+    with convolution_form("composed"), force(winograd=True):
         own = results(fused(copy.deepcopy(model)), torch.float32)
     assert counted.total() == 3 * 4  # three layers: forward twice, both gradients
     theirs = results(copy.deepcopy(model), torch.float32)
@@ -85,7 +80,7 @@ def trained(networks: list[nn.Module], dtype: torch.dtype, own: bool) -> dict[st
     By SGD. Adam's first updates are lr * g / (|g| + eps), so that a gradient of the size of its
     rounding moves a weight as far as any other, or the other way: of starts a unit in the last
     place of float32 apart PyTorch's own losses are 1e-7 to 1.4e-5 off after 32 such steps, those
-    by filtering 2e-7 to 1.6e-4. In the worst the sign of one gradient of the 10^5 differed, 1.4e-7
+    by Winograd 2e-7 to 1.6e-4. In the worst the sign of one gradient of the 10^5 differed, 1.4e-7
     where the largest is 0.5 and the error of anyone's is up to 6e-7. By SGD all are 1.6e-7 to
     3.8e-7 off. Nor are there kinks: with them two starts in float64 are 3e-2 apart after the steps.
     """
@@ -123,20 +118,20 @@ WIDTHS: dict[str, dict[str, int]] = {"always": {"width": 16}, "auto": {"width": 
 
 
 @pytest.mark.parametrize("setting", WIDTHS)
-def test_training(setting: str, counted: Counter[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training(setting: str, counted: Counter[str]) -> None:
     """32 steps of both networks: losses and parameters are as near to float64's as PyTorch's."""
-    monkeypatch.setattr(_winograd, "setting", setting)
     builds = dcgan64.generator, dcgan64.discriminator
     networks: list[nn.Module] = [build(**WIDTHS[setting], smooth=True) for build in builds]
-    with convolution_form("composed"):
+    forced = {"winograd": True} if setting == "always" else {}
+    with convolution_form("composed"), force(**forced):
         own = trained(networks, torch.float32, own=True)
     layers = 3 if setting == "always" else 2
     # Passes of a layer: of the generator one, of the discriminator three, two of them with weights.
-    assert counted == Counter(
-        forward=4 * layers * STEPS,
-        backward_input=4 * layers * STEPS,
-        backward_weight=3 * 3 * STEPS,
-    )
+    assert counted == {
+        FORWARD: 4 * layers * STEPS,
+        DATA_GRADIENT: 4 * layers * STEPS,
+        WEIGHT_GRADIENT: 3 * 3 * STEPS,
+    }
     theirs, exact = (trained(networks, d, own=False) for d in (torch.float32, torch.float64))
     groups = {"losses": ["losses"], "parameters": [k for k in exact if k != "losses"]}
     for group, names in groups.items():

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import fastgan.nn as fnn
 from fastgan.nn import FusedSequential
 from fastgan.nn.sequential import recording
-from fastgan.ops import _convolution, backend
+from fastgan.ops import backend, conv
 from fastgan.ops.tuning import convolution_form
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ops"))
@@ -200,9 +200,9 @@ def test_no_weight_gradient_of_a_frozen_discriminator(
     monkeypatch: pytest.MonkeyPatch, native: None
 ) -> None:
     calls = []
-    original = _convolution.backward_weight
+    original = conv.backward_weight
     monkeypatch.setattr(
-        _convolution, "backward_weight", lambda *args: calls.append(args) or original(*args)
+        conv, "backward_weight", lambda *args: calls.append(args) or original(*args)
     )
     generator, discriminator = fused(dcgan64.generator(2)), fused(dcgan64.discriminator(2))
     fake = generator(torch.randn(4, 8, 1, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 import torch
@@ -9,10 +10,12 @@ import torch.nn.functional as F
 from tolerance import assert_as_exact
 from torch import Tensor
 
-from fastgan.ops import _convolution
-from fastgan.ops._convolution import Geometry, output_shape
+from fastgan.ops import conv
 from fastgan.ops._tensors import dense_like, is_channels_last
-from fastgan.ops.reference.activation import act
+from fastgan.ops.conv.algorithms import ALGORITHMS, select
+from fastgan.ops.conv.geometry import Geometry, output_shape
+from fastgan.ops.conv.problem import FORWARD, PASSES, describe
+from fastgan.ops.reference.activation import IDENTITY, act
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
@@ -26,6 +29,25 @@ def torch_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: 
     name = f"conv{'_transpose' if transposed else ''}{len(stride)}d"
     extra = {"output_padding": output_padding} if transposed else {}
     return getattr(F, name)(x, weight, bias, stride=stride, padding=padding, **extra)
+
+
+def chosen(
+    x: Tensor, weight: Tensor, geometry: Geometry, activated: bool = False
+) -> tuple[str, str, str]:
+    """The algorithms that run the forward pass, the data gradient and the weight gradient."""
+    keys = {id(algorithm): key for key, algorithm in ALGORITHMS.items()}
+    problems = (describe(of, x, weight, geometry, activated and of == FORWARD) for of in PASSES)
+    first, second, third = (keys[id(select(p))] for p in problems)
+    return first, second, third
+
+
+def passes(x: Tensor, weight: Tensor, dy: Tensor, geometry: Geometry) -> list[Tensor]:
+    """The results of the three passes."""
+    return [
+        conv.forward(x, weight, None, geometry, *IDENTITY),
+        conv.backward_input(dy, x, weight, geometry),
+        conv.backward_weight(dy, x, weight, geometry),
+    ]
 
 
 def results(
@@ -52,15 +74,15 @@ def check(
     activation: int,
     slope: float,
 ) -> None:
-    y = _convolution.forward(x, weight, bias, geometry, activation, slope)
+    y = conv.forward(x, weight, bias, geometry, activation, slope)
     assert y.shape == output_shape(x.shape, weight.shape, geometry)
     assert y.dtype is x.dtype
     assert is_channels_last(y) if is_channels_last(x) else y.is_contiguous()
     dy = torch.randn_like(y)
     own = [
         y,
-        _convolution.backward_input(dy, x, weight, geometry),
-        _convolution.backward_weight(dy, x, weight, geometry),
+        conv.backward_input(dy, x, weight, geometry),
+        conv.backward_weight(dy, x, weight, geometry),
     ]
     assert own[1] is dense_like(own[1], x)
     assert own[2] is dense_like(own[2], weight)
@@ -70,12 +92,12 @@ def check(
         assert_as_exact(name, *values)
 
 
-def assert_same_on_any_number_of_threads(passes: Callable[[], list[Tensor | None]]) -> None:
+def assert_same_on_any_number_of_threads(run: Callable[[], list[Tensor]]) -> None:
     threads, found = torch.get_num_threads(), []
     try:
         for n in (1, 2, 5):
             torch.set_num_threads(n)
-            found.append(passes())
+            found.append(run())
     finally:
         torch.set_num_threads(threads)
     for own in found[1:]:
@@ -89,3 +111,20 @@ def parameters(
     order = (c_in, c_out) if geometry.transposed else (c_out, c_in)
     bias = torch.randn(c_out, dtype=torch.float64 if dtype is torch.float64 else torch.float32)
     return torch.randn(*order, *k).to(dtype), bias
+
+
+def small_channel_case(seed: int) -> tuple[tuple[int, ...], tuple[int, ...], Geometry]:
+    """Shapes of x and weight and the geometry of a convolution from or to an image."""
+    draw = random.Random(seed)
+    image, wide = draw.randint(1, 4), draw.choice([5, 16, 24, 64, 80, 130])
+    kernel = (draw.randint(1, 7), draw.randint(1, 7))
+    transposed, to_image = draw.random() < 0.5, draw.random() < 0.5
+    own = transposed == to_image
+    stride = (draw.randint(1, 4), draw.randint(1, 4)) if own else (1, 1)
+    padding = tuple(draw.randint(0, min(3, k - 1)) for k in kernel)
+    extra = tuple(draw.randint(0, s - 1) if transposed else 0 for s in stride)
+    size = tuple(k + draw.randint(0, 12) for k in kernel)
+    c_in, c_out = (wide, image) if to_image else (image, wide)
+    weight = (c_in, c_out, *kernel) if transposed else (c_out, c_in, *kernel)
+    geometry = Geometry(stride, padding, extra, transposed)
+    return (draw.choice([1, 3]), c_in, *size), weight, geometry

@@ -7,14 +7,15 @@ from functools import partial
 
 import eager
 import pytest
-import test_convolution
 import torch
+from convolutions import check, small_channel_case
 from parity import channels_last, check_parity
 from tolerance import assert_as_exact
 from torch import Tensor
 
-from fastgan.ops import _thin, available, backend, bias_act, gather_images, norm_act
-from fastgan.ops._convolution import output_shape
+from fastgan.ops import available, backend, bias_act, gather_images, norm_act
+from fastgan.ops.conv.algorithms import force
+from fastgan.ops.conv.geometry import output_shape
 
 pytestmark = [
     pytest.mark.gpu,
@@ -172,13 +173,13 @@ def test_float64_is_refused_by_name(gpu_backend: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("seed", range(12))
-def test_thin_convolutions(monkeypatch: pytest.MonkeyPatch, seed: int, dtype: torch.dtype) -> None:
+def test_small_channel_convolutions(seed: int, dtype: torch.dtype) -> None:
     """The kernels for images of few channels, at the shapes of their tests on the CPU."""
-    monkeypatch.setattr(_thin, "setting", "always")
     assert available()["cuda"] is None
-    x_shape, weight_shape, geometry = test_convolution.thin_case(seed)
+    x_shape, weight_shape, geometry = small_channel_case(seed)
     x = channels_last(torch.randn(x_shape, device="cuda").to(dtype))
     weight = torch.randn(weight_shape, device="cuda").to(dtype)
     channels = output_shape(x_shape, weight_shape, geometry)[1]
     bias = torch.randn(channels, device="cuda")
-    test_convolution.check(x, weight, bias, geometry, activation=1, slope=0.0)
+    with force(small_channels=True):
+        check(x, weight, bias, geometry, activation=1, slope=0.0)

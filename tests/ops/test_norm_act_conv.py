@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
 
-from fastgan.ops import _convolution, _dot, backend, norm_act_conv
+from fastgan.ops import backend, conv, norm_act_conv
+from fastgan.ops.conv.algorithms import force
 from fastgan.ops.norm_act_conv import Norm
 
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -215,13 +216,13 @@ def test_only_the_gradients_asked_for(monkeypatch: pytest.MonkeyPatch, how: str)
     """No weight gradient of frozen weights, nor where `autograd.grad` asks for other inputs."""
     calls = []
     for name in ("backward_weight", "backward_input"):
-        function = getattr(_convolution, name)
+        function = getattr(conv, name)
 
         def counted(*args: Any, name: str = name, function: Any = function) -> Tensor:
             calls.append(name)
             return function(*args)
 
-        monkeypatch.setattr(_convolution, name, counted)
+        monkeypatch.setattr(conv, name, counted)
     x, weight, *_ = make(CASES[0])
     assert x is not None
     assert weight is not None
@@ -293,9 +294,9 @@ def test_autocast(host_backend: str) -> None:
         assert t.grad.dtype is torch.float32
 
 
-def test_autocast_reads_a_float32_weight(native: None, monkeypatch: pytest.MonkeyPatch) -> None:
+@force(bf16=True)
+def test_autocast_reads_a_float32_weight(native: None) -> None:
     """No copy of it is saved, and the gradient is not rounded; of any order as torch.nn's."""
-    monkeypatch.setattr(_dot, "setting", "always")
     x, weight = torch.randn(4, 32, 8, 8), torch.randn(48, 32, 4, 4) / 8
     kept: list[Tensor] = []
 

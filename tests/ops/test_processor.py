@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from fastgan.ops import _lowered, _processor
+from fastgan.ops import _processor
+from fastgan.ops.conv.problem import arithmetic
 
 CASES = [
     # vendor, instructions, (bfloat16, float16, matrix products)
@@ -45,9 +46,7 @@ def test_by_vendor_and_instructions(
     assert (*of_dtypes, _processor.fast_products()) == fast
     assert _processor.dot_products() is (fast[0] and vendor == "AuthenticAMD")
     for dtype, known in zip((torch.bfloat16, torch.float16), fast, strict=False):
-        assert _lowered.arithmetic(torch.empty(1, dtype=dtype)) is (
-            dtype if known else torch.float32
-        )
+        assert arithmetic(dtype, "cpu") is (dtype if known else torch.float32)
 
 
 def test_other_architectures_are_left_to_pytorch(

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastgan.ops._convolution import aten_arguments
+from fastgan.ops.conv.geometry import aten_arguments
 from fastgan.ops.reference.activation import act, d_act, d_act_from_output
 from fastgan.ops.reference.norm_act import moments, per_channel, per_segment, split, wide
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan.ops._convolution import Geometry, aten_arguments
 from fastgan.ops._tensors import dense_like, is_channels_last
+from fastgan.ops.conv.geometry import Geometry, aten_arguments
 from fastgan.ops.reference import norm_act
 from fastgan.ops.reference.activation import act, d_act, d_act_from_output
 from fastgan.ops.reference.conv_block import channels_last_empty

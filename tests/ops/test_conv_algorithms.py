@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
 from convolutions import channels_last
 from torch import Tensor
 
-from fastgan.ops import _convolution, _processor, _thin
-from fastgan.ops._convolution import Geometry, Kernels, kernels_of, library
+from fastgan.ops import _processor, conv
+from fastgan.ops.conv import aten
+from fastgan.ops.conv.algorithms import ALGORITHMS, Kernels, force, kernels_of
+from fastgan.ops.conv.geometry import Geometry
+from fastgan.ops.conv.problem import FORWARD, Problem, describe
 from fastgan.ops.reference.activation import IDENTITY, TANH
 
 HALVED = Geometry((2, 2), (1, 1), (0, 0), False)
@@ -24,7 +28,7 @@ LAYERS = {
     "from an image": ((4, 3, 32, 32), (64, 3, 4, 4), HALVED),
     "from one channel": ((4, 1, 32, 32), (64, 1, 4, 4), HALVED),
     "to an image": ((4, 64, 16, 16), (64, 3, 4, 4), DOUBLED),
-    "to an image, turned": ((4, 64, 16, 16), (3, 64, 7, 7), SEVEN),
+    "to an image, flipped": ((4, 64, 16, 16), (3, 64, 7, 7), SEVEN),
     "halved": ((4, 64, 16, 16), (128, 64, 4, 4), HALVED),
     "doubled": ((4, 128, 8, 8), (128, 64, 4, 4), DOUBLED),
     "few tiles": ((2, 64, 8, 8), (128, 64, 4, 4), HALVED),
@@ -43,19 +47,17 @@ PROCESSORS = {
 
 
 @contextmanager
-def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> Iterator[list[str]]:
-    """Which of fastgan's kernels ran a pass; none: the library's."""
+def counted(monkeypatch: pytest.MonkeyPatch, p: Problem) -> Iterator[list[str]]:
+    """What ran passes, by its name for p."""
     ran: list[str] = []
     with monkeypatch.context() as patch:
-        for kernel, module in {"direct": _thin, **_convolution._OWN}.items():
-            original = getattr(module, name)
+        for algorithm in ALGORITHMS.values():
 
-            def call(*args, kernel=kernel, original=original):
-                found = original(*args)
-                ran.extend([kernel] * (found is not None))
-                return found
+            def run(q: Problem, *given: Any, algorithm=algorithm, original=algorithm.run) -> Tensor:
+                ran.append(algorithm.name(p))
+                return original(q, *given)
 
-            patch.setattr(module, name, call)
+            patch.setattr(algorithm, "run", run)
         yield ran
 
 
@@ -80,23 +82,14 @@ def test_the_kernels_named_are_those_that_run(
             layout(torch.randn(shape).to(dtype)),
             layout(torch.randn(weight_shape).to(dtype)),
         )
-        named = kernels_of(x, weight, geometry, activated)
-        y = _convolution.forward(x, weight, None, geometry, activation, slope)
-        passes = {
-            "forward": lambda x=x, w=weight: _convolution.forward(
-                x, w, None, geometry, activation, slope
-            ),
-            "backward_input": lambda x=x, w=weight, y=y: _convolution.backward_input(
-                y, x, w, geometry
-            ),
-            "backward_weight": lambda x=x, w=weight, y=y: _convolution.backward_weight(
-                y, x, w, geometry
-            ),
-        }
-        for said, (name, run) in zip(named, passes.items(), strict=True):
-            with counted(monkeypatch, name) as ran:
-                run()
-            assert [said] == (ran or [library(x, weight, geometry)]), f"{name} of {layer}"
+        p = describe(FORWARD, x, weight, geometry, activated)
+        named = kernels_of(p)
+        y = conv.forward(x, weight, None, geometry, activation, slope)
+        with counted(monkeypatch, p) as ran:
+            conv.forward(x, weight, None, geometry, activation, slope)
+            conv.backward_input(y, x, weight, geometry)
+            conv.backward_weight(y, x, weight, geometry)
+        assert list(named) == ran, layer
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
@@ -104,10 +97,12 @@ def test_the_kernels_named_are_those_that_run(
 def test_the_library_named_is_the_one_that_runs(layer: str, dtype: torch.dtype) -> None:
     shape, weight_shape, geometry = LAYERS[layer]
     x, weight = torch.randn(shape).to(dtype), torch.randn(weight_shape).to(dtype)
-    with torch.profiler.profile() as profiler:
-        _convolution._aten_forward(x, weight, None, geometry)
+    none = dict.fromkeys(ALGORITHMS.keys() - {"aten"}, False)
+    with force(**none), torch.profiler.profile() as profiler:
+        conv.forward(x, weight, None, geometry, *IDENTITY)
     slow = any("slow_conv" in event.key for event in profiler.key_averages())
-    assert library(x, weight, geometry) == ("ATen" if slow else "oneDNN")
+    said = aten.name(describe(FORWARD, x, weight, geometry))
+    assert said == ("ATen" if slow else "oneDNN")
 
 
 def test_every_kernel_is_named_somewhere(native: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,15 +115,25 @@ def test_every_kernel_is_named_somewhere(native: None, monkeypatch: pytest.Monke
             for shape, weight_shape, geometry in LAYERS.values():
                 for dtype in (torch.float32, torch.float64):
                     x = channels_last(torch.randn(shape).to(dtype))
-                    named |= set(kernels_of(x, torch.randn(weight_shape).to(x), geometry, False))
+                    p = describe(FORWARD, x, torch.randn(weight_shape).to(x), geometry)
+                    named |= set(kernels_of(p))
     with monkeypatch.context() as patch:
         patch.setattr(_processor, "dot_products", lambda: True)
         shape, weight_shape, geometry = LAYERS["short rows"]
         x = channels_last(torch.randn(shape).bfloat16())
-        named |= set(kernels_of(x, torch.randn(weight_shape).to(x), geometry, False))
-    assert named == {"direct", *_convolution._OWN, "oneDNN", "ATen"}
+        p = describe(FORWARD, x, torch.randn(weight_shape).to(x), geometry)
+        named |= set(kernels_of(p))
+    own = {a.name(p) for key, a in ALGORITHMS.items() if key != "aten"}
+    assert named == {*own, "oneDNN", "ATen"}
 
 
 def test_kernels_in_words() -> None:
     assert str(Kernels("oneDNN", "oneDNN", "oneDNN")) == "oneDNN"
     assert str(Kernels("a", "b", "a")) == "a; data gradient: b; weight gradient: a"
+
+
+def test_force_refuses_what_is_not_there() -> None:
+    with pytest.raises(
+        ValueError, match="fft: expected one of small_channels, winograd, bf16, im2"
+    ):
+        force(fft=True).__enter__()

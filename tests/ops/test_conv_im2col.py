@@ -1,4 +1,4 @@
-"""Convolutions as matrix products: right in every geometry they take, and chosen where they pay."""
+"""Convolutions by im2col and GEMM: right in every geometry they take, and chosen where they pay."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from itertools import product
 
 import pytest
 import torch
-from convolutions import channels_last, check
+from convolutions import channels_last, check, chosen
 from torch import Tensor
 
-from fastgan.ops import _dot, _lowered, _processor, _thin
-from fastgan.ops._convolution import Geometry, output_shape
+from fastgan.ops import _processor
+from fastgan.ops.conv.algorithms import force
+from fastgan.ops.conv.geometry import Geometry, output_shape
 from fastgan.ops.reference.activation import LEAKY_RELU
 
 
@@ -25,8 +26,8 @@ from fastgan.ops.reference.activation import LEAKY_RELU
         ((3, 4), (2, 4), (2, 1), (2, 3), (1, 0)),
     ],
 )
-def test_matrix_products(
-    monkeypatch: pytest.MonkeyPatch,
+@force(im2col=True, small_channels=False, bf16=False)
+def test_equals_pytorch(
     dtype: torch.dtype,
     positions: tuple[int, int],
     kernel: tuple[int, int],
@@ -34,9 +35,6 @@ def test_matrix_products(
     padding: tuple[int, int],
     extra: tuple[int, int],
 ) -> None:
-    monkeypatch.setattr(_lowered, "setting", "always")
-    monkeypatch.setattr(_thin, "setting", "never")
-    monkeypatch.setattr(_dot, "setting", "never")
     weight = torch.randn(6, 5, *kernel).to(dtype)
     size = output_shape((1, 6, *positions), weight.shape, Geometry(stride, padding, extra, True))
     for transposed, layout in product([False, True], [channels_last, Tensor.contiguous]):
@@ -44,27 +42,28 @@ def test_matrix_products(
         x = torch.randn(3, *((6, *positions) if transposed else (5, *size[2:]))).to(dtype)
         bias = torch.randn(5 if transposed else 6, dtype=dtype if x.dtype.itemsize == 8 else None)
         if transposed or output_shape(x.shape, weight.shape, geometry)[2:] == positions:
+            assert set(chosen(layout(x), weight, geometry)) == {"im2col"}
             check(layout(x), weight, bias, geometry, LEAKY_RELU, 0.2)
 
 
 @pytest.mark.parametrize("fast", [True, False])
-def test_matrix_products_are_chosen(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the positions are few and the channels many, and products fast."""
+@force(small_channels=False, winograd=False)
+def test_where_it_is_chosen(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the map has few positions and many channels, and products are fast."""
     monkeypatch.setattr(_processor, "fast_products", lambda: fast)
     layer = Geometry((2, 2), (1, 1), (0, 0), False)
     whole = Geometry((1, 1), (0, 0), (0, 0), False)
 
-    def chosen(c_in: int, c_out: int, size: int, k: int, geometry: Geometry) -> bool:
+    def runs(c_in: int, c_out: int, size: int, k: int, geometry: Geometry) -> bool:
         weight = torch.randn(*((c_in, c_out) if geometry.transposed else (c_out, c_in)), k, k)
-        x = torch.randn(2, c_in, size, size)
-        y_size = output_shape(x.shape, weight.shape, geometry)[2:]
-        y = _lowered.forward(x, weight, geometry, y_size)
-        return y is not None
+        keys = set(chosen(torch.randn(2, c_in, size, size), weight, geometry))
+        assert len(keys) == 1
+        return keys == {"im2col"}
 
-    assert chosen(128, 256, 8, 4, layer) is fast
-    assert chosen(256, 128, 4, 4, layer._replace(transposed=True)) is fast
-    assert chosen(10, 64, 1, 4, whole._replace(transposed=True))
-    assert chosen(64, 1, 4, 4, whole)
-    assert not chosen(128, 256, 16, 4, layer)
-    assert not chosen(64, 128, 8, 4, layer)
-    assert not chosen(128, 128, 7, 3, layer)
+    assert runs(128, 256, 8, 4, layer) is fast
+    assert runs(256, 128, 4, 4, layer._replace(transposed=True)) is fast
+    assert runs(10, 64, 1, 4, whole._replace(transposed=True))
+    assert runs(64, 1, 4, 4, whole)
+    assert not runs(128, 256, 16, 4, layer)
+    assert not runs(64, 128, 8, 4, layer)
+    assert not runs(128, 128, 7, 3, layer)

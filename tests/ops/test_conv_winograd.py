@@ -1,7 +1,8 @@
-"""Convolutions by minimal filtering: as exact as torch.nn's, and chosen where they pay."""
+"""Convolutions by Winograd's F(2x2, 2x2): as exact as torch.nn's, and chosen where they pay."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
 
 import pytest
@@ -11,19 +12,23 @@ from convolutions import (
     assert_same_on_any_number_of_threads,
     channels_last,
     check,
+    chosen,
+    passes,
 )
 from torch import Tensor
 
-from fastgan.ops import _processor, _winograd
-from fastgan.ops._convolution import Geometry, output_shape
+from fastgan.ops import _processor, conv
+from fastgan.ops.conv.algorithms import force
+from fastgan.ops.conv.geometry import Geometry
 from fastgan.ops.reference.activation import LEAKY_RELU
 
-HALVED = Geometry((2, 2), (1, 1), (0, 0), False)  # what minimal filtering is for
+HALVED = Geometry((2, 2), (1, 1), (0, 0), False)  # what the algorithm is for
 
 
 @pytest.fixture
-def filtered_always(native: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_winograd, "setting", "always")
+def always(native: None) -> Iterator[None]:
+    with force(winograd=True):
+        yield
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
@@ -38,8 +43,8 @@ def filtered_always(native: None, monkeypatch: pytest.MonkeyPatch) -> None:
         (270, 144, 576, (2, 2)),  # many squares: of more tiles at once, again several
     ],
 )
-def test_minimal_filtering(
-    filtered_always: None,
+def test_equals_pytorch(
+    always: None,
     batch: int,
     image: int,
     wide: int,
@@ -51,8 +56,7 @@ def test_minimal_filtering(
         size = positions if transposed else tuple(2 * n for n in positions)
         x = channels_last(torch.randn(batch, wide if transposed else image, *size).to(dtype))
         geometry = HALVED._replace(transposed=transposed)
-        y_size = output_shape(x.shape, weight.shape, geometry)[2:]
-        assert _winograd.forward(x, weight, geometry, y_size) is not None
+        assert set(chosen(x, weight, geometry)) == {"winograd"}
         bias = torch.randn(image if transposed else wide)
         check(x, layout(weight), bias, geometry, LEAKY_RELU, 0.2)
 
@@ -62,56 +66,44 @@ def test_minimal_filtering(
     [(3, 32, 80, (11, 5)), (2, 208, 272, (3, 3))],
     ids=["parts of the tiles", "parts of the channels"],
 )
-def test_minimal_filtering_on_any_number_of_threads(
-    filtered_always: None, batch: int, image: int, wide: int, positions: tuple[int, int]
+def test_the_same_on_any_number_of_threads(
+    always: None, batch: int, image: int, wide: int, positions: tuple[int, int]
 ) -> None:
     x = channels_last(torch.randn(batch, image, *(2 * n for n in positions)))
     weight, dy = torch.randn(wide, image, 4, 4), channels_last(torch.randn(batch, wide, *positions))
-
-    def passes() -> list[Tensor | None]:
-        return [
-            _winograd.forward(x, weight, HALVED, positions),
-            _winograd.backward_input(dy, x, weight, HALVED),
-            _winograd.backward_weight(dy, x, weight, HALVED),
-        ]
-
-    assert_same_on_any_number_of_threads(passes)
+    assert_same_on_any_number_of_threads(lambda: passes(x, weight, dy, HALVED))
 
 
-def test_filtered_weight_gradients_on_any_number_of_threads(filtered_always: None) -> None:
+def test_weight_gradients_on_any_number_of_threads(always: None) -> None:
     """Threads that begin within a row of squares, with tiles in several parts."""
     x, weight = channels_last(torch.randn(5, 80, 16, 16)), torch.randn(144, 80, 4, 4)
     dy = channels_last(torch.randn(5, 144, 8, 8))
-    assert_same_on_any_number_of_threads(lambda: [_winograd.backward_weight(dy, x, weight, HALVED)])
+    assert_same_on_any_number_of_threads(lambda: [conv.backward_weight(dy, x, weight, HALVED)])
 
 
-def test_minimal_filtering_is_chosen(native: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_it_is_chosen(native: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """For its geometry, wide channels-last tensors and products in float32, and nothing else."""
 
-    def chosen(x: Tensor, weight: Tensor, geometry: Geometry = HALVED) -> bool:
-        y_size = output_shape(x.shape, weight.shape, geometry)[2:]
-        return _winograd.forward(x, weight, geometry, y_size) is not None
+    def runs(x: Tensor, weight: Tensor, geometry: Geometry = HALVED) -> bool:
+        return chosen(x, weight, geometry)[0] == "winograd"
 
     x, weight = channels_last(torch.randn(16, 64, 8, 8)), torch.randn(128, 64, 4, 4)
-    assert chosen(x, weight)
-    assert chosen(
-        channels_last(torch.randn(16, 128, 5, 4)), weight, HALVED._replace(transposed=True)
-    )
-    assert chosen(x[:8], weight)
-    assert not chosen(x[:7], weight)  # 28 tiles: the weights' transform would take as long
-    dy = channels_last(torch.randn(7, 128, 4, 4))
-    assert _winograd.backward_weight(dy, x[:7], weight, HALVED) is not None
-    assert not chosen(x.contiguous(), weight)
-    assert not chosen(x.double(), weight.double())
-    assert not chosen(x[:, :, :7].contiguous(memory_format=torch.channels_last), weight)
-    assert not chosen(x, weight, HALVED._replace(padding=(0, 0)))
-    assert not chosen(x, weight[..., :2, :2])
-    assert not chosen(channels_last(x[:, :, :6]), weight)  # three positions: no fewer products
-    assert not chosen(channels_last(x[:, :32]), weight[:, :32])
-    assert not chosen(channels_last(x[:, :60]), weight[:, :60])
+    assert runs(x, weight)
+    assert runs(channels_last(torch.randn(16, 128, 5, 4)), weight, HALVED._replace(transposed=True))
+    assert runs(x[:8], weight)
+    assert not runs(x[:7], weight)  # 28 tiles: the weights' transform would take as long
+    assert chosen(x[:7], weight, HALVED)[2] == "winograd"
+    assert not runs(x.contiguous(), weight)
+    assert not runs(x.double(), weight.double())
+    assert not runs(x[:, :, :7].contiguous(memory_format=torch.channels_last), weight)
+    assert not runs(x, weight, HALVED._replace(padding=(0, 0)))
+    assert not runs(x, weight[..., :2, :2])
+    assert not runs(channels_last(x[:, :, :6]), weight)  # three positions: no fewer products
+    assert not runs(channels_last(x[:, :32]), weight[:, :32])
+    assert not runs(channels_last(x[:, :60]), weight[:, :60])
     for fast in (False, True):
         monkeypatch.setattr(_processor, "fast_in", lambda dtype, fast=fast: fast)
-        assert chosen(x.bfloat16(), weight.bfloat16()) is not fast
+        assert runs(x.bfloat16(), weight.bfloat16()) is not fast
 
 
 @pytest.mark.parametrize(
@@ -125,7 +117,7 @@ def test_minimal_filtering_is_chosen(native: None, monkeypatch: pytest.MonkeyPat
         ("winograd_conv", ((0, 16, 8, 8), (16, 16, 4, 4)), "x: expected at least one sample"),
     ],
 )
-def test_raw_minimal_filtering_checks(
+def test_raw_checks(
     native: None, op: str, tensors: tuple[tuple[int, ...], ...], match: str
 ) -> None:
     with pytest.raises(RuntimeError, match=match):

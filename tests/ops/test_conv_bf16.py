@@ -1,25 +1,34 @@
-"""Convolutions of bfloat16 by dot products of pairs: as exact as torch.nn's, and chosen where they
+"""Convolutions of bfloat16 by AVX512-BF16: as exact as torch.nn's, and chosen where they
 pay."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
 
 import pytest
 import torch
-from convolutions import assert_same_on_any_number_of_threads, channels_last, check
+from convolutions import (
+    assert_same_on_any_number_of_threads,
+    channels_last,
+    check,
+    chosen,
+    passes,
+)
 from torch import Tensor
 
-from fastgan.ops import _dot, _processor
-from fastgan.ops._convolution import Geometry, output_shape
+from fastgan.ops import _processor
+from fastgan.ops.conv.algorithms import force
+from fastgan.ops.conv.geometry import Geometry, output_shape
 from fastgan.ops.reference.activation import LEAKY_RELU
 
 HALVED = Geometry((2, 2), (1, 1), (0, 0), False)
 
 
 @pytest.fixture
-def always(native: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_dot, "setting", "always")
+def always(native: None) -> Iterator[None]:
+    with force(bf16=True, small_channels=False):
+        yield
 
 
 @pytest.mark.parametrize(
@@ -64,8 +73,7 @@ def test_equals_pytorch(
         x = channels_last(torch.randn(batch, wide if transposed else image, *size).bfloat16())
         extra = geometry.output_padding if transposed else (0, 0)
         own = geometry._replace(transposed=transposed, output_padding=extra)
-        size = output_shape(x.shape, weight.shape, own)[2:]
-        assert _dot.forward(x, weight, own, size) is not None
+        assert set(chosen(x, weight, own)) == {"bf16"}
         bias = torch.randn(image if transposed else wide)
         check(x, layout(weight), bias, own, LEAKY_RELU, 0.2)
 
@@ -83,15 +91,7 @@ def test_the_same_on_any_number_of_threads(always: None, image: int, wide: int) 
     weight = torch.randn(wide, image, 4, 4)
     x = channels_last(torch.randn(17, image, 22, 10).bfloat16())
     dy = channels_last(torch.randn(17, wide, 11, 5).bfloat16())
-
-    def passes() -> list[Tensor | None]:
-        return [
-            _dot.forward(x, weight, HALVED, (11, 5)),
-            _dot.backward_input(dy, x, weight, HALVED),
-            _dot.backward_weight(dy, x, weight, HALVED),
-        ]
-
-    assert_same_on_any_number_of_threads(passes)
+    assert_same_on_any_number_of_threads(lambda: passes(x, weight, dy, HALVED))
 
 
 def test_a_float32_weight_is_rounded_as_it_is_read(always: None) -> None:
@@ -99,41 +99,30 @@ def test_a_float32_weight_is_rounded_as_it_is_read(always: None) -> None:
     weight = torch.randn(48, 80, 4, 4)
     x = channels_last(torch.randn(9, 80, 34, 32).bfloat16())
     dy = channels_last(torch.randn(9, 48, 17, 16).bfloat16())
-    given = HALVED, (17, 16)
+    y, dx, exact = passes(x, weight, dy, HALVED)
+    assert exact.dtype is torch.float32
     for low in (weight.bfloat16(), channels_last(weight).bfloat16()):
-        y, dx = _dot.forward(x, weight, *given), _dot.backward_input(dy, x, weight, HALVED)
-        assert y is not None
-        assert dx is not None
-        assert torch.equal(y, _dot.forward(x, low, *given))
-        assert torch.equal(dx, _dot.backward_input(dy, x, low, HALVED))
-        exact, found = (_dot.backward_weight(dy, x, w, HALVED) for w in (weight, low))
-        assert exact is not None
-        assert exact.dtype is torch.float32
-        assert torch.equal(exact.bfloat16(), found)
+        assert torch.equal(y, passes(x, low, dy, HALVED)[0])
+        assert torch.equal(dx, passes(x, low, dy, HALVED)[1])
+        assert torch.equal(exact.bfloat16(), passes(x, low, dy, HALVED)[2])
 
 
 def test_where_it_is_chosen(native: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the instructions: rows of few positions, and any with a stride."""
 
-    def passes(
+    def runs(
         side: int, stride: int, dtype: torch.dtype = torch.bfloat16, image: int = 64
     ) -> list[bool]:
         geometry = Geometry((stride, stride), (1, 1), (0, 0), False)
         x = channels_last(torch.randn(2, image, stride * side, stride * side).to(dtype))
         weight = torch.randn(128, image, 2 + stride, 2 + stride).to(dtype)
-        dy = channels_last(torch.randn(2, 128, side, side).to(dtype))
-        found = [
-            _dot.forward(x, weight, geometry, (side, side)),
-            _dot.backward_input(dy, x, weight, geometry),
-            _dot.backward_weight(dy, x, weight, geometry),
-        ]
-        return [t is not None for t in found]
+        return [key == "bf16" for key in chosen(x, weight, geometry)]
 
     monkeypatch.setattr(_processor, "dot_products", lambda: True)
-    assert all(passes(4, 1) + passes(4, 2) + passes(8, 2))
-    assert not any(passes(8, 1) + passes(4, 2, image=48) + passes(4, 2, torch.float32))
+    assert all(runs(4, 1) + runs(4, 2) + runs(8, 2))
+    assert not any(runs(8, 1) + runs(4, 2, image=48) + runs(4, 2, torch.float32))
     monkeypatch.setattr(_processor, "dot_products", lambda: False)
-    assert not any(passes(4, 2))
+    assert not any(runs(4, 2))
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import torch
 from convolutions import DTYPES, channels_last, check, parameters
 from torch import Tensor
 
-from fastgan.ops import _convolution, _dot, _lowered, _thin, _winograd
-from fastgan.ops._convolution import Geometry, output_shape
+from fastgan.ops import conv
+from fastgan.ops.conv.algorithms import ALGORITHMS, force
+from fastgan.ops.conv.geometry import Geometry, output_shape
 from fastgan.ops.reference.activation import LEAKY_RELU, SIGMOID, TANH
 
 
@@ -35,10 +36,10 @@ def test_empty_batch(transposed: bool) -> None:
     geometry = Geometry((2, 2), (1, 1), (0, 0), transposed)
     weight, bias = parameters(3, 4, (4, 4), geometry, torch.float32)
     x = torch.randn(0, 3, 8, 8)
-    y = _convolution.forward(x, weight, bias, geometry, TANH, 0.0)
+    y = conv.forward(x, weight, bias, geometry, TANH, 0.0)
     assert y.shape == output_shape(x.shape, weight.shape, geometry)
-    assert _convolution.backward_input(y, x, weight, geometry).shape == x.shape
-    assert not _convolution.backward_weight(y, x, weight, geometry).any()
+    assert conv.backward_input(y, x, weight, geometry).shape == x.shape
+    assert not conv.backward_weight(y, x, weight, geometry).any()
 
 
 def test_shapes_that_do_not_fit() -> None:
@@ -92,18 +93,18 @@ def drawn(draw: random.Random) -> tuple[tuple[int, ...], int, tuple[int, ...], G
 
 
 @pytest.mark.parametrize("setting", ["auto", "always"])
-def test_drawn_geometries(native: None, setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drawn_geometries(native: None, setting: str) -> None:
     """Kernels up to 7, strides up to 4 and output padding, by what is chosen and by own kernels
     wherever they can run."""
-    for module in (_thin, _winograd, _dot, _lowered):
-        monkeypatch.setattr(module, "setting", setting)
+    own = dict.fromkeys(ALGORITHMS.keys() - {"aten"}, True) if setting == "always" else {}
     draw, kernels, strides = random.Random(setting), set(), set()
     for seed in range(48):
         shape, c_out, kernel, geometry = drawn(draw)
         dtype = DTYPES[seed % 3]
         weight, bias = parameters(shape[1], c_out, kernel, geometry, dtype)
         x = (channels_last if seed % 4 else Tensor.contiguous)(torch.randn(shape).to(dtype))
-        check(x, weight, bias if seed % 2 else None, geometry, LEAKY_RELU, 0.2)
+        with force(**own):
+            check(x, weight, bias if seed % 2 else None, geometry, LEAKY_RELU, 0.2)
         kernels.update(kernel)
         strides.update(geometry.stride)
     assert kernels == set(range(1, 8))

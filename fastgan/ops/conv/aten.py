@@ -1,0 +1,65 @@
+"""Convolutions by ATen: oneDNN's, cuDNN's or its own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastgan.ops.conv.geometry import aten_arguments
+from fastgan.ops.conv.problem import DATA_GRADIENT, FORWARD, Problem
+from fastgan.ops.conv.run import Epilogue, laid_out
+
+
+def name(p: Problem) -> str:
+    """Whose convolution it is: "oneDNN", "cuDNN", "MIOpen", or "ATen" for its own."""
+    x, weight = _empty(p, p.x), _empty(p, p.weight)
+    stride, padding, dilation, transposed, extra, groups = aten_arguments(*p.geometry)
+    chosen = torch._C._select_conv_backend(
+        x, weight, None, stride, padding, dilation, transposed, extra, groups, None
+    ).name
+    if p.device == "cpu":  # that of transposed convolutions by oneDNN has no name in Python
+        return "ATen" if chosen.startswith("Slow") else "oneDNN"
+    names = {"Cudnn": "cuDNN", "Miopen": "MIOpen"}
+    return next((name for start, name in names.items() if chosen.startswith(start)), "ATen")
+
+
+def supports(p: Problem) -> bool:
+    return True
+
+
+def prefers(p: Problem) -> bool:
+    return True
+
+
+def beats_eager(p: Problem, grad_x: bool) -> bool:
+    return False
+
+
+def run(p: Problem, a: Tensor, b: Tensor, epilogue: Epilogue) -> Tensor:
+    a, b = a.to(p.arithmetic), b.to(p.arithmetic)
+    if p.of == FORWARD:
+        return _forward(p, a, b, epilogue)
+    of_x = p.of == DATA_GRADIENT
+    dy = a if of_x else b
+    # Of the tensor whose gradient is formed only the layout is read.
+    x = _empty(p, p.x) if of_x else a
+    weight = b if of_x else _empty(p, p.weight)
+    found = torch.ops.aten.convolution_backward(
+        laid_out(p, dy), x, laid_out(p, weight), None, *aten_arguments(*p.geometry),
+        [of_x, not of_x, False],
+    )  # fmt: skip
+    gradient: Tensor = found[0 if of_x else 1]
+    return gradient.to(p.dtype)
+
+
+def _forward(p: Problem, x: Tensor, weight: Tensor, epilogue: Epilogue) -> Tensor:
+    # ATen works in channels-last as soon as one of its operands does.
+    weight, bias = laid_out(p, weight), None
+    if epilogue.is_identity and epilogue.bias is not None:
+        bias, epilogue = epilogue.bias.to(p.arithmetic), Epilogue()
+    y = torch.ops.aten.convolution(x, weight, bias, *aten_arguments(*p.geometry))
+    return epilogue(p, y.to(p.dtype))
+
+
+def _empty(p: Problem, shape: tuple[int, ...]) -> Tensor:
+    return laid_out(p, torch.empty(shape, dtype=p.arithmetic, device=p.device))

@@ -1,0 +1,83 @@
+"""Convolutions of bfloat16 by AVX512-BF16's dot products of pairs (VDPBF16PS), on CPUs.
+
+Products are of bfloat16, sums float32 (csrc/cpu/dot_conv.h). A float32 weight is rounded as it is
+packed, and its gradient is float32.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastgan.ops import _native, _processor
+from fastgan.ops.conv.problem import Problem
+from fastgan.ops.conv.run import by_role
+
+_CHANNELS = 16  # channels come in multiples of it
+_MIN_CHANNELS = 64
+_SHORT_ROW = 4  # columns of the map, up to which oneDNN's tiles are too short
+
+
+def name(p: Problem) -> str:
+    return "AVX512-BF16"
+
+
+def supports(p: Problem) -> bool:
+    return (
+        p.device == "cpu"
+        and p.dims == 2
+        and p.channels_last
+        and p.dtype is torch.bfloat16
+        and p.weight_dtype in (torch.bfloat16, torch.float32)
+        and not any(channels % _CHANNELS for channels in p.weight[:2])
+        and 0 not in p.x
+        and _native.load() is None
+    )
+
+
+def prefers(p: Problem) -> bool:
+    """By measurement on Zen 5, for all passes alike.
+
+    With a stride oneDNN takes 1.5 to 2.1 times as long for the weight gradient, 0.95 to 1.4 times
+    for the other passes, longest for rows of up to four; and its weights and their gradient have to
+    be converted.
+    """
+    if min(p.weight[:2]) < _MIN_CHANNELS or not _processor.dot_products():
+        return False
+    size = p.map[2:]
+    return max(size) > 1 if size[1] <= _SHORT_ROW else min(p.geometry.stride) > 1
+
+
+def beats_eager(p: Problem, grad_x: bool) -> bool:
+    return False  # eager's convolutions of bfloat16 are as fast by themselves
+
+
+def to_map(p: Problem, image: Tensor, weight: Tensor) -> Tensor:
+    stride, padding, *_ = p.geometry
+    found: Tensor = torch.ops.fastgan_native.dot_conv(
+        _laid_out(image), _laid_out(weight), stride, padding, p.map[2:]
+    )
+    return found
+
+
+def to_image(p: Problem, map: Tensor, weight: Tensor) -> Tensor:
+    stride, padding, *_ = p.geometry
+    found: Tensor = torch.ops.fastgan_native.dot_conv_transpose(
+        _laid_out(map), _laid_out(weight), stride, padding, p.image[2:]
+    )
+    return found
+
+
+def to_weight(p: Problem, image: Tensor, map: Tensor) -> Tensor:
+    stride, padding, *_ = p.geometry
+    found: Tensor = torch.ops.fastgan_native.dot_conv_weight(
+        _laid_out(image), _laid_out(map), list(p.kernel), stride, padding, p.weight_dtype
+    )
+    return found
+
+
+run = by_role(to_map, to_image, to_weight)
+
+
+def _laid_out(t: Tensor) -> Tensor:
+    return t.contiguous(memory_format=torch.channels_last)

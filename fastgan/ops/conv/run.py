@@ -1,0 +1,59 @@
+"""What the algorithms share in running a pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastgan.ops import _dispatch
+from fastgan.ops._tensors import CHANNELS_LAST
+from fastgan.ops.conv.problem import FORWARD, WEIGHT_GRADIENT, Problem
+from fastgan.ops.reference.activation import IDENTITY, is_identity
+
+
+class Epilogue(NamedTuple):
+    """What follows the sum of a forward pass: a bias in float32 (or None) and an activation."""
+
+    bias: Tensor | None = None
+    activation: int = IDENTITY[0]
+    slope: float = IDENTITY[1]
+
+    @property
+    def is_identity(self) -> bool:
+        return is_identity(self.activation, self.slope)
+
+    def __call__(self, p: Problem, y: Tensor) -> Tensor:
+        """`act(y + bias)` in the memory format of the pass."""
+        y = laid_out(p, y)
+        if self.is_identity and self.bias is None:
+            return y
+        kernels = _dispatch.kernels("auto", "bias_act", y)
+        activated: Tensor = kernels.bias_act_forward(y, self.bias, self.activation, self.slope)
+        return activated
+
+
+Run = Callable[[Problem, Tensor, Tensor, Epilogue], Tensor]
+Kernel = Callable[[Problem, Tensor, Tensor], Tensor]
+
+
+def by_role(to_map: Kernel, to_image: Kernel, to_weight: Kernel) -> Run:
+    """A pass by kernels that know image and map: to_map(p, image, weight), to_image(p, map,
+    weight), to_weight(p, image, map)."""
+
+    def run(p: Problem, a: Tensor, b: Tensor, epilogue: Epilogue) -> Tensor:
+        transposed = p.geometry.transposed
+        if p.of == WEIGHT_GRADIENT:
+            return to_weight(p, b, a) if transposed else to_weight(p, a, b)
+        y = (to_map if (p.of == FORWARD) != transposed else to_image)(p, a, b)
+        return epilogue(p, y) if p.of == FORWARD else y
+
+    return run
+
+
+def laid_out(p: Problem, t: Tensor) -> Tensor:
+    """t in the memory format of the pass."""
+    format = CHANNELS_LAST[t.dim()] if p.channels_last else torch.contiguous_format
+    return t.contiguous(memory_format=format)
