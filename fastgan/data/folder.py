@@ -5,31 +5,35 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 from fastgan.data.dataset import DataError
+from fastgan.data.files import open_regular, regular_files
 from fastgan.data.image import SUFFIXES, ImageFile
 from fastgan.data.listing import Listing, by_folder, is_image_name
 
 
-def list_folder(folder: Path) -> Listing:
+def list_folder(folder: Path, strict: bool = False) -> Listing:
     """List every PNG, JPEG and WebP under `folder`, recursively, sorted by path.
 
     Where every image lies in a subfolder, the subfolders directly under `folder` are the classes,
-    sorted by name. Names that begin with a dot are ignored.
+    sorted by name. Names that begin with a dot are ignored. Pipes, devices and links to nothing are
+    left out with a warning; with `strict` they are errors.
 
     Raises:
         OSError: a folder cannot be read.
         DataError: no image.
     """
-    names = _find(folder)
+    found = {folder / name: name for name in _find(folder)}
+    sizes, left_out = regular_files(found, str(folder), strict)
+    names = [found[path] for path in sizes]
     if not names:
         raise DataError(f"{folder}: no image in this folder ({', '.join(SUFFIXES)} are read)")
     files = [
-        ImageFile(str(name), partial(_open, folder / name), str((folder / name).stat().st_size))
-        for name in names
+        ImageFile(str(found[path]), partial(open_regular, path), str(size))
+        for path, size in sizes.items()
     ]
-    return Listing(files, *by_folder(names, str(folder)), str(folder))
+    missing = tuple(str(found[path]) for path in left_out)
+    return Listing(files, *by_folder(names, str(folder)), str(folder), left_out=missing)
 
 
 def _find(folder: Path) -> list[PurePosixPath]:
@@ -49,7 +53,3 @@ def _find(folder: Path) -> list[PurePosixPath]:
         relative = PurePosixPath(Path(current).relative_to(folder).as_posix())
         found += [relative / name for name in names]
     return sorted(name for name in found if is_image_name(name))
-
-
-def _open(path: Path) -> BinaryIO:
-    return path.open("rb")

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -23,9 +23,20 @@ _FORMATS = ("PNG", "JPEG", "WEBP")
 _TRANSPARENT_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
 _CHUNK = 1024
 
+# What each EXIF orientation asks for; 1 is upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
 
 class UndecodableImage(DataError):
-    """One image that is damaged: left out with a count, unless the caller is strict."""
+    """One image that is damaged or refused: left out and counted, unless the caller is strict."""
 
 
 @dataclass(frozen=True)
@@ -43,36 +54,43 @@ class ImageFile:
 
     def read(self, options: LoadOptions) -> Tensor:
         """Decode and `conform` it: uint8 [C, H, W]; raises what its `decode` raises."""
-        with self.open() as stream:
-            image = (self.decode or decode)(stream, self.name, options)
+        try:
+            with self.open() as stream:
+                image = (self.decode or decode)(stream, self.name, options)
+        except OSError as error:
+            error.filename = error.filename or self.name  # a failing disk does not tell
+            raise
         return conform(image[None], options)[0]
 
 
 def decode(stream: BinaryIO, name: str, options: LoadOptions) -> Tensor:
     """Decode one PNG, JPEG or WebP into uint8 [C, H, W], C = 1 for grey, else 3.
 
-    EXIF orientation is applied; 16-bit grey is scaled to 8 bits; transparency is composited over
-    `options.background`; CMYK and palettes become RGB; of an animation, the first frame.
+    EXIF orientation is applied, damaged EXIF ignored; 16-bit grey is scaled to 8 bits;
+    transparency is composited over `options.background`; CMYK and palettes become RGB; of an
+    animation, the first frame.
 
     Raises:
-        UndecodableImage: damaged, or none of the three formats.
-        DataError: more than `options.max_pixels` pixels.
+        UndecodableImage: damaged, none of the three formats, or more than `options.max_pixels`.
         OSError: the file itself cannot be read.
     """
     try:
         with Image.open(stream, formats=_FORMATS) as image:
             width, height = image.size
             if width * height > options.max_pixels:
-                raise DataError(
+                raise UndecodableImage(
                     f"{name}: {width}x{height} pixels are more than max_pixels = "
                     f"{options.max_pixels}: refused as a decompression bomb"
                 )
-            flat = _flatten(ImageOps.exif_transpose(image), options.background)
-            array = np.array(flat)
+            image.load()
+            array = np.array(_flatten(_upright(image), options.background))
     except (DataError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        raise DataError(f"{name}: refused as a decompression bomb: {error}") from error
+        raise UndecodableImage(f"{name}: refused as a decompression bomb: {error}") from error
+    except UnidentifiedImageError as error:
+        # Pillow's text names the stream, not the file.
+        raise UndecodableImage(f"{name}: cannot identify a PNG, JPEG or WebP image") from error
     except OSError as error:
         # The system's own failures carry a number; Pillow's "image file is truncated" has none.
         if error.errno is not None:
@@ -83,6 +101,18 @@ def decode(stream: BinaryIO, name: str, options: LoadOptions) -> Tensor:
         raise UndecodableImage(f"{name}: {error or type(error).__name__}") from error
     tensor = torch.from_numpy(array)
     return tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1).contiguous()
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Return decoded `image` as its EXIF orientation says; as it is, where that cannot be read."""
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except MemoryError:
+        raise
+    except Exception:
+        # Pillow reads EXIF as TIFF, and of other bytes raises SyntaxError, struct.error and more.
+        turn = None
+    return image if turn is None else image.transpose(turn)
 
 
 def _flatten(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
@@ -186,7 +216,7 @@ def decode_all(
             return file.read(options)[None]
         except UndecodableImage as error:
             if options.strict:
-                raise
+                raise UndecodableImage(f"{source}: {error}") from error
             return error
 
     with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:

@@ -21,6 +21,7 @@ class Listing:
 
     labels: of each file, or None. shards: how many of the files lie in each shard, if they do.
     unpacked: bytes that an archive's files have together, 0 where nothing is packed.
+    left_out: names of those that are no files to be read.
     """
 
     files: Sequence[ImageFile]
@@ -29,6 +30,7 @@ class Listing:
     name: str
     shards: tuple[int, ...] | None = None
     unpacked: int = 0
+    left_out: tuple[str, ...] = ()
 
     def limited(self, limit: int | None) -> Listing:
         """At most `limit` of the files, evenly spaced."""
@@ -45,7 +47,8 @@ class Listing:
         digest = hashlib.sha256(b"fastgan.Listing.1")
         digest.update(repr(options).encode())
         for file in self.files:
-            digest.update(f"{file.name}\0{file.mark}\n".encode())
+            # A name of other bytes than UTF-8 stands in a str as surrogates.
+            digest.update(f"{file.name}\0{file.mark}\n".encode(errors="surrogateescape"))
         digest.update(repr(self.labels and list(self.labels)).encode())
         return digest.hexdigest()
 
@@ -66,7 +69,7 @@ def load_listing(listing: Listing, options: LoadOptions) -> ImageDataset:
     labels = None
     if listing.labels is not None:
         labels = torch.tensor([listing.labels[i] for i in kept], dtype=torch.int64)
-    skipped = len(listing.files) - len(kept)
+    skipped = len(listing.files) - len(kept) + len(listing.left_out)
     return ImageDataset(images, labels, listing.classes, listing.name, skipped)
 
 

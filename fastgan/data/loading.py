@@ -164,7 +164,7 @@ def _find(source: str | os.PathLike[str], options: LoadOptions) -> Listing | Pat
     if isinstance(source, str) and source in (EMBEDDED, *REMOTES):
         return None
     path = Path(source).expanduser()
-    shards = find_shards(path)
+    shards = find_shards(path, options.strict)
     if not shards and not path.exists():
         raise _no_such(str(source))
     if not shards and path.is_dir() and (find_idx(path, "train") or find_idx(path, "test")):
@@ -178,7 +178,7 @@ def _find(source: str | os.PathLike[str], options: LoadOptions) -> Listing | Pat
         raise ValueError(f"{path}: this kind of source has no splits, got split={options.split!r}")
     if shards:
         return list_shards(shards, str(source))
-    return list_archive(path) if kind == "zip" else list_folder(path)
+    return list_archive(path) if kind == "zip" else list_folder(path, options.strict)
 
 
 def _check_source(source: str | os.PathLike[str]) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 from fastgan.data.archive import MAX_ENTRY_BYTES
 from fastgan.data.array import to_images, to_nchw
 from fastgan.data.dataset import DataError
+from fastgan.data.files import open_regular, regular_files
 from fastgan.data.image import SUFFIXES, ImageFile, UndecodableImage
 from fastgan.data.listing import Listing
 from fastgan.data.options import LoadOptions
@@ -39,13 +40,21 @@ class _Sample:
     label: tuple[str, int, int] | None = None
 
 
-def find_shards(source: Path) -> list[Path]:
-    """The shards that `source` names: a .tar, a folder with some, or a pattern such as a-*.tar."""
+def find_shards(source: Path, strict: bool = False) -> list[Path]:
+    """The shards that `source` names: a .tar, a folder with some, or a pattern such as a-*.tar.
+
+    Of a folder and a pattern, what is no regular file is left out with a warning, or with `strict`
+    an error.
+    """
     if source.is_dir():
-        return sorted(p for p in source.iterdir() if p.suffix == ".tar")
+        found = sorted(p for p in source.iterdir() if p.suffix == ".tar")
+        return list(regular_files(found, str(source), strict)[0])
     if source.suffix != ".tar":
         return []
-    return [source] if source.exists() else sorted(map(Path, glob.glob(str(source))))
+    if source.exists():
+        return [source]
+    found = sorted(map(Path, glob.glob(str(source))))
+    return list(regular_files(found, str(source), strict)[0])
 
 
 def list_shards(paths: Sequence[Path], name: str) -> Listing:
@@ -84,11 +93,11 @@ def list_shards(paths: Sequence[Path], name: str) -> Listing:
 
 
 def _samples(path: Path) -> Iterator[_Sample]:
-    size = path.stat().st_size
     sample = _Sample("")
     try:
         # Uncompressed only: of another, no image could be read by itself.
-        with tarfile.open(path, "r:") as shard:
+        with open_regular(path) as opened, tarfile.open(path, "r:", fileobj=opened) as shard:
+            size = os.fstat(opened.fileno()).st_size
             for member in shard:
                 if not member.isfile():
                     continue
@@ -119,7 +128,7 @@ def _file(path: Path, sample: _Sample) -> ImageFile:
 
 
 def _open(path: Path, offset: int, size: int) -> BinaryIO:
-    with open(path, "rb") as shard:
+    with open_regular(path) as shard:
         return io.BytesIO(os.pread(shard.fileno(), size, offset))
 
 

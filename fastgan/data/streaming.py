@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +20,10 @@ from fastgan.data.dataset import DataError, check_labels, spread
 from fastgan.data.image import UndecodableImage, conform, set_channels
 from fastgan.data.listing import Listing
 from fastgan.data.options import LoadOptions
+
+# Damaged files that are told of by name.
+_NAMED = 3
+_NOTING = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +55,8 @@ class ImageStream:
     shards: tuple[int, ...] | None = None
     workers: int = 0
     damaged: set[str] = field(default_factory=set)
-    """Names of the files that could not be decoded, and in whose place the next one was taken."""
+    """Names of the files that could not be decoded, in whose place the next one was taken, and of
+    those that were left out from the start: links to nothing, pipes, devices."""
 
     def __post_init__(self) -> None:
         if self.labels is not None:
@@ -91,8 +97,9 @@ class _Files:
 
     def __init__(self, listing: Listing, options: LoadOptions) -> None:
         self.name, self.files, self.options = listing.name, listing.files, options
-        self.damaged: set[str] = set()
+        self.damaged = set(listing.left_out)
         self._known: set[int] = set()
+        self._first = ""
         size, channels = options.image_size, options.channels
         self.shape = (
             (channels, size, size) if size and channels else tuple(self._decode(0)[0].shape)
@@ -125,15 +132,26 @@ class _Files:
                 return self.files[other].read(self.options), other
             except UndecodableImage as error:
                 if self.options.strict:
-                    raise
+                    raise UndecodableImage(f"{self.name}: {error}") from error
                 self._note(other, error)
-        raise DataError(f"{self.name}: none of {count} images could be decoded")
+        raise DataError(f"{self.name}: none of {count} images could be decoded: {self._first}")
 
     def _note(self, index: int, error: UndecodableImage) -> None:
-        if index not in self._known:
+        """Tell of the first damaged files by name, and of more when there are 10, 100, ..."""
+        with _NOTING:
+            if index in self._known:
+                return
             self._known.add(index)
             self.damaged.add(self.files[index].name)
+            count = len(self._known)
+        self._first = self._first or str(error)
+        if count <= _NAMED:
             warnings.warn(f"{self.name}: {error}: skipped", stacklevel=2)
+        elif str(count).strip("0") == "1":
+            warnings.warn(
+                f"{self.name}: {count} of {len(self.files)} images could not be decoded so far",
+                stacklevel=2,
+            )
 
 
 class _Mapped:

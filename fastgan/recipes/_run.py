@@ -51,9 +51,16 @@ def train(
         recipe = override(as_trained(recipe, folder) if resume else recipe, **overrides)
         reporter = reporter or default_reporter()
         trainer = build_trainer(recipe)
-        if trainer.dataset.skipped and ranks.is_first:
-            reporter.note(f"skipped {trainer.dataset.skipped} images that could not be read")
-        return trainer.fit(folder, resume=resume, force=force, reporter=reporter)
+        skipped = trainer.dataset.skipped
+        if skipped and ranks.is_first:
+            reporter.note(f"skipped {skipped} images that could not be read")
+        result = trainer.fit(folder, resume=resume, force=force, reporter=reporter)
+        # A stream meets damaged files as it goes.
+        if trainer.dataset.skipped > skipped and ranks.is_first:
+            reporter.note(
+                f"skipped {trainer.dataset.skipped} images that could not be read, in all"
+            )
+        return result
 
 
 def build_trainer(recipe: Recipe) -> Trainer:
