@@ -1,8 +1,27 @@
-"""What the operating system gives: environment variables and files, taken and written whole."""
+"""What every room may use: environment variables, JSON and files, read and written whole."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
+from collections.abc import Mapping
+from typing import Any
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON by its standard (RFC 8259), which has no NaN and no infinity: they become null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _finite(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return value
 
 
 def whole_number(variable: str, default: int | None = None, minimum: int = 0) -> int:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastgan.cli._checkout import in_checkout
-from fastgan.cli._common import parse
+from fastgan.cli._common import bounded, parse
+
+_MOST_THREADS = 1024  # what the largest machines run at once
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,8 @@ class Arguments:
 
 def run(arguments: list[str]) -> int:
     chosen = parse(Arguments, arguments, prog="fastgan bench")
-    if chosen.threads is not None and chosen.threads < 1:
-        raise ValueError(f"threads must be at least 1, got {chosen.threads}")
+    if chosen.threads is not None:
+        bounded("threads", chosen.threads, 1, _MOST_THREADS)
     if chosen.compare is not None:
         paths = [str(path.resolve()) for path in chosen.compare]
         return in_checkout("bench.harness.compare", *paths)

@@ -8,10 +8,13 @@ from typing import Annotated
 
 import tyro
 
-from fastgan.cli._common import parse
+from fastgan.cli._common import bounded, check_seed, parse
 from fastgan.engine.trainer import resolve_device
 from fastgan.metrics import difference, load_scores, save_scores
 from fastgan.recipes.evaluation import Evaluation, evaluate_checkpoint
+
+# Their noise and their features are held at once; scores are of 50,000 at most, as a rule.
+_MOST_SAMPLES = 10**6
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class Arguments:
 def run(arguments: list[str]) -> int:
     chosen = parse(Arguments, arguments, prog="fastgan eval")
     names = [name for part in chosen.evaluation.metrics for name in part.split(",") if name]
+    bounded("samples", chosen.evaluation.samples, 1, _MOST_SAMPLES)
+    check_seed(chosen.evaluation.seed)
     others = (
         {score.metric: score for score in load_scores(chosen.against)} if chosen.against else {}
     )

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from fastgan.cli._common import parse
+from fastgan.cli._common import check_seed, parse
 from fastgan.data import load
 from fastgan.engine import load_generator, pictures, save_grid
-from fastgan.engine.grid import screen_scale
+from fastgan.engine.grid import check_picture, scale_of, screen_scale
 from fastgan.engine.trainer import resolve_device
 from fastgan.recipes.evaluation import run_data_of
 
@@ -52,9 +52,14 @@ def run(arguments: list[str]) -> int:
     if chosen.kind == "evolution":
         print(pictures.evolution(chosen.checkpoint, chosen.out or Path("evolution.gif")))
         return 0
-    generator = load_generator(
+    for name in ("rows", "columns"):
+        if getattr(chosen, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(chosen, name)}")
+    check_seed(chosen.seed)
+    generator: Any = load_generator(
         chosen.checkpoint, weights=chosen.weights, device=resolve_device(chosen.device)
     )
+    _check_size(generator, chosen)
     if chosen.kind == "classes":
         images, columns = pictures.by_class(generator, chosen.columns, seed=chosen.seed)
     elif chosen.kind == "interpolation":
@@ -63,6 +68,8 @@ def run(arguments: list[str]) -> int:
         )
     elif chosen.kind == "reconstructions":
         reals = _reals(generator, chosen, limit=chosen.rows * chosen.rows)
+        size = generator.image_size
+        check_picture(2 * len(reals), size, size, scale=scale_of(size))
         images, columns = pictures.reconstruction_pairs(generator, reals.float() / 127.5 - 1)
     else:
         reals = _reals(generator, chosen, limit=None)
@@ -72,6 +79,18 @@ def run(arguments: list[str]) -> int:
     out = chosen.out or Path(f"{chosen.kind}.png")
     print(save_grid(images, out, columns=columns, scale=screen_scale(images)))
     return 0
+
+
+def _check_size(generator: Any, chosen: Arguments) -> None:
+    """Before anything is loaded or drawn, as far as flags say how large the picture gets."""
+    size = generator.image_size
+    if chosen.kind == "classes":
+        count, columns = generator.num_classes * chosen.columns, chosen.columns
+    elif chosen.kind == "reconstructions":
+        return  # as many as there are images
+    else:
+        count, columns = chosen.rows * chosen.columns, chosen.columns
+    check_picture(max(count, 1), size, size, columns, scale_of(size))
 
 
 def _reals(generator: Any, chosen: Arguments, limit: int | None) -> torch.Tensor:

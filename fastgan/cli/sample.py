@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
 
-from fastgan.cli._common import parse
+from fastgan.cli._common import bounded, check_seed, parse
 from fastgan.engine import load_generator, sample_images, save_grid
-from fastgan.engine.grid import screen_scale
+from fastgan.engine.grid import check_picture, scale_of, screen_scale
 from fastgan.engine.trainer import resolve_device
+
+_MOST_CLASSES = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,16 @@ def run(arguments: list[str]) -> int:
     chosen = parse(Arguments, arguments, prog="fastgan sample")
     if chosen.columns is not None and chosen.columns < 1:
         raise ValueError(f"columns must be at least 1, got {chosen.columns}")
-    generator = load_generator(
+    check_seed(chosen.seed)
+    generator: Any = load_generator(
         chosen.checkpoint, weights=chosen.weights, device=resolve_device(chosen.device)
     )
+    size = generator.image_size
+    check_picture(chosen.n, size, size, chosen.columns, scale_of(size))
     labels = None
     if chosen.labels:
+        for label in chosen.labels:
+            bounded("labels", label, -_MOST_CLASSES, _MOST_CLASSES)
         labels = torch.tensor(chosen.labels).repeat(-(-chosen.n // len(chosen.labels)))[: chosen.n]
     images = sample_images(generator, chosen.n, seed=chosen.seed, labels=labels)
     scale = screen_scale(images)

@@ -7,10 +7,12 @@ from typing import Literal
 
 import tyro
 
-from fastgan.cli._common import parse
+from fastgan.cli._common import bounded, parse
 from fastgan.engine.trainer import resolve_device
 from fastgan.recipes import get_recipe
 from fastgan.recipes.tuning import tune_recipe
+
+_MOST_ROUNDS = 10_000  # more than any median gains from
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Arguments:
 
 def run(arguments: list[str]) -> int:
     chosen = parse(Arguments, arguments, prog="fastgan tune")
+    bounded("rounds", chosen.rounds, 1, _MOST_ROUNDS)
     device = resolve_device(chosen.device)
     recipe = get_recipe(chosen.recipe)
     for line in tune_recipe(recipe, chosen.batch_size, device, chosen.dtype, chosen.rounds):

@@ -6,17 +6,19 @@ import difflib
 from collections.abc import Iterable
 
 
-def check_int(name: str, value: object, minimum: int) -> int:
-    """Return `value` if it is an int of at least `minimum`.
+def check_int(name: str, value: object, minimum: int, maximum: int | None = None) -> int:
+    """Return `value` if it is an int of at least `minimum` and at most `maximum`.
 
     Raises:
         TypeError: not an int (bool counts as a mistake, not as a number).
-        ValueError: too small.
+        ValueError: too small or too large.
     """
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, got {value!r} of type {type(value).__name__}")
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value}")
+    if maximum is not None and value > maximum:
+        raise ValueError(f"{name} must be at most {maximum}, got {value}")
     return value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -35,13 +36,14 @@ class LoadOptions:
     layout: Layout = "auto"
 
     def __post_init__(self) -> None:
+        check_int("max_pixels", self.max_pixels, 1)
         if self.image_size is not None:
-            check_int("image_size", self.image_size, 1)
+            # As many pixels as are taken from a file.
+            check_int("image_size", self.image_size, 1, math.isqrt(MAX_PIXELS))
         if self.limit is not None:
             check_int("limit", self.limit, 1)
         if self.channels is not None and check_int("channels", self.channels, 1) not in (1, 3):
             raise ValueError(f"channels must be 1, 3 or None, got {self.channels}")
-        check_int("max_pixels", self.max_pixels, 1)
         check_choice("resize", self.resize, get_args(Resize))
         check_choice("split", self.split, get_args(Split))
         check_choice("layout", self.layout, get_args(Layout))

@@ -18,7 +18,8 @@ from fastgan.data.streaming import ImageStream
 from fastgan.ops import gather_images
 from fastgan.system import whole_number
 
-_MOST_WORKERS = 16
+# By default, and at the most: a thread for each processor of the largest machines.
+_MOST_WORKERS, _MOST_ASKED = 16, 1024
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class StreamLoader:
         self.device = torch.device(device)
         self.ahead = check_int("ahead", ahead, 1)
         self._images = stream
-        self._workers = check_int("workers", stream.workers, 0) or _default_workers()
+        self._workers = check_int("workers", stream.workers, 0, _MOST_ASKED) or _default_workers()
         self._pool = ThreadPoolExecutor(self._workers, "fastgan-data")
         weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
         self._draw = lru_cache(2)(self.order.draw)  # reading ahead crosses the end of an epoch

@@ -121,16 +121,8 @@ class TrainConfig:
     """Also write TensorBoard event files (needs fastgan[tensorboard])."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "steps", "batch_size", "discriminator_steps", "accumulate", "log_every", "sample_count",
-            "reg_every",
-        ):  # fmt: skip
-            _require_int(name, getattr(self, name), minimum=1)
-        for name in (
-            "sample_every", "checkpoint_every", "seed", "warmup_steps", "max_rollbacks",
-            "keep_last", "keep_best", "kl_warmup",
-        ):  # fmt: skip
-            _require_int(name, getattr(self, name), minimum=0)
+        for name, (minimum, maximum) in _BOUNDS.items():
+            _require_int(name, getattr(self, name), minimum, maximum)
         for name in ("lr_g", "lr_d"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
@@ -160,6 +152,35 @@ class TrainConfig:
         return dataclasses.asdict(self)
 
 
+# Where a number of steps stands for "never", a billion is beyond the longest run.
+_MOST_STEPS = 10**9
+# More images than any set in memory or batch of a paper; what fits a device is looked at with it.
+_MOST_IMAGES = 10**6
+# Of one step, which neither a signal nor a log line interrupts; papers make 1 to 100.
+_MOST_UPDATES = 1000
+# A grid of 100 × 100, whose images are compared each with each.
+_MOST_SAMPLES = 10_000
+# Random streams are numbered 4 · seed + k, in 64 bits.
+MOST_SEED = 2**62 - 1
+
+_BOUNDS = {
+    "steps": (1, _MOST_STEPS),
+    "batch_size": (1, _MOST_IMAGES),
+    "discriminator_steps": (1, _MOST_UPDATES),
+    "accumulate": (1, _MOST_IMAGES),
+    "log_every": (1, _MOST_STEPS),
+    "reg_every": (1, _MOST_STEPS),
+    "sample_count": (1, _MOST_SAMPLES),
+    "sample_every": (0, _MOST_STEPS),
+    "checkpoint_every": (0, _MOST_STEPS),
+    "warmup_steps": (0, _MOST_STEPS),
+    "kl_warmup": (0, _MOST_STEPS),
+    "max_rollbacks": (0, _MOST_STEPS),
+    "keep_last": (0, _MOST_STEPS),
+    "keep_best": (0, _MOST_STEPS),
+    "seed": (0, MOST_SEED),
+}
+
 # What may differ between a run and its continuation: it changes neither the weights nor the data.
 RESUMABLE_FIELDS = frozenset(
     {
@@ -187,11 +208,13 @@ def _require_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be {listed}, got {value!r}")
 
 
-def _require_int(name: str, value: Any, minimum: int) -> None:
+def _require_int(name: str, value: Any, minimum: int, maximum: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{name} must be a whole number, got {value!r}")
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value}")
+    if value > maximum:
+        raise ValueError(f"{name} must be at most {maximum}, got {value}")
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,38 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+PADDING = 2
+# 0.9 GB as RGB, and four times the largest picture that Pillow opens without a warning.
+MOST_PIXELS = 300_000_000
 
-def make_grid(images: Tensor, columns: int | None = None, padding: int = 2) -> Tensor:
+
+def check_picture(
+    count: int, height: int, width: int, columns: int | None = None, scale: int = 1
+) -> None:
+    """Whether ``count`` images make a picture that can be made, before they are.
+
+    Raises:
+        ValueError: no image, or more than ``MOST_PIXELS``; the message has both sides.
+    """
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
+    columns, rows = _cells(count, columns)
+    across, down = (
+        scale * (n * (side + PADDING) + PADDING) for n, side in ((columns, width), (rows, height))
+    )
+    if across * down > MOST_PIXELS:
+        raise ValueError(
+            f"{count} images of {width} x {height} in {columns} columns make a picture of "
+            f"{across} x {down} pixels; there may be {MOST_PIXELS} in all"
+        )
+
+
+def _cells(count: int, columns: int | None) -> tuple[int, int]:
+    columns = columns or math.isqrt(count - 1) + 1
+    return columns, -(-count // columns)
+
+
+def make_grid(images: Tensor, columns: int | None = None, padding: int = PADDING) -> Tensor:
     """Tile ``images`` into one picture, row by row.
 
     Args:
@@ -32,8 +62,7 @@ def make_grid(images: Tensor, columns: int | None = None, padding: int = 2) -> T
     if pixels.shape[1] != 3:
         pixels = pixels[:, :1].expand(-1, 3, -1, -1)
     count, _, height, width = pixels.shape
-    columns = columns or math.isqrt(count - 1) + 1
-    rows = -(-count // columns)
+    columns, rows = _cells(count, columns)
     cell_h, cell_w = height + padding, width + padding
     grid = torch.zeros(rows * cell_h + padding, columns * cell_w + padding, 3, dtype=torch.uint8)
     for i, image in enumerate(pixels):
@@ -44,14 +73,26 @@ def make_grid(images: Tensor, columns: int | None = None, padding: int = 2) -> T
 
 def screen_scale(images: Tensor) -> int:
     """How many times to enlarge ``images`` so that small ones are about 64 pixels wide."""
-    return max(1, 64 // images.shape[-1])
+    return scale_of(images.shape[-1])
+
+
+def scale_of(width: int) -> int:
+    """:func:`screen_scale` of images of that width."""
+    return max(1, 64 // width)
 
 
 def save_grid(images: Tensor, path: Path, columns: int | None = None, scale: int = 1) -> Path:
     """Write :func:`make_grid` as a PNG, as a whole or not at all, and return its path.
 
     ``scale`` enlarges every pixel, for small images on large screens.
+
+    Raises:
+        ValueError: no images, or a picture beyond ``MOST_PIXELS``.
+        OSError: the file cannot be written.
     """
+    if images.dim() == 4 and len(images):
+        _, _, height, width = images.shape
+        check_picture(len(images), height, width, columns, scale)
     grid = make_grid(images, columns).numpy()
     grid = np.repeat(np.repeat(grid, scale, 0), scale, 1)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -20,12 +19,16 @@ from rich.progress import (
 )
 
 from fastgan.engine import records
+from fastgan.system import to_json
 
 _LINE = records.record({"step": records.whole()})
 
 
 class MetricsLog:
     """Appends a JSON object a line to ``path``, and scalars to TensorBoard if a folder is given.
+
+    A value that is not finite is null in a line. (Before, it was a bare NaN or Infinity, which
+    Python's own reader takes and others refuse.)
 
     Args:
         path: the JSON-lines file. Lines of steps after ``resume_step`` are dropped first: the run
@@ -45,7 +48,7 @@ class MetricsLog:
         self._writer = _summary_writer(tensorboard, resume_step) if tensorboard else None
 
     def write(self, values: dict[str, Any]) -> None:
-        self._file.write(json.dumps(values) + "\n")
+        self._file.write(to_json(values) + "\n")
         self._file.flush()
         if self._writer is not None:
             for name, value in values.items():

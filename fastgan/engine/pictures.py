@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,7 +76,8 @@ def reconstruction_pairs(generator: nn.Module, images: Tensor) -> tuple[Tensor, 
     if not hasattr(generator, "reconstruct"):
         raise ValueError(f"{type(generator).__name__} has no encoder to reconstruct images with")
     device = next(generator.parameters()).device
-    again = generator.reconstruct(images.to(device)).float().cpu()  # type: ignore[operator]
+    reconstruct: Any = generator.reconstruct
+    again = torch.cat([reconstruct(part.to(device)).float().cpu() for part in images.split(256)])
     columns = 2 * max(1, round((len(images) / 2) ** 0.5))
     return torch.stack([images.float().cpu(), again], 1).flatten(0, 1), columns
 

@@ -38,6 +38,8 @@ from fastgan.regularizers import get_regularizer
 
 # Streams that must not collide with each other or with the data order's.
 _NOISE_STREAM, _FIXED_NOISE_STREAM = 1, 2
+# Images that are drawn in one pass: a grid may hold thousands.
+_SAMPLED_AT_ONCE = 256
 
 Step = Callable[[GAN, Callable[[int], Batch], Sequence[Sequence[bool]]], Metrics]
 
@@ -100,7 +102,7 @@ class Trainer:
             config.loss, smooth_real=config.smooth_real, smooth_fake=config.smooth_fake
         )
         step = step or named_step(config)
-        check_choices(config, generator, discriminator, dataset, self.ranks)
+        check_choices(config, generator, discriminator, dataset, self.ranks, self.device)
         self.loader = make_loader(
             dataset,
             self.ranks.share(config.batch_size, "batch_size"),
@@ -203,7 +205,10 @@ class Trainer:
         was_training = model.training
         try:
             model.eval()
-            return model(noise) if labels is None else model(noise, labels)
+            rows = [noise] if labels is None else [noise, labels]
+            parts = zip(*(row.split(_SAMPLED_AT_ONCE) for row in rows), strict=True)
+            images = [model(*part) for part in parts]
+            return images[0] if len(images) == 1 else torch.cat(images)
         finally:
             model.train(was_training)
 

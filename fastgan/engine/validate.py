@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from fastgan.data import ImageDataset, ImageStream
 from fastgan.engine.config import TrainConfig
+from fastgan.engine.grid import check_picture, scale_of
+from fastgan.engine.memory import require_memory
 from fastgan.engine.ranks import Ranks
 from fastgan.nn import BatchNormAct1d, BatchNormAct2d, BatchNormAct3d
 
@@ -22,8 +25,10 @@ def check_choices(
     discriminator: nn.Module | None,
     dataset: ImageDataset | ImageStream,
     ranks: Ranks,
+    device: torch.device,
 ) -> None:
-    """Raises ValueError where a choice of ``config`` would not do what it says."""
+    """Raises ValueError where a choice of ``config`` would not do what it says, or not fit."""
+    _check_sizes(config, dataset, ranks, device)
     _check_objective(config, generator, discriminator)
     _check_labels(config, generator, dataset)
     discriminator = discriminator or nn.Module()
@@ -52,6 +57,20 @@ def check_choices(
         raise ValueError(f"update_rule {config.update_rule} shares the fakes: share_fakes is off")
     if config.update_rule == "one_stage":
         _check_one_stage(config, discriminator)
+
+
+def _check_sizes(
+    config: TrainConfig, dataset: ImageDataset | ImageStream, ranks: Ranks, device: torch.device
+) -> None:
+    _, channels, height, width = dataset.shape
+    try:
+        check_picture(config.sample_count, height, width, scale=scale_of(width))
+    except ValueError as error:
+        raise ValueError(f"sample_count: {error}") from error
+    # Real and generated images of one part, float32: what layers keep comes on top.
+    at_once = config.batch_size // ranks.size // config.accumulate
+    least = 2 * 4 * at_once * channels * height * width
+    require_memory("batch_size", config.batch_size, least, device)
 
 
 def _check_objective(

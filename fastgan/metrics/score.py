@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from fastgan.system import to_json
 
 
 @dataclass(frozen=True)
@@ -53,15 +56,20 @@ def difference(score: Score, other: Score) -> float:
 
 
 def save_scores(scores: list[Score], path: Path) -> None:
-    """Write scores as JSON."""
+    """Write scores as JSON; a value that is not finite becomes null."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = [{**asdict(s), "setting": dict(s.setting)} for s in scores]
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    path.write_text(to_json(content, indent=1) + "\n", encoding="utf-8")
 
 
 def load_scores(path: Path) -> list[Score]:
     """Scores that `save_scores` wrote; ValueError if the file holds something else."""
     try:
-        return [Score(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+        return [_score(entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
     except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} holds no scores: {error}") from error
+
+
+def _score(entry: dict[str, Any]) -> Score:
+    score = Score(**entry)
+    return replace(score, value=math.nan) if score.value is None else score

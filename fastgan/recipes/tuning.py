@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fastgan.engine.memory import require_memory
 from fastgan.fusion import explain, tune
 from fastgan.ops import tuning
 from fastgan.recipes._recipe import Recipe
@@ -22,7 +24,10 @@ def explain_recipe(recipe: Recipe, batch_size: int, device: torch.device) -> Non
 def networks(
     recipe: Recipe, batch_size: int, device: torch.device
 ) -> Iterator[tuple[nn.Module, Tensor]]:
-    """The generator and the discriminator, each with an input, as they are trained."""
+    """The generator and the discriminator, each with an input, as they are trained.
+
+    ValueError for a batch below 2, or one that the device cannot hold.
+    """
     if batch_size < 2:
         raise ValueError(f"batch_size must be at least 2, got {batch_size}")
     image = (recipe.channels, recipe.image_size, recipe.image_size)
@@ -31,7 +36,29 @@ def networks(
         if model is None:
             continue
         model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        least = _bytes_at_once(model, torch.randn(2, *shape, device=device)) // 2 * batch_size
+        require_memory("batch_size", batch_size, least, device)
         yield model, torch.randn(batch_size, *shape, device=device)
+
+
+@torch.no_grad()
+def _bytes_at_once(model: nn.Module, x: Tensor) -> int:
+    """Of the input and the output of a module in ``model``, the most: no form holds less."""
+    most = 0
+
+    def look(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        nonlocal most
+        most = max(most, sum(t.nbytes for t in (*inputs, output) if isinstance(t, Tensor)))
+
+    handles = [m.register_forward_hook(look) for m in model.modules() if not any(m.children())]
+    was_training = model.training
+    try:
+        model.eval()(x)
+    finally:
+        model.train(was_training)
+        for handle in handles:
+            handle.remove()
+    return most
 
 
 def tune_recipe(
