@@ -1,6 +1,6 @@
-"""The table of docs/fusion.md: what `fuse` does to the architectures of tests/zoo on this CPU.
+"""The table of docs/zoo.md: what `fuse` does to the architectures of tests/zoo on this CPU.
 
-    python -m bench.zoo_table            # measures, and writes the table into docs/fusion.md
+    python -m bench.zoo_table            # measures, and writes the table into docs/zoo.md
     python -m bench.zoo_table patchgan   # these rows alone
     python -m bench.zoo_table --held-out # the second table: sizes that no choice was made on
 
@@ -162,7 +162,7 @@ def main(arguments: list[str]) -> None:
 
 def put(name: str, text: str, begin: str, heading: list[str]) -> None:
     """Puts a row into a table of the page, in the order of the zoo."""
-    path = ROOT / "docs" / "fusion.md"
+    path = ROOT / "docs" / "zoo.md"
     before, _, rest = path.read_text(encoding="utf-8").partition(begin)
     table, _, after = rest.partition(END)
     rows = {known.split("|")[1].strip(): known for known in table.strip().splitlines()[2:]}

@@ -6,7 +6,7 @@ device needs for those, from its data sheet or from what it was measured to reac
     kernels   the kernels of a step, each with its cost and a call that runs it
     table     lines of kernels with bounds and measured times, and the printed table
     step      the step of a recipe
-    page      the tables of docs/convolutions.md
+    page      the tables of docs/roofline.md
 
 `python -m bench.roofline RECIPE` (or `fastgan explain RECIPE --roofline`) prints a step. Source of
 the model: Williams, Waterman and Patterson 2009, doi:10.1145/1498765.1498785.

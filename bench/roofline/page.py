@@ -1,4 +1,4 @@
-"""The roofline tables of docs/convolutions.md: `python -m bench.roofline.page [--measure]`.
+"""The roofline tables of docs/roofline.md: `python -m bench.roofline.page [--measure]`.
 
 The floors of GPUs follow from the shapes alone, and a test holds the page to them. What this
 machine takes is measured, with --measure, on an otherwise idle one.
@@ -20,7 +20,7 @@ from bench.roofline.table import Line, lines, step_cost, step_floor, step_measur
 from fastgan.engine.precision import Precision
 from fastgan.recipes import get_recipe
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "convolutions.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "roofline.md"
 RECIPE = "dcgan-64"
 GPUS, BATCHES = ("H100 SXM", "H200 SXM"), (128, 1024)
 DTYPES: tuple[Precision, ...] = ("float32", "bfloat16")
