@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
 import fastgan
-from fastgan.cli._common import is_first
-from fastgan.engine import LostRankError, NonFiniteError
+from fastgan.cli._stopping import Terminated, heeding_sigterm
 
 # Each is a module here with a function `run(arguments) -> exit status`.
 _COMMANDS = {
@@ -38,17 +38,43 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fastgan {fastgan.__version__}")
         return 0
     try:
+        with heeding_sigterm():
+            return _run(arguments)
+    except KeyboardInterrupt:
+        return _stopped(signal.SIGINT)
+    except Terminated:
+        return _stopped(signal.SIGTERM)
+
+
+def _run(arguments: list[str]) -> int:
+    try:
         return _command(arguments[0])(arguments[1:])
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13
-    except (ValueError, OSError, ModuleNotFoundError, NonFiniteError) as error:
-        if os.environ.get("FASTGAN_DEBUG"):
+    except Exception as error:
+        # Imported this late because a signal may come while PyTorch is being imported.
+        from fastgan.engine import LostRankError, NonFiniteError
+
+        expected = ValueError, OSError, ModuleNotFoundError, NonFiniteError
+        if not isinstance(error, expected) or os.environ.get("FASTGAN_DEBUG"):
             raise
         # The first process speaks for what befalls all of them.
-        if is_first() or isinstance(error, LostRankError):
+        if _is_first() or isinstance(error, LostRankError):
             print(f"fastgan: error: {_message(error)}", file=sys.stderr)
         return 2
+
+
+def _is_first() -> bool:
+    from fastgan.cli._common import is_first
+
+    return is_first()
+
+
+def _stopped(number: signal.Signals) -> int:
+    if _is_first():
+        print(f"fastgan: stopped by {number.name}", file=sys.stderr)
+    return 128 + number
 
 
 def _usage() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,9 +20,10 @@ from fastgan.engine.grid import save_grid, screen_scale
 from fastgan.engine.health import Health
 from fastgan.engine.log import MetricsLog, Reporter, SilentReporter, default_reporter
 from fastgan.engine.pictures import reconstruction_pairs
+from fastgan.engine.ranks import LostRankError
 from fastgan.engine.run_folder import RunFolder, read_run
 from fastgan.engine.signals import StopOnSignal
-from fastgan.engine.state import open_state
+from fastgan.engine.state import is_finite, open_state
 
 if TYPE_CHECKING:
     from fastgan.engine.trainer import Trainer
@@ -52,7 +53,8 @@ class Loop:
         self.health = Health(trainer)
         self.samples: Path | None = None
         self.checkpoint: Path | None = None
-        self._saved_at = self._drawn_at = -1
+        self._saved_at = self._drawn_at = self._tried = -1
+        self._together = False  # every rank is where this one is
 
     def fit(self, *, resume: bool, force: bool) -> TrainResult:
         opened: list[RunFolder] = []
@@ -61,18 +63,20 @@ class Loop:
             opened.append(RunFolder(self.out, resume=resume, force=force))
             return opened[0].resumed
 
-        try:
-            resumed = self.ranks.from_first(open_folder)
-            self.folder = opened[0] if opened else RunFolder.seen(self.out)
-            if resumed:
-                self._resume()
-            self._describe(finished=False)
-            result = self._run()
-            self._describe(finished=result.finished)
-            return result
-        finally:
-            for folder in opened:
-                folder.close()
+        # From before the folder is made until the run is described: a signal never cuts a write.
+        with StopOnSignal(_SAME_REQUEST_SECONDS if self.ranks.size > 1 else 0.0) as self._signals:
+            try:
+                resumed = self.ranks.from_first(open_folder)
+                self.folder = opened[0] if opened else RunFolder.seen(self.out)
+                if resumed:
+                    self._resume()
+                self._describe(finished=False)
+                result = self._run()
+                self._describe(finished=result.finished)
+                return result
+            finally:
+                for folder in opened:
+                    folder.close()
 
     def _run(self) -> TrainResult:
         trainer, config = self.trainer, self.config
@@ -82,43 +86,101 @@ class Loop:
         self._open_log()
         self.reporter.start(config.steps, first)
         try:
-            with StopOnSignal(_SAME_REQUEST_SECONDS if self.ranks.size > 1 else 0.0) as signals:
-                stopped_by = None
-                while trainer.step < config.steps and stopped_by is None:
-                    trainer.train_step()
-                    for callback in trainer.callbacks:
-                        callback.on_step(trainer)
-                    at_log_point = self._due(config.log_every) or trainer.step == config.steps
-                    values = self._log() if at_log_point else None
-                    self.reporter.update(trainer.step, values)
-                    if self._due(config.sample_every):
-                        self._draw()
-                    if self._due(config.checkpoint_every):
-                        self._save()
-                    stopped_by = self._agreed(signals.received, at_log_point)
-                if self._drawn_at != trainer.step:
-                    self._draw()
-                if self._saved_at != trainer.step:
-                    self._save()
+            stopped_by = self._agreed(at_log_point=True)
+            while trainer.step < config.steps and stopped_by is None:
+                stopped_by = self._step()
+            if self._drawn_at != trainer.step:
+                self._draw()
+            if self._saved_at != trainer.step:
+                self._save()
+        except BaseException as error:
+            self._rescue(error)
+            raise
         finally:
             if self._metrics is not None:
                 self._metrics.close()
             self.reporter.stop()
         return self._result(first, stopped_by)
 
+    def _step(self) -> int | None:
+        """One step and what follows it; returns the signal that ends the run."""
+        trainer, config = self.trainer, self.config
+        trainer.train_step()
+        for callback in trainer.callbacks:
+            callback.on_step(trainer)
+        at_log_point = self._due(config.log_every) or trainer.step == config.steps
+        values = self._log() if at_log_point else None
+        self.reporter.update(trainer.step, values)
+        if self._due(config.sample_every):
+            self._draw()
+        if self._due(config.checkpoint_every):
+            self._save()
+        return self._agreed(at_log_point)
+
     def _due(self, every: int) -> bool:
         return every > 0 and self.trainer.step % every == 0
 
-    def _agreed(self, received: int | None, at_log_point: bool) -> int | None:
+    def _agreed(self, at_log_point: bool) -> int | None:
         """The signal that ends the run after this step, the same for all ranks.
 
-        Ranks agree where they meet anyway, or at every step where meeting is cheap.
+        Ranks agree where they meet anyway, or at every step where meeting is cheap. There they also
+        learn of data that one of them cannot read, while the state is still whole on all.
+
+        Raises:
+            LostRankError: another rank cannot read the data of the next step.
         """
+        received = self._signals.received
         if self.ranks.size == 1:
             return received
-        if self.trainer.device.type == "cuda" and not at_log_point:
+        on_cpu = self.trainer.device.type == "cpu"
+        if not (on_cpu or at_log_point):
             return None
-        return max(self.ranks.collect(received or 0)) or None
+        failure = self._unreadable() if on_cpu else None
+        answers = self.ranks.collect((received or 0, failure is not None))
+        if any(failed for _, failed in answers):
+            self._together = True
+            raise failure or LostRankError(
+                "another process of this run could not read its part of the data of step "
+                f"{self.trainer.step + 1}"
+            )
+        return max(signal for signal, _ in answers) or None
+
+    def _unreadable(self) -> Exception | None:
+        """Why the data of the next step cannot be read."""
+        if self.trainer.step < self.config.steps:
+            try:
+                self.trainer.fetch()
+            except Exception as error:
+                return error
+        return None
+
+    def _rescue(self, error: BaseException) -> None:
+        """Save what was trained before ``error`` ends the run, where the state is that of a step.
+
+        Several ranks save together or not at all: a checkpoint holds the random state of each.
+        """
+        trainer, step = self.trainer, self.trainer.step
+        alone = self.ranks.size > 1 and not self._together
+        if alone or isinstance(error, NonFiniteError) or step in (0, self._saved_at, self._tried):
+            return
+        if trainer.whole:
+            self._note(error, self._saved_or_not())
+        else:
+            where = f"; the newest checkpoint is {self.checkpoint}" if self.checkpoint else ""
+            self._note(error, f"the run has ended in the middle of step {step + 1}{where}")
+
+    def _saved_or_not(self) -> str:
+        step = self.trainer.step
+        try:
+            path = self._write_checkpoint()
+        except Exception as error:
+            return f"step {step} could not be saved either: {error}"
+        return f"step {step} is saved in {path}: resume goes on from there"
+
+    def _note(self, error: BaseException, text: str) -> None:
+        self.reporter.note(text)
+        if hasattr(error, "add_note"):  # from Python 3.11 on
+            error.add_note(text)
 
     def _log(self) -> dict[str, float]:
         """Read the device's scalars, once for all of them; write them; look for bad gradients."""
@@ -157,17 +219,20 @@ class Loop:
         if config.nan_policy == "skip":
             self.reporter.note(f"{what}: skipped")
             return
-        kept = self.ranks.from_first(
-            lambda: newest_checkpoint(self.folder.checkpoints, None, open_state)
-        )
-        where = f"the newest checkpoint is {kept.path}" if kept else "there is no checkpoint yet"
-        if config.nan_policy == "stop":
+        kept = self._newest()
+        stop = config.nan_policy == "stop"
+        if stop or kept is None or trainer.rollbacks >= config.max_rollbacks:
+            if stop and self._saved_at != trainer.step and self._unspoiled():
+                self.reporter.note(self._saved_or_not())
+                kept = self._newest()
+            newest = f"the newest checkpoint is {kept.path}" if kept else None
+            where = newest or "there is no checkpoint yet"
+            if not stop:
+                raise NonFiniteError(f"{what} after {trainer.rollbacks} rollbacks; {where}")
             raise NonFiniteError(
                 f"{what}, and were not made; {where}. A lower learning rate, clip_grad or another "
                 "precision may help; nan_policy=skip goes on, rollback goes back to the checkpoint"
             )
-        if kept is None or trainer.rollbacks >= config.max_rollbacks:
-            raise NonFiniteError(f"{what} after {trainer.rollbacks} rollbacks; {where}")
         done = trainer.rollbacks + 1
         trainer.load(kept)
         # The same random numbers would lead to the same place.
@@ -179,6 +244,15 @@ class Loop:
             self._metrics.close()
         self._open_log()
         self.reporter.note(f"{what}: back to step {trainer.step} (rollback {done})")
+
+    def _unspoiled(self) -> bool:
+        """Updates that were not made may still have spoiled statistics and averages."""
+        return not self.ranks.any(not is_finite(self.trainer), self.trainer.device)
+
+    def _newest(self) -> Checkpoint | None:
+        return self.ranks.from_first(
+            lambda: newest_checkpoint(self.folder.checkpoints, None, open_state)
+        )
 
     def _count_non_finite_on_device(self) -> torch.Tensor:
         g, d = self.trainer.gan.update_g, self.trainer.gan.update_d
@@ -222,25 +296,32 @@ class Loop:
         trainer, config = self.trainer, self.config
         scores = [s for c in trainer.callbacks if (s := c.score(trainer)) is not None]
         info = {"score": float(scores[0])} if scores and math.isfinite(scores[0]) else {}
-        self.checkpoint = trainer.save(self.folder.checkpoints, **info)
-        self._saved_at = trainer.step
+        path = self._write_checkpoint(**info)
         if self.ranks.is_first:
             prune_checkpoints(self.folder.checkpoints, config.keep_last, config.keep_best)
         for callback in trainer.callbacks:
-            callback.on_checkpoint(trainer, self.checkpoint)
+            callback.on_checkpoint(trainer, path)
+
+    def _write_checkpoint(self, **info: Any) -> Path:
+        self._tried = self.trainer.step
+        self.checkpoint = self.trainer.save(self.folder.checkpoints, **info)
+        self._saved_at = self.trainer.step
+        return self.checkpoint
 
     def _result(self, first: int, stopped_by: int | None) -> TrainResult:
         assert self.samples is not None
         assert self.checkpoint is not None
         seconds = time.monotonic() - self._started
+        finished = self.trainer.step >= self.config.steps
         result = TrainResult(
             out=self.out,
             step=self.trainer.step,
-            finished=self.trainer.step >= self.config.steps,
+            finished=finished,
             checkpoint=self.checkpoint,
             samples=self.samples,
             images_per_second=self._images(self.trainer.step - first) / max(seconds, 1e-9),
-            stopped_by=stopped_by,
+            # A signal that comes with the last step has nothing left to end.
+            stopped_by=None if finished else stopped_by,
             warnings=tuple(self.health.warnings),
         )
         for callback in self.trainer.callbacks:

@@ -116,6 +116,13 @@ def load_state(trainer: Trainer, checkpoint: Checkpoint) -> None:
     _set_rng_state(trainer, rng)
 
 
+def is_finite(trainer: Trainer) -> bool:
+    """Whether every number of the networks, the optimizers and the other modules is."""
+    states = [module.state_dict() for module, _ in _modules(trainer).values()]
+    states += [pack_optimizer(getattr(trainer, name))[0] for name in _OPTIMIZERS]
+    return all(bool(torch.isfinite(value).all()) for state in states for value in state.values())
+
+
 def _changed(trainer: Trainer, saved: dict[str, Any]) -> list[str]:
     """What differs between the run that ``saved`` describes and ``trainer``, an entry a setting."""
     facts = trainer.facts()

@@ -97,6 +97,8 @@ class Trainer:
         self.dataset = dataset
         self.callbacks = list(callbacks)
         self.step = 0
+        self.whole = True
+        """False while an update is being made: the state is then that of no step."""
         self.rollbacks = 0
         loss = loss or get_loss(
             config.loss, smooth_real=config.smooth_real, smooth_fake=config.smooth_fake
@@ -147,6 +149,7 @@ class Trainer:
             device=self.device,
         )
         self.step_function = step
+        self._fetched: tuple[int, Inputs, Hashable] | None = None
         self._runner = StepRunner(
             self._run_step, self.device, config.capture, [self.noise], shared=self.ranks.size > 1
         )
@@ -163,7 +166,8 @@ class Trainer:
     ) -> TrainResult:
         """Train until ``config.steps`` updates are made or a signal asks to stop.
 
-        SIGINT and SIGTERM end the run after the current step, with a checkpoint.
+        SIGINT and SIGTERM end the run after the current step, with a checkpoint. An error ends it
+        too; what was trained is saved before, unless the error struck in the middle of a step.
 
         Args:
             out: the run's folder (see :mod:`fastgan.engine.run_folder`).
@@ -182,16 +186,30 @@ class Trainer:
 
     def train_step(self) -> None:
         """Make one step. Its scalars are then in :attr:`latest`, on the device."""
-        config, first = self.config, self.step * self.config.discriminator_steps
+        config = self.config
+        rows, due = self.fetch()
+        self._fetched = None
         factor = lr_factor(config.lr_schedule, self.step, config.steps, config.warmup_steps)
         self.gan.update_g.set_lr(config.lr_g * factor)
         self.gan.update_d.set_lr(config.lr_d * factor)
         if self.ema:
             self.ema.before(self.step + 1)
-        updates = range(first, first + config.discriminator_steps)
-        due = tuple(tuple(u % p.every == 0 for p in self.gan.penalties) for u in updates)
-        self._runner([self.loader.rows(u) for u in updates], due)
+        self.whole = False
+        self._runner(rows, due)
         self.step += 1
+        self.whole = True
+
+    def fetch(self) -> tuple[Inputs, Hashable]:
+        """What the step that comes works on: rows of the data, and the penalties that are due.
+
+        Data that cannot be read is an error here, before anything of the state is touched.
+        """
+        if self._fetched is None or self._fetched[0] != self.step:
+            first = self.step * self.config.discriminator_steps
+            updates = range(first, first + self.config.discriminator_steps)
+            due = tuple(tuple(u % p.every == 0 for p in self.gan.penalties) for u in updates)
+            self._fetched = self.step, [self.loader.rows(u) for u in updates], due
+        return self._fetched[1:]
 
     @property
     def latest(self) -> Metrics:
@@ -224,6 +242,7 @@ class Trainer:
         """
         load_state(self, checkpoint)
         self._runner.forget()
+        self.whole = True
 
     def reseed(self) -> None:
         """Start torch's random streams anew: each rank's own, and others after each rollback."""

@@ -119,6 +119,30 @@ def stopped_run(folder: Path) -> tuple[int, int | None]:
     return result.step, result.stopped_by
 
 
+def unreadable_run(folder: Path) -> dict[str, Any]:
+    """Data that one process cannot read: all save what they have trained, then each says why."""
+    settings = {"dropout": 0.3, "log_every": 2, "sample_every": 0, "checkpoint_every": 0}
+    out, quiet = folder / "unreadable", SilentReporter()
+    made = trainer(**settings)
+    rows = made.loader.rows
+
+    def gone(update: int) -> Any:
+        if update == 3 and made.ranks.rank == 1:
+            raise RuntimeError("a file of the set is gone")
+        return rows(update)
+
+    made.loader.rows = gone
+    try:
+        made.fit(out, reporter=quiet)
+        told = "no error"
+    except (RuntimeError, OSError) as error:
+        told = f"{type(error).__name__}: {error}"
+    saved = find_checkpoint(out).step
+    again = trainer(**settings)
+    again.fit(out, resume=True, reporter=quiet)
+    return {"told": told, "saved": saved, "weights": weights(again)}
+
+
 def messages(folder: Path) -> list[str]:
     """Mistakes that every process must hear of."""
     found = []
@@ -159,6 +183,7 @@ def main(folder: Path) -> None:
         if ranks.size > 1:
             result |= {"run": resumed_run(folder), "messages": messages(folder)}
             result["stopped"] = stopped_run(folder)
+            result["unreadable"] = unreadable_run(folder)
             fastgan.train("mlp-gan", out=folder / "uninterrupted", **RUN)
             result["step"] = find_checkpoint(folder / "uninterrupted").step
     result["threads"] = sum("gloo_runloop" in name for name in thread_names())

@@ -88,6 +88,15 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step(results):
     assert results["0"]["stopped"] == results["1"]["stopped"] == (3, signal.SIGTERM)
 
 
+def test_data_that_one_process_cannot_read_loses_nothing(results):
+    first, second = results["0"]["unreadable"], results["1"]["unreadable"]
+    assert first["saved"] == second["saved"] == 3
+    assert second["told"] == "RuntimeError: a file of the set is gone"
+    assert first["told"].startswith("LostRankError: another process of this run could not read")
+    whole = results["0"]["run"]["whole"]
+    assert not [k for k, v in whole.items() if not torch.equal(v, first["weights"][k])]
+
+
 def test_every_process_hears_of_a_mistake(results):
     assert results["0"]["messages"] == results["1"]["messages"]
     share, parts, standing, uneven = results["0"]["messages"]
