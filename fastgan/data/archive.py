@@ -6,12 +6,12 @@ import io
 import os
 import re
 import zipfile
-import zlib
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from fastgan.data.dataset import DataError
+from fastgan.data.files import reading
 from fastgan.data.image import SUFFIXES, ImageFile, UndecodableImage
 from fastgan.data.listing import Listing, by_folder, is_image_name
 
@@ -89,17 +89,17 @@ class _Archive:
 
     def opened(self) -> zipfile.ZipFile:
         if self._open is None or self._open[0] != os.getpid():
-            try:
+            with reading(self.path, "not a zip archive, or damaged"):
                 self._open = os.getpid(), zipfile.ZipFile(self.path)
-            except zipfile.BadZipFile as error:
-                raise DataError(f"{self.path}: not a zip archive, or damaged: {error}") from error
         return self._open[1]
 
     def read(self, entry: zipfile.ZipInfo) -> BinaryIO:
         """Unpack one entry into memory; zipfile stops at the size that `_check_entry` has seen."""
+        archive = self.opened()
         try:
-            return io.BytesIO(self.opened().read(entry))
-        except NotImplementedError as error:
-            raise DataError(f"{self.path}: {entry.filename!r}: {error}") from error
-        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
-            raise UndecodableImage(f"{self.path}: {entry.filename!r}: {error}") from error
+            with reading(self.path, f"{entry.filename!r}"):
+                return io.BytesIO(archive.read(entry))
+        except DataError as error:
+            if isinstance(error.__cause__, NotImplementedError):  # a compression, of all of them
+                raise
+            raise UndecodableImage(str(error)) from error

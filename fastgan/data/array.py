@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastgan.data.dataset import DataError, ImageDataset, spread
+from fastgan.data.dataset import MAX_LABEL, DataError, ImageDataset, spread
+from fastgan.data.files import open_regular, reading
 from fastgan.data.image import conform
+from fastgan.data.npy import MAGIC, map_npy, read_npy
 from fastgan.data.options import MAX_UNPACKED_BYTES, Layout, LoadOptions, Split
 
 # The names used by this package, scikit-learn, Keras and MedMNIST, in order of preference.
@@ -39,16 +40,7 @@ def load_array(path: Path, options: LoadOptions) -> ImageDataset:
         DataError: damaged, pickled, without images, a layout that cannot be told or values
             outside the documented ranges (see `to_images`), or labels that do not match.
     """
-    try:
-        images, labels = _read(path, options.split)
-    except (EOFError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
-        raise DataError(f"{path}: damaged NumPy file: {error or type(error).__name__}") from error
-    except DataError:
-        raise
-    except ValueError as error:
-        objects = "pickle" in str(error) or "Python objects" in str(error)
-        hint = ": pickled Python objects are never loaded" if objects else ""
-        raise DataError(f"{path}: cannot be read as a NumPy file{hint} ({error})") from error
+    images, labels = _read(path, options.split)
     try:
         view = to_nchw(images, options.layout)
         chosen = spread(len(view), options.limit)
@@ -59,26 +51,56 @@ def load_array(path: Path, options: LoadOptions) -> ImageDataset:
     return ImageDataset(tensor, wanted, None, str(path))
 
 
+def is_npy(path: Path) -> bool:
+    """Tell a .npy file (True) from a .npz, by content: either may have the other's name.
+
+    Raises:
+        OSError: the file cannot be read.
+        DataError: it is neither.
+    """
+    with open_regular(path) as stream:
+        head = stream.read(len(MAGIC))
+        if head == MAGIC:
+            return True
+        if zipfile.is_zipfile(stream):
+            return False
+    found = f"it begins with {head!r}" if head else "it is empty"
+    raise DataError(f"{path}: not a NumPy file: expected a .npy or a .npz, {found}")
+
+
 def _read(path: Path, split: Split) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    if not zipfile.is_zipfile(path):
+    if is_npy(path):
         if split != "train":
             raise DataError(f"{path}: a .npy file has no {split} split")
-        # A mapping, so that a header that claims more than the file holds allocates nothing.
-        return np.load(path, mmap_mode="r", allow_pickle=False), None
-    with zipfile.ZipFile(path) as archive:
-        total = sum(entry.file_size for entry in archive.infolist())
-    if total > MAX_UNPACKED_BYTES:
-        raise DataError(
-            f"{path}: unpacks to {total} bytes, more than {MAX_UNPACKED_BYTES}: refused as a bomb"
-        )
-    with np.load(path, allow_pickle=False) as arrays:
-        return _choose(arrays, split, path)
+        return map_npy(path), None
+    with (
+        open_regular(path) as stream,
+        reading(path, "damaged NumPy file"),
+        zipfile.ZipFile(stream) as archive,
+    ):
+        members = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+        total = sum(entry.file_size for entry in members.values())
+        if total > MAX_UNPACKED_BYTES:
+            raise DataError(
+                f"{path}: unpacks to {total} bytes, more than {MAX_UNPACKED_BYTES}: refused as a "
+                "bomb"
+            )
+        image_key, label_key = _choose(list(members), split, path)
+        images = _read_member(archive, members[image_key])
+        labels = None if label_key is None else _read_member(archive, members[label_key])
+        return images, labels
 
 
-def _choose(
-    arrays: Mapping[str, NDArray[Any]], split: Split, path: Path
-) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    names = list(arrays)
+def _read_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
+    with archive.open(entry) as member:
+        try:
+            return read_npy(member, entry.file_size)  # type: ignore[arg-type]
+        except DataError as error:
+            raise DataError(f"the member {entry.filename!r}: {error}") from error
+
+
+def _choose(names: Sequence[str], split: Split, path: Path) -> tuple[str, str | None]:
+    """The names of the arrays with images and with labels."""
     image_key = next((key for key in _IMAGE_KEYS[split] if key in names), None)
     label_key = next((key for key in _LABEL_KEYS[split] if key in names), None)
     if image_key is None and len(names) == 1 and split == "train":
@@ -88,8 +110,7 @@ def _choose(
             f"{path}: no array with {split} images: expected one named "
             f"{' or '.join(_IMAGE_KEYS[split])}, got {', '.join(names) or 'none'}"
         )
-    labels = arrays[label_key] if label_key not in (None, image_key) else None
-    return arrays[image_key], labels
+    return image_key, None if label_key == image_key else label_key
 
 
 def to_nchw(array: NDArray[Any], layout: Layout = "auto") -> NDArray[Any]:
@@ -191,6 +212,9 @@ def _to_labels(labels: NDArray[Any], count: int) -> Tensor:
         raise DataError(
             f"labels must have shape [{count}], one for each image, got {list(labels.shape)}"
         )
-    if labels.min() < 0:
-        raise DataError(f"labels must not be negative, got {labels.min()}")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0:
+        raise DataError(f"labels must not be negative, got {low}")
+    if high > MAX_LABEL:  # an unsigned one would come out negative below
+        raise DataError(f"labels must be at most {MAX_LABEL}, got {high}")
     return torch.from_numpy(labels.astype(np.int64))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastgan.data._checks import check_choice
+from fastgan.data.files import expanded
 
 _BLOCK = 1 << 20
 
@@ -120,7 +121,7 @@ def cache_root() -> Path:
     """
     chosen = os.environ.get("FASTGAN_DATA")
     if chosen:
-        return Path(chosen).expanduser()
+        return expanded(chosen)
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "fastgan" / "data"
 
@@ -143,7 +144,7 @@ def fetch(name: str, root: str | os.PathLike[str] | None = None, *, timeout: flo
     """
     check_choice("name", name, REMOTES)
     remote = REMOTES[name]
-    folder = (Path(root).expanduser() if root is not None else cache_root()) / name
+    folder = (expanded(root) if root is not None else cache_root()) / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

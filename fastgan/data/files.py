@@ -1,4 +1,8 @@
-"""Opening what a source names: regular files alone, so that no pipe or device is waited for."""
+"""Opening and reading what a source names, whatever stands there.
+
+Regular files alone are opened, so that no pipe or device is waited for; what parsers raise on
+damaged content becomes an error that names the file; and no more memory is taken than bytes came.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,14 @@ import errno
 import os
 import stat
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from fastgan.data.dataset import DataError
 
+_BLOCK = 1 << 20
 _NOTHING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
@@ -28,6 +34,49 @@ def open_regular(path: Path) -> BinaryIO:
         opened.close()
         raise DataError(f"{path}: {kind}, not a regular file")
     return opened
+
+
+@contextmanager
+def reading(path: Path, failure: str) -> Iterator[None]:
+    """Turn whatever a parser raises on the content of `path` into a `DataError` that names it.
+
+    Of hostile bytes, zipfile, tarfile and NumPy raise also struct.error, RuntimeError, KeyError,
+    MemoryError and more. The system's own failures stay an OSError, with the file's name.
+
+    failure: what the message says, such as "damaged NumPy file".
+    """
+    try:
+        yield
+    except DataError as error:
+        named = str(error).startswith(str(path))
+        raise (error if named else DataError(f"{path}: {error}")) from error.__cause__
+    except OSError as error:
+        # The system's carry a number; of a place in the file that cannot be, it is EINVAL.
+        if error.errno not in (None, errno.EINVAL):
+            error.filename = error.filename or str(path)
+            raise
+        raise DataError(f"{path}: {failure}: {error}") from error
+    except Exception as error:
+        raise DataError(f"{path}: {failure}: {error or type(error).__name__}") from error
+
+
+def read_up_to(stream: BinaryIO, count: int) -> bytearray:
+    """Read `count` bytes, or what there is; memory grows with what comes, not with `count`."""
+    data = bytearray()
+    while len(data) < count:
+        block = stream.read(min(_BLOCK, count - len(data)))
+        if not block:
+            break
+        data += block
+    return data
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """The path with ~ and ~user replaced; FileNotFoundError where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise FileNotFoundError(errno.ENOENT, f"{error}", str(path)) from error
 
 
 def regular_files(

@@ -7,9 +7,9 @@ uint32, then the values (http://yann.lecun.com/exdb/mnist/).
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import struct
-import zlib
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,11 +18,14 @@ import torch
 from numpy.typing import NDArray
 
 from fastgan.data.dataset import DataError, ImageDataset, spread
+from fastgan.data.files import open_regular, read_up_to, reading
 from fastgan.data.image import conform
 from fastgan.data.options import MAX_UNPACKED_BYTES, LoadOptions, Split
 
 _UBYTE = 0x08
 _GZIP_MAGIC = b"\x1f\x8b"
+# What deflate can at most make of a byte.
+_MOST_DEFLATED = 1032
 _PREFIX = {"train": "train", "test": "t10k"}
 
 
@@ -34,19 +37,19 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         DataError: wrong magic, another type than unsigned byte, a dimension of zero, or fewer or
             more bytes than the header says.
     """
-    with path.open("rb") as raw:
+    with open_regular(path) as raw:
         packed = raw.read(2) == _GZIP_MAGIC
+        size = raw.seek(0, io.SEEK_END)
         raw.seek(0)
         if not packed:
-            return _read(raw, path)
-        try:
-            with gzip.open(raw) as stream:
-                return _read(stream, path)  # type: ignore[arg-type]
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DataError(f"{path}: damaged or truncated gzip file: {error}") from error
+            with reading(path, "damaged IDX file"):
+                return _read(raw, path, size)
+        with reading(path, "damaged or truncated gzip file"), gzip.open(raw) as stream:
+            return _read(stream, path, size * _MOST_DEFLATED)  # type: ignore[arg-type]
 
 
-def _read(stream: BinaryIO, path: Path) -> NDArray[np.uint8]:
+def _read(stream: BinaryIO, path: Path, most: int) -> NDArray[np.uint8]:
+    """Read an IDX file from a stream that holds no more than `most` bytes."""
     magic = stream.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or not 1 <= magic[3] <= 4:
         raise DataError(
@@ -66,11 +69,13 @@ def _read(stream: BinaryIO, path: Path) -> NDArray[np.uint8]:
         raise DataError(
             f"{path}: the IDX header says {list(shape)}: expected 1 to {MAX_UNPACKED_BYTES} values"
         )
-    data = stream.read(expected)
+    left = most - len(magic) - len(header)
+    # What cannot be there is not tried: the header alone may claim gigabytes.
+    data = read_up_to(stream, expected) if expected <= left else bytearray()
     if len(data) < expected:
         raise DataError(
             f"{path}: truncated IDX file: the header says {list(shape)} = {expected} bytes, "
-            f"only {len(data)} are there"
+            f"only {len(data) or left} are there"
         )
     if stream.read(1):
         raise DataError(

@@ -13,13 +13,15 @@ import numpy as np
 
 from fastgan.data._checks import check_choice, did_you_mean
 from fastgan.data.archive import list_archive
-from fastgan.data.array import load_array
+from fastgan.data.array import is_npy, load_array
 from fastgan.data.dataset import DataError, ImageDataset
 from fastgan.data.embedded import load_mnist5k
 from fastgan.data.fetch import REMOTES, cache_root, fetch
+from fastgan.data.files import expanded, open_regular
 from fastgan.data.folder import list_folder
 from fastgan.data.idx import find_idx, load_idx
 from fastgan.data.listing import Listing, load_listing
+from fastgan.data.npy import map_npy
 from fastgan.data.options import MAX_PIXELS, Layout, Loading, LoadOptions, Resize, Split
 from fastgan.data.shards import find_shards, list_shards
 from fastgan.data.streaming import ImageStream, stream_array, stream_listing
@@ -83,7 +85,7 @@ def load(
     found = _find(source, options)
     if isinstance(found, Listing):
         return load_listing(found, options)
-    path = Path(source).expanduser()
+    path = expanded(source)
     return load_idx(path, options) if path.is_dir() else _load_file(path, options)
 
 
@@ -149,7 +151,7 @@ def open_images(
     if isinstance(found, Listing):
         opened = stream_listing(found, asked, workers)
         return opened if _is_large(opened) else load_listing(found, asked)
-    if isinstance(found, Path) and np.load(found, mmap_mode="r").dtype == np.uint8:
+    if isinstance(found, Path) and map_npy(found).dtype == np.uint8:
         opened = stream_array(found, asked, workers)
         return opened if _is_large(opened) else load_array(found, asked)
     return load(source, **options)
@@ -163,7 +165,7 @@ def _find(source: str | os.PathLike[str], options: LoadOptions) -> Listing | Pat
     """The files of a source of many, the path of a .npy, or None for any other source."""
     if isinstance(source, str) and source in (EMBEDDED, *REMOTES):
         return None
-    path = Path(source).expanduser()
+    path = expanded(source)
     shards = find_shards(path, options.strict)
     if not shards and not path.exists():
         raise _no_such(str(source))
@@ -171,7 +173,7 @@ def _find(source: str | os.PathLike[str], options: LoadOptions) -> Listing | Pat
         return None
     kind = "files" if shards or path.is_dir() else _kind(path)
     if kind == "array":
-        return path if path.suffix.lower() == ".npy" and options.split == "train" else None
+        return path if is_npy(path) and options.split == "train" else None
     if kind == "idx":
         return None
     if options.split != "train":
@@ -224,7 +226,7 @@ def _kind(path: Path) -> str:
         return "array"
     if suffix == ".zip":
         return "zip"
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         head = stream.read(4)
     # By name too, so that a file that should be IDX is told what is wrong with it.
     if "-ubyte" in path.name or head[:2] in (b"\0\0", b"\x1f\x8b"):

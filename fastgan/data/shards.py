@@ -10,25 +10,26 @@ import glob
 import io
 import os
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
 from torch import Tensor
 
 from fastgan.data.archive import MAX_ENTRY_BYTES
 from fastgan.data.array import to_images, to_nchw
-from fastgan.data.dataset import DataError
-from fastgan.data.files import open_regular, regular_files
+from fastgan.data.dataset import MAX_LABEL, DataError
+from fastgan.data.files import open_regular, reading, regular_files
 from fastgan.data.image import SUFFIXES, ImageFile, UndecodableImage
 from fastgan.data.listing import Listing
+from fastgan.data.npy import read_npy
 from fastgan.data.options import LoadOptions
 
 _IMAGES = (*SUFFIXES, ".npy")
 _LABEL = "cls"
+_LABEL_BYTES = 64
 
 
 @dataclass
@@ -74,7 +75,7 @@ def list_shards(paths: Sequence[Path], name: str) -> Listing:
     labels: list[int] = []
     counts = []
     for path in paths:
-        samples = [sample for sample in _samples(path) if sample.images]
+        samples = _samples(path)
         for sample in samples:
             if len(sample.images) > 1:
                 both = " and ".join(image[0] for image in sample.images[:2])
@@ -92,31 +93,38 @@ def list_shards(paths: Sequence[Path], name: str) -> Listing:
     return Listing(files, labels or None, None, name, tuple(n for n in counts if n))
 
 
-def _samples(path: Path) -> Iterator[_Sample]:
-    sample = _Sample("")
-    try:
+def _samples(path: Path) -> list[_Sample]:
+    samples = [_Sample("")]
+    with open_regular(path) as opened, reading(path, "not an uncompressed tar archive, or damaged"):
+        size = os.fstat(opened.fileno()).st_size
         # Uncompressed only: of another, no image could be read by itself.
-        with open_regular(path) as opened, tarfile.open(path, "r:", fileobj=opened) as shard:
-            size = os.fstat(opened.fileno()).st_size
+        with tarfile.open(path, "r:", fileobj=opened) as shard:
+            place = -1
             for member in shard:
-                if not member.isfile():
+                if member.offset <= place or member.size < 0:
+                    raise DataError(f"{path}: damaged at {member.name!r}: a size below zero")
+                place = member.offset
+                if not member.isreg():
                     continue
-                if member.offset_data + member.size > size:
-                    raise DataError(f"{path}: truncated in {member.name!r}")
-                folder, _, base = member.name.rpartition("/")
-                stem, _, kind = base.partition(".")
-                key = f"{folder}/{stem}"
-                if key != sample.key:
-                    yield sample
-                    sample = _Sample(key)
-                place = member.name, member.offset_data, member.size
-                if kind == _LABEL:
-                    sample.label = place
-                elif stem and member.name.lower().endswith(_IMAGES):
-                    sample.images.append(place)
-        yield sample
-    except tarfile.TarError as error:
-        raise DataError(f"{path}: not an uncompressed tar archive, or damaged: {error}") from error
+                if member.issparse() or member.offset_data + member.size > size:
+                    what = "a sparse file" if member.issparse() else "truncated"
+                    raise DataError(f"{path}: {what} in {member.name!r}")
+                _add(samples, member)
+    return [sample for sample in samples if sample.images]
+
+
+def _add(samples: list[_Sample], member: tarfile.TarInfo) -> None:
+    """Put a member to the last sample, or to a new one where its name is another."""
+    folder, _, base = member.name.rpartition("/")
+    stem, _, kind = base.partition(".")
+    key = f"{folder}/{stem}"
+    if key != samples[-1].key:
+        samples.append(_Sample(key))
+    place = member.name, member.offset_data, member.size
+    if kind == _LABEL:
+        samples[-1].label = place
+    elif stem and member.name.lower().endswith(_IMAGES):
+        samples[-1].images.append(place)
 
 
 def _file(path: Path, sample: _Sample) -> ImageFile:
@@ -135,17 +143,23 @@ def _open(path: Path, offset: int, size: int) -> BinaryIO:
 def _label(path: Path, sample: _Sample) -> int:
     assert sample.label is not None
     name, offset, size = sample.label
-    text = _open(path, offset, min(size, 64)).read()
-    try:
+    text = _open(path, offset, min(size, _LABEL_BYTES)).read().strip()
+    if text.isdigit() and size <= _LABEL_BYTES and int(text) <= MAX_LABEL:
         return int(text)
-    except ValueError as error:
-        raise DataError(f"{path}: {name!r} holds no whole number: {text[:20]!r}") from error
+    raise DataError(
+        f"{path}: {name!r} holds no class: expected a whole number from 0 to {MAX_LABEL}, "
+        f"got {text[:20]!r}"
+    )
 
 
 def _decode_array(stream: BinaryIO, name: str, options: LoadOptions) -> Tensor:
     """uint8 [C, H, W] of a .npy file."""
     try:
-        array = np.load(stream, allow_pickle=False)
+        with reading(Path(name), "damaged NumPy file"):
+            array = read_npy(stream, stream.seek(0, io.SEEK_END) - stream.seek(0))
+    except DataError as error:
+        raise UndecodableImage(str(error)) from error
+    try:
         images = to_nchw(array, options.layout)
         if len(images) != 1:
             shape = list(array.shape)
@@ -153,8 +167,9 @@ def _decode_array(stream: BinaryIO, name: str, options: LoadOptions) -> Tensor:
                 f"an array of shape {shape} is {len(images)} images, expected one: pass "
                 "layout='HWC' or 'CHW'"
             )
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
+    try:
         return to_images(images)[0]
-    except (ValueError, EOFError) as error:
-        if isinstance(error, DataError):
-            raise DataError(f"{name}: {error}") from error
+    except DataError as error:
         raise UndecodableImage(f"{name}: {error}") from error

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from fastgan.data.array import to_nchw
 from fastgan.data.dataset import DataError, check_labels, spread
+from fastgan.data.files import reading
 from fastgan.data.image import UndecodableImage, conform, set_channels
 from fastgan.data.listing import Listing
+from fastgan.data.npy import map_npy
 from fastgan.data.options import LoadOptions
 
 # Damaged files that are told of by name.
@@ -163,20 +165,19 @@ class _Mapped:
         self.chosen = spread(len(self.view), options.limit)
 
     def _map(self) -> None:
-        try:
-            array = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        array = map_npy(self.path)
+        if array.dtype != np.uint8:
+            raise DataError(f"{self.path}: images must be uint8 to be streamed, got {array.dtype}")
+        with reading(self.path, "no images"):
             self.view = to_nchw(array, self.options.layout)
-        except ValueError as error:
-            raise DataError(f"{self.path}: {error}") from error
-        if self.view.dtype != np.uint8:
-            raise DataError(
-                f"{self.path}: images must be uint8 to be streamed, got {self.view.dtype}"
-            )
         self.shape = array.shape
 
     def __call__(self, index: int) -> Tensor:
         image = np.array(self.view[self.chosen[index]], order="C")
-        return conform(torch.from_numpy(image[None]), self.options)[0]
+        try:
+            return conform(torch.from_numpy(image[None]), self.options)[0]
+        except DataError as error:
+            raise DataError(f"{self.path}: {error}") from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "view"}

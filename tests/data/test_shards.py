@@ -89,7 +89,10 @@ def test_a_damaged_image_is_skipped_or_an_error(tmp_path: Path, png: Png) -> Non
         ({"1.png": b"", "1.jpg": b""}, "the sample '/1' has two images: 1.png and 1.jpg"),
         ({"1.txt": b""}, r"no image in these shards \(\.png, .* are read\)"),
         ({"1.png": b"", "1.cls": b"3", "2.png": b""}, "1 of 2 samples have a label"),
-        ({"1.png": b"", "1.cls": b"cat"}, "'1.cls' holds no whole number: b'cat'"),
+        (
+            {"1.png": b"", "1.cls": b"cat"},
+            "'1.cls' holds no class: expected a whole number from 0 .* got b'cat'",
+        ),
     ],
 )
 def test_errors(tmp_path: Path, members: dict[str, bytes], message: str) -> None:
