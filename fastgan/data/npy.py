@@ -79,7 +79,7 @@ def _header(head: bytes, size: int) -> tuple[np.dtype[Any], tuple[int, ...], boo
     offset = stream.tell()
     if math.prod(shape) * dtype.itemsize > size - offset:
         raise DataError(
-            f"truncated NumPy file: the header says shape {list(shape)} of {dtype}, only {size - offset} "
-            "bytes follow"
+            f"truncated NumPy file: the header says shape {list(shape)} of {dtype}, only "
+            f"{size - offset} bytes follow"
         )
     return dtype, shape, fortran, offset

@@ -1,4 +1,4 @@
-"""Headers that claim terabytes, members of zeros, arrays that are none: refused before they are read.
+"""Headers that claim terabytes, members of zeros, arrays that are none: refused unread.
 
 Each by an error that names the file, in every way in which data is opened, and in little memory.
 """
