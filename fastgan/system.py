@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
@@ -48,3 +51,54 @@ def whole_number(variable: str, default: int | None = None, minimum: int = 0) ->
             f"the environment variable {variable} must be at least {minimum}, got {value}"
         )
     return value
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which stands at ``path`` once all of it is on the disk, or not at all.
+
+    It is written beside and renamed: what stood there before is whole until then. Missing folders
+    are made.
+
+    Raises:
+        OSError: it cannot be written; names ``path``.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        check_writable(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException as error:
+        # Before the folder stands there is nothing to remove, and asking may fail again.
+        if path.parent.is_dir():
+            partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(partial)):
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise
+
+
+def check_writable(path: Path) -> None:
+    """Raises OSError, naming what is in the way, where ``path`` is no place for a file."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder, expected a file", str(path))
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
+    check_folder(path.parent)
+
+
+def check_folder(path: Path) -> None:
+    """Raises OSError, naming what is in the way, where files cannot be made in ``path``.
+
+    A folder that does not stand yet will be made in the one above it that does.
+    """
+    above = path.absolute()
+    while not above.exists() and above != above.parent:
+        above = above.parent
+    if not above.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "is a file, expected a folder", str(above))
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "no permission to write into the folder", str(above))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fastgan.cli._checkout import in_checkout
 from fastgan.cli._common import bounded, parse
+from fastgan.system import check_folder
 
 _MOST_THREADS = 1024  # what the largest machines run at once
 
@@ -37,6 +38,9 @@ def run(arguments: list[str]) -> int:
     chosen = parse(Arguments, arguments, prog="fastgan bench")
     if chosen.threads is not None:
         bounded("threads", chosen.threads, 1, _MOST_THREADS)
+    for folder in (chosen.results, chosen.plot):
+        if folder is not None:
+            check_folder(folder)
     if chosen.compare is not None:
         paths = [str(path.resolve()) for path in chosen.compare]
         return in_checkout("bench.harness.compare", *paths)

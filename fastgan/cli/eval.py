@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from fastgan.cli._common import bounded, check_seed, parse
+from fastgan.cli._output import output_file
 from fastgan.engine.trainer import resolve_device
 from fastgan.metrics import difference, load_scores, save_scores
 from fastgan.recipes.evaluation import Evaluation, evaluate_checkpoint
@@ -27,6 +28,8 @@ class Arguments:
     """A file of scores to compare with; numbers of another setting are refused."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """The JSON file to write the scores to."""
+    force: bool = False
+    """Write over the file that stands there."""
     device: str = "auto"
     """cpu, cuda, cuda:1 ...; auto takes a GPU where there is one."""
     evaluation: Evaluation = field(default_factory=Evaluation)
@@ -37,6 +40,7 @@ def run(arguments: list[str]) -> int:
     names = [name for part in chosen.evaluation.metrics for name in part.split(",") if name]
     bounded("samples", chosen.evaluation.samples, 1, _MOST_SAMPLES)
     check_seed(chosen.evaluation.seed)
+    out = None if chosen.out is None else output_file(chosen.out, chosen.force)
     others = (
         {score.metric: score for score in load_scores(chosen.against)} if chosen.against else {}
     )
@@ -47,8 +51,8 @@ def run(arguments: list[str]) -> int:
     )
     for score in scores:
         print(score)
-    if chosen.out is not None:
-        save_scores(scores, chosen.out)
+    if out is not None:
+        save_scores(scores, out)
         print(chosen.out)
     for score in scores:
         if score.metric in others:

@@ -11,6 +11,7 @@ import torch
 import tyro
 
 from fastgan.cli._common import parse
+from fastgan.cli._output import output_file
 from fastgan.engine import load_generator
 from fastgan.engine.checkpoint import find_checkpoint
 from fastgan.fusion import export
@@ -28,15 +29,19 @@ class Arguments:
     size; safetensors: its weights as they are."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """The file to write; by default generator.onnx, .pt2 or .safetensors."""
+    force: bool = False
+    """Write over the file that stands there."""
     weights: Literal["ema", "raw"] = "ema"
     """The moving average of the generator, or the weights that were being trained."""
 
 
 def run(arguments: list[str]) -> int:
     chosen = parse(Arguments, arguments, prog="fastgan export")
+    named = chosen.out or Path(f"generator{SUFFIXES[chosen.format]}")
+    out = output_file(named, chosen.force)
     generator = load_generator(chosen.checkpoint, weights=chosen.weights)
     described = json.dumps(find_checkpoint(chosen.checkpoint).manifest["generator"])
-    out = chosen.out or Path(f"generator{SUFFIXES[chosen.format]}")
     noise = torch.randn(2, generator.latent_dim)  # type: ignore[call-overload]
-    print(export(generator, (noise,), out, chosen.format, {"generator": described}))
+    export(generator, (noise,), out, chosen.format, {"generator": described})
+    print(named)
     return 0

@@ -10,6 +10,7 @@ import torch
 import tyro
 
 from fastgan.cli._common import check_seed, parse
+from fastgan.cli._output import output_file
 from fastgan.data import load
 from fastgan.engine import load_generator, pictures, save_grid
 from fastgan.engine.grid import check_picture, scale_of, screen_scale
@@ -41,6 +42,8 @@ class Arguments:
     """train or test, of data that has splits."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """The file to write; by default KIND.png, or evolution.gif."""
+    force: bool = False
+    """Write over the file that stands there."""
     weights: Literal["ema", "raw"] = "ema"
     """The moving average of the generator, or the weights that were being trained."""
     device: str = "auto"
@@ -49,9 +52,20 @@ class Arguments:
 
 def run(arguments: list[str]) -> int:
     chosen = parse(Arguments, arguments, prog="fastgan picture")
+    suffix = "gif" if chosen.kind == "evolution" else "png"
+    named = chosen.out or Path(f"{chosen.kind}.{suffix}")
+    out = output_file(named, chosen.force)
     if chosen.kind == "evolution":
-        print(pictures.evolution(chosen.checkpoint, chosen.out or Path("evolution.gif")))
-        return 0
+        pictures.evolution(chosen.checkpoint, out)
+    else:
+        images, columns = _draw(chosen)
+        save_grid(images, out, columns=columns, scale=screen_scale(images))
+    print(named)
+    return 0
+
+
+def _draw(chosen: Arguments) -> tuple[torch.Tensor, int]:
+    """The images of the picture, and how many stand in a row."""
     for name in ("rows", "columns"):
         if getattr(chosen, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(chosen, name)}")
@@ -76,9 +90,7 @@ def run(arguments: list[str]) -> int:
         images, columns = pictures.nearest_real(
             generator, reals, chosen.rows, chosen.columns - 1, seed=chosen.seed
         )
-    out = chosen.out or Path(f"{chosen.kind}.png")
-    print(save_grid(images, out, columns=columns, scale=screen_scale(images)))
-    return 0
+    return images, columns
 
 
 def _check_size(generator: Any, chosen: Arguments) -> None:

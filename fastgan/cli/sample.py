@@ -10,6 +10,7 @@ import torch
 import tyro
 
 from fastgan.cli._common import bounded, check_seed, parse
+from fastgan.cli._output import output_file
 from fastgan.engine import load_generator, sample_images, save_grid
 from fastgan.engine.grid import check_picture, scale_of, screen_scale
 from fastgan.engine.trainer import resolve_device
@@ -29,6 +30,8 @@ class Arguments:
     """Seed of the noise."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("grid.png")
     """The PNG to write."""
+    force: bool = False
+    """Write over the file that stands there."""
     labels: tuple[int, ...] = ()
     """Classes to draw, in turn, by a generator that takes them; by default all."""
     columns: int | None = None
@@ -44,6 +47,7 @@ def run(arguments: list[str]) -> int:
     if chosen.columns is not None and chosen.columns < 1:
         raise ValueError(f"columns must be at least 1, got {chosen.columns}")
     check_seed(chosen.seed)
+    out = output_file(chosen.out, chosen.force)
     generator: Any = load_generator(
         chosen.checkpoint, weights=chosen.weights, device=resolve_device(chosen.device)
     )
@@ -56,5 +60,6 @@ def run(arguments: list[str]) -> int:
         labels = torch.tensor(chosen.labels).repeat(-(-chosen.n // len(chosen.labels)))[: chosen.n]
     images = sample_images(generator, chosen.n, seed=chosen.seed, labels=labels)
     scale = screen_scale(images)
-    print(save_grid(images, chosen.out, columns=chosen.columns, scale=scale))
+    save_grid(images, out, columns=chosen.columns, scale=scale)
+    print(chosen.out)
     return 0

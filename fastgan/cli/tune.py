@@ -9,8 +9,10 @@ import tyro
 
 from fastgan.cli._common import bounded, parse
 from fastgan.engine.trainer import resolve_device
+from fastgan.ops.tuning import user_table
 from fastgan.recipes import get_recipe
 from fastgan.recipes.tuning import tune_recipe
+from fastgan.system import check_writable
 
 _MOST_ROUNDS = 10_000  # more than any median gains from
 
@@ -34,6 +36,8 @@ class Arguments:
 def run(arguments: list[str]) -> int:
     chosen = parse(Arguments, arguments, prog="fastgan tune")
     bounded("rounds", chosen.rounds, 1, _MOST_ROUNDS)
+    # What is measured takes minutes.
+    check_writable(user_table())
     device = resolve_device(chosen.device)
     recipe = get_recipe(chosen.recipe)
     for line in tune_recipe(recipe, chosen.batch_size, device, chosen.dtype, chosen.rounds):

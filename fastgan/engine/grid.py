@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from fastgan.system import whole_file
 
 PADDING = 2
 # 0.9 GB as RGB, and four times the largest picture that Pillow opens without a warning.
@@ -95,12 +96,6 @@ def save_grid(images: Tensor, path: Path, columns: int | None = None, scale: int
         check_picture(len(images), height, width, columns, scale)
     grid = make_grid(images, columns).numpy()
     grid = np.repeat(np.repeat(grid, scale, 0), scale, 1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        Image.fromarray(grid).save(partial, format="PNG")
-        os.replace(partial, path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+    with whole_file(path) as file:
+        Image.fromarray(grid).save(file, format="PNG")
     return path

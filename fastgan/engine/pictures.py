@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fastgan.engine.sampling import draw_noise, fitting_labels, images_of, sample_images
+from fastgan.system import whole_file
 
 
 def by_class(generator: nn.Module, columns: int = 8, *, seed: int = 0) -> tuple[Tensor, int]:
@@ -129,18 +129,10 @@ def evolution(run: Path, out: Path, *, seconds: float = 0.4) -> Path:
     frames = [_frame(file) for file in files]
     if len({frame.size for frame in frames}) > 1:
         raise ValueError(f"the sample grids of {run} have different sizes")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
     # The last picture stays a little longer.
     times = [round(1000 * seconds)] * (len(frames) - 1) + [round(4000 * seconds)]
-    try:
-        frames[0].save(
-            partial, "GIF", save_all=True, append_images=frames[1:], duration=times, loop=0
-        )
-        os.replace(partial, out)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+    with whole_file(out) as file:
+        frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=times, loop=0)
     return out
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastgan.fusion.folding import fold_norms
 from fastgan.nn.sequential import unfused
+from fastgan.system import check_writable, whole_file
 
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2", "safetensors": ".safetensors"}
 _ONNX = ("onnx", "onnxscript")
@@ -29,17 +30,21 @@ def export(
     any batch size (the first dimension of each of `example_inputs`, at least 2 there);
     "safetensors" writes the weights of `model` itself, under its state_dict's keys, and `metadata`.
 
-    ValueError for another format; ModuleNotFoundError where fastgan[onnx] is needed and missing.
+    The file stands there when all of it is written, in the place of what stood there before.
+
+    ValueError for another format; ModuleNotFoundError where fastgan[onnx] is needed and missing;
+    OSError, naming the path, where it cannot be written.
     """
     if format not in SUFFIXES:
         raise ValueError(f"format: {format!r} is not one of {', '.join(SUFFIXES)}")
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(path)
     if format == "safetensors":
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-        save_file(tensors, path, metadata)
+        with whole_file(path) as file:
+            file.write(save(tensors, metadata))
         return path
     if format == "onnx" and not all(importlib.util.find_spec(name) for name in _ONNX):
         raise ModuleNotFoundError(
@@ -52,10 +57,14 @@ def export(
     options: dict[str, Any] = {"dynamic_shapes": tuple({0: batch} for _ in example_inputs)}
     with unfused(), torch.no_grad():
         if format == "torch-export":
-            torch.export.save(torch.export.export(folded, example_inputs, **options), path)
+            exported = torch.export.export(folded, example_inputs, **options)
         else:
-            torch.onnx.export(
-                folded, example_inputs, path, dynamo=True, external_data=False, verbose=False,
-                **options,
-            )  # fmt: skip
+            program: Any = torch.onnx.export(
+                folded, example_inputs, dynamo=True, verbose=False, **options
+            )
+    with whole_file(path) as file:
+        if format == "torch-export":
+            torch.export.save(exported, file)
+        else:
+            file.write(program.model_proto.SerializeToString())
     return path

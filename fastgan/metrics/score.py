@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fastgan.system import to_json
+from fastgan.system import to_json, whole_file
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ def difference(score: Score, other: Score) -> float:
 
 def save_scores(scores: list[Score], path: Path) -> None:
     """Write scores as JSON; a value that is not finite becomes null."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = [{**asdict(s), "setting": dict(s.setting)} for s in scores]
-    path.write_text(to_json(content, indent=1) + "\n", encoding="utf-8")
+    with whole_file(path) as file:
+        file.write(f"{to_json(content, indent=1)}\n".encode())
 
 
 def load_scores(path: Path) -> list[Score]:
