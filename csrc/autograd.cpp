@@ -58,12 +58,13 @@ bool needs_gradient(const Tensors&... tensors) {
 Optional optional(const Tensor& t) { return t.defined() ? Optional(t) : std::nullopt; }
 
 // Whether the derivative of a backward is recorded or its operators are watched: by a dispatch mode, a
-// function transform, or a gradient of another class.
+// function transform, a gradient of another class or one with a tangent.
 bool watched(const Tensor& dz) {
   using Key = c10::DispatchKey;
   constexpr c10::DispatchKeySet watching(
       {Key::Python, Key::FuncTorchBatched, Key::FuncTorchGradWrapper, Key::Functionalize});
   return at::GradMode::is_enabled() || dz.key_set().has_any(watching) || dz.is_meta() ||
+         dz._fw_grad(0).defined() ||
          c10::impl::tls_local_dispatch_key_set().included_.has(Key::FuncTorchDynamicLayerFrontMode) ||
          c10::impl::TorchDispatchModeTLS::any_modes_set();
 }

@@ -15,11 +15,12 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from fastgan.nn._blocks import Activation, Block, Form, Leaf, Planned, hooked
 from fastgan.nn.norm_act import Segmented
-from fastgan.ops import conv_block, norm_act, norm_act_conv, tuning
+from fastgan.ops import _dispatch, conv_block, norm_act, norm_act_conv, tuning
 from fastgan.ops._setting import Setting
 from fastgan.ops._tensors import (
     CHANNELS_LAST,
     autocast_dtype,
+    channels_last,
     is_channels_last,
     running_pair,
 )
@@ -135,13 +136,13 @@ class Runner(NamedTuple):
     def run(self, x: Tensor, leaves: list[Leaf]) -> Tensor:
         planned, kind = self.planned or Planned(), None
         if not torch.compiler.is_compiling():
+            if _dispatch.is_composed(_dispatch.setting()):
+                return self._as_they_are((child for _, child in leaves), x)
             kind = kind_of(x), kind_of_call(), self.segments, self.keep_activations
         planned.last = planned.forms.get(kind) if planned.leaves == leaves else None
         plain = planned.last is not None and kind in planned.plain
         if (plain and _records is None) or _plainly or _has_any_global_hook():
-            for _, child in leaves:
-                x = child(x)
-            return x
+            return self._as_they_are((child for _, child in leaves), x)
         blocks = planned.blocks(leaves)
         planned.last = planned.forms.get(kind)
         if planned.last is not None:
@@ -304,7 +305,7 @@ def laid_out(x: Tensor, weight: Tensor) -> Tensor:
     wanted = CHANNELS_LAST.get(x.dim())
     if wanted is None or weight.is_contiguous() or is_channels_last(x):
         return x
-    return x.contiguous(memory_format=wanted) if is_channels_last(weight) else x
+    return channels_last(x) if is_channels_last(weight) else x
 
 
 def choose(block: Block, x: Tensor, shape: tuple[int, ...], for_speed: bool) -> tuple[str, str]:

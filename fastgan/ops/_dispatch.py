@@ -14,6 +14,7 @@ from functools import cache
 from types import ModuleType
 
 import torch
+from torch.autograd import forward_ad
 
 from fastgan.ops import _native
 from fastgan.ops._setting import Setting
@@ -96,12 +97,14 @@ def is_eager(*tensors: torch.Tensor | None) -> bool:
     """Whether a call on these tensors may pass by the dispatcher, straight to the raw kernels.
 
     Not while something may want to see the operator: the compiler, a trace, a function transform,
-    a dispatch mode (fake tensors among them), a tensor of another class or without memory.
+    forward mode, a dispatch mode (fake tensors among them), a tensor of another class or without
+    memory.
     """
     if (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack()
         or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
         or torch._C._get_tracing_state() is not None
     ):
         return False
@@ -109,6 +112,19 @@ def is_eager(*tensors: torch.Tensor | None) -> bool:
         if t is not None and (type(t) not in _PLAIN or t.is_meta):
             return False
     return True
+
+
+def is_transformed() -> bool:
+    """Whether a transform of torch.func is active, or a level of forward-mode differentiation."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def is_composed(name: str) -> bool:
+    """Whether ops run as compositions of PyTorch's own, which every transform can see through.
+
+    A backend asked for by name stays what runs, where the transform allows it (see _library).
+    """
+    return name in ("auto", "reference") and is_transformed()
 
 
 def in_cpp(name: str, x: torch.Tensor) -> bool:

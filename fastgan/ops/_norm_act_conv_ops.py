@@ -14,11 +14,14 @@ from torch.autograd import Function
 from fastgan.ops import _dispatch
 from fastgan.ops import _norm_act_conv_raw as raw
 from fastgan.ops import _norm_act_ops as norm_ops
-from fastgan.ops import bias_act as _bias_act  # noqa: F401  (defines the operators used below)
-from fastgan.ops._library import LIBRARY, define
+from fastgan.ops._library import LIBRARY, define, operator, register_autograd
 from fastgan.ops._norm_act_conv_raw import Needs, Norm, Spec, has_prologue
 from fastgan.ops._tensors import dense_like, is_channels_last, stat_dtype
+from fastgan.ops.bias_act import BACKWARD as ACTIVATION_BACKWARD
+from fastgan.ops.bias_act import FORWARD as ACTIVATION
 from fastgan.ops.conv.geometry import Geometry, aten_arguments, output_shape
+from fastgan.ops.reference import norm_act as norm_reference
+from fastgan.ops.reference import norm_act_conv as reference
 from fastgan.ops.reference.activation import is_identity
 from fastgan.ops.reference.conv_block import channels_last_empty
 
@@ -165,15 +168,16 @@ def _differentiable_input(x: Tensor, norm: Norm, spec: Spec, backend: str) -> Te
     elif mean is not None:
         z = norm_ops.EVAL(x, mean, var, *affine, *norm_spec)
     elif not is_identity(*before):
-        z = torch.ops.fastgan.bias_act.default(x, None, *before, backend)
+        z = ACTIVATION(x, None, *before, backend)
     return z
 
 
 def _bias_act_backward(
     g: Tensor, output: Tensor, code: int, slope: float, need_bias: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
-    op = torch.ops.fastgan.bias_act_backward.default
-    return op(dense_like(g, output), output, code, slope, need_bias, backend)
+    g = dense_like(g, output)
+    found: tuple[Tensor, Tensor] = ACTIVATION_BACKWARD(g, output, code, slope, need_bias, backend)
+    return found
 
 
 # The dispatcher ops.
@@ -192,8 +196,6 @@ define(
     f"{_SPEC}, bool need_x, bool need_weight, bool need_bias, bool need_affine, str backend) "
     "-> (Tensor g_x, Tensor g_weight, Tensor g_bias, Tensor g_gamma, Tensor g_beta)"
 )
-FORWARD = torch.ops.fastgan.norm_act_conv.default
-BACKWARD = torch.ops.fastgan.norm_act_conv_backward.default
 
 
 def _flat(spec: Spec) -> tuple[Any, ...]:
@@ -211,7 +213,12 @@ def _spec(flat: tuple[Any, ...]) -> Spec:
 
 def _run(x: Tensor, weight: Tensor, bias: Any, *args: Any) -> tuple[Tensor, ...]:
     norm, spec, (keep_z, backend) = args[:4], _spec(args[4:15]), args[15:]
-    y, mean, var, z = raw.forward(x, weight, bias, norm, spec, backend)
+    return _outputs(x, spec, keep_z, *raw.forward(x, weight, bias, norm, spec, backend))
+
+
+def _outputs(
+    x: Tensor, spec: Spec, keep_z: bool, y: Tensor, mean: Any, var: Any, z: Tensor
+) -> tuple[Tensor, ...]:
     no_sums = x.new_empty(0, dtype=stat_dtype(x))
     if not spec.training or mean is None or var is None:
         mean, var = no_sums, no_sums.clone()
@@ -221,6 +228,23 @@ def _run(x: Tensor, weight: Tensor, bias: Any, *args: Any) -> tuple[Tensor, ...]
 def _run_backward(g_y: Tensor, x: Tensor, y: Any, z: Any, weight: Tensor, *args: Any) -> Any:
     norm, spec, needs, backend = args[:4], _spec(args[4:15]), Needs(*args[15:19]), args[19]
     return raw.backward(g_y, x, y, z, weight, norm, spec, needs, backend)
+
+
+def _composed(x: Tensor, weight: Tensor, bias: Any, *args: Any) -> tuple[Tensor, ...]:
+    norm, spec, keep_z = args[:4], _spec(args[4:15]), args[15]
+    y, mean, var, z = reference.forward(x, weight, bias, *norm, *spec)
+    kept = z if has_prologue(norm, spec) else x
+    y, *of_input = _outputs(x, spec, keep_z, y, mean, var, kept)
+    return y, *(t.detach() for t in of_input)
+
+
+def _composed_backward(g_y: Tensor, x: Tensor, y: Any, z: Any, weight: Tensor, *args: Any) -> Any:
+    """y and z are those of these x and weight, on which they depend."""
+    norm, spec, needs = args[:4], _spec(args[4:15]), Needs(*args[15:19])
+    if spec.training:
+        mean, var = norm_reference.moments(norm_reference.split(x, spec.segments))
+        norm = mean, var, *norm[2:]
+    return reference.backward(g_y, x, g_y if y is None else y, weight, *norm, *spec, needs)
 
 
 def _fake(x: Tensor, weight: Tensor, bias: Any, *args: Any) -> tuple[Tensor, ...]:
@@ -264,13 +288,25 @@ def _backward(ctx: Any, g_y: Tensor | None, *_: Any) -> tuple[Any, ...]:
     return (*_gradients(ctx, g_y, ctx.needs_input_grad[:7]), *(None,) * 13)
 
 
+def _no_double_backward(ctx: Any, *_: Any) -> None:
+    raise RuntimeError(
+        "norm_act_conv_backward has no derivative; the backward of norm_act_conv under "
+        "create_graph is a composition of differentiable ops"
+    )
+
+
+FORWARD = operator("norm_act_conv", _composed)
+BACKWARD = operator("norm_act_conv_backward", _composed_backward)
+
+
 def _register() -> None:
     LIBRARY.impl("norm_act_conv", _run, "CompositeExplicitAutograd")
     LIBRARY.impl("norm_act_conv_backward", _run_backward, "CompositeExplicitAutograd")
     torch.library.register_fake("fastgan::norm_act_conv", _fake, lib=LIBRARY)
     torch.library.register_fake("fastgan::norm_act_conv_backward", _fake_backward, lib=LIBRARY)
-    torch.library.register_autograd(
-        "fastgan::norm_act_conv", _backward, setup_context=_save, lib=LIBRARY
+    register_autograd("norm_act_conv", _backward, _save, _composed)
+    register_autograd(
+        "norm_act_conv_backward", _no_double_backward, lambda *_, **__: None, _composed_backward
     )
 
 

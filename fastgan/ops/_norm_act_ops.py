@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from fastgan.ops import _dispatch
-from fastgan.ops._library import LIBRARY, define
+from fastgan.ops._library import LIBRARY, define, operator, register_autograd
 from fastgan.ops._norm_act_second import norm_act_double_backward
 from fastgan.ops._tensors import dense_like, stat_dtype
+from fastgan.ops.reference import norm_act as reference
+from fastgan.ops.reference.activation import act
 
 _SPEC = "float eps, int activation, float negative_slope, int segments, bool act_first"
 
@@ -31,10 +33,58 @@ define(
     "update_running_stats_(Tensor(a!) running_mean, Tensor(b!) running_var, Tensor mean, "
     "Tensor var, float momentum, int count, bool average, str backend) -> ()"
 )
-TRAIN = torch.ops.fastgan.norm_act_train.default
-EVAL = torch.ops.fastgan.norm_act_eval.default
-BACKWARD = torch.ops.fastgan.norm_act_backward.default
-UPDATE = torch.ops.fastgan.update_running_stats_.default
+
+
+def _composed_train(x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    z, mean, var = reference.norm_act_train(x, *args)
+    return z, mean.detach(), var.detach()
+
+
+def _composed_backward(
+    dz: Tensor, x: Tensor, mean: Tensor, var: Tensor, *args: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    *_, activation, slope, segments, act_first, training, _, _ = args
+    if training:  # again, for they depend on x
+        u = reference.split(x, segments)
+        mean, var = reference.moments(act(u, activation, slope) if act_first else u)
+    return reference.norm_act_backward(dz, x, mean, var, *args)
+
+
+def _composed_update(
+    running_mean: Tensor,
+    running_var: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    momentum: float,
+    count: int,
+    average: bool,
+) -> None:
+    """The running statistics may be tensors from outside of a transform, as torch.nn's may.
+
+    They are written to through an alias, for those of a transform's own are all it lets change.
+    """
+    unbiased = var * (count / (count - 1))
+    for running, batch in ((running_mean, mean), (running_var, unbiased)):
+        moved = running
+        for value in [batch.mean(0)] if average else batch.unbind(0):
+            moved = torch.add(moved * (1 - momentum), value, alpha=momentum)
+        _set(torch.ops.aten.alias(running), moved)
+
+
+def _set(running: Tensor, moved: Tensor) -> None:
+    batched = torch._C._functorch.is_batchedtensor
+    if batched(moved) and not batched(running):
+        raise RuntimeError(
+            "running_mean, running_var: are moved in place, by every sample of vmap alike; batch "
+            "them as well, or do without (track_running_stats=False), or evaluate"
+        )
+    running.copy_(moved)
+
+
+TRAIN = operator("norm_act_train", _composed_train)
+EVAL = operator("norm_act_eval", reference.norm_act_eval)
+BACKWARD = operator("norm_act_backward", _composed_backward)
+UPDATE = operator("update_running_stats_", _composed_update)
 
 
 def _run_train(x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -147,17 +197,14 @@ for _name, _implementation in {
 
 
 def _register() -> None:
-    fake, autograd = torch.library.register_fake, torch.library.register_autograd
+    fake = torch.library.register_fake
     fake("fastgan::norm_act_train", _fake_train, lib=LIBRARY)
     fake("fastgan::norm_act_eval", lambda x, *_: torch.empty_like(x), lib=LIBRARY)
     fake("fastgan::norm_act_backward", _fake_backward, lib=LIBRARY)
     fake("fastgan::update_running_stats_", lambda *_: None, lib=LIBRARY)
-    for name, backward, save in (
-        ("norm_act_train", _backward_train, _save_train),
-        ("norm_act_eval", _backward_eval, _save_eval),
-        ("norm_act_backward", _double_backward, _save_backward),
-    ):
-        autograd(f"fastgan::{name}", backward, setup_context=save, lib=LIBRARY)
+    register_autograd("norm_act_train", _backward_train, _save_train, _composed_train)
+    register_autograd("norm_act_eval", _backward_eval, _save_eval, reference.norm_act_eval)
+    register_autograd("norm_act_backward", _double_backward, _save_backward, _composed_backward)
 
 
 _register()

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from fastgan.ops import _dispatch
-from fastgan.ops._library import LIBRARY, define
+from fastgan.ops._library import LIBRARY, define, operator, register_autograd
 from fastgan.ops._tensors import (
     activation_code,
     check_input,
@@ -18,6 +18,7 @@ from fastgan.ops._tensors import (
     parameter,
     stat_dtype,
 )
+from fastgan.ops.reference import bias_act as reference
 from fastgan.ops.reference.activation import LEAKY_RELU, TANH
 
 
@@ -45,7 +46,7 @@ def bias_act(
     code, slope = activation_code(activation, negative_slope)
     args = dense(x), parameter("bias", bias, x), code, slope, _dispatch.setting()
     if not _dispatch.is_eager(*args[:2]):
-        return _FORWARD(*args)
+        return FORWARD(*args)
     if _dispatch.in_cpp(args[-1], x):
         return torch.ops.fastgan_eager.bias_act(*args)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in args[:2]):
@@ -62,8 +63,8 @@ define(
     "bias_act_backward(Tensor dz, Tensor z, int activation, float negative_slope, "
     "bool need_dbias, str backend) -> (Tensor dx, Tensor dbias)"
 )
-_FORWARD = torch.ops.fastgan.bias_act.default
-_BACKWARD = torch.ops.fastgan.bias_act_backward.default
+FORWARD = operator("bias_act", reference.bias_act_forward)
+BACKWARD = operator("bias_act_backward", reference.bias_act_backward)
 
 
 def _run(x: Tensor, bias: Tensor | None, code: int, slope: float, backend: str) -> Tensor:
@@ -90,7 +91,7 @@ def _backward(ctx: Any, dz: Tensor) -> tuple[Any, ...]:
     need_dx, need_dbias = ctx.needs_input_grad[:2]
     # The operator has a derivative and is what compilers see; its kernel costs a tenth of a call.
     watched = torch.is_grad_enabled() or not _dispatch.is_eager(dz)
-    backward = _BACKWARD if watched else _run_backward
+    backward = BACKWARD if watched else _run_backward
     dx, dbias = backward(dense_like(dz, z), z, code, slope, need_dbias, backend)
     return dx if need_dx else None, dbias if need_dbias else None, None, None, None
 
@@ -127,7 +128,7 @@ def _double_backward(ctx: Any, g_dx: Tensor | None, g_dbias: Tensor | None) -> t
     v = torch.zeros_like(z) if g_dx is None else g_dx
     if g_dbias is not None:
         v = (v + g_dbias.reshape(-1, *(1,) * (z.dim() - 2))).to(z.dtype)
-    g_dz, _ = _BACKWARD(dense_like(v, z), z, code, slope, False, backend)
+    g_dz, _ = BACKWARD(dense_like(v, z), z, code, slope, False, backend)
     g_z = None
     if code != LEAKY_RELU and ctx.needs_input_grad[1]:
         g_z = dz * v * (-2 * z if code == TANH else 1 - 2 * z)
@@ -138,7 +139,7 @@ LIBRARY.impl("bias_act", _run, "CompositeExplicitAutograd")
 LIBRARY.impl("bias_act_backward", _run_backward, "CompositeExplicitAutograd")
 torch.library.register_fake("fastgan::bias_act", lambda x, *_: torch.empty_like(x), lib=LIBRARY)
 torch.library.register_fake("fastgan::bias_act_backward", _fake_backward, lib=LIBRARY)
-torch.library.register_autograd("fastgan::bias_act", _backward, setup_context=_save, lib=LIBRARY)
-torch.library.register_autograd(
-    "fastgan::bias_act_backward", _double_backward, setup_context=_save_backward, lib=LIBRARY
+register_autograd("bias_act", _backward, _save, reference.bias_act_forward)
+register_autograd(
+    "bias_act_backward", _double_backward, _save_backward, reference.bias_act_backward
 )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastgan.kernels._conv_packed import eager_call
 from fastgan.ops import _dispatch
-from fastgan.ops._library import LIBRARY, define
+from fastgan.ops._library import LIBRARY, define, operator, register_autograd
 from fastgan.ops._norm_act_ops import snapshot
 from fastgan.ops._tensors import (
     activation_code,
@@ -23,6 +23,7 @@ from fastgan.ops._tensors import (
     parameter,
     stat_dtype,
 )
+from fastgan.ops.bias_act import BACKWARD as ACTIVATION_BACKWARD
 from fastgan.ops.conv.geometry import Geometry, make_geometry, output_shape
 from fastgan.ops.reference import conv_block as reference
 from fastgan.ops.reference.activation import IDENTITY, LEAKY_RELU, TANH, is_identity
@@ -172,8 +173,8 @@ define(
     "bool need_bias, str backend) -> (Tensor g_x, Tensor g_weight, Tensor g_bias, Tensor g_mean, "
     "Tensor g_var, Tensor g_gamma, Tensor g_beta)"
 )
-_FORWARD = torch.ops.fastgan.conv_block.default
-_BACKWARD = torch.ops.fastgan.conv_block_backward.default
+_FORWARD = operator("conv_block", reference.conv_block_forward)
+_BACKWARD = operator("conv_block_backward", reference.conv_block_backward)
 
 
 def _run(x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -329,8 +330,7 @@ def _differentiated(ctx: Any, given: list[Tensor | None]) -> list[Tensor | None]
 def _through_activation(g: Tensor, y: Tensor, code: int, slope: float, backend: str) -> Tensor:
     if is_identity(code, slope):
         return g
-    backward = torch.ops.fastgan.bias_act_backward.default
-    return backward(dense_like(g, y), y, code, slope, False, backend)[0]
+    return ACTIVATION_BACKWARD(dense_like(g, y), y, code, slope, False, backend)[0]
 
 
 def _convolution(x: Tensor, weight: Tensor, geometry: tuple[Any, ...], backend: str) -> Tensor:
@@ -361,14 +361,12 @@ def _convolution_gradients(
 def _register() -> None:
     LIBRARY.impl("conv_block", _run, "CompositeExplicitAutograd")
     LIBRARY.impl("conv_block_backward", _run_backward, "CompositeExplicitAutograd")
-    fake, autograd = torch.library.register_fake, torch.library.register_autograd
-    fake("fastgan::conv_block", _fake, lib=LIBRARY)
-    fake("fastgan::conv_block_backward", _fake_backward, lib=LIBRARY)
-    for name, backward, save in (
-        ("conv_block", _backward, _save),
-        ("conv_block_backward", _double_backward, _save_backward),
-    ):
-        autograd(f"fastgan::{name}", backward, setup_context=save, lib=LIBRARY)
+    torch.library.register_fake("fastgan::conv_block", _fake, lib=LIBRARY)
+    torch.library.register_fake("fastgan::conv_block_backward", _fake_backward, lib=LIBRARY)
+    register_autograd("conv_block", _backward, _save, reference.conv_block_forward)
+    register_autograd(
+        "conv_block_backward", _double_backward, _save_backward, reference.conv_block_backward
+    )
 
 
 _register()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from fastgan.ops.reference.activation import act, d_act_from_output
-from fastgan.ops.reference.norm_act import wide
+from fastgan.ops.reference.norm_act import stored_like, wide
 
 
 def bias_act_forward(
@@ -15,7 +14,7 @@ def bias_act_forward(
     y = wide(x)
     if bias is not None:
         y = y + bias.reshape(-1, *(1,) * (x.dim() - 2))
-    return torch.empty_like(x).copy_(act(y, activation, negative_slope))
+    return stored_like(act(y, activation, negative_slope), x)
 
 
 def bias_act_backward(
@@ -24,4 +23,4 @@ def bias_act_backward(
     dx = wide(dz) * d_act_from_output(wide(z), activation, negative_slope)
     over = [d for d in range(z.dim()) if d != 1]
     dbias = dx.sum(over) if need_dbias else dx.new_empty(0)
-    return torch.empty_like(z).copy_(dx), dbias
+    return stored_like(dx, z), dbias

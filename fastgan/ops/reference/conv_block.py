@@ -12,9 +12,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fastgan.ops._tensors import channels_last
 from fastgan.ops.conv.geometry import aten_arguments
 from fastgan.ops.reference.activation import act, d_act, d_act_from_output
-from fastgan.ops.reference.norm_act import moments, per_channel, per_segment, split, wide
+from fastgan.ops.reference.norm_act import (
+    moments,
+    per_channel,
+    per_segment,
+    split,
+    stored_like,
+    wide,
+)
 
 _OVER = (1, 3)
 
@@ -46,7 +54,7 @@ def conv_block_forward(
     geometry = aten_arguments(stride, padding, output_padding, transposed)
     with torch.autocast(x.device.type, enabled=False):
         y = torch.ops.aten.convolution(z, wide(weight), bias, *geometry)
-    stored = channels_last_empty(x, list(y.shape)).copy_(act(y, activation, slope))
+    stored = stored_channels_last(act(y, activation, slope), x)
     if not segments:
         return stored, x.new_empty(0, dtype=y.dtype), x.new_empty(0, dtype=y.dtype)
     return stored, *moments(split(stored, segments))
@@ -116,10 +124,11 @@ def channels_last_empty(like: Tensor, shape: list[int]) -> Tensor:
     return like.new_empty((n, *spatial, channels)).movedim(-1, 1)
 
 
-def stored_like(value: Tensor, like: Tensor) -> Tensor:
-    """`value` in the dtype and memory layout of `like`; differentiable."""
-    out = torch.empty_like(like)
-    return out.copy_(value)
+def stored_channels_last(value: Tensor, like: Tensor) -> Tensor:
+    """`value` in the dtype of `like`, channels innermost in memory; differentiable."""
+    if torch._C._are_functorch_transforms_active():  # vmap writes into no tensor but batched ones
+        return channels_last(value.to(like.dtype))
+    return channels_last_empty(like, list(value.shape)).copy_(value)
 
 
 def _output_gradient(

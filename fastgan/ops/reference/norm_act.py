@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from fastgan.ops._tensors import dense_like
 from fastgan.ops.reference.activation import act, d_act
 
 _OVER = (1, 3)
@@ -33,6 +34,13 @@ def per_channel(p: Tensor | None, default: float, like: Tensor) -> Tensor:
 
 def per_segment(s: Tensor) -> Tensor:
     return s[:, None, :, None]
+
+
+def stored_like(value: Tensor, like: Tensor) -> Tensor:
+    """`value` in the dtype and memory layout of `like`, which is dense; differentiable."""
+    if torch._C._are_functorch_transforms_active():  # vmap writes into no tensor but batched ones
+        return dense_like(value, like)
+    return torch.empty_like(like).copy_(value)
 
 
 def moments(u: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,7 +76,7 @@ def norm_act_eval(
     z = normed * per_channel(weight, 1.0, u) + per_channel(bias, 0.0, u)
     if not act_first:
         z = act(z, activation, negative_slope)
-    return torch.empty_like(x).copy_(z.reshape(x.shape))
+    return stored_like(z.reshape(x.shape), x)
 
 
 def norm_act_train(
@@ -122,7 +130,7 @@ def norm_act_backward(
         du = a * gamma * rstd
         if act_first:
             du = du * d_act(source, activation, negative_slope)
-        dx = torch.empty_like(x).copy_(du.reshape(x.shape))
+        dx = stored_like(du.reshape(x.shape), x)
     return dx, dweight, dbias
 
 

@@ -15,7 +15,7 @@ from fastgan.ops._tensors import dense_like, is_channels_last
 from fastgan.ops.conv.geometry import Geometry, aten_arguments
 from fastgan.ops.reference import norm_act
 from fastgan.ops.reference.activation import act, d_act, d_act_from_output
-from fastgan.ops.reference.conv_block import channels_last_empty
+from fastgan.ops.reference.conv_block import stored_channels_last
 from fastgan.ops.reference.norm_act import wide
 
 # eps, activation and slope before the convolution, whether training, segments; the geometry, the
@@ -38,8 +38,8 @@ def forward(
     z, mean, var = _normalise(x, mean, var, gamma, beta, *spec[:5])
     y = torch.ops.aten.convolution(z, wide(weight), bias, *aten_arguments(*geometry))
     y = act(y, activation, slope)
-    empty = channels_last_empty if is_channels_last(x) else Tensor.new_empty
-    return empty(x, list(y.shape)).copy_(y), mean, var, dense_like(z, x)
+    y = stored_channels_last(y, x) if is_channels_last(x) else y.to(x.dtype).contiguous()
+    return y, mean, var, dense_like(z, x)
 
 
 def backward(
