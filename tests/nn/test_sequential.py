@@ -229,6 +229,18 @@ def test_segments(mode: str, own: bool) -> None:
     assert ours.segments == 1
 
 
+def test_segments_hold_in_every_call_of_a_kind() -> None:
+    """Also from the second on, where it is known that every block runs as its layers."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.LeakyReLU(0.2))
+    ours = FusedSequential(*copy.deepcopy(model), keep_activations=True)
+    x = torch.cat([torch.randn(2, 3, 6, 6), 5 + torch.randn(2, 3, 6, 6)])
+    for _ in range(3):
+        with fnn.segments(ours, 2):
+            together = ours(x)
+        torch.testing.assert_close(together, torch.cat([model(part) for part in x.chunk(2)]))
+    torch.testing.assert_close(ours.state_dict(), model.state_dict())
+
+
 def varied() -> nn.Sequential:
     """What a plan meets beside DCGAN's chains."""
     return nn.Sequential(
