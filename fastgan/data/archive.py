@@ -14,6 +14,7 @@ from fastgan.data.dataset import DataError
 from fastgan.data.files import reading
 from fastgan.data.image import SUFFIXES, ImageFile, UndecodableImage
 from fastgan.data.listing import Listing, by_folder, is_image_name
+from fastgan.data.table import TABLE, by_table
 
 # One image file. The largest lossless photographs stay well below this.
 MAX_ENTRY_BYTES = 512 * 1024**2
@@ -22,22 +23,22 @@ _ENCRYPTED = 0x1
 
 
 def list_archive(path: Path) -> Listing:
-    """List every PNG, JPEG and WebP in a zip, sorted by name; class folders as in `list_folder`.
+    """List every PNG, JPEG and WebP in a zip, sorted by name; labels as in `list_folder`.
 
-    A single folder that wraps the whole archive is not a class. The archive stays open as long as
-    the listing lives; every process opens it for itself.
+    A single folder that wraps the whole archive is not a class; a dataset.json may lie in it. The
+    archive stays open as long as the listing lives; every process opens it for itself.
 
     Raises:
         OSError: the file cannot be read.
-        DataError: not a zip, a name that points outside, encryption, sizes over the limits, or no
-            image.
+        DataError: not a zip, a name that points outside, encryption, sizes over the limits, no
+            image, or a dataset.json without a class for each.
     """
     archive = _Archive(path)
     entries = archive.opened().infolist()
     for entry in entries:
         _check_entry(entry, path)
-    images = {PurePosixPath(_posix(e.filename)): e for e in entries if not e.is_dir()}
-    images = {name: entry for name, entry in images.items() if is_image_name(name)}
+    present = {PurePosixPath(_posix(e.filename)): e for e in entries if not e.is_dir()}
+    images = {name: entry for name, entry in present.items() if is_image_name(name)}
     if not images:
         raise DataError(f"{path}: no image in this archive ({', '.join(SUFFIXES)} are read)")
     names = sorted(images)
@@ -50,7 +51,13 @@ def list_archive(path: Path) -> Listing:
         for name in names
     ]
     unpacked = sum(entry.file_size for entry in images.values())
-    labels, classes = by_folder(_unwrap(names), str(path))
+    wraps = _wraps(names)
+    tables = (
+        _by_table(archive, present[wrap / TABLE], _below(names, wrap))
+        for wrap in wraps
+        if wrap / TABLE in present
+    )
+    labels, classes = next(tables, None) or by_folder(_below(names, wraps[-1]), str(path))
     return Listing(files, labels, classes, str(path), unpacked=unpacked)
 
 
@@ -60,7 +67,8 @@ def _check_entry(entry: zipfile.ZipInfo, path: Path) -> None:
         raise DataError(f"{path}: the entry {entry.filename!r} points outside the archive: refused")
     if entry.flag_bits & _ENCRYPTED:
         raise DataError(f"{path}: the entry {entry.filename!r} is encrypted: cannot be read")
-    if is_image_name(PurePosixPath(name)) and entry.file_size > MAX_ENTRY_BYTES:
+    read = is_image_name(PurePosixPath(name)) or PurePosixPath(name).name == TABLE
+    if read and entry.file_size > MAX_ENTRY_BYTES:
         raise DataError(
             f"{path}: the entry {entry.filename!r} unpacks to {entry.file_size} bytes, more than "
             f"{MAX_ENTRY_BYTES}: refused as a zip bomb"
@@ -71,10 +79,28 @@ def _posix(name: str) -> str:
     return name.replace("\\", "/")
 
 
-def _unwrap(names: list[PurePosixPath]) -> list[PurePosixPath]:
-    while len({name.parts[0] for name in names}) == 1 and all(len(n.parts) > 1 for n in names):
-        names = [PurePosixPath(*name.parts[1:]) for name in names]
-    return names
+def _wraps(names: list[PurePosixPath]) -> list[PurePosixPath]:
+    """The folders that hold all of `names`, from the root on."""
+    wraps = [PurePosixPath()]
+    while True:
+        depth = len(wraps[-1].parts)
+        if len({name.parts[depth] for name in names}) > 1 or any(
+            len(name.parts) == depth + 1 for name in names
+        ):
+            return wraps
+        wraps.append(wraps[-1] / names[0].parts[depth])
+
+
+def _below(names: list[PurePosixPath], wrap: PurePosixPath) -> list[PurePosixPath]:
+    return [PurePosixPath(*name.parts[len(wrap.parts) :]) for name in names]
+
+
+def _by_table(
+    archive: _Archive, entry: zipfile.ZipInfo, names: list[PurePosixPath]
+) -> tuple[list[int] | None, None] | None:
+    where = f"{archive.path}: {entry.filename}"
+    with archive.read(entry) as stream:
+        return by_table(stream, list(map(str, names)), where)
 
 
 class _Archive:

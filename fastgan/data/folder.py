@@ -10,18 +10,20 @@ from fastgan.data.dataset import DataError
 from fastgan.data.files import open_regular, regular_files
 from fastgan.data.image import SUFFIXES, ImageFile
 from fastgan.data.listing import Listing, by_folder, is_image_name
+from fastgan.data.table import TABLE, by_table
 
 
 def list_folder(folder: Path, strict: bool = False) -> Listing:
     """List every PNG, JPEG and WebP under `folder`, recursively, sorted by path.
 
-    Where every image lies in a subfolder, the subfolders directly under `folder` are the classes,
-    sorted by name. Names that begin with a dot are ignored. Pipes, devices and links to nothing are
-    left out with a warning; with `strict` they are errors.
+    A dataset.json of StyleGAN's tools has the labels. Without it, where every image lies in a
+    subfolder, the subfolders directly under `folder` are the classes, sorted by name. Names that
+    begin with a dot are ignored. Pipes, devices and links to nothing are left out with a warning;
+    with `strict` they are errors.
 
     Raises:
         OSError: a folder cannot be read.
-        DataError: no image.
+        DataError: no image, or a dataset.json without a class for each.
     """
     found = {folder / name: name for name in _find(folder)}
     sizes, left_out = regular_files(found, str(folder), strict)
@@ -33,7 +35,15 @@ def list_folder(folder: Path, strict: bool = False) -> Listing:
         for path, size in sizes.items()
     ]
     missing = tuple(str(found[path]) for path in left_out)
-    return Listing(files, *by_folder(names, str(folder)), str(folder), left_out=missing)
+    labels, classes = _by_table(folder / TABLE, names) or by_folder(names, str(folder))
+    return Listing(files, labels, classes, str(folder), left_out=missing)
+
+
+def _by_table(path: Path, names: list[PurePosixPath]) -> tuple[list[int] | None, None] | None:
+    if not path.is_file():
+        return None
+    with open_regular(path) as stream:
+        return by_table(stream, list(map(str, names)), str(path))
 
 
 def _find(folder: Path) -> list[PurePosixPath]:

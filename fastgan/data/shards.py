@@ -26,19 +26,23 @@ from fastgan.data.image import SUFFIXES, ImageFile, UndecodableImage
 from fastgan.data.listing import Listing
 from fastgan.data.npy import read_npy
 from fastgan.data.options import LoadOptions
+from fastgan.data.table import MAX_TABLE_BYTES, TABLE, by_table
 
 _IMAGES = (*SUFFIXES, ".npy")
 _LABEL = "cls"
 _LABEL_BYTES = 64
 
+# Name, offset, bytes.
+_Place = tuple[str, int, int]
+
 
 @dataclass
 class _Sample:
-    """A sample's image and label as places in its shard: (name, offset, bytes)."""
+    """A sample's image and label as places in its shard."""
 
     key: str
-    images: list[tuple[str, int, int]] = field(default_factory=list)
-    label: tuple[str, int, int] | None = None
+    images: list[_Place] = field(default_factory=list)
+    label: _Place | None = None
 
 
 def find_shards(source: Path, strict: bool = False) -> list[Path]:
@@ -63,7 +67,8 @@ def list_shards(paths: Sequence[Path], name: str) -> Listing:
 
     A sample is the files of one base name (up to the first dot) that follow each other. It has one
     image: .png, .jpg, .jpeg, .webp, or .npy of [C, H, W] or [H, W, C] numbers with any number of
-    channels; `.cls` beside it holds its label as a decimal number. Samples without an image are
+    channels; `.cls` beside it holds its label as a decimal number; without these, a dataset.json of
+    StyleGAN's tools in the shard has the labels. Samples without an image are
     left out.
 
     Raises:
@@ -75,13 +80,14 @@ def list_shards(paths: Sequence[Path], name: str) -> Listing:
     labels: list[int] = []
     counts = []
     for path in paths:
-        samples = _samples(path)
+        samples, table = _samples(path)
         for sample in samples:
             if len(sample.images) > 1:
                 both = " and ".join(image[0] for image in sample.images[:2])
                 raise DataError(f"{path}: the sample {sample.key!r} has two images: {both}")
             files.append(_file(path, sample))
-        labels += [_label(path, sample) for sample in samples if sample.label]
+        own = [_label(path, sample) for sample in samples if sample.label]
+        labels += own if own or table is None else _by_table(path, samples, *table)
         counts.append(len(samples))
     if not files:
         raise DataError(f"{name}: no image in these shards ({', '.join(_IMAGES)} are read)")
@@ -93,8 +99,9 @@ def list_shards(paths: Sequence[Path], name: str) -> Listing:
     return Listing(files, labels or None, None, name, tuple(n for n in counts if n))
 
 
-def _samples(path: Path) -> list[_Sample]:
-    samples = [_Sample("")]
+def _samples(path: Path) -> tuple[list[_Sample], _Place | None]:
+    """The samples that have an image, and where the shard's own dataset.json stands."""
+    samples, table = [_Sample("")], None
     with open_regular(path) as opened, reading(path, "not an uncompressed tar archive, or damaged"):
         size = os.fstat(opened.fileno()).st_size
         # Uncompressed only: of another, no image could be read by itself.
@@ -109,8 +116,10 @@ def _samples(path: Path) -> list[_Sample]:
                 if member.issparse() or member.offset_data + member.size > size:
                     what = "a sparse file" if member.issparse() else "truncated"
                     raise DataError(f"{path}: {what} in {member.name!r}")
+                if member.name.removeprefix("./") == TABLE:
+                    table = _place(member)
                 _add(samples, member)
-    return [sample for sample in samples if sample.images]
+    return [sample for sample in samples if sample.images], table
 
 
 def _add(samples: list[_Sample], member: tarfile.TarInfo) -> None:
@@ -120,11 +129,21 @@ def _add(samples: list[_Sample], member: tarfile.TarInfo) -> None:
     key = f"{folder}/{stem}"
     if key != samples[-1].key:
         samples.append(_Sample(key))
-    place = member.name, member.offset_data, member.size
     if kind == _LABEL:
-        samples[-1].label = place
+        samples[-1].label = _place(member)
     elif stem and member.name.lower().endswith(_IMAGES):
-        samples[-1].images.append(place)
+        samples[-1].images.append(_place(member))
+
+
+def _place(member: tarfile.TarInfo) -> _Place:
+    return member.name, member.offset_data, member.size
+
+
+def _by_table(path: Path, samples: list[_Sample], name: str, offset: int, size: int) -> list[int]:
+    names = [sample.images[0][0].removeprefix("./") for sample in samples]
+    stream = _open(path, offset, min(size, MAX_TABLE_BYTES + 1))
+    found = by_table(stream, names, f"{path}: {name}")
+    return (found and found[0]) or []
 
 
 def _file(path: Path, sample: _Sample) -> ImageFile:
