@@ -54,11 +54,20 @@ class GANLoss(NamedTuple):
     `generator(fake_logits, real_logits)` (ValueError if they are missing). The real logits are
     those of the discriminator as it stands; no gradient of the generator comes from them, so they
     can be computed without a graph. Other losses take and ignore them.
+
+    name: of a loss of this package, with its targets where they are not 1 and 0.
     """
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
     generator: GeneratorLoss
     relativistic: bool = False
+    name: str = ""
+
+    def settings(self) -> dict[str, object]:
+        """What tells this loss from others, so that a resume with another one is found."""
+        halves = {"discriminator": self.discriminator, "generator": self.generator}
+        others = {k: f for k, f in halves.items() if getattr(f, "__module__", None) != __name__}
+        return {"name": self.name, **others}
 
 
 def _logits(name: str, logits: Tensor) -> Tensor:
@@ -82,6 +91,7 @@ def _cross_entropy(x: Tensor, target: float) -> Tensor:
 
 
 def _pair(
+    name: str,
     on_real: Callable[[Tensor], Tensor],
     on_fake: Callable[[Tensor], Tensor],
     on_generated: Callable[[Tensor], Tensor],
@@ -95,7 +105,7 @@ def _pair(
     def generator(fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
         return on_generated(_logits("fake_logits", fake_logits)).mean()
 
-    return GANLoss(discriminator, generator)
+    return GANLoss(discriminator, generator, name=name)
 
 
 def _relativistic(name: str, compare: Callable[[Tensor, Tensor], Tensor]) -> GANLoss:
@@ -109,11 +119,16 @@ def _relativistic(name: str, compare: Callable[[Tensor, Tensor], Tensor]) -> GAN
             raise ValueError(f"real_logits: the generator's loss of {name} needs them, got None")
         return compare(_logits("fake_logits", fake_logits), _logits("real_logits", real_logits))
 
-    return GANLoss(discriminator, generator, relativistic=True)
+    return GANLoss(discriminator, generator, relativistic=True, name=name)
+
+
+def _with_targets(name: str, real: float, fake: float) -> str:
+    return name if (real, fake) == (1.0, 0.0) else f"{name}, targets {real} and {fake}"
 
 
 def _make_non_saturating(real: float, fake: float) -> GANLoss:
     return _pair(
+        _with_targets("non_saturating", real, fake),
         on_real=lambda r: _cross_entropy(r, real),
         on_fake=lambda f: _cross_entropy(f, fake),
         on_generated=lambda f: _cross_entropy(f, 1.0),
@@ -122,12 +137,14 @@ def _make_non_saturating(real: float, fake: float) -> GANLoss:
 
 def _make_saturating(real: float, fake: float) -> GANLoss:
     return _make_non_saturating(real, fake)._replace(
-        generator=_pair(torch.neg, torch.neg, lambda f: -_softplus(f)).generator
+        generator=_pair("", torch.neg, torch.neg, lambda f: -_softplus(f)).generator,
+        name=_with_targets("saturating", real, fake),
     )
 
 
 def _make_lsgan(real: float, fake: float) -> GANLoss:
     return _pair(
+        _with_targets("lsgan", real, fake),
         on_real=lambda r: 0.5 * (r - real).square(),
         on_fake=lambda f: 0.5 * (f - fake).square(),
         on_generated=lambda f: 0.5 * (f - 1).square(),
@@ -140,7 +157,7 @@ def _make_relativistic_average(real: float, fake: float) -> GANLoss:
         return above + _cross_entropy(loser - winner.mean(), low).mean()
 
     name = "relativistic_average"
-    smooth = _relativistic(name, lambda r, f: compare(r, f, real, fake))
+    smooth = _relativistic(_with_targets(name, real, fake), lambda r, f: compare(r, f, real, fake))
     plain = _relativistic(name, lambda f, r: compare(f, r, 1.0, 0.0))
     return smooth._replace(generator=plain.generator)
 
@@ -166,11 +183,12 @@ lsgan = _make_lsgan(1.0, 0.0)
 non_saturating = _make_non_saturating(1.0, 0.0)
 saturating = _make_saturating(1.0, 0.0)
 hinge = _pair(
+    "hinge",
     on_real=lambda r: F.relu(1 - r),
     on_fake=lambda f: F.relu(1 + f),
     on_generated=Tensor.neg,
 )
-wasserstein = _pair(on_real=Tensor.neg, on_fake=lambda f: f, on_generated=Tensor.neg)
+wasserstein = _pair("wasserstein", on_real=Tensor.neg, on_fake=lambda f: f, on_generated=Tensor.neg)
 relativistic_average = _make_relativistic_average(1.0, 0.0)
 relativistic_pairing = _relativistic("relativistic_pairing", _pairing)
 

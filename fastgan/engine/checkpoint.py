@@ -262,13 +262,16 @@ def pack_optimizer(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, A
         {k: float(v) if isinstance(v, Tensor) else v for k, v in group.items()}
         for group in state["param_groups"]
     ]
-    return tensors, {"values": values, "param_groups": groups}
+    kind = type(optimizer).__qualname__
+    return tensors, {"type": kind, "values": values, "param_groups": groups}
 
 
 def changed_optimizer(name: str, optimizer: Optimizer, info: dict[str, Any]) -> list[str]:
     """How the algorithm of ``optimizer`` differs from the one that ``info`` was packed from."""
-    own = json.loads(json.dumps(pack_optimizer(optimizer)[1]["param_groups"]))
-    saved = info["param_groups"]
+    packed = json.loads(json.dumps(pack_optimizer(optimizer)[1]))
+    own, saved = packed["param_groups"], info["param_groups"]
+    if info.get("type", packed["type"]) != packed["type"]:
+        return [f"{name}: {info['type']} in the checkpoint, {packed['type']} now"]
     if [g["params"] for g in saved] != [g["params"] for g in own]:
         return [f"{name}: groups of other parameters"]
     return [

@@ -19,6 +19,7 @@ from fastgan.engine.config import TrainResult, changed_fields
 from fastgan.engine.grid import save_grid, screen_scale
 from fastgan.engine.health import Health
 from fastgan.engine.log import MetricsLog, Reporter, SilentReporter, default_reporter
+from fastgan.engine.parts import changed_parts
 from fastgan.engine.pictures import reconstruction_pairs
 from fastgan.engine.ranks import LostRankError
 from fastgan.engine.run_folder import RunFolder, read_run
@@ -362,7 +363,9 @@ class Loop:
 
     def _start_anew(self) -> None:
         run = read_run(self.out) or {}
-        if changed := changed_fields(run.get("config", {}), self.config):
+        changed = changed_fields(run.get("config", {}), self.config)
+        changed += changed_parts(run.get("parts", {}), self.trainer.facts()["parts"])
+        if changed:
             raise CheckpointError(
                 f"{self.out} cannot be resumed with another setting: {'; '.join(changed)}"
             )

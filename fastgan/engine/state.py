@@ -24,6 +24,7 @@ from fastgan.engine.checkpoint import (
     save_checkpoint,
 )
 from fastgan.engine.config import TrainConfig, changed_fields
+from fastgan.engine.parts import changed_parts
 from fastgan.engine.records import RecordError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 # Of each rank: the noise's generator, and torch's own on the CPU and on the device.
 _Rng = dict[str, Tensor]
 _OPTIMIZERS = ("optimizer_g", "optimizer_d")
+_EXTRA = "state is of another augmentation, step or regulariser"
 _TRAINED = records.record(
     {
         "config": records.record({}, records.fields_of(TrainConfig)),
@@ -92,9 +94,14 @@ def load_state(trainer: Trainer, checkpoint: Checkpoint) -> None:
         )
     # Everything is checked before anything is touched.
     modules = _modules(trainer)
-    tensors = {name: checkpoint.tensors(name) for name in modules}
+    tensors = {name: checkpoint.tensors(name) for name in modules if name != "extra"}
+    if "extra" in modules:
+        there = "extra.safetensors" in saved["files"]
+        tensors["extra"] = checkpoint.tensors("extra") if there else {}
     for name, (module, what) in modules.items():
-        require_alike(tensors[name], module.state_dict(), f"{what} is of another model")
+        require_alike(tensors[name], module.state_dict(), what)
+    if "extra" not in modules and "extra.safetensors" in saved["files"]:
+        require_alike(checkpoint.tensors("extra"), {}, _EXTRA)
     optimizers = {
         name: fitting_optimizer_state(
             getattr(trainer, name), checkpoint.tensors(name), saved[name], name
@@ -129,22 +136,24 @@ def _changed(trainer: Trainer, saved: dict[str, Any]) -> list[str]:
     changed = changed_fields(saved["config"], trainer.config)
     if saved["data"]["fingerprint"] != facts["data"]["fingerprint"]:
         changed.append(f"data: {saved['data']} in the checkpoint, {facts['data']} now")
+    changed += changed_parts(saved.get("parts", {}), facts["parts"])
     for name in _OPTIMIZERS:
         changed += changed_optimizer(name, getattr(trainer, name), saved[name])
     return changed
 
 
 def _modules(trainer: Trainer) -> dict[str, tuple[nn.Module, str]]:
-    """The modules of a run, by the file that holds each of them, and what a person calls them."""
+    """The modules of a run by the file that holds each, and what to say where it does not fit."""
+    another = "is of another model"
     modules = {
-        "generator": (trainer.generator, "generator"),
-        "discriminator": (trainer.discriminator, "discriminator"),
+        "generator": (trainer.generator, f"generator {another}"),
+        "discriminator": (trainer.discriminator, f"discriminator {another}"),
     }
     if trainer.ema:
-        modules["generator_ema"] = trainer.ema.average, "averaged generator"
+        modules["generator_ema"] = trainer.ema.average, f"averaged generator {another}"
     extra = _extra_modules(trainer)
     if extra.state_dict():
-        modules["extra"] = extra, "augmentation or regularisers"
+        modules["extra"] = extra, _EXTRA
     return modules
 
 

@@ -24,6 +24,7 @@ from fastgan.engine.ema import Ema
 from fastgan.engine.launch import local_device
 from fastgan.engine.log import Reporter
 from fastgan.engine.loop import Loop
+from fastgan.engine.parts import describe
 from fastgan.engine.precision import LossScale, float32_products
 from fastgan.engine.ranks import Ranks
 from fastgan.engine.schedule import lr_factor
@@ -67,6 +68,8 @@ class Trainer:
         callbacks: called as the run goes on.
         step: one step, in place of the one that ``config.objective`` names
             (:func:`fastgan.engine.gan_step`); a module's buffers are part of checkpoints.
+            Loss, penalties, augment and step are written down with their settings (see
+            :mod:`fastgan.engine.parts`), and a resume with others is refused.
         description: JSON-ready facts that are saved with the run and its checkpoints, such as how
             to build the models again.
 
@@ -100,6 +103,13 @@ class Trainer:
         self.whole = True
         """False while an update is being made: the state is then that of no step."""
         self.rollbacks = 0
+        # Before they are used: what a part counts in a plain attribute is not what it is.
+        self._parts = {
+            "loss": describe(loss),
+            "penalties": [describe(penalty) for penalty in penalties],
+            "augment": describe(augment),
+            "step": describe(step),
+        }
         loss = loss or get_loss(
             config.loss, smooth_real=config.smooth_real, smooth_fake=config.smooth_fake
         )
@@ -255,7 +265,7 @@ class Trainer:
     def facts(self) -> dict[str, Any]:
         """What the run is, for its folder and its checkpoints."""
         facts = {"config": self.config.as_dict(), "data": self._data_facts, **self.description}
-        return facts | {"rollbacks": self.rollbacks}
+        return facts | {"parts": self._parts, "rollbacks": self.rollbacks}
 
     @property
     def optimizer_g(self) -> Adam:
