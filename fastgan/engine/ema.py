@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import nn
+
+from fastgan.fusion.copying import copied
 
 
 class Ema:
@@ -18,7 +18,7 @@ class Ema:
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.average = copy.deepcopy(module).eval().requires_grad_(False)
+        self.average = copied(module).eval().requires_grad_(False)
         pairs = list(_tensors(self.average).items())
         source = _tensors(module)
         self._float = [(a, source[n]) for n, a in pairs if a.is_floating_point()]

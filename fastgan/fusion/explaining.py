@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fastgan.fusion.copying import copied
 from fastgan.fusion.fuse import fuse
 from fastgan.fusion.report import FusionReport
 from fastgan.nn._blocks import Activation
@@ -97,9 +98,9 @@ def _numbers(rows: list[Row]) -> list[str]:
 
 def traced(module: nn.Module, *inputs: Tensor) -> tuple[list[Run], FusionReport]:
     """What became of each block in a forward pass of a copy of `module`, and what `fuse` left."""
-    runs, report = _recorded(copied := copy.deepcopy(module), *inputs)
+    runs, report = _recorded(own := copied(module), *inputs)
     if not runs and not len(report):
-        runs, report = _recorded(fuse(copied), *inputs)
+        runs, report = _recorded(fuse(own), *inputs)
     if not runs and not len(report):
         raise ValueError(f"module: there is no block to fuse in {type(module).__name__}")
     return runs, report

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
+from fastgan.fusion.copying import copied
 from fastgan.fusion.fuse import fuse, unfuse
 from fastgan.fusion.layers import layer_kind
 from fastgan.fusion.lowering import lower
@@ -36,12 +37,25 @@ def fold_norms(model: nn.Module) -> nn.Module:
     """`fold`, of layers of torch.nn alone: for export to where fastgan is not."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected an nn.Module, got {type(model).__name__}")
-    folded = lower(unfuse(copy.deepcopy(model)))
+    folded = lower(unfuse(copied(model)))
     folded.requires_grad_(False).eval()
     for module in list(folded.modules()):
+        _resolve_hooks(module)
         _resolve_parametrizations(module)
     _fold_below(folded, folded, set())
     return folded
+
+
+def _resolve_hooks(module: nn.Module) -> None:
+    """The weights that old-style weight_norm, spectral_norm and pruning compute in every call."""
+    for hook in list(module._forward_pre_hooks.values()):
+        if isinstance(hook, WeightNorm):
+            remove_weight_norm(module, hook.name)
+        elif isinstance(hook, SpectralNorm):
+            remove_spectral_norm(module, hook.name)
+        elif isinstance(hook, prune.BasePruningMethod):
+            prune.remove(module, hook._tensor_name)
+    module.requires_grad_(False)
 
 
 def _resolve_parametrizations(module: nn.Module) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from fastgan.fusion.copying import sharing
 from fastgan.fusion.layers import layer_kind
 from fastgan.fusion.plan import Plan, link, make_plan
 from fastgan.fusion.report import FusionReport
@@ -49,8 +49,7 @@ def fuse(
     if prefer not in ("speed", "memory"):
         raise ValueError(f"prefer: expected 'speed' or 'memory', got {prefer!r}")
     if not inplace:
-        shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
-        model = copy.deepcopy(model, shared)
+        model = sharing(model)
     unfuse(model)
     expected = None if example_inputs is None else _evaluate(model, example_inputs)
     report = FusionReport()
