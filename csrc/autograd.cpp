@@ -5,6 +5,7 @@
 // torch that it was built with, and where it is missing fastgan/ops does the same in Python. A backward
 // that is itself recorded (`create_graph`), or whose gradient something watches, is the dispatcher
 // operator of namespace fastgan, which has a derivative.
+#include <ATen/MemoryOverlap.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -195,6 +196,13 @@ bool is_plain_input(const Tensor& t) {
   return t.is_contiguous() || is_channels_last(t);
 }
 
+// Whether moving t would write over u, too.
+bool overlap(const Optional& t, const Optional& u) {
+  if (!t.has_value() || !u.has_value()) return false;
+  const auto status = at::get_overlap_status(*t, *u);
+  return status == at::MemOverlapStatus::Full || status == at::MemOverlapStatus::Partial;
+}
+
 // Whether p is what they take as a parameter or statistic of x, or not there.
 bool is_plain_parameter(const Optional& p, const Tensor& x) {
   if (!p.has_value()) return true;
@@ -214,6 +222,7 @@ Optional norm_act(const Tensor& x, const Optional& running_mean, const Optional&
     if (!is_plain_parameter(*p, x)) return std::nullopt;
   }
   if (running_mean.has_value() != running_var.has_value()) return std::nullopt;
+  if (needs_gradient(running_mean, running_var)) return std::nullopt;
   if (!training) {
     if (!running_mean.has_value()) return std::nullopt;
     const Spec spec{eps, activation, slope, 1, act_first, std::string(backend)};
@@ -223,7 +232,10 @@ Optional norm_act(const Tensor& x, const Optional& running_mean, const Optional&
   }
   if (segments < 1 || x.size(0) % segments != 0) return std::nullopt;
   const int64_t count = x.numel() / x.size(1) / segments;
-  if (count == 1) return std::nullopt;
+  if (count == 1 || overlap(running_mean, running_var)) return std::nullopt;
+  for (const Optional* p : {&running_mean, &running_var}) {
+    if (overlap(*p, x) || overlap(*p, weight) || overlap(*p, bias)) return std::nullopt;
+  }
   const Spec spec{eps, activation, slope, segments, act_first, std::string(backend)};
   const Running running{running_mean, running_var, momentum, count, average};
   if (!needs_gradient(x, weight, bias)) {

@@ -14,6 +14,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fastgan.nn._blocks import hooked
 from fastgan.nn.norm_act import _BatchNormAct, _InstanceNormAct
+from fastgan.ops._tensors import is_slope
 
 # A subclass that brings its own forward is another layer; one that does not is the same.
 _KINDS: dict[Any, str] = {
@@ -72,8 +73,8 @@ def why_not_layer(module: nn.Module, kind: str) -> str | None:
     own = getattr(type(module), "_conv_forward", None)
     if own is not _CONV_FORWARD.get(type(module).forward):
         return f"{type(module).__name__} changes the convolution"
-    if isinstance(module, nn.LeakyReLU) and not module.negative_slope >= 0:
-        return "its slope is negative"
+    if isinstance(module, nn.LeakyReLU) and not is_slope(module.negative_slope):
+        return "its slope is no finite number of at least 0"
     return None
 
 
@@ -97,7 +98,7 @@ def called_activation(node: fx.Node) -> nn.Module | None:
     given.pop("input", None)
     inplace = bool(given.pop("inplace", inplace))
     slope = given.pop("negative_slope", 0.01)
-    if given or not isinstance(slope, (int, float)) or not slope >= 0:
+    if given or not is_slope(slope):
         return None
     if kind is nn.LeakyReLU:
         return nn.LeakyReLU(slope, inplace)

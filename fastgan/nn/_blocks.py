@@ -18,6 +18,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fastgan.nn.bias_act import BiasAct
 from fastgan.nn.norm_act import _BatchNormAct, _InstanceNormAct, batch_norm
+from fastgan.ops._tensors import is_slope, norm_scalars
 from fastgan.ops.conv.geometry import Geometry
 from fastgan.ops.norm_act_conv import Norm
 
@@ -68,8 +69,13 @@ class Block(NamedTuple):
         assert conv is not None
         assert not isinstance(conv.padding, str)
         transposed = isinstance(conv, _ConvTransposeNd)
-        added = conv.output_padding if transposed else (0,) * len(conv.kernel_size)
-        return Geometry(conv.stride, conv.padding, added, transposed)
+        added = conv.output_padding if transposed else (0,)
+        dims = len(conv.kernel_size)
+
+        def each(value: tuple[int, ...]) -> tuple[int, ...]:  # torch.nn keeps one for all as it is
+            return tuple(value) if len(value) == dims else tuple(value) * dims
+
+        return Geometry(each(conv.stride), each(conv.padding), each(added), transposed)
 
     def fits(self, x: Tensor) -> bool:
         """Whether x is a batch, as the ops take it; torch.nn's modules take a single item, too."""
@@ -291,7 +297,17 @@ def _is_norm(module: nn.Module | None) -> bool:
     if isinstance(module, _BatchNormAct | _InstanceNormAct):
         own = module.order == "norm_act" and not getattr(module, "sync", False)
         return own and _forwards_as(module, _BatchNormAct, _InstanceNormAct)
-    return _forwards_as(module, _BatchNorm, _InstanceNorm)
+    return _forwards_as(module, _BatchNorm, _InstanceNorm) and _in_range(module)
+
+
+def _in_range(norm: Any) -> bool:
+    """Whether a norm of torch.nn has an eps and a momentum that the ops take."""
+    eps, momentum = norm.eps, norm.momentum
+    try:
+        norm_scalars(True, 0.0 if momentum is None else momentum, eps, 1, False)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _is_plain_norm(module: nn.Module | None) -> bool:
@@ -304,6 +320,6 @@ def _activation(module: nn.Module | None) -> Activation | None:
         return None
     if isinstance(module, nn.LeakyReLU) and type(module) is nn.LeakyReLU:
         slope = module.negative_slope
-        return Activation("leaky_relu", slope) if slope >= 0 else None
+        return Activation("leaky_relu", float(slope)) if is_slope(slope) else None
     name = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid"}.get(type(module))
     return None if name is None else Activation(name)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.ops import bias_act
-from fastgan.ops._tensors import activation_code
+from fastgan.ops._tensors import activation_code, check_factory, check_flag, check_tensor, whole
 
 
 class BiasAct(nn.Module):
@@ -33,13 +33,13 @@ class BiasAct(nn.Module):
         negative_slope: float = 0.01,
     ) -> None:
         super().__init__()
-        if num_features < 1:
-            raise ValueError(f"num_features: expected a positive number, got {num_features}")
         activation_code(activation, negative_slope)
-        self.num_features = num_features
+        check_flag("bias", bias)
+        check_factory(device, dtype)
+        self.num_features = whole("num_features", num_features, 1)
         self.activation = activation
         self.negative_slope = negative_slope
-        shape = (num_features,)
+        shape = (self.num_features,)
         value = nn.Parameter(torch.empty(shape, device=device, dtype=dtype)) if bias else None
         self.register_parameter("bias", value)
         self.reset_parameters()
@@ -49,6 +49,8 @@ class BiasAct(nn.Module):
             nn.init.zeros_(self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
+        if type(input) is not Tensor:
+            check_tensor("input", input)
         if input.dim() > 1 and input.shape[1] != self.num_features:
             shape = tuple(input.shape)
             raise ValueError(f"input: expected {self.num_features} channels, got shape {shape}")

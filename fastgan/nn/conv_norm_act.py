@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import OrderedDict
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from fastgan.nn import norm_act
+from fastgan.nn.norm_act import check_norm
 from fastgan.nn.sequential import FusedSequential
-from fastgan.ops._tensors import activation_code
+from fastgan.ops._tensors import activation_code, check_factory, kind, whole
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -41,11 +44,18 @@ class _ConvNormAct(FusedSequential):
         **conv_options: Any,
     ) -> None:
         placed: dict[str, Any] = {"device": device, "dtype": dtype}
+        check_factory(device, dtype)
+        _check_convolution(self._CONV, self._DIMS, *conv_args, **conv_options)
         conv = self._CONV(*conv_args, **conv_options, **placed)
         _check_plain(conv)
-        channels = conv.out_channels
+        channels: int = conv.out_channels  # type: ignore[assignment]
         layers: OrderedDict[str, nn.Module] = OrderedDict(conv=conv)
         options: dict[str, Any] = {"activation": activation, "negative_slope": negative_slope}
+        if norm is not None and not isinstance(norm, str):
+            raise TypeError(f"norm: expected 'batch', 'instance' or None, got {kind(norm)}")
+        # Of a norm that has no use for them too.
+        check_norm(channels, eps, momentum, device, dtype)
+        whole("segments", segments, 1)
         if norm is None:
             layers["act"] = activation_module(activation, negative_slope)
         elif norm == "batch":
@@ -79,6 +89,37 @@ def activation_module(activation: str, negative_slope: float) -> nn.Module:
 def _of(name: str, dims: int) -> type[nn.Module]:
     kind: type[nn.Module] = getattr(norm_act, f"{name}{dims}d")
     return kind
+
+
+def _check_convolution(conv: type[nn.Module], dims: int, *args: Any, **options: Any) -> None:
+    """The arguments of torch.nn's constructor, which takes many as they come."""
+    given = inspect.signature(conv).bind(*args, **options).arguments
+    for name, least in _WHOLE.items():
+        if name not in given:
+            continue
+        value = given[name]
+        if name == "padding" and isinstance(value, str):
+            if value not in ("same", "valid") or issubclass(conv, _ConvTransposeNd):
+                raise ValueError(f"padding: {value!r} is not one of numbers, 'same' and 'valid'")
+            continue
+        values = (value,)
+        if isinstance(value, (tuple, list)) and not name.endswith(("channels", "groups")):
+            values = tuple(value)
+            if len(values) not in (1, dims):
+                raise ValueError(f"{name}: expected {dims} numbers or one, got {value}")
+        for each in values:
+            whole(name, each, least)
+    mode = given.get("padding_mode", "zeros")
+    if not isinstance(mode, str):
+        raise TypeError(f"padding_mode: expected a str, got {kind(mode)}")
+    if mode != "zeros" and issubclass(conv, _ConvTransposeNd):
+        raise ValueError(f"padding_mode: expected 'zeros' of a transposed one, got {mode!r}")
+
+
+_WHOLE = {
+    "in_channels": 1, "out_channels": 1, "kernel_size": 1, "stride": 1, "padding": 0,
+    "output_padding": 0, "dilation": 1, "groups": 1,
+}  # fmt: skip
 
 
 def _check_plain(conv: nn.Module) -> None:

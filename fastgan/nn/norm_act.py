@@ -16,8 +16,18 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastgan.ops import _dispatch, instance_norm_act, norm_act, sync_norm_act
-from fastgan.ops._tensors import activation_code, check_order
+from fastgan.ops._tensors import (
+    activation_code,
+    check_factory,
+    check_flag,
+    check_order,
+    check_tensor,
+    momentum_of_average,
+    real,
+    whole,
+)
 from fastgan.ops.norm_act_conv import Norm
+from fastgan.ops.sync_norm_act import check_group
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -46,6 +56,25 @@ class _Activated(nn.Module):
         return text if self.order == "norm_act" else f"{text}, order={self.order}"
 
 
+def check_norm(
+    num_features: int,
+    eps: float,
+    momentum: float | None,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+) -> None:
+    """What torch.nn's constructor takes as it comes, and a layer would fail by when it is called.
+
+    Affine and track_running_stats are whatever Python holds for true, as in torch.nn.
+    """
+    whole("num_features", num_features, 0)
+    if real("eps", eps) < 0:
+        raise ValueError(f"eps: expected at least 0, got {eps}")
+    if momentum is not None:
+        momentum_of_average(momentum)
+    check_factory(device, dtype)
+
+
 class Segmented(nn.Module):
     """What `segments` finds beside BatchNormAct."""
 
@@ -70,15 +99,20 @@ class _BatchNormAct(_Activated, nn.modules.batchnorm._BatchNorm):
         sync: bool = False,
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
+        check_norm(num_features, eps, momentum, device, dtype)
+        check_flag("sync", sync)
+        check_group(process_group)
         super().__init__(
             num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype
         )
         self._set_activation(activation, negative_slope, order)
-        self.segments = segments
+        self.segments = whole("segments", segments, 1)
         self.sync = sync
         self.process_group = process_group
 
     def forward(self, input: Tensor) -> Tensor:
+        if type(input) is not Tensor:
+            check_tensor("input", input)
         self._check_input_dim(input)
         norm = batch_norm(self, self.segments)
         if self.sync and self.training:
@@ -171,8 +205,7 @@ def segments(module: nn.Module, count: int) -> Iterator[None]:
     A discriminator pass over `torch.cat([real, fake])` with `segments(discriminator, 2)` is then
     two passes, running statistics included. ValueError for a count below 1.
     """
-    if count < 1:
-        raise ValueError(f"count: expected at least 1 segment, got {count}")
+    count = whole("count", count, 1)
     layers = [m for m in module.modules() if isinstance(m, _BatchNormAct | Segmented)]
     previous = [m.segments for m in layers]
     for layer in layers:
@@ -193,6 +226,7 @@ def convert_sync_batchnorm(
     Layers of plain `nn.BatchNorm` are left alone. Do not use `nn.SyncBatchNorm`'s converter on a
     model with BatchNormAct layers: it takes them for their base class and drops the activation.
     """
+    check_group(process_group)
     for layer in module.modules():
         if isinstance(layer, _BatchNormAct):
             layer.sync, layer.process_group = True, process_group
@@ -214,12 +248,15 @@ class _InstanceNormAct(_Activated, nn.modules.instancenorm._InstanceNorm):
         negative_slope: float = 0.01,
         order: str = "norm_act",
     ) -> None:
+        check_norm(num_features, eps, momentum, device, dtype)
         super().__init__(
             num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype
         )
         self._set_activation(activation, negative_slope, order)
 
     def forward(self, input: Tensor) -> Tensor:
+        if type(input) is not Tensor:
+            check_tensor("input", input)
         self._check_input_dim(input)
         unbatched = input.dim() == self._get_no_batch_dim()
         output = instance_norm_act(

@@ -21,6 +21,8 @@ from fastgan.ops._tensors import (
     CHANNELS_LAST,
     autocast_dtype,
     channels_last,
+    check_flag,
+    check_tensor,
     is_channels_last,
     running_pair,
 )
@@ -75,6 +77,7 @@ class FusedSequential(nn.Sequential, Segmented):
     def __init__(
         self, *modules: nn.Module | OrderedDict[str, nn.Module], keep_activations: bool = False
     ) -> None:
+        check_flag("keep_activations", keep_activations)
         super().__init__(*modules)  # type: ignore[arg-type]
         self.keep_activations = keep_activations
         self._planned = Planned()
@@ -134,6 +137,8 @@ class Runner(NamedTuple):
     planned: Planned | None = None
 
     def run(self, x: Tensor, leaves: list[Leaf]) -> Tensor:
+        if type(x) is not Tensor:
+            check_tensor("input", x)
         planned, kind = self.planned or Planned(), None
         if not torch.compiler.is_compiling():
             if _dispatch.is_composed(_dispatch.setting()):

@@ -2,41 +2,167 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+from numbers import Integral, Real
+from types import NoneType
+from typing import TypeGuard
+
 import torch
 from torch import Tensor
 
 _ORDERS = ("norm_act", "act_norm")
 _CODES = {"leaky_relu": 0, "relu": 0, "identity": 0, "tanh": 1, "sigmoid": 2}
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_SYMBOLIC = (torch.SymInt, torch.SymFloat)  # numbers of a shape that is traced
+_INFINITY = math.inf
+_STRIDED = torch.strided
 
 
-def activation_code(activation: str, negative_slope: float) -> tuple[int, float]:
-    """(kernel code, slope). "relu" is LeakyReLU of slope 0 and "identity" of slope 1."""
-    if activation not in _CODES:
-        raise ValueError(f"activation: {activation!r} is not one of {', '.join(sorted(_CODES))}")
+def kind(value: object) -> str:
+    return type(value).__name__
+
+
+def real(name: str, value: float) -> float:
+    """A finite number as a float: TypeError for no number and for a flag, ValueError else."""
+    if isinstance(value, _SYMBOLIC):
+        return value
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}: expected a number, got {kind(value)}")
+    if not -_INFINITY < value < _INFINITY:
+        raise ValueError(f"{name}: expected a finite number, got {value}")
+    return float(value)
+
+
+def whole(name: str, value: int, least: int) -> int:
+    """A whole number as an int: TypeError for another type, ValueError for less than `least`."""
+    if isinstance(value, torch.SymInt):
+        return value
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name}: expected a whole number, got {kind(value)}")
+    if value < least:
+        raise ValueError(f"{name}: expected at least {least}, got {value}")
+    return int(value)
+
+
+def check_flag(name: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected True or False, got {kind(value)}")
+
+
+def _check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected a str, got {kind(value)}")
+    if value not in choices:
+        raise ValueError(f"{name}: {value!r} is not one of {', '.join(sorted(choices))}")
+
+
+def activation_code(
+    activation: str,
+    negative_slope: float,
+    names: tuple[str, str] = ("activation", "negative_slope"),
+) -> tuple[int, float]:
+    """(kernel code, slope). "relu" is LeakyReLU of slope 0 and "identity" of slope 1.
+
+    names: of the two arguments, for the messages.
+    """
+    if type(activation) is not str or activation not in _CODES:
+        _check_choice(names[0], activation, _CODES)
+    if type(negative_slope) is not float or not 0.0 <= negative_slope < _INFINITY:
+        negative_slope = real(names[1], negative_slope)
+        if activation == "leaky_relu" and not negative_slope >= 0:
+            raise ValueError(f"{names[1]}: expected a number >= 0, got {negative_slope}")
     if activation == "relu":
         return 0, 0.0
     if activation == "identity":
         return 0, 1.0
-    if activation == "leaky_relu" and not negative_slope >= 0:
-        raise ValueError(f"negative_slope: expected a number >= 0, got {negative_slope}")
-    return _CODES[activation], float(negative_slope)
+    return _CODES[activation], negative_slope
+
+
+def is_slope(value: object) -> TypeGuard[float]:
+    """Whether a LeakyReLU of torch.nn, which takes any number, has a slope that the ops take."""
+    return isinstance(value, (int, float)) and 0 <= value < _INFINITY
+
+
+def norm_scalars(
+    training: bool, momentum: float, eps: float, segments: int, average: bool, of: str = ""
+) -> tuple[float, float, int]:
+    """(momentum, eps, segments) of a norm, checked; a right call costs a few comparisons.
+
+    Outside 0 to 1 momentum makes no average (the variance may even become negative), though
+    torch.nn takes it; as there eps is positive in training and may be 0 in evaluation. of: comes
+    before the names in messages.
+    """
+    if (
+        type(training) is bool and type(average) is bool and type(segments) is int
+        and type(momentum) is float and 0.0 <= momentum <= 1.0
+        and type(eps) is float and 0.0 < eps < _INFINITY
+        and segments > 0
+    ):  # fmt: skip
+        return momentum, eps, segments
+    check_flag(f"{of}training", training)
+    check_flag(f"{of}average_segments", average)
+    eps = real(f"{of}eps", eps)
+    if eps < 0 or (training and eps == 0):
+        sign = "positive in training" if training else "at least 0"
+        raise ValueError(f"{of}eps: expected a number that is {sign}, got {eps}")
+    return momentum_of_average(momentum, of), eps, whole(f"{of}segments", segments, 1)
+
+
+def momentum_of_average(momentum: float, of: str = "") -> float:
+    momentum = real(f"{of}momentum", momentum)
+    if not isinstance(momentum, _SYMBOLIC) and not 0 <= momentum <= 1:
+        raise ValueError(f"{of}momentum: expected a number from 0 to 1, got {momentum}")
+    return momentum
 
 
 def check_order(order: str) -> None:
-    if order not in _ORDERS:
-        raise ValueError(f"order: {order!r} is not one of {', '.join(_ORDERS)}")
+    if type(order) is not str or order not in _ORDERS:
+        _check_choice("order", order, _ORDERS)
+
+
+def check_tensor(name: str, t: Tensor, wanted: str = "a Tensor") -> None:
+    """TypeError unless t is a tensor whose elements lie in memory by strides."""
+    if type(t) is not Tensor and not isinstance(t, Tensor):  # which takes several times as long
+        raise TypeError(f"{name}: expected {wanted}, got {kind(t)}")
+    if t.layout is not _STRIDED or t.is_nested:
+        layout = "nested" if t.is_nested else t.layout
+        raise TypeError(f"{name}: expected a dense tensor, got a {layout} one")
+
+
+def check_float(name: str, dtype: torch.dtype) -> None:
+    if dtype not in DTYPES:
+        names = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
+        raise TypeError(f"{name}: expected one of {names}, got {dtype}")
 
 
 def check_input(x: Tensor) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x: expected a Tensor, got {type(x).__name__}")
+    check_tensor("x", x)
     if x.dtype not in DTYPES:
-        names = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
-        raise TypeError(f"x: expected one of {names}, got {x.dtype}")
+        check_float("x", x.dtype)
     if not 2 <= x.dim() <= 5:
         shape = tuple(x.shape)
         raise ValueError(f"x: expected (N, C) and 0 to 3 spatial dimensions, got shape {shape}")
+
+
+def check_factory(device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+    """The `device` and `dtype` of a module's constructor."""
+    if dtype is not None:
+        if not isinstance(dtype, torch.dtype):
+            raise TypeError(f"dtype: expected a torch.dtype or None, got {kind(dtype)}")
+        check_float("dtype", dtype)
+    if not isinstance(device, (str, int, torch.device, NoneType)) or device is True:
+        raise TypeError(f"device: expected a device or None, got {kind(device)}")
+    if device is not None:
+        try:
+            torch.device(device)
+        except RuntimeError as error:
+            raise ValueError(f"device: {device!r} is none: {error}") from None
+
+
+def check_device(name: str, t: Tensor, x: Tensor) -> None:
+    if t.device != x.device:
+        raise ValueError(f"{name}: is on {t.device}, x is on {x.device}")
 
 
 def spatial_size(x: Tensor) -> int:
@@ -66,13 +192,11 @@ def parameter(name: str, p: Tensor | None, x: Tensor) -> Tensor | None:
     """
     if p is None:
         return None
-    if not isinstance(p, Tensor):
-        raise TypeError(f"{name}: expected a Tensor or None, got {type(p).__name__}")
+    check_tensor(name, p, "a Tensor or None")
     if p.dim() != 1 or p.size(0) != x.size(1):
         wanted = f"({x.shape[1]},) for x of shape {tuple(x.shape)}"
         raise ValueError(f"{name}: expected shape {wanted}, got {tuple(p.shape)}")
-    if p.device != x.device:
-        raise ValueError(f"{name}: is on {p.device}, x is on {x.device}")
+    check_device(name, p, x)
     wanted_dtype = stat_dtype(x)
     if p.dtype not in (wanted_dtype, x.dtype):
         raise TypeError(f"{name}: expected {wanted_dtype} for x of {x.dtype}, got {p.dtype}")
@@ -85,9 +209,19 @@ def convolution_bias(bias: Tensor | None, channels: int, x: Tensor) -> Tensor | 
     """The bias of a convolution of x to so many channels, checked, in the dtype kernels take."""
     if bias is None:
         return None
+    check_tensor("bias", bias, "a Tensor or None")
+    check_float("bias", bias.dtype)
     if tuple(bias.shape) != (channels,):
         raise ValueError(f"bias: expected shape ({channels},), got {tuple(bias.shape)}")
+    check_device("bias", bias, x)
     return bias.to(stat_dtype(x))
+
+
+def check_weight(weight: Tensor, x: Tensor) -> None:
+    """The weight of a convolution of x, but for its shape, which `output_shape` checks."""
+    check_tensor("weight", weight)
+    check_float("weight", weight.dtype)
+    check_device("weight", weight, x)
 
 
 def running_pair(
@@ -98,20 +232,71 @@ def running_pair(
     if (mean is None) != (var is None):
         missing = "running_mean" if mean is None else "running_var"
         raise ValueError(f"{missing}: give both running_mean and running_var, or neither")
-    return None if mean is None or var is None else (mean, var)
+    if mean is None or var is None:
+        return None
+    for name, given in (("running_mean", running_mean), ("running_var", running_var)):
+        if torch.is_grad_enabled() and given is not None and given.requires_grad:
+            raise ValueError(f"{name}: has no gradient, as in torch.nn, but requires one")
+    return mean, var
+
+
+def check_apart(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+) -> None:
+    """ValueError where moving the running statistics would write over another argument.
+
+    Of tensors with memory alone.
+    """
+    names = "running_mean", "running_var", "x", "weight", "bias"
+    given = [
+        (name, t)
+        for name, t in zip(names, (running_mean, running_var, x, weight, bias), strict=True)
+        if t is not None
+    ]
+    for name, t in given[:2]:
+        if t.numel() > 1 and t.stride(0) == 0:
+            raise ValueError(f"{name}: its channels share one element, got strides {t.stride()}")
+    if len({t.untyped_storage().data_ptr() for _, t in given}) == len(given):
+        return
+    for i, (name, t) in enumerate(given[:2]):
+        for other, u in given[i + 1 :]:
+            if _overlap(t, u):
+                raise ValueError(f"{name}: shares memory with {other}")
+
+
+def _overlap(t: Tensor, u: Tensor) -> bool:
+    """Whether two tensors share elements: of interleaved ones only if they begin at the same."""
+    start, other = t.data_ptr(), u.data_ptr()
+    if not (t.is_contiguous() and (u.is_contiguous() or is_channels_last(u))):
+        return start == other and t.numel() > 0
+    ends = (v.data_ptr() + v.numel() * v.element_size() for v in (t, u))
+    return max(start, other) < min(ends)
 
 
 def values_per_channel(x: Tensor, segments: int) -> int:
     """How many values training statistics are over; ValueError where there is only one."""
-    if segments < 1 or x.shape[0] % segments:
-        raise ValueError(f"segments: {segments} does not divide the batch of {x.shape[0]}")
-    count = x.shape[0] // segments * spatial_size(x)
+    return count_per_channel("x", tuple(x.shape), segments)
+
+
+def count_per_channel(name: str, shape: tuple[int, ...], segments: int) -> int:
+    """`values_per_channel` of a tensor of a name and shape."""
+    check_segments(segments, shape[0])
+    count = shape[0] // segments * math.prod(shape[2:])
     if count == 1:
         raise ValueError(
-            "x: expected more than 1 value per channel when training, got shape "
-            f"{tuple(x.shape)} in {segments} segment(s)"
+            f"{name}: expected more than 1 value per channel when training, got shape "
+            f"{tuple(shape)} in {segments} segment(s)"
         )
     return count
+
+
+def check_segments(segments: int, batch: int) -> None:
+    if segments < 1 or batch % segments:
+        raise ValueError(f"segments: {segments} does not divide the batch of {batch}")
 
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}

@@ -17,14 +17,21 @@ from fastgan.ops._tensors import (
     activation_code,
     autocast_dtype,
     channels_last,
+    check_device,
     check_input,
+    check_tensor,
+    check_weight,
     convolution_bias,
+    count_per_channel,
     dense_like,
+    kind,
     parameter,
+    real,
     stat_dtype,
+    whole,
 )
 from fastgan.ops.bias_act import BACKWARD as ACTIVATION_BACKWARD
-from fastgan.ops.conv.geometry import Geometry, make_geometry, output_shape
+from fastgan.ops.conv.geometry import Geometry, check_size, make_geometry, output_shape
 from fastgan.ops.reference import conv_block as reference
 from fastgan.ops.reference.activation import IDENTITY, LEAKY_RELU, TANH, is_identity
 
@@ -82,18 +89,24 @@ def conv_block(
     statistics' merging, Chan, Golub and LeVeque 1979.
     """
     check_input(x)
+    check_weight(weight, x)
     geometry = make_geometry(x, stride, padding, output_padding, transposed)
     x = x.to(autocast_dtype(x))
     shape = output_shape(x.shape, weight.shape, geometry)
-    if segments < 0 or (segments and x.shape[0] % segments):
-        raise ValueError(f"segments: {segments} does not divide the batch of {x.shape[0]}")
-    norm = _norm_arguments(x, deferred or Deferred())
+    check_size(shape)
+    segments = whole("segments", segments, 0)
+    if segments:
+        count_per_channel("y", shape, segments)
+    norm = _norm_arguments(x, NOTHING if deferred is None else deferred)
     bias = convolution_bias(bias, shape[1], x)
     y, mean, var = _call(
         _FORWARD, channels_last(x), _operand(weight, x), bias, *norm, *map(list, geometry[:3]),
         transposed, *activation_code(activation, negative_slope), segments, _dispatch.setting(),
     )  # fmt: skip
     return y, mean, var
+
+
+NOTHING = Deferred()
 
 
 def _operand(weight: Tensor, x: Tensor) -> Tensor:
@@ -109,7 +122,11 @@ def _operand(weight: Tensor, x: Tensor) -> Tensor:
 
 def _norm_arguments(x: Tensor, deferred: Deferred) -> tuple[Any, ...]:
     """(mean, var, weight, bias, eps, activation code, slope), checked, as the kernels take them."""
-    mean, var = deferred.mean, deferred.var
+    if not isinstance(deferred, Deferred):
+        raise TypeError(f"deferred: expected a Deferred or None, got {kind(deferred)}")
+    mean, var, eps = deferred.mean, deferred.var, real("deferred.eps", deferred.eps)
+    if eps < 0:
+        raise ValueError(f"deferred.eps: expected at least 0, got {eps}")
     if (mean is None) != (var is None):
         raise ValueError("deferred: give both mean and var, or neither")
     if mean is None and not (deferred.weight is None and deferred.bias is None):
@@ -117,16 +134,24 @@ def _norm_arguments(x: Tensor, deferred: Deferred) -> tuple[Any, ...]:
     for name, rows in (("mean", mean), ("var", var)):
         if rows is None:
             continue
+        check_tensor(f"deferred.{name}", rows, "a Tensor or None")
+        check_device(f"deferred.{name}", rows, x)
+        if rows.dtype is not stat_dtype(x):
+            raise TypeError(f"deferred.{name}: expected {stat_dtype(x)}, got {rows.dtype}")
         fits = rows.dim() == 2 and rows.shape[1] == x.shape[1]
         if not fits or rows.shape[0] < 1 or x.shape[0] % rows.shape[0]:
             wanted = f"(S, {x.shape[1]}) with S a divisor of the batch of {x.shape[0]}"
             raise ValueError(f"deferred.{name}: expected shape {wanted}, got {tuple(rows.shape)}")
+        if mean is not None and rows.shape != mean.shape:
+            shapes = f"{tuple(mean.shape)} as mean's, got {tuple(rows.shape)}"
+            raise ValueError(f"deferred.{name}: expected shape {shapes}")
     affine = (
         parameter("deferred.weight", deferred.weight, x),
         parameter("deferred.bias", deferred.bias, x),
     )
-    code = activation_code(deferred.activation, deferred.negative_slope)
-    return mean, var, *affine, deferred.eps, *code
+    names = "deferred.activation", "deferred.negative_slope"
+    code = activation_code(deferred.activation, deferred.negative_slope, names)
+    return mean, var, *affine, eps, *code
 
 
 def backend_of(x: Tensor, backend: str = "auto") -> str:

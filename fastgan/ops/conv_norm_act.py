@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fastgan.ops._tensors import parameter
 from fastgan.ops.norm_act import norm_act
 from fastgan.ops.norm_act_conv import norm_act_conv
 
@@ -41,8 +42,9 @@ def conv_norm_act(
     Errors: as `norm_act_conv`'s and `norm_act`'s.
     """
     y = norm_act_conv(x, weight, bias, stride=stride, padding=padding)
+    affine = parameter("norm_weight", norm_weight, y), parameter("norm_bias", norm_bias, y)
     return norm_act(
-        y, running_mean, running_var, norm_weight, norm_bias, training, momentum, eps,
+        y, running_mean, running_var, *affine, training, momentum, eps,
         activation=activation, negative_slope=negative_slope, segments=segments,
     )  # fmt: skip
 
@@ -75,7 +77,8 @@ def conv_transpose_norm_act(
         x, weight, bias, stride=stride, padding=padding, output_padding=output_padding,
         transposed=True,
     )  # fmt: skip
+    affine = parameter("norm_weight", norm_weight, y), parameter("norm_bias", norm_bias, y)
     return norm_act(
-        y, running_mean, running_var, norm_weight, norm_bias, training, momentum, eps,
+        y, running_mean, running_var, *affine, training, momentum, eps,
         activation=activation, negative_slope=negative_slope, segments=segments,
     )  # fmt: skip

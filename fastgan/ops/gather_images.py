@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastgan.ops import _dispatch
 from fastgan.ops._library import LIBRARY, define
-from fastgan.ops._tensors import DTYPES
+from fastgan.ops._tensors import DTYPES, check_tensor
 
 _OUTPUTS = DTYPES[:3]  # float64 is no format to train in
 
@@ -41,7 +41,7 @@ def gather_images(
                 f"flips: expected shape {tuple(index.shape)}, got {tuple(flips.shape)}"
             )
         flips = flips.contiguous()
-    if dtype not in _OUTPUTS:
+    if not isinstance(dtype, torch.dtype) or dtype not in _OUTPUTS:
         raise TypeError(f"dtype: expected float32, bfloat16 or float16, got {dtype}")
     args = images, index.contiguous(), flips, dtype, _dispatch.setting()
     if _dispatch.is_eager(images, index, flips):
@@ -50,8 +50,7 @@ def gather_images(
 
 
 def _check_images(images: Tensor) -> None:
-    if not isinstance(images, Tensor):
-        raise TypeError(f"images: expected a Tensor, got {type(images).__name__}")
+    check_tensor("images", images)
     if images.dtype is not torch.uint8:
         raise TypeError(f"images: expected torch.uint8, got {images.dtype}")
     if images.dim() != 4:
@@ -65,8 +64,7 @@ def _check_images(images: Tensor) -> None:
 
 
 def _check_each(name: str, value: Tensor, dtype: torch.dtype, images: Tensor) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name}: expected a Tensor, got {type(value).__name__}")
+    check_tensor(name, value)
     if value.dtype is not dtype:
         raise TypeError(f"{name}: expected {dtype}, got {value.dtype}")
     if value.dim() != 1:

@@ -9,9 +9,12 @@ from fastgan.ops import _dispatch, _norm_act_eager
 from fastgan.ops._norm_act_ops import EVAL, TRAIN, UPDATE
 from fastgan.ops._tensors import (
     activation_code,
+    check_apart,
+    check_flag,
     check_input,
     check_order,
     dense,
+    norm_scalars,
     parameter,
     running_pair,
     spatial_size,
@@ -67,9 +70,10 @@ def norm_act(
     """
     check_order(order)
     code, slope = activation_code(activation, negative_slope)
+    momentum, eps, segments = norm_scalars(training, momentum, eps, segments, average_segments)
     spec = eps, code, slope, segments if training else 1, order == "act_norm"
     given = running_mean, running_var, weight, bias
-    backend, eager = _dispatch.setting(), _dispatch.is_eager(x, *given)
+    backend, eager = _dispatch.setting(), x is not None and _dispatch.is_eager(x, *given)
     if eager:
         z = _norm_act_eager.in_cpp(x, *given, training, momentum, spec, average_segments, backend)
         if z is not None:
@@ -87,6 +91,8 @@ def norm_act(
     count = values_per_channel(x, segments)
     if not count:
         running = None
+    if running is not None and eager:
+        check_apart(x, *given)
     moving = momentum, count, average_segments
     if eager:
         z = _norm_act_eager.train(dense(x), *affine, spec, backend, running, moving)
@@ -122,6 +128,8 @@ def move_running_stats(
     count = values_per_channel(x, mean.shape[0])
     if running is None or not count:
         return
+    if _dispatch.is_eager(x, *running):
+        check_apart(x, running_mean, running_var, None, None)
     with torch.no_grad():
         backend = _dispatch.setting()
         UPDATE(*running, mean.detach(), var.detach(), momentum, count, average_segments, backend)
@@ -152,6 +160,7 @@ def instance_norm_act(
     Errors: as norm_act's; ValueError also for one spatial element with use_input_stats.
     """
     check_input(x)
+    check_flag("use_input_stats", use_input_stats)
     if use_input_stats and spatial_size(x) == 1:
         raise ValueError(
             f"x: expected more than 1 spatial element when training, got shape {tuple(x.shape)}"

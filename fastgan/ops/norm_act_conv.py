@@ -6,19 +6,25 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from fastgan.ops._dispatch import is_eager
 from fastgan.ops._norm_act_conv_ops import run
 from fastgan.ops._norm_act_conv_raw import Spec
 from fastgan.ops._tensors import (
     activation_code,
     autocast_dtype,
+    check_apart,
+    check_flag,
     check_input,
+    check_weight,
     convolution_bias,
     dense,
+    kind,
+    norm_scalars,
     parameter,
     running_pair,
     values_per_channel,
 )
-from fastgan.ops.conv.geometry import make_geometry, output_shape
+from fastgan.ops.conv.geometry import check_size, make_geometry, output_shape
 from fastgan.ops.norm_act import hand_back
 
 
@@ -74,32 +80,41 @@ def norm_act_conv(
     norm_act; RuntimeError if the backend asked for cannot run.
     """
     check_input(x)
-    if not isinstance(weight, Tensor):
-        raise TypeError(f"weight: expected a Tensor, got {type(weight).__name__}")
+    check_weight(weight, x)
+    check_flag("keep_z", keep_z)
     geometry = make_geometry(x, stride, padding, output_padding, transposed)
     shape = output_shape(x.shape, weight.shape, geometry)
+    check_size(shape)
     x = dense(x.to(autocast_dtype(x)))
     bias = convolution_bias(bias, shape[1], x)
-    norm = norm or NO_NORM
-    running = running_pair(x, norm.running_mean, norm.running_var)
+    if norm is None:
+        norm = NO_NORM
+    elif not isinstance(norm, Norm):
+        raise TypeError(f"norm: expected a Norm or None, got {kind(norm)}")
+    running_mean, running_var, gamma, beta, training, momentum, eps, segments, average = norm
+    momentum, eps, segments = norm_scalars(training, momentum, eps, segments, average, "norm.")
+    running = running_pair(x, running_mean, running_var)
     known: tuple[Tensor | None, Tensor | None] = (None, None)
-    segments, count = 1, 0
-    if norm.training:
-        segments, count = norm.segments, values_per_channel(x, norm.segments)
+    count = 0
+    if training:
+        count = values_per_channel(x, segments)
     elif running is not None:
         known = running[0].reshape(1, -1), running[1].reshape(1, -1)
     elif norm is not NO_NORM:
         raise ValueError("norm: evaluation needs running_mean and running_var")
-    affine = parameter("norm.weight", norm.weight, x), parameter("norm.bias", norm.bias, x)
+    affine = parameter("norm.weight", gamma, x), parameter("norm.bias", beta, x)
+    before = activation_code(pre_activation, pre_slope, ("pre_activation", "pre_slope"))
     spec = Spec(
-        norm.eps, *activation_code(pre_activation, pre_slope), norm.training, segments, geometry,
+        eps, *before, training, segments if training else 1, geometry,
         *activation_code(activation, negative_slope),
     )  # fmt: skip
-    moving = norm.momentum, count, norm.average_segments
-    moves = running if norm.training and count else None
+    moving = momentum, count, average
+    moves = running if training and count else None
+    if moves is not None and is_eager(x, *moves):
+        check_apart(x, running_mean, running_var, gamma, beta)
     y = run(x, weight, bias, (*known, *affine), spec, keep_z, moves, moving)
     if moves is not None:
-        hand_back((norm.running_mean, norm.running_var), moves)
+        hand_back((running_mean, running_var), moves)
     return y
 
 

@@ -12,9 +12,13 @@ from torch.autograd import Function
 from fastgan.ops import _dispatch
 from fastgan.ops._tensors import (
     activation_code,
+    check_apart,
     check_input,
     check_order,
+    check_segments,
     dense,
+    kind,
+    norm_scalars,
     parameter,
     running_pair,
     spatial_size,
@@ -60,6 +64,7 @@ def sync_norm_act(
 
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167; Chan, Golub and LeVeque 1979 for the merging.
     """
+    check_group(process_group)
     world = _world_size(process_group)
     if world == 1:
         return norm_act(
@@ -70,15 +75,16 @@ def sync_norm_act(
     check_input(x)
     check_order(order)
     code, slope = activation_code(activation, negative_slope)
+    momentum, eps, segments = norm_scalars(True, momentum, eps, segments, average_segments)
     act_first = order == "act_norm"
     gamma, beta = parameter("weight", weight, x), parameter("bias", bias, x)
-    running_pair(x, running_mean, running_var)
+    if running_pair(x, running_mean, running_var) is not None and _dispatch.is_eager(x):
+        check_apart(x, running_mean, running_var, weight, bias)
     if _dispatch.setting() not in ("auto", "reference"):
         raise RuntimeError(
             f"backend {_dispatch.setting()!r} cannot run: sync_norm_act runs on reference only"
         )
-    if segments < 1 or x.shape[0] % segments:
-        raise ValueError(f"segments: {segments} does not divide the batch of {x.shape[0]}")
+    check_segments(segments, x.shape[0])
 
     # (segments, batch of a segment, C, *spatial): a view in either memory layout.
     u = wide(dense(x)).unflatten(0, (segments, x.shape[0] // segments))
@@ -103,6 +109,18 @@ def sync_norm_act(
         y = y + beta.reshape(over_all)
     z = y if act_first else act(y, code, slope)
     return z.flatten(0, 1).to(x.dtype)
+
+
+def check_group(process_group: dist.ProcessGroup | None) -> None:
+    if process_group is None:
+        return
+    if not dist.is_available() or not (
+        isinstance(process_group, dist.ProcessGroup)
+        or process_group == dist.GroupMember.NON_GROUP_MEMBER  # which a call says
+    ):
+        raise TypeError(
+            f"process_group: expected a ProcessGroup or None, got {kind(process_group)}"
+        )
 
 
 def _world_size(group: dist.ProcessGroup | None) -> int:

@@ -1,6 +1,7 @@
-"""Puts this folder's helper (sync_worker) where its test imports it from."""
+"""Puts this folder's helper (sync_worker) and those of tests/ops where tests import them from."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "ops")]

@@ -27,7 +27,7 @@ CASES = [
     (False, (4, 3, 8, 8), 5, (4, 4), {"stride": 2, "padding": 1}),
     (True, (4, 3, 4, 4), 5, (4, 4), {"stride": 2, "padding": 1}),
     (True, (8, 6, 1, 1), 4, (4, 4), {"stride": 1}),
-    (False, (2, 4, 4, 4), 1, (4, 4), {}),
+    (False, (4, 4, 4, 4), 1, (4, 4), {}),
     (True, (2, 3, 5, 7), 2, (5, 3), {**RECTANGLE, "output_padding": (1, 1)}),
     (False, (2, 3, 9, 6), 2, (3, 5), {"stride": (1, 3), "padding": (0, 2)}),
     (False, (4, 2, 21), 3, (15,), {"stride": 4, "padding": 7}),

@@ -336,7 +336,7 @@ def test_autocast_reads_a_float32_weight(native: None) -> None:
         ({"padding": (1, 1, 1)}, ValueError, "padding: expected 2"),
         ({"output_padding": 1}, ValueError, "output_padding"),
         ({"activation": "gelu"}, ValueError, "activation"),
-        ({"pre_slope": -1.0, "pre_activation": "leaky_relu"}, ValueError, "negative_slope"),
+        ({"pre_slope": -1.0, "pre_activation": "leaky_relu"}, ValueError, "pre_slope"),
         ({"norm": Norm(segments=3)}, ValueError, "segments: 3 does not divide"),
         ({"norm": Norm(training=False)}, ValueError, "running_mean"),
         ({"norm": Norm(weight=torch.ones(4))}, ValueError, "norm.weight: expected shape"),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
+
+from fastgan.ops._tensors import check_flag, whole
 
 
 class Geometry(NamedTuple):
@@ -29,11 +33,15 @@ def make_geometry(
     if dims < 1:
         raise ValueError(f"x: expected 1 to 3 spatial dimensions, got shape {tuple(x.shape)}")
 
+    check_flag("transposed", transposed)
+
     def each(name: str, value: tuple[int, ...] | int, least: int) -> tuple[int, ...]:
-        values = (value,) * dims if isinstance(value, int) else tuple(value)
-        if len(values) != dims or any(v < least for v in values):
-            raise ValueError(f"{name}: expected {dims} numbers of at least {least}, got {value}")
-        return values
+        if not isinstance(value, (tuple, list)):
+            return (whole(name, value, least),) * dims
+        if len(value) != dims and len(value) != 1:
+            raise ValueError(f"{name}: expected {dims} numbers or one, got {value}")
+        values = tuple(whole(name, v, least) for v in value)
+        return values if len(values) == dims else values * dims
 
     geometry = Geometry(
         each("stride", stride, 1),
@@ -73,6 +81,23 @@ def output_shape(
             f"{geometry.stride} and padding {geometry.padding}: the output would be {tuple(sizes)}"
         )
     return (x_shape[0], weight_shape[other], *sizes)
+
+
+def check_size(shape: tuple[int, ...]) -> None:
+    """ValueError for an output that no memory holds: an absurd padding or stride asks for one.
+
+    Of a traced call the sizes are not known.
+    """
+    if all(type(size) is int for size in shape) and not torch.compiler.is_compiling():
+        values = math.prod(shape)
+        if values > MOST_VALUES:
+            raise ValueError(
+                f"stride, padding: the output would have shape {shape}, more than {MOST_VALUES} "
+                "values"
+            )
+
+
+MOST_VALUES = 1 << 40
 
 
 def aten_arguments(
