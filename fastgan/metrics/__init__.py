@@ -5,8 +5,9 @@ FID, KID and the Inception Score need `fastgan[metrics]`.
 
 from .digits import DigitScore, LeNet, digit_accuracy, score_digits, train_lenet
 from .evaluate import METRICS, Options, evaluate, real_statistics
-from .features import FeatureNetwork, Features, get_network
+from .features import FeatureNetwork, Features
 from .prdc import PRDC, prdc
+from .pretrained import get_network
 from .reconstruction import Reconstruction
 from .score import Score, difference, load_scores, save_scores
 

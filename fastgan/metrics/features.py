@@ -6,11 +6,8 @@ digest of its weights, and one that is asked for is never replaced by another.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -108,37 +105,3 @@ def weights_digest(module: nn.Module) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def get_network(name: str, weights: Path | None = None) -> FeatureNetwork:
-    """The feature network of that name.
-
-    Args:
-        name: "lenet" (digits, 28x28 grey; ships with the package), "efficientnet-lite0" (ImageNet;
-            fastgan[efficientnet]), "inception" (the network of published FID and Inception Score;
-            fastgan[inception]), or "package.module:attribute", a FeatureNetwork of your own or a
-            function that makes one.
-        weights: a file for inception, in place of a download.
-
-    Raises:
-        ValueError: there is no such network, or `weights` is of another one.
-        FileNotFoundError: `weights` is not there.
-        ModuleNotFoundError: a package is missing; the message names the extra.
-        OSError: weights that are neither here nor to be had.
-    """
-    from fastgan.metrics import pretrained
-
-    if ":" in name:
-        return pretrained.foreign(name)
-    makers: dict[str, Callable[[], FeatureNetwork]] = {
-        "lenet": pretrained.lenet,
-        "efficientnet-lite0": pretrained.efficientnet_lite0,
-        "inception": lambda: pretrained.inception(weights),
-    }
-    if name not in makers:
-        near = difflib.get_close_matches(name, makers, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(makers)}"
-        raise ValueError(f"unknown feature network {name!r}: {hint} (or package.module:attribute)")
-    if weights is not None and name != "inception":
-        raise ValueError(f"weights: {name} has its own, got {weights}")
-    return makers[name]()

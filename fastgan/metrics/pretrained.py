@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -25,6 +27,38 @@ INCEPTION_URL = (
     "weights-inception-2015-12-05-6726825d.pth"
 )
 INCEPTION_SHA256 = "6726825d"
+
+
+def get_network(name: str, weights: Path | None = None) -> FeatureNetwork:
+    """The feature network of that name.
+
+    Args:
+        name: "lenet" (digits, 28x28 grey; ships with the package), "efficientnet-lite0" (ImageNet;
+            fastgan[efficientnet]), "inception" (the network of published FID and Inception Score;
+            fastgan[inception]), or "package.module:attribute", a FeatureNetwork of your own or a
+            function that makes one.
+        weights: a file for inception, in place of a download.
+
+    Raises:
+        ValueError: there is no such network, or `weights` is of another one.
+        FileNotFoundError: `weights` is not there.
+        ModuleNotFoundError: a package is missing; the message names the extra.
+        OSError: weights that are neither here nor to be had.
+    """
+    if ":" in name:
+        return foreign(name)
+    makers: dict[str, Callable[[], FeatureNetwork]] = {
+        "lenet": lenet,
+        "efficientnet-lite0": efficientnet_lite0,
+        "inception": lambda: inception(weights),
+    }
+    if name not in makers:
+        near = difflib.get_close_matches(name, makers, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(makers)}"
+        raise ValueError(f"unknown feature network {name!r}: {hint} (or package.module:attribute)")
+    if weights is not None and name != "inception":
+        raise ValueError(f"weights: {name} has its own, got {weights}")
+    return makers[name]()
 
 
 def lenet() -> FeatureNetwork:
