@@ -53,6 +53,11 @@ def whole_number(variable: str, default: int | None = None, minimum: int = 0) ->
     return value
 
 
+def partial_name(name: str) -> str:
+    """Under which :func:`whole_file` writes the file ``name`` until it is whole."""
+    return f".{name}.partial"
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write, which stands at ``path`` once all of it is on the disk, or not at all.
@@ -63,7 +68,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: it cannot be written; names ``path``.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(partial_name(path.name))
     try:
         check_writable(path)
         path.parent.mkdir(parents=True, exist_ok=True)

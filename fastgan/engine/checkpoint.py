@@ -18,19 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as decode_tensors
 from safetensors.torch import save as encode_tensors
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from fastgan.engine import records
-from fastgan.optim import Adam
 
 # 1 has no hash of the manifest itself; it is still read.
 FORMAT = 2
 MANIFEST = "checkpoint.json"
+PARTIAL_CHECKPOINTS = ".partial-*"
+"""Of a checkpoint folder's names: those that are being written, or removed."""
 _NAME = re.compile(r"step-(\d{8,})")
 
 _OPTIMIZER = records.record(
@@ -59,9 +58,6 @@ _MANIFEST = records.record(
         "optimizer_d": _OPTIMIZER,
     },
 )
-# Of an optimizer's group: how the update is computed, where the parameters are, and the learning
-# rate, which each step sets. The rest is the algorithm.
-_NOT_THE_ALGORITHM = {"params", "lr", "foreach", "capturable", "differentiable", "fused"}
 
 
 class CheckpointError(ValueError):
@@ -106,7 +102,7 @@ def save_checkpoint(
             checkpoints that stood before are untouched.
     """
     final = folder / f"step-{step:08d}"
-    partial = folder / f".partial-{final.name}"
+    partial = _beside(final)
     folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -207,7 +203,7 @@ def prune_checkpoints(folder: Path, keep_last: int, keep_best: int = 0) -> None:
     best = sorted(scored, reverse=True)[:keep_best]
     kept = {*list_checkpoints(folder)[:keep_last], *(path for _, path in best)}
     for path in set(list_checkpoints(folder)) - kept:
-        leaving = path.with_name(f".partial-{path.name}")
+        leaving = _beside(path)
         shutil.rmtree(leaving, ignore_errors=True)
         path.rename(leaving)
         shutil.rmtree(leaving, ignore_errors=True)
@@ -252,86 +248,6 @@ def require_alike(saved: dict[str, Tensor], own: dict[str, Tensor], what: str) -
         raise CheckpointError(f"the checkpoint's {what}: {listed}")
 
 
-def pack_optimizer(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimizer's state as named tensors and JSON-ready values."""
-    state = optimizer.state_dict()
-    entries = {f"{i}.{key}": v for i, kept in state["state"].items() for key, v in kept.items()}
-    tensors = {name: value for name, value in entries.items() if isinstance(value, Tensor)}
-    values = {name: value for name, value in entries.items() if name not in tensors}
-    groups = [
-        {k: float(v) if isinstance(v, Tensor) else v for k, v in group.items()}
-        for group in state["param_groups"]
-    ]
-    kind = type(optimizer).__qualname__
-    return tensors, {"type": kind, "values": values, "param_groups": groups}
-
-
-def changed_optimizer(name: str, optimizer: Optimizer, info: dict[str, Any]) -> list[str]:
-    """How the algorithm of ``optimizer`` differs from the one that ``info`` was packed from."""
-    packed = json.loads(json.dumps(pack_optimizer(optimizer)[1]))
-    own, saved = packed["param_groups"], info["param_groups"]
-    if info.get("type", packed["type"]) != packed["type"]:
-        return [f"{name}: {info['type']} in the checkpoint, {packed['type']} now"]
-    if [g["params"] for g in saved] != [g["params"] for g in own]:
-        return [f"{name}: groups of other parameters"]
-    return [
-        f"{name}.{key}: {theirs[key]!r} in the checkpoint, {ours[key]!r} now"
-        for theirs, ours in zip(saved, own, strict=True)
-        for key in sorted(ours.keys() & theirs.keys() - _NOT_THE_ALGORITHM)
-        if theirs[key] != ours[key]
-    ]
-
-
-def fitting_optimizer_state(
-    optimizer: Optimizer, tensors: dict[str, Tensor], info: dict[str, Any], what: str
-) -> dict[str, Any]:
-    """What :func:`pack_optimizer` gave, as ``load_optimizer`` takes it.
-
-    Raises:
-        CheckpointError: an entry is of no parameter of ``optimizer``, or of another shape or dtype.
-    """
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    state: dict[int, dict[str, Any]] = {}
-    own = {}
-    for name, value in {**tensors, **info["values"]}.items():
-        index, _, key = name.partition(".")
-        if not (index.isdecimal() and int(index) < len(parameters) and key):
-            raise CheckpointError(f"the checkpoint's {what} has {name}, which is of no parameter")
-        state.setdefault(int(index), {})[key] = value
-        if isinstance(value, Tensor):
-            own[name] = _a_count(value) if key == "step" else parameters[int(index)]
-    require_alike(tensors, own, f"{what} is of other parameters")
-    # How the update is computed is the optimizer's own: the run may be on another device now.
-    own_groups = optimizer.state_dict()["param_groups"]
-    groups = [
-        {**own, "lr": theirs["lr"]}
-        for own, theirs in zip(own_groups, info["param_groups"], strict=True)
-    ]
-    packed = {"state": state, "param_groups": groups}
-    if isinstance(optimizer, Adam):
-        try:
-            optimizer.check_state(packed)
-        except ValueError as error:
-            raise CheckpointError(f"the checkpoint's {what} does not fit: {error}") from error
-    return packed
-
-
-def load_optimizer(optimizer: Optimizer, packed: dict[str, Any]) -> None:
-    """Load what :func:`fitting_optimizer_state` gave."""
-    rates = [group["lr"] for group in optimizer.param_groups]
-    optimizer.load_state_dict(packed)
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        if isinstance(rate, Tensor):
-            # A captured step reads the rate from this very tensor.
-            group["lr"] = rate.fill_(group["lr"])
-    for parameter, entries in optimizer.state.items():
-        for key, value in entries.items():
-            # Fused optimizers walk a parameter and its moments in memory order, so a moment must
-            # have its parameter's strides; a file keeps no strides.
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
-                entries[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-
-
 def own_hash(manifest: dict[str, Any]) -> str:
     """SHA-256 of the manifest without its own hash, as JSON with sorted names and no spaces."""
     covered = {name: value for name, value in manifest.items() if name != "sha256"}
@@ -353,16 +269,16 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
+def _beside(path: Path) -> Path:
+    return path.with_name(PARTIAL_CHECKPOINTS.replace("*", path.name))
+
+
 def _score(path: Path) -> float | None:
     try:
         score = _read_manifest(path).get("score")
     except (OSError, CheckpointError):
         return None
     return float(score) if score is not None and math.isfinite(score) else None
-
-
-def _a_count(value: Tensor) -> Tensor:
-    return torch.zeros((), dtype=value.dtype if value.is_floating_point() else torch.float32)
 
 
 def _plain(tensor: Tensor) -> Tensor:

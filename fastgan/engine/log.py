@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -19,7 +18,7 @@ from rich.progress import (
 )
 
 from fastgan.engine import records
-from fastgan.system import to_json
+from fastgan.system import to_json, whole_file
 
 _LINE = records.record({"step": records.whole()})
 
@@ -77,9 +76,8 @@ def _keep_until(path: Path, step: int) -> list[str]:
             continue  # without an end: a line that a killed run did not finish
         if values["step"] <= step:
             kept.append(line.rstrip(b"\r\n") + b"\n")
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(b"".join(kept))
-    os.replace(partial, path)
+    with whole_file(path) as file:
+        file.write(b"".join(kept))
     return wrong
 
 

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from fastgan.engine import records
+from fastgan.engine.checkpoint import PARTIAL_CHECKPOINTS, list_checkpoints
 from fastgan.engine.config import TrainConfig
+from fastgan.system import partial_name, whole_file
 
-RUN_FILE = "run.json"
+RUN_FILE, METRICS_FILE = "run.json", "metrics.jsonl"
 _RUN = records.record(
     {},
     {
@@ -30,7 +32,7 @@ _RUN = records.record(
         "finished": records.flag,
     },
 )
-_CONTENT = (RUN_FILE, "metrics.jsonl", "samples", "checkpoints", "tensorboard", ".lock")
+_CONTENT = (RUN_FILE, METRICS_FILE, "samples", "checkpoints", "tensorboard", ".lock")
 
 
 class RunFolder:
@@ -58,8 +60,7 @@ class RunFolder:
         self._lock = self._take_lock()
         try:
             self.resumed = self._admit(resume, force)
-            for leftover in self.checkpoints.glob(".partial-*"):
-                shutil.rmtree(leftover, ignore_errors=True)
+            self._clear_partials()
         except BaseException:
             self.close()
             raise
@@ -81,7 +82,7 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
+        return self.path / METRICS_FILE
 
     @property
     def tensorboard(self) -> Path:
@@ -89,12 +90,8 @@ class RunFolder:
 
     def describe(self, info: dict[str, Any]) -> None:
         """Write ``run.json`` as a whole."""
-        temporary = self.path / f".{RUN_FILE}.partial"
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(info, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path / RUN_FILE)
+        with whole_file(self.path / RUN_FILE) as file:
+            file.write(json.dumps(info, indent=1).encode())
 
     def close(self) -> None:
         """Let other processes write into the folder."""
@@ -129,12 +126,15 @@ class RunFolder:
     def _admit(self, resume: bool, force: bool) -> bool:
         run = read_run(self.path)
         if run is None:
-            others = sorted(p.name for p in self.path.iterdir() if p.name not in _CONTENT)
+            own = {*_CONTENT, *map(partial_name, _CONTENT)}
+            others = sorted(p.name for p in self.path.iterdir() if p.name not in own)
             if others:
                 raise FileExistsError(
                     f"out folder {self.path} is not empty and holds no run: found {others[0]}"
                 )
-            return False
+            if not list_checkpoints(self.checkpoints):
+                return False
+            run = {}  # its description is lost, and the checkpoints hold another
         if resume:
             return True
         if not force:
@@ -145,6 +145,15 @@ class RunFolder:
             raise FileExistsError(f"{self.path} holds {state}: {way}; or choose another out folder")
         self._clear()
         return False
+
+    def _clear_partials(self) -> None:
+        """What a process that was killed, or had no room, has left beside the whole files."""
+        for name in (RUN_FILE, METRICS_FILE):
+            (self.path / partial_name(name)).unlink(missing_ok=True)
+        for leftover in self.samples.glob(partial_name("*")):
+            leftover.unlink(missing_ok=True)
+        for leftover in self.checkpoints.glob(PARTIAL_CHECKPOINTS):
+            shutil.rmtree(leftover, ignore_errors=True)
 
     def _clear(self) -> None:
         for name in _CONTENT:

@@ -14,16 +14,18 @@ from fastgan.engine.checkpoint import (
     MANIFEST,
     Checkpoint,
     CheckpointError,
-    changed_optimizer,
-    fitting_optimizer_state,
     kind_of,
-    load_optimizer,
     open_checkpoint,
-    pack_optimizer,
     require_alike,
     save_checkpoint,
 )
 from fastgan.engine.config import TrainConfig, changed_fields
+from fastgan.engine.optimizer_state import (
+    changed_optimizer,
+    fitting_optimizer_state,
+    load_optimizer,
+    pack_optimizer,
+)
 from fastgan.engine.parts import changed_parts
 from fastgan.engine.records import RecordError
 
