@@ -338,9 +338,17 @@ class Loop:
 
     def _resume(self) -> None:
         torn: list[str] = []
-        found = self.ranks.from_first(
-            lambda: _path(newest_checkpoint(self.folder.checkpoints, torn, open_state))
-        )
+
+        def newest() -> Path | None:
+            whole = newest_checkpoint(self.folder.checkpoints, torn, open_state)
+            if whole is None and torn:
+                raise CheckpointError(
+                    f"every checkpoint of {self.out} is torn, and force alone starts anew: "
+                    f"{'; '.join(torn)}"
+                )
+            return whole.path if whole else None
+
+        found = self.ranks.from_first(newest)
         for problem in torn:
             self.reporter.note(f"not used: {problem}")
         if found is None:
@@ -370,7 +378,3 @@ class Loop:
                 f"{self.out} cannot be resumed with another setting: {'; '.join(changed)}"
             )
         self.reporter.note(f"{self.out} has no whole checkpoint yet: starting from step 0")
-
-
-def _path(checkpoint: Checkpoint | None) -> Path | None:
-    return checkpoint.path if checkpoint else None

@@ -187,9 +187,9 @@ def test_a_forged_manifest_is_refused_by_name_or_loads_what_was_saved(checkpoint
 def commands(run: Path, tmp_path: Path) -> list[list[str]]:
     out = str(tmp_path / "out")
     return [
-        ["sample", str(run), "-n", "2", "-o", f"{out}.png"],
-        ["export", str(run), "--format", "safetensors", "-o", out],
-        ["picture", "nearest", str(run), "-o", f"{out}.png"],
+        ["sample", str(run), "-n", "2", "--force", "-o", f"{out}.png"],
+        ["export", str(run), "--format", "safetensors", "--force", "-o", out],
+        ["picture", "nearest", str(run), "--force", "-o", f"{out}.png"],
         ["eval", str(run), "--metrics", "fid"],
     ]
 
@@ -257,3 +257,12 @@ def test_resume_falls_back_to_the_newest_checkpoint_that_is_whole(run, tmp_path,
     assert result.finished
     assert "checkpoint.json: field config is missing" in recorder.notes[0]
     assert recorder.notes[1].endswith("at step 1")
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_started_anew(run, tmp_path, recorder):
+    out = Path(shutil.copytree(run, tmp_path / "run"))
+    for path in (out / "checkpoints").iterdir():
+        write(path / "checkpoint.json", {})
+    with pytest.raises(CheckpointError, match=r"every checkpoint of .* is torn, and force alone"):
+        tiny_trainer(steps=3).fit(out, resume=True, reporter=recorder)
+    assert len(list((out / "checkpoints").iterdir())) == 2
