@@ -60,6 +60,37 @@ def test_a_room_imports_only_rooms_below_it(room):
         assert not above, f"{file.relative_to(ROOT)} imports {sorted(above)}"
 
 
+def modules() -> dict[str, Path]:
+    """The package's modules by their dotted names, kernels included."""
+    found = {}
+    for path in [*PACKAGE.rglob("*.py"), *(PACKAGE / "kernels").rglob("*.py")]:
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts).removesuffix(".__init__")] = path
+    return found
+
+
+def imports(path: Path, known: dict[str, Path]) -> set[str]:
+    """The modules that a file names in imports anywhere in it, for types too."""
+    package = ".".join(path.relative_to(ROOT).parts[:-1])
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            origin = ".".join(filter(None, (package if node.level else "", node.module)))
+            names = {f"{origin}.{alias.name}" for alias in node.names}
+            found |= {name if name in known else origin for name in names}
+    return found & known.keys()
+
+
+def test_no_files_import_each_other_in_a_circle():
+    known = modules()
+    edges = {name: imports(path, known) - {name} for name, path in known.items()}
+    while leaves := {name for name, targets in edges.items() if not targets}:
+        edges = {n: targets - leaves for n, targets in edges.items() if n not in leaves}
+    assert not edges, f"in circles, or above one: {sorted(edges)}"
+
+
 def test_kernels_stand_once_and_are_no_package_of_their_own():
     assert (PACKAGE / "kernels").resolve() == ROOT / "kernels"
     assert not (ROOT / "kernels" / "__init__.py").exists()

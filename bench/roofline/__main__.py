@@ -7,8 +7,8 @@ import sys
 from typing import get_args
 
 from bench.roofline.step import print_roofline
+from fastgan.engine.device import resolve_device
 from fastgan.engine.precision import Precision
-from fastgan.engine.trainer import resolve_device
 from fastgan.recipes import get_recipe
 
 

@@ -10,7 +10,7 @@ import tyro
 
 from fastgan.cli._common import bounded, check_seed, parse
 from fastgan.cli._output import output_file
-from fastgan.engine.trainer import resolve_device
+from fastgan.engine.device import resolve_device
 from fastgan.metrics import difference, load_scores, save_scores
 from fastgan.recipes.evaluation import Evaluation, evaluate_checkpoint
 

@@ -8,8 +8,8 @@ import tyro
 
 from fastgan.cli._checkout import in_checkout
 from fastgan.cli._common import parse
+from fastgan.engine.device import resolve_device
 from fastgan.engine.precision import Precision
-from fastgan.engine.trainer import resolve_device
 from fastgan.recipes import get_recipe
 from fastgan.recipes.tuning import explain_recipe
 

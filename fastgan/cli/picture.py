@@ -13,8 +13,8 @@ from fastgan.cli._common import check_seed, parse
 from fastgan.cli._output import output_file
 from fastgan.data import load
 from fastgan.engine import load_generator, pictures, save_grid
+from fastgan.engine.device import resolve_device
 from fastgan.engine.grid import check_picture, scale_of, screen_scale
-from fastgan.engine.trainer import resolve_device
 from fastgan.recipes.evaluation import run_data_of
 
 Kind = Literal["classes", "interpolation", "reconstructions", "nearest", "evolution"]

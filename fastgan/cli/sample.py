@@ -12,8 +12,8 @@ import tyro
 from fastgan.cli._common import bounded, check_seed, parse
 from fastgan.cli._output import output_file
 from fastgan.engine import load_generator, sample_images, save_grid
+from fastgan.engine.device import resolve_device
 from fastgan.engine.grid import check_picture, scale_of, screen_scale
-from fastgan.engine.trainer import resolve_device
 
 _MOST_CLASSES = 2**31 - 1
 

@@ -8,7 +8,7 @@ from typing import Literal
 import tyro
 
 from fastgan.cli._common import bounded, parse
-from fastgan.engine.trainer import resolve_device
+from fastgan.engine.device import resolve_device
 from fastgan.ops.tuning import user_table
 from fastgan.recipes import get_recipe
 from fastgan.recipes.tuning import tune_recipe

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fastgan.engine.config import TrainResult
-
-if TYPE_CHECKING:
-    from fastgan.engine.trainer import Trainer
+from fastgan.engine.train_state import TrainState
 
 
 class Callback:
@@ -18,18 +15,18 @@ class Callback:
     ``trainer.ranks.is_first`` tells which of them may write.
     """
 
-    def on_step(self, trainer: Trainer) -> None:
+    def on_step(self, trainer: TrainState) -> None:
         """After every step; ``trainer.step`` are made."""
 
-    def on_log(self, trainer: Trainer, values: dict[str, float]) -> None:
+    def on_log(self, trainer: TrainState, values: dict[str, float]) -> None:
         """At every log point, before the values are written: entries may be added."""
 
-    def score(self, trainer: Trainer) -> float | None:
+    def score(self, trainer: TrainState) -> float | None:
         """Before every checkpoint: how good it is, larger is better, for ``keep_best``."""
         return None
 
-    def on_checkpoint(self, trainer: Trainer, path: Path) -> None:
+    def on_checkpoint(self, trainer: TrainState, path: Path) -> None:
         """After a checkpoint is written to ``path``."""
 
-    def on_end(self, trainer: Trainer, result: TrainResult) -> None:
+    def on_end(self, trainer: TrainState, result: TrainResult) -> None:
         """When the run has ended or was stopped, after its last checkpoint."""

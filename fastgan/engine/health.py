@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from fastgan.engine.trainer import Trainer
+from fastgan.engine.train_state import TrainState
 
 # The discriminator's loss, as a share of that of one that cannot tell, below which it has won; and
 # for how many log points in a row it must stay there.
@@ -31,7 +29,7 @@ class Health:
     prdc,classes` looks closer.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: TrainState) -> None:
         self._trainer = trainer
         self._equal = _loss_at_equal_logits(trainer)
         self._low = self._alike = 0
@@ -84,6 +82,6 @@ def nearest_distance(images: Tensor) -> float:
     return float(distance.min(1).values.median())
 
 
-def _loss_at_equal_logits(trainer: Trainer) -> float:
+def _loss_at_equal_logits(trainer: TrainState) -> float:
     zeros = torch.zeros(2)
     return float(trainer.gan.loss.discriminator(zeros, zeros))

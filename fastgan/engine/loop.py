@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from fastgan.engine.callbacks import Callback
 from fastgan.engine.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -24,10 +26,8 @@ from fastgan.engine.pictures import reconstruction_pairs
 from fastgan.engine.ranks import LostRankError
 from fastgan.engine.run_folder import RunFolder, read_run
 from fastgan.engine.signals import StopOnSignal
-from fastgan.engine.state import is_finite, open_state
-
-if TYPE_CHECKING:
-    from fastgan.engine.trainer import Trainer
+from fastgan.engine.state import is_finite, load_state, open_state, save_state
+from fastgan.engine.train_state import TrainState
 
 # torchrun passes on the signal that the terminal has sent to all processes already.
 _SAME_REQUEST_SECONDS = 5.0
@@ -43,8 +43,15 @@ class Loop:
     Every rank of a run goes through the same points; the first one writes.
     """
 
-    def __init__(self, trainer: Trainer, out: Path, reporter: Reporter | None) -> None:
+    def __init__(
+        self,
+        trainer: TrainState,
+        callbacks: Sequence[Callback],
+        out: Path,
+        reporter: Reporter | None,
+    ) -> None:
         self.trainer = trainer
+        self.callbacks = callbacks
         self.config = trainer.config
         self.ranks = trainer.ranks
         self.out = out
@@ -107,7 +114,7 @@ class Loop:
         """One step and what follows it; returns the signal that ends the run."""
         trainer, config = self.trainer, self.config
         trainer.train_step()
-        for callback in trainer.callbacks:
+        for callback in self.callbacks:
             callback.on_step(trainer)
         at_log_point = self._due(config.log_every) or trainer.step == config.steps
         values = self._log() if at_log_point else None
@@ -199,7 +206,7 @@ class Loop:
         if self.health.diversity is not None:
             values["diversity"] = self.health.diversity
         self._marked = trainer.step, now
-        for callback in trainer.callbacks:
+        for callback in self.callbacks:
             callback.on_log(trainer, values)
         if self._metrics is not None:
             seconds = now - self._started
@@ -235,7 +242,7 @@ class Loop:
                 "precision may help; nan_policy=skip goes on, rollback goes back to the checkpoint"
             )
         done = trainer.rollbacks + 1
-        trainer.load(kept)
+        load_state(trainer, kept)
         # The same random numbers would lead to the same place.
         trainer.rollbacks = done
         trainer.reseed()
@@ -295,17 +302,17 @@ class Loop:
 
     def _save(self) -> None:
         trainer, config = self.trainer, self.config
-        scores = [s for c in trainer.callbacks if (s := c.score(trainer)) is not None]
+        scores = [s for c in self.callbacks if (s := c.score(trainer)) is not None]
         info = {"score": float(scores[0])} if scores and math.isfinite(scores[0]) else {}
         path = self._write_checkpoint(**info)
         if self.ranks.is_first:
             prune_checkpoints(self.folder.checkpoints, config.keep_last, config.keep_best)
-        for callback in trainer.callbacks:
+        for callback in self.callbacks:
             callback.on_checkpoint(trainer, path)
 
     def _write_checkpoint(self, **info: Any) -> Path:
         self._tried = self.trainer.step
-        self.checkpoint = self.trainer.save(self.folder.checkpoints, **info)
+        self.checkpoint = save_state(self.trainer, self.folder.checkpoints, **info)
         self._saved_at = self.trainer.step
         return self.checkpoint
 
@@ -325,7 +332,7 @@ class Loop:
             stopped_by=None if finished else stopped_by,
             warnings=tuple(self.health.warnings),
         )
-        for callback in self.trainer.callbacks:
+        for callback in self.callbacks:
             callback.on_end(self.trainer, result)
         return result
 
@@ -355,7 +362,7 @@ class Loop:
             self._start_anew()
             return
         checkpoint = open_state(found)
-        self.trainer.load(checkpoint)
+        load_state(self.trainer, checkpoint)
         # A run killed after its last checkpoint has only the rest left to do.
         self.checkpoint, self._saved_at = checkpoint.path, checkpoint.step
         over = checkpoint.step - self.config.steps

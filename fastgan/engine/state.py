@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,9 +28,7 @@ from fastgan.engine.optimizer_state import (
 )
 from fastgan.engine.parts import changed_parts
 from fastgan.engine.records import RecordError
-
-if TYPE_CHECKING:
-    from fastgan.engine.trainer import Trainer
+from fastgan.engine.train_state import TrainState
 
 # Of each rank: the noise's generator, and torch's own on the CPU and on the device.
 _Rng = dict[str, Tensor]
@@ -45,7 +43,7 @@ _TRAINED = records.record(
 )
 
 
-def save_state(trainer: Trainer, folder: Path, **info: Any) -> Path:
+def save_state(trainer: TrainState, folder: Path, **info: Any) -> Path:
     """Write a checkpoint; see ``save_checkpoint``. Every rank must call this, the first writes."""
     rng: _Rng = {}
     for rank, state in enumerate(trainer.ranks.collect(_rng_state(trainer))):
@@ -53,7 +51,7 @@ def save_state(trainer: Trainer, folder: Path, **info: Any) -> Path:
     return trainer.ranks.from_first(lambda: _write(trainer, folder, rng, info))
 
 
-def _write(trainer: Trainer, folder: Path, rng: _Rng, info: dict[str, Any]) -> Path:
+def _write(trainer: TrainState, folder: Path, rng: _Rng, info: dict[str, Any]) -> Path:
     tensors_g, info_g = pack_optimizer(trainer.optimizer_g)
     tensors_d, info_d = pack_optimizer(trainer.optimizer_d)
     files = {name: module.state_dict() for name, (module, _) in _modules(trainer).items()}
@@ -82,7 +80,7 @@ def _require_trained(checkpoint: Checkpoint) -> None:
         raise CheckpointError(f"{checkpoint.path / MANIFEST}: {error}") from error
 
 
-def load_state(trainer: Trainer, checkpoint: Checkpoint) -> None:
+def load_state(trainer: TrainState, checkpoint: Checkpoint) -> None:
     """Go back to where ``checkpoint`` was written, or stay as before where it does not fit.
 
     Raises:
@@ -123,16 +121,17 @@ def load_state(trainer: Trainer, checkpoint: Checkpoint) -> None:
         target.copy_(counts[name])
     trainer.step, trainer.rollbacks = checkpoint.step, int(saved.get("rollbacks", 0))
     _set_rng_state(trainer, rng)
+    trainer.restored()
 
 
-def is_finite(trainer: Trainer) -> bool:
+def is_finite(trainer: TrainState) -> bool:
     """Whether every number of the networks, the optimizers and the other modules is."""
     states = [module.state_dict() for module, _ in _modules(trainer).values()]
     states += [pack_optimizer(getattr(trainer, name))[0] for name in _OPTIMIZERS]
     return all(bool(torch.isfinite(value).all()) for state in states for value in state.values())
 
 
-def _changed(trainer: Trainer, saved: dict[str, Any]) -> list[str]:
+def _changed(trainer: TrainState, saved: dict[str, Any]) -> list[str]:
     """What differs between the run that ``saved`` describes and ``trainer``, an entry a setting."""
     facts = trainer.facts()
     changed = changed_fields(saved["config"], trainer.config)
@@ -144,7 +143,7 @@ def _changed(trainer: Trainer, saved: dict[str, Any]) -> list[str]:
     return changed
 
 
-def _modules(trainer: Trainer) -> dict[str, tuple[nn.Module, str]]:
+def _modules(trainer: TrainState) -> dict[str, tuple[nn.Module, str]]:
     """The modules of a run by the file that holds each, and what to say where it does not fit."""
     another = "is of another model"
     modules = {
@@ -159,14 +158,14 @@ def _modules(trainer: Trainer) -> dict[str, tuple[nn.Module, str]]:
     return modules
 
 
-def _extra_modules(trainer: Trainer) -> nn.ModuleDict:
+def _extra_modules(trainer: TrainState) -> nn.ModuleDict:
     """The augmentation, the step and the penalties, as far as they are modules."""
     parts: dict[str, object] = {"augment": trainer.gan.augment, "step": trainer.step_function}
     parts |= {f"penalty{i}": penalty for i, penalty in enumerate(trainer.gan.penalties)}
     return nn.ModuleDict({k: v for k, v in parts.items() if isinstance(v, nn.Module)})
 
 
-def _update_state(trainer: Trainer) -> dict[str, Tensor]:
+def _update_state(trainer: TrainState) -> dict[str, Tensor]:
     state = {f"g.{k}": v for k, v in trainer.gan.update_g.state_dict().items()}
     return state | {f"d.{k}": v for k, v in trainer.gan.update_d.state_dict().items()}
 
@@ -175,14 +174,14 @@ def _of_rank(name: str, rank: int) -> str:
     return f"{name}.{rank}" if rank else name
 
 
-def _rng_state(trainer: Trainer) -> _Rng:
+def _rng_state(trainer: TrainState) -> _Rng:
     state = {"noise": trainer.noise.get_state(), "torch": torch.get_rng_state()}
     if trainer.device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(trainer.device)
     return state
 
 
-def _check_rng_state(trainer: Trainer, saved: _Rng) -> None:
+def _check_rng_state(trainer: TrainState, saved: _Rng) -> None:
     """CheckpointError unless ``_set_rng_state`` can take ``saved``."""
     for name, state in _restored(trainer, saved).items():
         device = trainer.device if name in ("noise", "cuda") else torch.device("cpu")
@@ -194,7 +193,7 @@ def _check_rng_state(trainer: Trainer, saved: _Rng) -> None:
             ) from error
 
 
-def _restored(trainer: Trainer, saved: _Rng) -> _Rng:
+def _restored(trainer: TrainState, saved: _Rng) -> _Rng:
     """This rank's states of ``saved``, by the names that they have on the first."""
     if "noise" not in saved or "torch" not in saved:
         raise CheckpointError("the checkpoint's rng does not fit: it has no noise or no torch")
@@ -209,7 +208,7 @@ def _restored(trainer: Trainer, saved: _Rng) -> _Rng:
     return {name: state for name, state in states.items() if state is not None}
 
 
-def _set_rng_state(trainer: Trainer, saved: _Rng) -> None:
+def _set_rng_state(trainer: TrainState, saved: _Rng) -> None:
     states = _restored(trainer, saved)
     if "noise" in states:
         trainer.noise.set_state(states["noise"])

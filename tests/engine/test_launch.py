@@ -7,9 +7,9 @@ import torch
 
 from fastgan.cli import main
 from fastgan.data.stream_loader import _default_workers
+from fastgan.engine.device import resolve_device
 from fastgan.engine.launch import Launch, local_device, read_launch
 from fastgan.engine.ranks import launched
-from fastgan.engine.trainer import resolve_device
 
 GOOD = {
     "RANK": "1",

@@ -118,7 +118,7 @@ def test_the_first_error_is_the_one_that_ends_the_run(tmp_path, recorder, monkey
     def full(*_: Any, **__: Any) -> Path:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(trainer, "save", full)
+    monkeypatch.setattr("fastgan.engine.loop.save_state", full)
     with pytest.raises(RuntimeError, match="a file of the set is gone"):
         trainer.fit(tmp_path / "run", reporter=recorder)
     assert "step 3 could not be saved either: [Errno 28] No space left" in recorder.notes[-1]

@@ -1,0 +1,282 @@
+"""The state of a run: networks, data and configuration, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastgan.augment import get_augmentation
+from fastgan.data import ImageDataset, ImageStream, make_loader
+from fastgan.engine.autoencoding import named_step
+from fastgan.engine.capture import Inputs, StepRunner
+from fastgan.engine.config import TrainConfig
+from fastgan.engine.device import resolve_device
+from fastgan.engine.ema import Ema
+from fastgan.engine.parts import describe
+from fastgan.engine.precision import LossScale
+from fastgan.engine.ranks import Ranks
+from fastgan.engine.schedule import lr_factor
+from fastgan.engine.step import GAN, Batch, Metrics, Penalty
+from fastgan.engine.update import Update
+from fastgan.engine.validate import check_choices
+from fastgan.losses import GANLoss, get_loss
+from fastgan.nn import convert_sync_batchnorm
+from fastgan.optim import Adam
+from fastgan.regularizers import get_regularizer
+
+# Streams that must not collide with each other or with the data order's.
+_NOISE_STREAM, _FIXED_NOISE_STREAM = 1, 2
+# Images that are drawn in one pass: a grid may hold thousands.
+_SAMPLED_AT_ONCE = 256
+
+Step = Callable[[GAN, Callable[[int], Batch], Sequence[Sequence[bool]]], Metrics]
+
+
+class TrainState:
+    """Everything that a run's future depends on, and the step that moves it.
+
+    The arguments are those of :class:`fastgan.engine.Trainer`.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module | None,
+        dataset: ImageDataset | ImageStream,
+        config: TrainConfig | None = None,
+        *,
+        latent_dim: int | None = None,
+        loss: GANLoss | None = None,
+        penalties: Sequence[Penalty] = (),
+        augment: nn.Module | None = None,
+        step: Step | None = None,
+        description: dict[str, Any] | None = None,
+    ) -> None:
+        self.config = config = config or TrainConfig()
+        self.ranks = Ranks.current()
+        self.device = resolve_device(config.device)
+        self.latent_dim = _latent_dim(generator, latent_dim)
+        self.description = description or {}
+        self.dataset = dataset
+        self.step = 0
+        self.whole = True
+        """False while an update is being made: the state is then that of no step."""
+        self.rollbacks = 0
+        # Before they are used: what a part counts in a plain attribute is not what it is.
+        self._parts = {
+            "loss": describe(loss),
+            "penalties": [describe(penalty) for penalty in penalties],
+            "augment": describe(augment),
+            "step": describe(step),
+        }
+        loss = loss or get_loss(
+            config.loss, smooth_real=config.smooth_real, smooth_fake=config.smooth_fake
+        )
+        step = step or named_step(config)
+        check_choices(config, generator, discriminator, dataset, self.ranks, self.device)
+        self.loader = make_loader(
+            dataset,
+            self.ranks.share(config.batch_size, "batch_size"),
+            seed=config.seed,
+            device=self.device,
+            flip=config.flip,
+            rank=self.ranks.rank,
+            world_size=self.ranks.size,
+        )
+        self.generator = self._place(generator)
+        # A network that is not there is a module without parameters.
+        self.discriminator = self._place(discriminator or nn.Module())
+        penalties = [*_named_penalties(config), *penalties]
+        if augment is None and config.augment != "none":
+            augment = get_augmentation(config.augment)
+        for part in (augment, step, *penalties):
+            if isinstance(part, nn.Module):
+                part.to(self.device)
+        self.ema = Ema(self.generator, config.ema_decay) if config.ema_decay else None
+        self.gan = GAN(
+            self.generator,
+            self.discriminator,
+            self._update(self.generator, config.lr_g),
+            self._update(self.discriminator, config.lr_d, bound=config.clip_weights),
+            loss,
+            penalties,
+            augment,
+            self.ranks,
+            precision=config.precision,
+            discriminator_steps=config.discriminator_steps,
+            joint_batch=config.joint_batch,
+            share_fakes=config.share_fakes,
+            update_rule=config.update_rule,
+            class_weight=config.class_weight,
+            accumulate=config.accumulate,
+        )
+        self.noise = self._random(_NOISE_STREAM)
+        self.fixed_noise = torch.randn(
+            config.sample_count,
+            self.latent_dim,
+            generator=self._random(_FIXED_NOISE_STREAM),
+            device=self.device,
+        )
+        self.step_function = step
+        self._fetched: tuple[int, Inputs, Hashable] | None = None
+        self._runner = StepRunner(
+            self._run_step, self.device, config.capture, [self.noise], shared=self.ranks.size > 1
+        )
+        if self.ranks.size > 1:
+            self.reseed()
+
+    def train_step(self) -> None:
+        """Make one step. Its scalars are then in :attr:`latest`, on the device."""
+        config = self.config
+        rows, due = self.fetch()
+        self._fetched = None
+        factor = lr_factor(config.lr_schedule, self.step, config.steps, config.warmup_steps)
+        self.gan.update_g.set_lr(config.lr_g * factor)
+        self.gan.update_d.set_lr(config.lr_d * factor)
+        if self.ema:
+            self.ema.before(self.step + 1)
+        self.whole = False
+        self._runner(rows, due)
+        self.step += 1
+        self.whole = True
+
+    def fetch(self) -> tuple[Inputs, Hashable]:
+        """What the step that comes works on: rows of the data, and the penalties that are due.
+
+        Data that cannot be read is an error here, before anything of the state is touched.
+        """
+        if self._fetched is None or self._fetched[0] != self.step:
+            first = self.step * self.config.discriminator_steps
+            updates = range(first, first + self.config.discriminator_steps)
+            due = tuple(tuple(u % p.every == 0 for p in self.gan.penalties) for u in updates)
+            self._fetched = self.step, [self.loader.rows(u) for u in updates], due
+        return self._fetched[1:]
+
+    @property
+    def latest(self) -> Metrics:
+        """The newest value of every scalar that steps give; reading one waits for the device."""
+        return self._runner.latest
+
+    @torch.no_grad()
+    def sample(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Images of the averaged generator (the plain one where averaging is off), in eval mode."""
+        model = self.ema.average if self.ema else self.generator
+        was_training = model.training
+        try:
+            model.eval()
+            rows = [noise] if labels is None else [noise, labels]
+            parts = zip(*(row.split(_SAMPLED_AT_ONCE) for row in rows), strict=True)
+            images = [model(*part) for part in parts]
+            return images[0] if len(images) == 1 else torch.cat(images)
+        finally:
+            model.train(was_training)
+
+    def restored(self) -> None:
+        """Another state was loaded: captured steps belong to the one before."""
+        self._runner.forget()
+        self.whole = True
+
+    def reseed(self) -> None:
+        """Start torch's random streams anew: each rank's own, and others after each rollback."""
+        entropy = [self.config.seed, self.rollbacks, self.ranks.rank]
+        seed, noise = np.random.SeedSequence(entropy).generate_state(2, np.uint64)
+        torch.manual_seed(int(seed >> np.uint64(1)))
+        if self.rollbacks:
+            self.noise.manual_seed(self.ranks.from_first(lambda: int(noise >> np.uint64(1))))
+
+    def facts(self) -> dict[str, Any]:
+        """What the run is, for its folder and its checkpoints."""
+        facts = {"config": self.config.as_dict(), "data": self._data_facts, **self.description}
+        return facts | {"parts": self._parts, "rollbacks": self.rollbacks}
+
+    @property
+    def optimizer_g(self) -> Adam:
+        return self.gan.update_g.optimizer
+
+    @property
+    def optimizer_d(self) -> Adam:
+        return self.gan.update_d.optimizer
+
+    @property
+    def fixed_labels(self) -> Tensor | None:
+        """The labels of the sample grid: all in turn."""
+        if not self.config.conditional:
+            return None
+        assert self.dataset.labels is not None
+        classes = getattr(self.generator, "num_classes", 0) or int(self.dataset.labels.max()) + 1
+        return torch.arange(len(self.fixed_noise), device=self.device) % classes
+
+    def _run_step(self, inputs: Inputs, due: Hashable) -> Metrics:
+        """The whole step as a function of tensors: from the rows of the data to the average."""
+
+        def batches(i: int) -> Batch:
+            if i >= len(inputs):
+                return replace(made[-1], noise=self._draw_noise())
+            images, labels = self.loader.gather(*inputs[i])  # type: ignore[arg-type]
+            noise = self._draw_noise()
+            made.append(Batch(images, labels if self.config.conditional else None, noise))
+            return made[-1]
+
+        made: list[Batch] = []
+        metrics = self.step_function(self.gan, batches, due)  # type: ignore[arg-type]
+        if self.ema:
+            self.ema.update()
+        return metrics
+
+    def _draw_noise(self) -> Tensor:
+        # Drawn for all ranks by each of them, so that their noise does not depend on their number.
+        shape = self.config.batch_size, self.latent_dim
+        return self.ranks.part(torch.randn(*shape, generator=self.noise, device=self.device))
+
+    def _place(self, module: nn.Module) -> nn.Module:
+        self.ranks.align(module.to(self.device))
+        if self.config.sync_batchnorm and self.ranks.size > 1:
+            convert_sync_batchnorm(module)
+        return module.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+
+    def _update(self, module: nn.Module, lr: float, bound: float = 0.0) -> Update:
+        config = self.config
+        return Update(
+            module,
+            lr,
+            (config.beta1, config.beta2),
+            loss_scale=LossScale(self.device) if config.precision == "float16" else None,
+            clip=config.clip_grad,
+            bound=bound,
+            ranks=self.ranks,
+            device=self.device,
+        )
+
+    @cached_property
+    def _data_facts(self) -> dict[str, Any]:
+        # Once a run: hashing a large set takes seconds, and every checkpoint names its data.
+        return {
+            "name": self.dataset.name,
+            "images": list(self.dataset.shape),
+            "fingerprint": self.dataset.fingerprint(),
+        }
+
+    def _random(self, stream: int) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(self.config.seed * 4 + stream)
+
+
+def _named_penalties(config: TrainConfig) -> list[Penalty]:
+    if config.regularizer == "none":
+        return []
+    return [get_regularizer(config.regularizer, config.reg_weight, config.reg_every)]
+
+
+def _latent_dim(generator: nn.Module, given: int | None) -> int:
+    width = given if given is not None else getattr(generator, "latent_dim", None)
+    if not isinstance(width, int) or width < 1:
+        raise ValueError(
+            "latent_dim must be a positive whole number, given or as generator.latent_dim; "
+            f"got {width!r}"
+        )
+    return width
