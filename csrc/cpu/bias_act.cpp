@@ -5,7 +5,9 @@
 namespace fastgan {
 namespace {
 
-void check(const Tensor& x, const Layout& l, const std::optional<Tensor>& bias, int64_t activation) {
+void check(const Tensor& x, const Layout& l, const std::optional<Tensor>& bias, int64_t activation,
+           const char* name = "x") {
+  dtype_of(x, name);  // says what is wrong here: from within a parallel loop no message comes back
   STD_TORCH_CHECK(activation >= kLeakyRelu && activation <= kSigmoid, "activation: unknown code ",
                   activation);
   if (!bias.has_value()) return;
@@ -86,9 +88,9 @@ Tensor bias_act_forward(Tensor x, std::optional<Tensor> bias, int64_t activation
 
 std::tuple<Tensor, Tensor> bias_act_backward(Tensor dz, Tensor z, int64_t activation, double slope,
                                              bool need_dbias) {
-  const Layout l = layout_of(z);
-  check(z, l, std::nullopt, activation);
-  const Layout d = layout_of(dz);
+  const Layout l = layout_of(z, "z");
+  check(z, l, std::nullopt, activation, "z");
+  const Layout d = layout_of(dz, "dz");
   STD_TORCH_CHECK(dz.scalar_type() == z.scalar_type() && d.batch == l.batch &&
                       d.channels == l.channels && d.size == l.size && d.columns == l.columns,
                   "dz: expected the dtype, shape and layout of z");

@@ -45,8 +45,10 @@ Dtype weight_type(ScalarType type) {
 }
 
 void check_pair(const Sizes& pair, const char* name, int64_t least) {
-  STD_TORCH_CHECK(pair.size() == 2 && std::min(pair[0], pair[1]) >= least, name,
-                  ": expected two numbers of at least ", least);
+  constexpr int64_t most = 1 << 30;  // places are products with them
+  STD_TORCH_CHECK(pair.size() == 2 && std::min(pair[0], pair[1]) >= least &&
+                      std::max(pair[0], pair[1]) <= most,
+                  name, ": expected two numbers of ", least, " to ", most);
 }
 
 DotShape shape_of(ScalarType weight, int64_t batch, const Sizes& image, const Sizes& positions,

@@ -29,6 +29,7 @@ Tile tile_of(const Tensor& x, const Spec& spec) {
 
 void check(const Tensor& x, const Layout& l, const Spec& spec, const std::optional<Tensor>& weight,
            const std::optional<Tensor>& bias) {
+  dtype_of(x);  // says what is wrong here: from within a parallel loop no message comes back
   STD_TORCH_CHECK(spec.segments >= 1 && l.batch % spec.segments == 0, "segments: ", spec.segments,
                   " does not divide the batch of ", l.batch);
   STD_TORCH_CHECK(spec.activation >= kLeakyRelu && spec.activation <= kSigmoid,
@@ -213,7 +214,7 @@ std::tuple<Tensor, Tensor, Tensor> norm_act_backward(
   const Spec spec{eps, static_cast<int>(activation), slope, segments, act_first};
   check(x, l, spec, weight, bias);
   check_stats(x, l, segments, mean, var);
-  const Layout d = layout_of(dz);
+  const Layout d = layout_of(dz, "dz");
   STD_TORCH_CHECK(dz.scalar_type() == x.scalar_type() && d.batch == l.batch &&
                       d.channels == l.channels && d.size == l.size && d.columns == l.columns,
                   "dz: expected the dtype, shape and layout of x");
@@ -259,7 +260,15 @@ void update_stats(P* running, const P* batch, int64_t segments, int64_t channels
 
 void update_running_stats_(Tensor running_mean, Tensor running_var, Tensor mean, Tensor var,
                            double momentum, int64_t count, bool average) {
+  STD_TORCH_CHECK(mean.dim() == 2 && mean.is_contiguous() &&
+                      (mean.scalar_type() == ScalarType::Float ||
+                       mean.scalar_type() == ScalarType::Double),
+                  "mean: expected (segments, channels) contiguous values in float32 or float64");
+  STD_TORCH_CHECK(count > 1, "count: expected more than one value per channel, got ", count);
   const int64_t segments = mean.size(0), channels = mean.size(1);
+  STD_TORCH_CHECK(var.scalar_type() == mean.scalar_type() && var.is_contiguous() &&
+                      var.numel() == mean.numel(),
+                  "var: expected (", segments, ", ", channels, ") contiguous values of mean's dtype");
   for (const Tensor* t : {&running_mean, &running_var}) {
     STD_TORCH_CHECK(t->scalar_type() == mean.scalar_type() && t->is_contiguous() &&
                         t->numel() == channels,

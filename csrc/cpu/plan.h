@@ -23,13 +23,13 @@ namespace fastgan {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-inline Dtype dtype_of(const Tensor& x) {
+inline Dtype dtype_of(const Tensor& x, const char* name = "x") {
   switch (x.scalar_type()) {
     case ScalarType::Float: return Dtype::kFloat32;
     case ScalarType::BFloat16: return Dtype::kBFloat16;
     case ScalarType::Half: return Dtype::kFloat16;
     case ScalarType::Double: return Dtype::kFloat64;
-    default: STD_TORCH_CHECK(false, "x: expected float32, bfloat16, float16 or float64");
+    default: STD_TORCH_CHECK(false, name, ": expected float32, bfloat16, float16 or float64");
   }
   return Dtype::kFloat32;
 }
@@ -44,8 +44,8 @@ struct Layout {
   bool columns;
 };
 
-inline Layout layout_of(const Tensor& x) {
-  STD_TORCH_CHECK(x.dim() >= 2, "x: expected at least 2 dimensions, got ", x.dim());
+inline Layout layout_of(const Tensor& x, const char* name = "x") {
+  STD_TORCH_CHECK(x.dim() >= 2, name, ": expected at least 2 dimensions, got ", x.dim());
   const auto sizes = x.sizes();
   Layout l{sizes[0], sizes[1], 1, false};
   for (int64_t d = 2; d < x.dim(); ++d) l.size *= sizes[d];
@@ -66,7 +66,7 @@ inline Layout layout_of(const Tensor& x) {
     }
   }
   STD_TORCH_CHECK(contiguous || channels_last || dense == 0,
-                  "x: expected a contiguous or a channels-last dense tensor");
+                  name, ": expected a contiguous or a channels-last dense tensor");
   if (!contiguous) l.columns = true;
   return l;
 }

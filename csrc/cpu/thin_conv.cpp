@@ -142,7 +142,7 @@ struct Bands {
 Tensor thin_conv(Tensor image, Tensor weight, std::optional<Tensor> bias, Sizes stride,
                  Sizes padding, Sizes size, int64_t activation, double slope) {
   const Sizes from = sizes_of(image, "image");
-  check_weight(weight, image, weight.size(0), from[1]);
+  check_weight(weight, image, sizes_of(weight, "weight")[0], from[1]);
   check_pair(size, "size", 1, 1 << 30);
   const Sizes to = {from[0], weight.size(0), size[0], size[1]};
   const ThinShape s = shape_of(dtype_of(image), from, interleaved(image), to,

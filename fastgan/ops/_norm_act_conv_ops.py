@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from fastgan.ops import _dispatch
+from fastgan.ops import _dispatch, _raw_checks
 from fastgan.ops import _norm_act_conv_raw as raw
 from fastgan.ops import _norm_act_ops as norm_ops
 from fastgan.ops._library import LIBRARY, define, operator, register_autograd
 from fastgan.ops._norm_act_conv_raw import Needs, Norm, Spec, has_prologue
+from fastgan.ops._raw_checks import checked
 from fastgan.ops._tensors import dense_like, is_channels_last, stat_dtype
 from fastgan.ops.bias_act import BACKWARD as ACTIVATION_BACKWARD
 from fastgan.ops.bias_act import FORWARD as ACTIVATION
@@ -300,8 +301,12 @@ BACKWARD = operator("norm_act_conv_backward", _composed_backward)
 
 
 def _register() -> None:
-    LIBRARY.impl("norm_act_conv", _run, "CompositeExplicitAutograd")
-    LIBRARY.impl("norm_act_conv_backward", _run_backward, "CompositeExplicitAutograd")
+    for name, implementation in (
+        ("norm_act_conv", _run),
+        ("norm_act_conv_backward", _run_backward),
+    ):
+        guarded = checked(getattr(_raw_checks, name), implementation)
+        LIBRARY.impl(name, guarded, "CompositeExplicitAutograd")
     torch.library.register_fake("fastgan::norm_act_conv", _fake, lib=LIBRARY)
     torch.library.register_fake("fastgan::norm_act_conv_backward", _fake_backward, lib=LIBRARY)
     register_autograd("norm_act_conv", _backward, _save, _composed)

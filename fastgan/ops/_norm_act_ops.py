@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastgan.ops import _dispatch
+from fastgan.ops import _dispatch, _raw_checks
 from fastgan.ops._library import LIBRARY, define, operator, register_autograd
 from fastgan.ops._norm_act_second import norm_act_double_backward
+from fastgan.ops._raw_checks import checked
 from fastgan.ops._tensors import dense_like, stat_dtype
 from fastgan.ops.reference import norm_act as reference
 from fastgan.ops.reference.activation import act
@@ -187,13 +189,15 @@ def _double_backward(ctx: Any, g_dx: Any, g_dweight: Any, g_dbias: Any) -> tuple
     return (g_dz, g_x, None, None, g_weight, g_bias, *(None,) * 9)
 
 
-for _name, _implementation in {
+_RUNS: dict[str, Callable[..., Any]] = {
     "norm_act_train": _run_train,
     "norm_act_eval": _run_eval,
     "norm_act_backward": _run_backward,
     "update_running_stats_": update_,
-}.items():
-    LIBRARY.impl(_name, _implementation, "CompositeExplicitAutograd")
+}
+for _name, _implementation in _RUNS.items():
+    _guarded = checked(getattr(_raw_checks, _name), _implementation)
+    LIBRARY.impl(_name, _guarded, "CompositeExplicitAutograd")
 
 
 def _register() -> None:

@@ -34,14 +34,16 @@ def real(name: str, value: float) -> float:
     return float(value)
 
 
-def whole(name: str, value: int, least: int) -> int:
-    """A whole number as an int: TypeError for another type, ValueError for less than `least`."""
+def whole(name: str, value: int, least: int, most: float = _INFINITY) -> int:
+    """A whole number as an int: TypeError for another type, ValueError out of `least` to `most`."""
     if isinstance(value, torch.SymInt):
         return value
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name}: expected a whole number, got {kind(value)}")
     if value < least:
         raise ValueError(f"{name}: expected at least {least}, got {value}")
+    if value > most:
+        raise ValueError(f"{name}: expected at most {most}, got {value}")
     return int(value)
 
 

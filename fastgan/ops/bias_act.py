@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from fastgan.ops import _dispatch
+from fastgan.ops import _dispatch, _raw_checks
 from fastgan.ops._library import LIBRARY, define, operator, register_autograd
+from fastgan.ops._raw_checks import checked
 from fastgan.ops._tensors import (
     activation_code,
     check_input,
@@ -135,8 +136,11 @@ def _double_backward(ctx: Any, g_dx: Tensor | None, g_dbias: Tensor | None) -> t
     return g_dz, g_z, None, None, None, None
 
 
-LIBRARY.impl("bias_act", _run, "CompositeExplicitAutograd")
-LIBRARY.impl("bias_act_backward", _run_backward, "CompositeExplicitAutograd")
+for _name, _implementation in (
+    ("bias_act", checked(_raw_checks.bias_act, _run)),
+    ("bias_act_backward", checked(_raw_checks.bias_act_backward, _run_backward)),
+):
+    LIBRARY.impl(_name, _implementation, "CompositeExplicitAutograd")
 torch.library.register_fake("fastgan::bias_act", lambda x, *_: torch.empty_like(x), lib=LIBRARY)
 torch.library.register_fake("fastgan::bias_act_backward", _fake_backward, lib=LIBRARY)
 register_autograd("bias_act", _backward, _save, reference.bias_act_forward)

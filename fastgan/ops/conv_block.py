@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from fastgan.kernels._conv_packed import eager_call
-from fastgan.ops import _dispatch
+from fastgan.ops import _dispatch, _raw_checks
 from fastgan.ops._library import LIBRARY, define, operator, register_autograd
 from fastgan.ops._norm_act_ops import snapshot
+from fastgan.ops._raw_checks import checked
 from fastgan.ops._tensors import (
     activation_code,
     autocast_dtype,
@@ -384,8 +385,9 @@ def _convolution_gradients(
 
 
 def _register() -> None:
-    LIBRARY.impl("conv_block", _run, "CompositeExplicitAutograd")
-    LIBRARY.impl("conv_block_backward", _run_backward, "CompositeExplicitAutograd")
+    for name, implementation in (("conv_block", _run), ("conv_block_backward", _run_backward)):
+        guarded = checked(getattr(_raw_checks, name), implementation)
+        LIBRARY.impl(name, guarded, "CompositeExplicitAutograd")
     torch.library.register_fake("fastgan::conv_block", _fake, lib=LIBRARY)
     torch.library.register_fake("fastgan::conv_block_backward", _fake_backward, lib=LIBRARY)
     register_autograd("conv_block", _backward, _save, reference.conv_block_forward)

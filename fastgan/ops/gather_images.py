@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastgan.ops import _dispatch
 from fastgan.ops._library import LIBRARY, define
+from fastgan.ops._raw_checks import checked
 from fastgan.ops._tensors import DTYPES, check_tensor
 
 _OUTPUTS = DTYPES[:3]  # float64 is no format to train in
@@ -32,7 +33,28 @@ def gather_images(
     its image is NaN (on the reference backend, PyTorch's own assertion); RuntimeError if the
     backend asked for cannot run.
     """
-    _check_images(images)
+    _check(images, index, flips, dtype)
+    if not images.is_contiguous(memory_format=torch.channels_last):
+        # Converting here would copy the whole set for every batch.
+        raise ValueError(
+            "images: expected channels-last memory, as images.to(memory_format="
+            f"torch.channels_last) gives once and for all, got strides {images.stride()}"
+        )
+    flips = None if flips is None else flips.contiguous()
+    args = images, index.contiguous(), flips, dtype, _dispatch.setting()
+    if _dispatch.is_eager(images, index, flips):
+        return _run(*args)
+    return _FORWARD(*args)
+
+
+def _check(
+    images: Tensor, index: Tensor, flips: Tensor | None, dtype: torch.dtype, backend: str = "auto"
+) -> None:
+    check_tensor("images", images)
+    if images.dtype is not torch.uint8:
+        raise TypeError(f"images: expected torch.uint8, got {images.dtype}")
+    if images.dim() != 4:
+        raise ValueError(f"images: expected (N, C, H, W), got shape {tuple(images.shape)}")
     _check_each("index", index, torch.int64, images)
     if flips is not None:
         _check_each("flips", flips, torch.bool, images)
@@ -40,27 +62,8 @@ def gather_images(
             raise ValueError(
                 f"flips: expected shape {tuple(index.shape)}, got {tuple(flips.shape)}"
             )
-        flips = flips.contiguous()
     if not isinstance(dtype, torch.dtype) or dtype not in _OUTPUTS:
         raise TypeError(f"dtype: expected float32, bfloat16 or float16, got {dtype}")
-    args = images, index.contiguous(), flips, dtype, _dispatch.setting()
-    if _dispatch.is_eager(images, index, flips):
-        return _run(*args)
-    return _FORWARD(*args)
-
-
-def _check_images(images: Tensor) -> None:
-    check_tensor("images", images)
-    if images.dtype is not torch.uint8:
-        raise TypeError(f"images: expected torch.uint8, got {images.dtype}")
-    if images.dim() != 4:
-        raise ValueError(f"images: expected (N, C, H, W), got shape {tuple(images.shape)}")
-    if not images.is_contiguous(memory_format=torch.channels_last):
-        # Converting here would copy the whole set for every batch.
-        raise ValueError(
-            "images: expected channels-last memory, as images.to(memory_format="
-            f"torch.channels_last) gives once and for all, got strides {images.stride()}"
-        )
 
 
 def _check_each(name: str, value: Tensor, dtype: torch.dtype, images: Tensor) -> None:
@@ -89,6 +92,7 @@ def _run(
         low, high = (int(end) for end in index.aminmax())
         if low < 0 or high >= len(images):
             raise IndexError(f"index: expected 0 to {len(images) - 1}, got {low} to {high}")
+    index, flips = index.contiguous(), None if flips is None else flips.contiguous()
     rows = images.permute(0, 2, 3, 1)  # dense, whatever the strides of a single channel or pixel
     rows = rows if rows.is_contiguous() else rows.contiguous()
     gathered = _dispatch.kernels(backend, "gather_images", images).gather_images(
@@ -104,5 +108,5 @@ def _fake(
     return images.new_empty((index.shape[0], h, w, c), dtype=dtype).permute(0, 3, 1, 2)
 
 
-LIBRARY.impl("gather_images", _run, "CompositeExplicitAutograd")
+LIBRARY.impl("gather_images", checked(_check, _run), "CompositeExplicitAutograd")
 torch.library.register_fake("fastgan::gather_images", _fake, lib=LIBRARY)

@@ -24,8 +24,8 @@ COUNT = [*WHOLE, 0]
 FLAG: list[Any] = [None, "a", 1, 0, 1.0, torch.tensor(True), np.True_, []]
 CHOICE: list[Any] = [None, "nothing", "", 1, True, b"tanh", ["tanh"], {}, torch.tensor(1)]
 _STEPS: list[Any] = [
-    *NO_NUMBERS, 1.5, 1.0, -1, (1,) * 5, (), (1.0, 1), (True, 1), ("1", "1"), "11", {1, 2},
-    (-1, 1), (None, 1), np.ones(2, np.int64), torch.ones(2, dtype=torch.int64),
+    *NO_NUMBERS, 1.5, 1.0, -1, -(1 << 70), (1,) * 5, (), (1.0, 1), (True, 1), ("1", "1"), "11",
+    {1, 2}, (-1, 1), (None, 1), np.ones(2, np.int64), torch.ones(2, dtype=torch.int64),
 ]  # fmt: skip
 STEPS = [*_STEPS, 0, (0, 1)]
 PADDING = [*_STEPS, "same"]
