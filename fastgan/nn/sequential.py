@@ -318,7 +318,9 @@ def choose(block: Block, x: Tensor, shape: tuple[int, ...], for_speed: bool) -> 
     assert block.conv is not None
     dtype, weight_shape, geometry = autocast_dtype(x), block.weight_shape, block.geometry
     own = None
-    if for_speed:
+    if for_speed and torch.compiler.is_compiling():
+        own = False  # a choice by size would hold the graph to its sizes
+    elif for_speed:
         like = x if tuple(shape) == tuple(x.shape) else x.new_empty(shape)
         weight = torch.empty(weight_shape, dtype=dtype, device="meta")
         activated = block.after != Activation()

@@ -184,7 +184,7 @@ def _bias_act_backward(
 # The dispatcher ops.
 
 _SPEC = (
-    "float eps, int pre_activation, float pre_slope, bool training, int segments, int[] stride, "
+    "float eps, int pre_activation, float pre_slope, bool training, SymInt segments, int[] stride, "
     "int[] padding, int[] output_padding, bool transposed, int activation, float slope"
 )
 _NORM = "Tensor? mean, Tensor? var, Tensor? gamma, Tensor? beta"

@@ -16,7 +16,7 @@ from fastgan.ops._tensors import dense_like, stat_dtype
 from fastgan.ops.reference import norm_act as reference
 from fastgan.ops.reference.activation import act
 
-_SPEC = "float eps, int activation, float negative_slope, int segments, bool act_first"
+_SPEC = "float eps, int activation, float negative_slope, SymInt segments, bool act_first"
 
 define(
     f"norm_act_train(Tensor x, Tensor? weight, Tensor? bias, {_SPEC}, str backend) "
@@ -33,7 +33,7 @@ define(
 )
 define(
     "update_running_stats_(Tensor(a!) running_mean, Tensor(b!) running_var, Tensor mean, "
-    "Tensor var, float momentum, int count, bool average, str backend) -> ()"
+    "Tensor var, float momentum, SymInt count, bool average, str backend) -> ()"
 )
 
 

@@ -187,7 +187,7 @@ def _kernels(backend: str, x: Tensor) -> ModuleType:
 _NORM = "Tensor? mean, Tensor? var, Tensor? gamma, Tensor? beta, float eps, int pre_activation"
 _SPEC = (
     "float pre_slope, int[] stride, int[] padding, int[] output_padding, bool transposed, "
-    "int activation, float slope, int segments"
+    "int activation, float slope, SymInt segments"
 )
 define(
     f"conv_block(Tensor x, Tensor weight, Tensor? bias, {_NORM}, {_SPEC}, str backend) "

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 import time
 import warnings
@@ -63,15 +64,68 @@ def explained(
     if len(allowed) == 1:
         reason = None if device.type != "cuda" else _dispatch.why_not("triton", "cuda", dtype)
         return "composed", reason or f"the only form for {device.type} that saves memory"
-    found = lookup(device_name(device), dtype, layer_key(x_shape, weight_shape, geometry)) or {}
-    measured = {k: v for k, v in found.get("microseconds", {}).items() if k in allowed}
-    if measured:
-        return min(measured, key=lambda form: measured[form]), "measured"
+    if torch.compiler.is_compiling():
+        fastest = of_class(
+            x_shape, _measured_shapes(device, dtype, weight_shape, tuple(geometry), fast)
+        )
+    else:
+        layer = layer_key(x_shape, weight_shape, geometry)
+        fastest = _fastest(lookup(device_name(device), dtype, layer) or {}, allowed)
+    if fastest is not None:
+        return fastest, "measured"
     if device.type != "cpu":
         return "composed", "not measured on this device; fastgan tune measures"
     if beats_eager:
         return "composed", "kernels of fastgan's own are faster than the library's convolution"
     return "apart", "the library's convolution is as fast by itself"
+
+
+def of_class(
+    x_shape: tuple[int, ...], measured: tuple[tuple[tuple[int, ...], str], ...]
+) -> str | None:
+    """What was fastest at the largest measured batch that x's reaches, else at the smallest.
+
+    A compiled graph is for a class of shapes, whose sizes may be symbols: it is asked whether they
+    reach or equal measured ones, which holds it to the class, and no more. measured: (shape, form),
+    by batch.
+    """
+    found = None
+    for (batch, *sizes), form in measured:
+        equal = all(a == b for a, b in zip(sizes, x_shape[1:], strict=True))
+        if equal and (found is None or x_shape[0] >= batch):
+            found = form
+    return found
+
+
+@torch.compiler.assume_constant_result
+def _measured_shapes(
+    device: torch.device,
+    dtype: torch.dtype,
+    weight_shape: tuple[int, ...],
+    geometry: tuple[Any, ...],
+    fast: bool,
+) -> tuple[tuple[tuple[int, ...], str], ...]:
+    """(shape of x, fastest form) of the measured layers with a weight and geometry, by batch.
+
+    geometry: as a plain tuple, for the compiler makes nothing of a named one that it passes on.
+    """
+    allowed = [f for f in compiled_forms(device, dtype) if fast or f != "apart"]
+    layers: dict[str, Any] = {}
+    for path in (SHIPPED, user_table()):
+        layers |= _devices(path).get(device_name(device), {}).get(_name(dtype), {})
+    found = []
+    for layer, entry in layers.items():
+        sizes = re.match(r"\w+ (\d+(?:x\d+)+) to ", layer)
+        shape = tuple(map(int, sizes[1].split("x"))) if sizes else ()
+        fastest = _fastest(entry, allowed)
+        if fastest is not None and layer == layer_key(shape, weight_shape, Geometry(*geometry)):
+            found.append((shape, fastest))
+    return tuple(sorted(found))
+
+
+def _fastest(entry: dict[str, Any], allowed: list[str]) -> str | None:
+    measured = {k: v for k, v in entry.get("microseconds", {}).items() if k in allowed}
+    return min(measured, key=lambda form: measured[form]) if measured else None
 
 
 # Values from which norm_act is faster than batch norm and activation by themselves, contiguous and
@@ -123,6 +177,7 @@ def layer_key(x_shape: tuple[int, ...], weight_shape: tuple[int, ...], geometry:
     return text
 
 
+@torch.compiler.assume_constant_result
 def compiled_forms(device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
     """The forms that run on a device as compiled code: no interpreter."""
     if device.type != "cuda":

@@ -75,7 +75,7 @@ def output_shape(
         else:
             size = (size + 2 * padding - k) // stride + 1
         sizes.append(size)
-    if min(sizes, default=1) < 1:
+    if any(size < 1 for size in sizes):
         raise ValueError(
             f"x: shape {x_shape} is too small for a kernel of {weight_shape[2:]}, stride "
             f"{geometry.stride} and padding {geometry.padding}: the output would be {tuple(sizes)}"
