@@ -11,13 +11,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from fastgan.data.dataset import DataError
-from fastgan.data.files import reading
+from fastgan.data.files import read_up_to, reading
 from fastgan.data.image import SUFFIXES, ImageFile, UndecodableImage
-from fastgan.data.listing import Listing, by_folder, is_image_name
+from fastgan.data.listing import MAX_ENTRY_BYTES, Listing, by_folder, is_image_name
 from fastgan.data.table import TABLE, by_table
-
-# One image file. The largest lossless photographs stay well below this.
-MAX_ENTRY_BYTES = 512 * 1024**2
 
 _ENCRYPTED = 0x1
 
@@ -37,7 +34,9 @@ def list_archive(path: Path) -> Listing:
     entries = archive.opened().infolist()
     for entry in entries:
         _check_entry(entry, path)
-    present = {PurePosixPath(_posix(e.filename)): e for e in entries if not e.is_dir()}
+    present = {
+        PurePosixPath(_posix(e.filename)): e for e in entries if not e.filename.endswith("/")
+    }
     images = {name: entry for name, entry in present.items() if is_image_name(name)}
     if not images:
         raise DataError(f"{path}: no image in this archive ({', '.join(SUFFIXES)} are read)")
@@ -120,11 +119,13 @@ class _Archive:
         return self._open[1]
 
     def read(self, entry: zipfile.ZipInfo) -> BinaryIO:
-        """Unpack one entry into memory; zipfile stops at the size that `_check_entry` has seen."""
+        """Unpack one entry into memory, at most the size that `_check_entry` has seen."""
         archive = self.opened()
         try:
-            with reading(self.path, f"{entry.filename!r}"):
-                return io.BytesIO(archive.read(entry))
+            with reading(self.path, f"{entry.filename!r}"), archive.open(entry) as member:
+                content = read_up_to(member, entry.file_size)  # type: ignore[arg-type]
+                member.read(1)  # nothing, at the end, where zipfile compares the checksum
+                return io.BytesIO(content)
         except DataError as error:
             if isinstance(error.__cause__, NotImplementedError):  # a compression, of all of them
                 raise

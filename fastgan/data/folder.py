@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from fastgan.data.dataset import DataError
-from fastgan.data.files import open_regular, regular_files
-from fastgan.data.image import SUFFIXES, ImageFile
-from fastgan.data.listing import Listing, by_folder, is_image_name
+from fastgan.data.files import open_regular, read_up_to, regular_files
+from fastgan.data.image import SUFFIXES, ImageFile, UndecodableImage
+from fastgan.data.listing import MAX_ENTRY_BYTES, Listing, by_folder, is_image_name
 from fastgan.data.table import TABLE, by_table
 
 
@@ -31,8 +33,7 @@ def list_folder(folder: Path, strict: bool = False) -> Listing:
     if not names:
         raise DataError(f"{folder}: no image in this folder ({', '.join(SUFFIXES)} are read)")
     files = [
-        ImageFile(str(found[path]), partial(open_regular, path), str(size))
-        for path, size in sizes.items()
+        ImageFile(str(found[path]), partial(_open, path), str(size)) for path, size in sizes.items()
     ]
     missing = tuple(str(found[path]) for path in left_out)
     labels, classes = _by_table(folder / TABLE, names) or by_folder(names, str(folder))
@@ -63,3 +64,12 @@ def _find(folder: Path) -> list[PurePosixPath]:
         relative = PurePosixPath(Path(current).relative_to(folder).as_posix())
         found += [relative / name for name in names]
     return sorted(name for name in found if is_image_name(name))
+
+
+def _open(path: Path) -> BinaryIO:
+    """The file's bytes: of a file itself, Pillow would allocate what a damaged header asks for."""
+    with open_regular(path) as stream:
+        content = read_up_to(stream, MAX_ENTRY_BYTES + 1)
+    if len(content) > MAX_ENTRY_BYTES:
+        raise UndecodableImage(f"{path}: more than {MAX_ENTRY_BYTES} bytes: refused")
+    return io.BytesIO(content)

@@ -14,6 +14,9 @@ from fastgan.data.dataset import DataError, ImageDataset, spread
 from fastgan.data.image import SUFFIXES, ImageFile, decode_all
 from fastgan.data.options import MAX_UNPACKED_BYTES, LoadOptions
 
+# One image file. The largest lossless photographs stay well below this.
+MAX_ENTRY_BYTES = 512 * 1024**2
+
 
 @dataclass(frozen=True)
 class Listing:

@@ -10,6 +10,7 @@ import glob
 import io
 import os
 import tarfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,12 +19,11 @@ from typing import BinaryIO
 
 from torch import Tensor
 
-from fastgan.data.archive import MAX_ENTRY_BYTES
 from fastgan.data.array import to_images, to_nchw
 from fastgan.data.dataset import MAX_LABEL, DataError
 from fastgan.data.files import open_regular, reading, regular_files
 from fastgan.data.image import SUFFIXES, ImageFile, UndecodableImage
-from fastgan.data.listing import Listing
+from fastgan.data.listing import MAX_ENTRY_BYTES, Listing
 from fastgan.data.npy import read_npy
 from fastgan.data.options import LoadOptions
 from fastgan.data.table import MAX_TABLE_BYTES, TABLE, by_table
@@ -31,6 +31,7 @@ from fastgan.data.table import MAX_TABLE_BYTES, TABLE, by_table
 _IMAGES = (*SUFFIXES, ".npy")
 _LABEL = "cls"
 _LABEL_BYTES = 64
+_BLOCK = 512
 
 # Name, offset, bytes.
 _Place = tuple[str, int, int]
@@ -119,7 +120,21 @@ def _samples(path: Path) -> tuple[list[_Sample], _Place | None]:
                 if member.name.removeprefix("./") == TABLE:
                     table = _place(member)
                 _add(samples, member)
+            _check_end(path, os.pread(opened.fileno(), _BLOCK, shard.offset), shard.offset)
     return [sample for sample in samples if sample.images], table
+
+
+def _check_end(path: Path, block: bytes, offset: int) -> None:
+    """Raise DataError unless the members end with tar's mark; warn where there is nothing at all.
+
+    tarfile takes a header that it cannot read for the end, and what follows would be lost unseen.
+    """
+    if not block:
+        warnings.warn(
+            f"{path}: ends without the mark of a tar's end: it may be truncated", stacklevel=2
+        )
+    elif block != bytes(_BLOCK):
+        raise DataError(f"{path}: damaged or truncated: no tar header at byte {offset}")
 
 
 def _add(samples: list[_Sample], member: tarfile.TarInfo) -> None:

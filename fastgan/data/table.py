@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 from fastgan.data.dataset import MAX_LABEL, DataError
+from fastgan.data.files import read_up_to
 
 TABLE = "dataset.json"
 MAX_TABLE_BYTES = 512 * 1024**2
@@ -28,7 +29,7 @@ def by_table(
     Raises:
         DataError: it is too large, no JSON, or has no label or another than a class for a file.
     """
-    content = stream.read(MAX_TABLE_BYTES + 1)
+    content = read_up_to(stream, MAX_TABLE_BYTES + 1)
     if len(content) > MAX_TABLE_BYTES:
         raise DataError(f"{where}: more than {MAX_TABLE_BYTES} bytes: refused")
     try:

@@ -6,6 +6,7 @@ import io
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,3 +113,21 @@ def test_damaged_and_compressed_shards(tmp_path: Path, png: Png) -> None:
         load(write(tmp_path / "packed.tar", {"1.png": png(1)}, "w:gz"))
     with pytest.raises(FileNotFoundError, match=r"none-\*\.tar"):
         load(tmp_path / "none-*.tar")
+
+
+@pytest.mark.parametrize("opened", [load, stream])
+def test_what_follows_a_damaged_header_is_not_lost_unseen(
+    tmp_path: Path, png: Png, opened: Any
+) -> None:
+    path = write(tmp_path / "a.tar", {f"{i}.png": png(i) for i in range(4)})
+    whole = path.read_bytes()
+    second = 1024  # a header and a block each
+    path.write_bytes(whole[:second] + b"\xff" * 512 + whole[second + 512 :])
+    with pytest.raises(DataError, match=r"a\.tar: damaged .*: no tar header at byte 1024"):
+        opened(path)
+    path.write_bytes(whole[: second + 100])
+    with pytest.raises(DataError, match="no tar header at byte 1024"):
+        opened(path)
+    path.write_bytes(whole[:second])
+    with pytest.warns(UserWarning, match="without the mark of a tar's end: it may be truncated"):
+        assert len(opened(path)) == 1
