@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from fastgan.fusion.copying import sharing
 from fastgan.fusion.layers import layer_kind
+from fastgan.fusion.matching import Written
 from fastgan.fusion.plan import Plan, link, make_plan
 from fastgan.fusion.report import FusionReport
 from fastgan.fusion.settled import chains_of
@@ -52,13 +54,12 @@ def fuse(
         model = sharing(model)
     unfuse(model)
     expected = None if example_inputs is None else _evaluate(model, example_inputs)
-    report = FusionReport()
-    plans: list[Plan] = []
-    _plan(model, "", prefer == "speed", report, plans, set(), set())
-    link(plans)
-    for plan in plans:
+    planner = _Planner(keep_activations=prefer == "speed")
+    planner.visit(model, "")
+    link(planner.plans)
+    for plan in planner.plans:
         plan.module.forward = plan
-    vars(model)["fusion_report"] = report
+    vars(model)["fusion_report"] = planner.report
     if expected is not None:
         _compare(model, _evaluate(model, example_inputs), expected)
     return model
@@ -73,40 +74,45 @@ def unfuse(model: _Model) -> _Model:
     return model
 
 
-def _plan(
-    module: nn.Module,
-    prefix: str,
-    keep_activations: bool,
-    report: FusionReport,
-    plans: list[Plan],
-    seen: set[nn.Module],
-    traced_through: set[nn.Module],
-) -> None:
-    """Plans for `module` and all that is in it, each once.
+@dataclass
+class _Planner:
+    """Plans for a module and all that is in it, each once, and the report.
 
     A part that the trace of a larger one went through may be called on its own as well: it gets a
     plan, too, but its blocks stand in the report already.
     """
-    if module in seen or layer_kind(module):
-        return
-    seen.add(module)
-    if _has_forward(module) and not module.__module__.startswith("fastgan.nn"):
+
+    keep_activations: bool
+    report: FusionReport = field(default_factory=FusionReport)
+    plans: list[Plan] = field(default_factory=list)
+    seen: set[nn.Module] = field(default_factory=set)
+    traced_through: set[nn.Module] = field(default_factory=set)
+    written: Written = field(default_factory=dict)
+
+    def visit(self, module: nn.Module, prefix: str) -> None:
+        if module in self.seen or layer_kind(module):
+            return
+        self.seen.add(module)
+        if _has_forward(module) and not module.__module__.startswith("fastgan.nn"):
+            self._plan(module, prefix)
+        for name, child in module.named_children():
+            self.visit(child, f"{prefix}{name}.")
+
+    def _plan(self, module: nn.Module, prefix: str) -> None:
         try:
-            plan, blocks, containers = make_plan(module, prefix, keep_activations)
+            made = make_plan(module, prefix, self.keep_activations, self.written)
         except Untraceable as error:
-            report.untraced.append((prefix.removesuffix("."), str(error)))
-        else:
-            if module not in traced_through:
-                report.blocks += blocks
-                if plan is not None:
-                    report.chains.append(
-                        (chains_of(plan.graphs[True]), chains_of(plan.graphs[False]))
-                    )
-            traced_through.update(containers)
+            self.report.untraced.append((prefix.removesuffix("."), str(error)))
+            return
+        plan, blocks, containers = made
+        if plan is not None:
+            self.plans.append(plan)
+        if module not in self.traced_through:
+            self.report.blocks += blocks
             if plan is not None:
-                plans.append(plan)
-    for name, child in module.named_children():
-        _plan(child, f"{prefix}{name}.", keep_activations, report, plans, seen, traced_through)
+                chains = chains_of(plan.graphs[True]), chains_of(plan.graphs[False])
+                self.report.chains.append(chains)
+        self.traced_through.update(containers)
 
 
 def _has_forward(module: nn.Module) -> bool:

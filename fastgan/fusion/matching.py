@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import fx, nn
 
+from fastgan.fusion.aliases import writer
 from fastgan.fusion.chain import Chain
 from fastgan.fusion.layers import (
     called_activation,
@@ -39,6 +40,12 @@ class Layer:
     reason: str | None = None
 
 
+# A convolution that is not to be one with its activation, or a norm with the one before it, and
+# why: what they would keep is changed in place. A larger graph shows that of the parts that it goes
+# through, whose own graphs do not.
+Written = dict[nn.Module, str]
+
+
 class Found(NamedTuple):
     """The layers of a graph, which of them are linked, and the blocks whose layers are not.
 
@@ -51,18 +58,21 @@ class Found(NamedTuple):
     left: list[tuple[fx.Node, Block]]
 
 
-def find_links(graph: fx.Graph, root: nn.Module, prefix: str = "") -> Found:
+def find_links(
+    graph: fx.Graph, root: nn.Module, prefix: str = "", written: Written | None = None
+) -> Found:
     """What can be fused in a graph, which is put into a form without needless in-place steps.
 
-    prefix: the root's own name, for those of the layers.
+    prefix: the root's own name, for those of the layers. written: see `Written`; is added to.
     """
+    written = {} if written is None else written
     modules = dict(root.named_modules(remove_duplicate=False))
     _skip_identities(graph, modules)
     pure = _functionalise(graph, modules)
     layers = _layers(graph, modules, prefix, pure)
     links, left = {}, []
     for layer in layers.values():
-        follower, reason = _follower(layer, layers, modules)
+        follower, reason = _follower(layer, layers, modules, written)
         if follower is None:
             continue
         if reason is None:
@@ -73,10 +83,10 @@ def find_links(graph: fx.Graph, root: nn.Module, prefix: str = "") -> Found:
 
 
 def fused_graph(
-    graph: fx.Graph, root: nn.Module, prefix: str, keep_activations: bool
+    graph: fx.Graph, root: nn.Module, prefix: str, keep_activations: bool, written: Written
 ) -> tuple[fx.GraphModule | None, list[Block]]:
     """The graph with its chains fused, and every block in it; None if there is nothing to fuse."""
-    found = find_links(graph, root, prefix)
+    found = find_links(graph, root, prefix, written)
     chains = _chains(found.layers, found.links)
     blocks = found.left + [block for chain in chains for block in _blocks(chain)]
     order = {node: i for i, node in enumerate(graph.nodes)}
@@ -170,7 +180,7 @@ def _title(layer: Layer) -> str:
 
 
 def _follower(
-    layer: Layer, layers: dict[fx.Node, Layer], modules: dict[str, nn.Module]
+    layer: Layer, layers: dict[fx.Node, Layer], modules: dict[str, nn.Module], written: Written
 ) -> tuple[Layer | None, str | None]:
     """(the layer that takes this one's output and may share a chain with it, why it does not)."""
     users = list(layer.node.users)
@@ -186,12 +196,28 @@ def _follower(
     if len(users) > 1:
         others = ", ".join(_user_name(u, modules) for u in users if u is not follower.node)
         return follower, f"the output of {layer.name} also goes to {others}"
+    return follower, _changed(layer, follower, modules, written)
+
+
+def _changed(
+    layer: Layer, follower: Layer, modules: dict[str, nn.Module], written: Written
+) -> str | None:
+    """What changes in place a tensor that the two keep for backward as one, but not as they are."""
     if layer.kind == "conv" and follower.kind == "act":
-        # The fused activation keeps its output for backward: nobody may write to it.
-        changed = [u for u in follower.node.users if mutates(u, modules)]
-        if changed:
-            return follower, f"{_user_name(changed[0], modules)} changes its output in place"
-    return follower, None
+        # As one they keep the output; of torch.nn's activations, LeakyReLU keeps its input.
+        begins, what = layer.module, "output"
+        found = writer(follower.node, follower.node, modules)
+    elif layer.kind == "act" and follower.kind == "norm":
+        if isinstance(layer.module, nn.LeakyReLU):
+            return None
+        # As one they keep the input; of torch.nn's layers, these activations keep their output.
+        begins, what = follower.module, "input"
+        found = writer(layer.node.all_input_nodes[0], layer.node, modules)
+    else:
+        return None
+    if found is not None:
+        written[begins] = f"{_user_name(found, modules)} changes its {what} in place"
+    return written.get(begins)
 
 
 def _user_name(node: fx.Node, modules: dict[str, nn.Module]) -> str:

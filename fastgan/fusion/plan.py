@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from fastgan.fusion.matching import fused_graph
+from fastgan.fusion.matching import Written, fused_graph
 from fastgan.fusion.report import Block
 from fastgan.fusion.settled import chains_of, pattern, settled
 from fastgan.fusion.tracing import Trace, trace
@@ -148,17 +148,19 @@ def link(plans: list[Plan]) -> None:
 
 
 def make_plan(
-    module: nn.Module, prefix: str, keep_activations: bool
+    module: nn.Module, prefix: str, keep_activations: bool, written: Written
 ) -> tuple[Plan | None, list[Block], list[nn.Module]]:
     """(the plan, if there is anything to fuse; the blocks found; the modules traced through).
 
-    prefix: the module's own name, for those of the blocks. Untraceable, if its forward is.
+    prefix: the module's own name, for those of the blocks. written: as found in the graphs of
+    larger modules; is added to. Untraceable, if its forward is.
     """
     traced = trace(module)
-    training, blocks = fused_graph(traced.graphs[True], module, prefix, keep_activations)
+    training, blocks = fused_graph(traced.graphs[True], module, prefix, keep_activations, written)
     evaluation = training
     if traced.graphs[False] is not traced.graphs[True]:
-        evaluation, _ = fused_graph(traced.graphs[False], module, prefix, keep_activations)
+        graph = traced.graphs[False]
+        evaluation, _ = fused_graph(graph, module, prefix, keep_activations, written)
     if training is None or evaluation is None:
         return None, blocks, traced.containers
     return Plan(module, traced, {True: training, False: evaluation}), blocks, traced.containers

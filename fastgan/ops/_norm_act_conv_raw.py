@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from fastgan.ops import _dispatch, conv
-from fastgan.ops._tensors import dense_like, stat_dtype
+from fastgan.ops._tensors import dense_like, own_output, stat_dtype
 from fastgan.ops.conv.geometry import Geometry
 from fastgan.ops.reference import norm_act_conv as reference
 from fastgan.ops.reference.activation import LEAKY_RELU, is_identity
@@ -61,7 +61,7 @@ def forward(
     """(y, mean, var, z); mean and var are those given or, in training, those of x."""
     if _dispatch.resolve(backend, x) == "reference":
         y, mean, var, z = reference.forward(x, weight, bias, *norm, *spec)
-        return y, mean, var, z if has_prologue(norm, spec) else x
+        return own_output(y), mean, var, z if has_prologue(norm, spec) else x
     z, mean, var = x, *norm[:2]
     if spec.training:
         kernels = _dispatch.kernels(backend, "norm_act", x)
@@ -69,7 +69,7 @@ def forward(
     else:
         z = recompute(x, norm, spec, backend)
     y = conv.forward(z, weight, bias, spec.geometry, spec.activation, spec.slope)
-    return y, mean, var, z
+    return own_output(y), mean, var, z
 
 
 def recompute(x: Tensor, norm: Norm, spec: Spec, backend: str) -> Tensor:

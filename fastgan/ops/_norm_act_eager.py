@@ -16,7 +16,7 @@ from torch.autograd import Function
 
 from fastgan.ops import _dispatch
 from fastgan.ops._norm_act_ops import BACKWARD, snapshot, update_
-from fastgan.ops._tensors import dense_like
+from fastgan.ops._tensors import dense_like, own_output
 
 Spec = tuple[float, int, float, int, bool]  # eps, activation, negative_slope, segments, act_first
 Running = tuple[Tensor, Tensor] | None
@@ -116,7 +116,7 @@ class _Train(Function):
         z, mean, var = _train(x, weight, bias, *rest)
         ctx.save_for_backward(x, mean, var, weight, bias)
         ctx.spec, ctx.backend = rest[:2]
-        return z
+        return own_output(z)
 
     @staticmethod
     def backward(ctx: Any, dz: Tensor) -> tuple[Any, ...]:
@@ -131,7 +131,7 @@ class _Eval(Function):
         ctx.save_for_backward(x, *snapshot(mean, var), weight, bias)
         ctx.spec, ctx.backend = rest
         raw = _dispatch.kernels(ctx.backend, "norm_act", x)
-        return raw.norm_act_eval(x, mean, var, weight, bias, *ctx.spec)
+        return own_output(raw.norm_act_eval(x, mean, var, weight, bias, *ctx.spec))
 
     @staticmethod
     def backward(ctx: Any, dz: Tensor) -> tuple[Any, ...]:

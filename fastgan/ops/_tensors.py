@@ -325,6 +325,14 @@ def dense(x: Tensor) -> Tensor:
     return channels_last(x) if x.stride(1) == 1 or is_channels_last(x) else x.contiguous()
 
 
+def own_output(y: Tensor) -> Tensor:
+    """y to be an output under autograd: of a view, its memory under another tensor.
+
+    Autograd refuses a change in place of an output that it knows as a view, and of views of that.
+    """
+    return y.data if y._is_view() else y
+
+
 def dense_like(t: Tensor, x: Tensor) -> Tensor:
     """t in the dtype and memory layout of x, which is dense."""
     if t.dtype is x.dtype and t.stride() == x.stride():

@@ -26,6 +26,7 @@ from fastgan.ops._tensors import (
     count_per_channel,
     dense_like,
     kind,
+    own_output,
     parameter,
     real,
     stat_dtype,
@@ -81,7 +82,8 @@ def conv_block(
     The padding is zero after the deferred norm and activation. Dilation and groups are 1.
     Differentiable to any order in x, weight, bias and every tensor of `deferred`, mean and var
     included: the gradient of x is whole once that of mean and var has come back to the block that
-    made them. It saves x and y alone; only the gradients asked for are computed.
+    made them. It saves x and y alone, and y only where an activation or statistics follow; only the
+    gradients asked for are computed.
 
     Backends: triton (implicit GEMM) and reference. Errors: TypeError, ValueError naming the
     argument; RuntimeError for another backend asked for.
@@ -204,7 +206,8 @@ _BACKWARD = operator("conv_block_backward", reference.conv_block_backward)
 
 
 def _run(x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return _kernels(args[-1], x).conv_block_forward(x, *args[:-1])
+    y, mean, var = _kernels(args[-1], x).conv_block_forward(x, *args[:-1])
+    return own_output(y), mean, var
 
 
 def _run_backward(g_y: Tensor, g_mean: Any, g_var: Any, x: Tensor, *args: Any) -> Any:
@@ -244,10 +247,12 @@ def _fake_backward(
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, weight, _, mean, var, gamma, beta, *spec = inputs
     y, y_mean, _ = output
+    *_, code, slope, segments, _ = spec
+    needed = segments or not is_identity(code, slope)  # else y may be changed in place
     ctx.set_materialize_grads(False)
     if not any(ctx.needs_input_grad[3:5]):
         mean, var = snapshot(mean, var)
-    ctx.save_for_backward(x, y, y_mean, weight, mean, var, gamma, beta)
+    ctx.save_for_backward(x, y if needed else None, y_mean, weight, mean, var, gamma, beta)
     ctx.spec = spec
 
 
@@ -257,7 +262,10 @@ def _backward(ctx: Any, g_y: Any, g_mean: Any, g_var: Any) -> tuple[Any, ...]:
     x, y, y_mean, weight, mean, var, gamma, beta = ctx.saved_tensors
     need_x, need_weight, need_bias, *need_norm = ctx.needs_input_grad[:7]
     *spec, backend = ctx.spec
-    g_y = torch.zeros_like(y) if g_y is None else dense_like(g_y, y)
+    if y is None:
+        y = g_y = channels_last(g_y.to(x.dtype))
+    else:
+        g_y = torch.zeros_like(y) if g_y is None else dense_like(g_y, y)
     results = _call(
         _BACKWARD, g_y, g_mean, g_var, x, y, y_mean, weight, mean, var, gamma, beta, *spec,
         need_x or any(need_norm), need_weight, need_bias, backend,

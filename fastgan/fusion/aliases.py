@@ -1,0 +1,44 @@
+"""Which values of a graph may share memory, and what changes it."""
+
+from __future__ import annotations
+
+from torch import fx, nn
+
+from fastgan.fusion.layers import is_fresh, mutates
+
+
+def writer(value: fx.Node, after: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:
+    """The first node behind `after` that may change the memory of a value, through any view."""
+    order = {node: i for i, node in enumerate(after.graph.nodes)}
+    found = [
+        user
+        for node in _shared(value, modules)
+        for user in node.users
+        if order[user] > order[after] and mutates(user, modules) and node in _written(user)
+    ]
+    return min(found, key=order.__getitem__, default=None)
+
+
+def _shared(value: fx.Node, modules: dict[str, nn.Module]) -> set[fx.Node]:
+    """The values that may lie in the memory of one."""
+    found, ahead = {value}, [value]
+    while ahead:
+        node = ahead.pop()
+        near = [user for user in node.users if node in _aliased(user, modules)]
+        near += _aliased(node, modules)
+        ahead += [other for other in near if other not in found]
+        found.update(near)
+    return found
+
+
+def _aliased(node: fx.Node, modules: dict[str, nn.Module]) -> list[fx.Node]:
+    """The arguments in whose memory a node's value may lie: what is not known to be new may."""
+    if node.op == "output" or is_fresh(node, modules):
+        return []
+    return _written(node) if mutates(node, modules) else node.all_input_nodes
+
+
+def _written(node: fx.Node) -> list[fx.Node]:
+    """The arguments that a node which works in place may change."""
+    given = [*node.args[:1], *node.kwargs.values()]
+    return [value for value in given if isinstance(value, fx.Node)]
