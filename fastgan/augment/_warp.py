@@ -116,30 +116,54 @@ class _Sample(torch.autograd.Function):
     torch's own has had no second derivative in all the versions that are supported.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, maps: Tensor, grid: Tensor) -> Tensor:
-        ctx.save_for_backward(grid)
-        ctx.shape = maps.shape
+    def forward(maps: Tensor, grid: Tensor) -> Tensor:
         return torch.grid_sampler_2d(maps, grid, *_MODES)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        maps, grid = inputs
+        ctx.save_for_backward(grid)
+        ctx.save_for_forward(grid)
+        ctx.size = maps.shape[2:]
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: Any) -> Tensor:
+        (grid,) = ctx.saved_tensors
+        return _Sample.apply(tangent, grid)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (grid,) = ctx.saved_tensors
-        return _SampleAdjoint.apply(gradient, grid, ctx.shape), None
+        return _SampleAdjoint.apply(gradient, grid, *ctx.size), None
 
 
 class _SampleAdjoint(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor, grid: Tensor, shape: torch.Size) -> Tensor:
-        ctx.save_for_backward(grid)
+    def forward(gradient: Tensor, grid: Tensor, height: int, width: int) -> Tensor:
         # Only the shape of the maps counts where the grid's gradient is not asked for.
-        maps = gradient.new_zeros(()).expand(shape)
+        maps = gradient.new_zeros(()).expand(*gradient.shape[:2], height, width)
         adjoint, _ = torch.ops.aten.grid_sampler_2d_backward(
             gradient, maps, grid, *_MODES, [True, False]
         )
         return adjoint
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, grid, *ctx.size = inputs
+        ctx.save_for_backward(grid)
+        ctx.save_for_forward(grid)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
         (grid,) = ctx.saved_tensors
-        return _Sample.apply(gradient, grid), None, None
+        return _SampleAdjoint.apply(tangent, grid, *ctx.size)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        (grid,) = ctx.saved_tensors
+        return _Sample.apply(gradient, grid), None, None, None

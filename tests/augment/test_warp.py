@@ -113,3 +113,17 @@ def test_gradients() -> None:
     squared = lambda x: warp(x, MAPS[1:3], TAPS).square()  # noqa: E731
     assert torch.autograd.gradcheck(squared, (images,))
     assert torch.autograd.gradgradcheck(squared, (images,))
+
+
+def test_transforms_see_a_linear_map() -> None:
+    """jvp gives the map of the tangent, to any depth, and grad its adjoint; vmap maps each."""
+    x, v = (torch.randn(4, 3, 8, 8, dtype=torch.float64) for _ in range(2))
+    y, pushed = torch.func.jvp(lambda x: warp(x, MAPS, TAPS), (x,), (v,))
+    torch.testing.assert_close(pushed, warp(v, MAPS, TAPS))
+    u = torch.randn_like(y)
+    (pulled,) = torch.func.vjp(lambda x: warp(x, MAPS, TAPS), x)[1](u)
+    torch.testing.assert_close((pulled * v).sum(), (pushed * u).sum())
+    second = torch.func.hessian(lambda t: warp(x + t * v, MAPS, TAPS).pow(2).sum())
+    torch.testing.assert_close(second(torch.zeros(()).double()), 2 * pushed.pow(2).sum())
+    each = torch.func.vmap(lambda x: warp(x, MAPS, TAPS))(torch.stack([x, v]))
+    torch.testing.assert_close(each, torch.stack([y, pushed]))
