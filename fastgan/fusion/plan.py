@@ -17,7 +17,7 @@ from fastgan.fusion.settled import chains_of, pattern, settled
 from fastgan.fusion.tracing import Trace, trace
 from fastgan.nn._blocks import MOST_KINDS, hooked
 from fastgan.nn.sequential import is_recording, kind_of, kind_of_call
-from fastgan.ops._dispatch import is_composed, setting
+from fastgan.ops._dispatch import in_onnx_export, is_composed, setting
 
 
 class Plan:
@@ -62,8 +62,8 @@ class Plan:
             for outer in self.around:
                 if outer.plainly:
                     return own(module, *args, **kwargs)
-            if is_composed(setting()):
-                return own(module, *args, **kwargs)
+        if in_onnx_export() if compiling else is_composed(setting()):
+            return own(module, *args, **kwargs)
         if kwargs or len(args) != len(self.inputs):
             return own(module, *args, **kwargs)
         kind: tuple[Hashable, ...] = (module.training,)

@@ -140,9 +140,10 @@ class Runner(NamedTuple):
         if type(x) is not Tensor:
             check_tensor("input", x)
         planned, kind = self.planned or Planned(), None
-        if not torch.compiler.is_compiling():
-            if _dispatch.is_composed(_dispatch.setting()):
-                return self._as_they_are((child for _, child in leaves), x)
+        compiling = torch.compiler.is_compiling()
+        if _dispatch.in_onnx_export() if compiling else _dispatch.is_composed(_dispatch.setting()):
+            return self._as_they_are((child for _, child in leaves), x)
+        if not compiling:
             kind = kind_of(x), kind_of_call(), self.segments, self.keep_activations
         planned.last = planned.forms.get(kind) if planned.leaves == leaves else None
         plain = planned.last is not None and kind in planned.plain

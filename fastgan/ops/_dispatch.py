@@ -122,9 +122,19 @@ def is_transformed() -> bool:
 def is_composed(name: str) -> bool:
     """Whether ops run as compositions of PyTorch's own, which every transform can see through.
 
-    A backend asked for by name stays what runs, where the transform allows it (see _library).
+    A backend asked for by name stays what runs, where the transform allows it (see _library). A
+    file knows nothing of backends.
     """
-    return name in ("auto", "reference") and is_transformed()
+    return (name in ("auto", "reference") and is_transformed()) or in_onnx_export()
+
+
+def in_onnx_export() -> bool:
+    """Whether an ONNX file is being made, which holds PyTorch's own operators alone."""
+    if torch.compiler.is_compiling():
+        traced = torch.compiler.is_exporting()
+    else:
+        traced = torch._C._get_tracing_state() is not None
+    return traced and torch.onnx.is_in_onnx_export()
 
 
 def in_cpp(name: str, x: torch.Tensor) -> bool:

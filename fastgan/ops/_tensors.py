@@ -38,6 +38,8 @@ def whole(name: str, value: int, least: int, most: float = _INFINITY) -> int:
     """A whole number as an int: TypeError for another type, ValueError out of `least` to `most`."""
     if isinstance(value, torch.SymInt):
         return value
+    if isinstance(value, Tensor) and torch._C._get_tracing_state() is not None:
+        return value  # to torch.jit.trace a size is a tensor
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name}: expected a whole number, got {kind(value)}")
     if value < least:

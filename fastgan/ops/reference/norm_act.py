@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from fastgan.ops._dispatch import in_onnx_export
 from fastgan.ops._tensors import dense_like
 from fastgan.ops.reference.activation import act, d_act
 
@@ -40,6 +41,8 @@ def stored_like(value: Tensor, like: Tensor) -> Tensor:
     """`value` in the dtype and memory layout of `like`, which is dense; differentiable."""
     if torch._C._are_functorch_transforms_active():  # vmap writes into no tensor but batched ones
         return dense_like(value, like)
+    if in_onnx_export():  # which knows no layouts
+        return value.to(like.dtype)
     return torch.empty_like(like).copy_(value)
 
 
