@@ -65,6 +65,10 @@ class ImageDataset:
         n, c, h, w = self.images.shape
         return n, c, h, w
 
+    def origin(self, index: int) -> str:
+        """Where an image comes from, for messages."""
+        return f"{self.name}: image {index}"
+
     def some(self, count: int) -> Tensor:
         """Return at most `count` images, evenly spaced: uint8 [n, C, H, W]."""
         return self.images[spread(len(self), count)]

@@ -81,6 +81,12 @@ class ImageStream:
             return self.read.take(index)
         return self.read(index), index
 
+    def origin(self, index: int) -> str:
+        """Where an image comes from, for messages: its file, where it has one of its own."""
+        if isinstance(self.read, _Files):
+            return f"{self.name}: {self.read.files[index].name}"
+        return f"{self.name}: image {index}"
+
     def some(self, count: int) -> Tensor:
         """Read at most `count` images, evenly spaced: uint8 [n, C, H, W]."""
         return torch.stack([self.read(i) for i in spread(len(self), count)])

@@ -118,7 +118,8 @@ def _check_labels(
     if classes and highest >= classes:
         raise ValueError(
             f"labels must lie in 0..{classes - 1}, the classes of {type(generator).__name__}; "
-            f"{dataset.name} has label {highest}: build it with num_classes={highest + 1}"
+            f"{dataset.origin(int(dataset.labels.argmax()))} has label {highest}: build it with "
+            f"num_classes={highest + 1}"
         )
 
 

@@ -101,7 +101,11 @@ def test_class_outputs_need_labels_and_two_passes():
     ("data", "settings", "message"),
     [
         (tiny_data(), {}, "conditional needs labels, and tiny has none: give it a folder"),
-        (labelled(5), {}, r"labels must lie in 0..2, .* tiny has label 4: .* num_classes=5"),
+        (
+            labelled(5),
+            {},
+            r"labels must lie in 0..2, .* tiny: image 4 has label 4: .* num_classes=5",
+        ),
         (labelled(), {"conditional": False}, "CDCGANGenerator draws 3 classes: it is trained with"),
     ],
 )
