@@ -86,7 +86,7 @@ def conv_block(
     gradients asked for are computed.
 
     Backends: triton (implicit GEMM) and reference. Errors: TypeError, ValueError naming the
-    argument; RuntimeError for another backend asked for.
+    argument, also for statistics of one value; RuntimeError for another backend asked for.
 
     Source: the transposed convolution's sub-pixel form, Shi et al. 2016, arXiv:1609.07009; the
     statistics' merging, Chan, Golub and LeVeque 1979.

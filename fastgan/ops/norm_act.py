@@ -62,9 +62,11 @@ def norm_act(
     Differentiable to any order in x, weight and bias: the first order is fused and saves x alone;
     the second is a formula in PyTorch ops. Only the gradients asked for are computed.
 
-    Errors: TypeError, ValueError for a wrong dtype, shape, device, activation, slope or order; in
-    training for one value per channel or a batch that `segments` does not divide; in evaluation
-    without running statistics. RuntimeError if the backend asked for cannot run.
+    Errors: TypeError, ValueError for a wrong dtype, shape, device, activation, slope or order, a
+    negative eps (0 too, in training) or momentum outside 0 to 1; in training for one value per
+    channel, a batch that `segments` does not divide, or running statistics that share memory with
+    one another, x, weight or bias; in evaluation without running statistics. RuntimeError if the
+    backend asked for cannot run.
 
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167; Chan, Golub and LeVeque 1979 for the merging.
     """
