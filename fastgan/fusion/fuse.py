@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastgan.fusion.copying import sharing
 from fastgan.fusion.layers import layer_kind
 from fastgan.fusion.matching import Written
-from fastgan.fusion.plan import Plan, link, make_plan
+from fastgan.fusion.plan import Plan, link, make_plan, uninstall
 from fastgan.fusion.report import FusionReport
 from fastgan.fusion.settled import chains_of
 from fastgan.fusion.tracing import Untraceable
@@ -58,7 +58,7 @@ def fuse(
     planner.visit(model, "")
     link(planner.plans)
     for plan in planner.plans:
-        plan.module.forward = plan
+        plan.install()
     vars(model)["fusion_report"] = planner.report
     if expected is not None:
         _compare(model, _evaluate(model, example_inputs), expected)
@@ -68,9 +68,7 @@ def fuse(
 def unfuse(model: _Model) -> _Model:
     """Gives every module in `model` its own forward back, in place; returns `model`."""
     for module in model.modules():
-        if isinstance(vars(module).get("forward"), Plan):
-            del module.forward
-        vars(module).pop("fusion_report", None)
+        uninstall(module)
     return model
 
 

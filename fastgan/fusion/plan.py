@@ -21,7 +21,11 @@ from fastgan.ops._dispatch import in_onnx_export, is_composed, setting
 
 
 class Plan:
-    """Stands as `forward` in the instance dictionary of a module, which stays what it was.
+    """Answers calls of a module's `forward`; the module stays what it was.
+
+    The two stand in the module's instance dictionary: the plan, and as `forward` a bound method of
+    the module that asks whatever plan stands there at the time. So a copy of the module asks its
+    own, and what wraps the method and binds it again finds the plan again.
 
     A call is answered by the fused graph if it gives the traced arguments as tensors, and if what
     the traced forwards decided by (plain attributes, children, `training`) is as it was then and
@@ -53,8 +57,19 @@ class Plan:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._forget()
+        # A method is pickled as `getattr(module, "forward")`, which is to find this one: it comes
+        # after the plan in the module's dictionary, when the module itself is still empty.
+        self._bind()
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def install(self) -> None:
+        vars(self.module)[_KEY] = self
+        self._bind()
+
+    def _bind(self) -> None:
+        method = types.MethodType(_forward(type(self.module)), self.module)
+        vars(self.module)["forward"] = method
+
+    def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         # Where nothing is fused this is all that a call costs, run from cold caches: few steps.
         module = self.module
         own, compiling = type(module).forward, torch.compiler.is_compiling()
@@ -118,14 +133,39 @@ class Plan:
             return False
         return not any(map(hooked, self.inner))
 
-    @property
-    def __signature__(self) -> inspect.Signature:
-        return inspect.signature(type(self.module).forward.__get__(self.module))
 
-    @property
-    def __code__(self) -> types.CodeType:  # torch.export asks where a forward stands
-        code: types.CodeType = inspect.unwrap(type(self.module).forward).__code__
-        return code
+_KEY = "_fusion_plan"
+
+
+def plan_of(module: nn.Module) -> Plan | None:
+    plan: Plan | None = vars(module).get(_KEY)
+    return plan
+
+
+def uninstall(module: nn.Module) -> None:
+    """Gives a module its own forward back; one that somebody wrapped since then calls that."""
+    own = vars(module)
+    own.pop(_KEY, None)
+    own.pop("fusion_report", None)
+    code = getattr(own.get("forward"), "__code__", None)
+    if code is _forward(type(module)).__code__:
+        del own["forward"]
+
+
+def _forward(kind: type[nn.Module]) -> types.FunctionType:
+    """The forward of modules of a class that may have a plan; what it is called like is its own."""
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        plan = self.__dict__.get(_KEY)
+        if plan is None:
+            return type(self).forward(self, *args, **kwargs)
+        return plan.answer(args, kwargs)
+
+    own: Any = kind.forward
+    forward.__signature__ = inspect.signature(own)  # type: ignore[attr-defined]
+    forward.__doc__, forward.__module__ = own.__doc__, own.__module__
+    forward.__qualname__ = getattr(own, "__qualname__", "forward")
+    return forward
 
 
 def _its_own(*_: Any) -> Any:

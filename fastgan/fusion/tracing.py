@@ -100,7 +100,7 @@ def plain_state(module: nn.Module) -> dict[str, Any]:
     return {k: v for k, v in vars(module).items() if _is_plain(v) and k not in _OWN}
 
 
-_OWN = set(vars(nn.Module())) | {"forward", "fusion_report"}
+_OWN = set(vars(nn.Module())) | {"forward", "fusion_report", "_fusion_plan"}
 
 
 def _is_plain(value: Any) -> bool:

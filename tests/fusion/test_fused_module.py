@@ -13,6 +13,7 @@ from originals import Skipping, as_chosen, image, sequential
 from torch import nn
 
 import fastgan
+from fastgan.fusion.plan import plan_of
 
 pytestmark = pytest.mark.usefixtures("form")
 
@@ -29,7 +30,8 @@ def test_copies_and_pickles_are_fused_and_their_own():
         pickle.loads(pickle.dumps(model)),
         torch.load(buffer, weights_only=False),
     ):
-        assert other.forward.module is other
+        assert other.forward.__self__ is other
+        assert plan_of(other).module is other
         torch.testing.assert_close(other(x), model(x))
         with torch.no_grad():
             for p in other.parameters():
