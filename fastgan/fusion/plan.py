@@ -148,11 +148,11 @@ def uninstall(module: nn.Module) -> None:
     own.pop(_KEY, None)
     own.pop("fusion_report", None)
     code = getattr(own.get("forward"), "__code__", None)
-    if code is _forward(type(module)).__code__:
+    if code is _forward(nn.Module).__code__:
         del own["forward"]
 
 
-def _forward(kind: type[nn.Module]) -> types.FunctionType:
+def _forward(kind: type[nn.Module]) -> Any:
     """The forward of modules of a class that may have a plan; what it is called like is its own."""
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
