@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from fastgan.metrics._packages import needed
 
+_LEAST_LOGIT = -600.0  # below the largest: exp of it is a normal number in float64
+
 
 class _Given(nn.Module):
     """Stands where torchmetrics expects a network: the features are made already."""
@@ -74,7 +76,8 @@ class FrechetDistance:
         """ValueError for fewer than two images of a kind."""
         self._metric.orig_dtype = torch.float64
         try:
-            return float(self._metric.compute())
+            # Rounding takes it below zero where the sets are alike and their covariance singular.
+            return max(float(self._metric.compute()), 0.0)
         except RuntimeError as error:
             raise ValueError(f"fid: {error}") from error
 
@@ -125,7 +128,9 @@ def inception_score(logits: Tensor, *, splits: int = 10, seed: int = 0) -> tuple
         bounds = [i * len(logits) // splits for i in range(1, splits)]
         for part in shuffled.tensor_split(bounds):
             metric = _torchmetrics("inception", "InceptionScore", logits.shape[1], splits=1)
-            metric.update(part.double().cpu())
+            # From there on a class has no share that would count, and its logarithm stays finite.
+            certain = part.double() - part.double().amax(1, keepdim=True)
+            metric.update(certain.clamp_min(_LEAST_LOGIT).cpu())
             scores.append(metric.compute()[0])
         deviation, mean = torch.std_mean(torch.stack(scores))
     return float(mean), float(deviation)
