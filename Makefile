@@ -14,7 +14,7 @@ help: ## list the targets
 
 setup: $(STAMP) ## make .venv and install fastgan into it, building the C++ extension
 
-$(STAMP): tools/bootstrap.py pyproject.toml setup.py constraints.txt $(wildcard csrc/*.* csrc/*/*.*)
+$(STAMP): tools/bootstrap.py pyproject.toml setup.py constraints.txt $(wildcard csrc/*.* csrc/*/*/*.* csrc/*/*/*/*.*)
 	$(PYTHON) tools/bootstrap.py $(VENV)
 	@touch $@
 

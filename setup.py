@@ -44,7 +44,7 @@ TORCH_MINIMUM = (2, 11)
 TORCH_TARGET_VERSION = "0x020b000000000000"
 CUDA_ARCHS = ("80", "90", "100", "120")
 
-# The inner loops, csrc/cpu/*_loops.cpp, are compiled once for each instruction set; the processor's
+# The inner loops, csrc/cpu/**/kernel.cpp, are compiled once for each instruction set; the processor's
 # is chosen when the library is used.
 _AVX2 = ("-mavx2", "-mfma", "-mf16c")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq")
@@ -108,7 +108,7 @@ def find_compiler() -> list[str]:
 
 def find_nvcc(torch: Torch) -> tuple[str | None, str]:
     """nvcc, or None and why the CUDA sources are left out."""
-    if not sorted((ROOT / "csrc" / "cuda").glob("*.cu")):
+    if not sorted((ROOT / "csrc" / "cuda").rglob("*.cu")):
         return None, "no CUDA sources"
     if torch.cuda is None:
         return None, f"torch {torch.version} is a CPU build"
@@ -142,28 +142,32 @@ def compile_commands(
     """(object, command) of every translation unit."""
     defines = [f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}"]
     includes = [f"-I{torch.root / 'include'}"]
+    csrc = ROOT / "csrc"
     base = [*cxx, "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-psabi"]
-    base += ["-Wno-maybe-uninitialized", *shlex.split(os.environ.get("CXXFLAGS", ""))]
+    base += ["-Wno-maybe-uninitialized", f"-I{csrc}", *shlex.split(os.environ.get("CXXFLAGS", ""))]
     commands = []
 
     def add(source: Path, name: str, flags: list[str]) -> None:
         target = objects / f"{name}.o"
         commands.append((target, [*base, *flags, "-c", str(source), "-o", str(target)]))
 
-    loops = sorted((ROOT / "csrc" / "cpu").glob("*_loops.cpp"))
+    def named(source: Path) -> str:
+        return "_".join(source.relative_to(csrc).with_suffix("").parts)
+
+    loops = sorted((csrc / "cpu").rglob("kernel.cpp"))
     sets = X86_SETS if platform.machine() in ("x86_64", "AMD64") else {}
     for source, (isa, flags) in product(loops, {"baseline": [], **sets}.items()):
-        add(source, f"{source.stem}_{isa}", [f"-DFASTGAN_ISA={isa}", *flags])
-    sources = [ROOT / "csrc" / "ops.cpp", *sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))]
+        add(source, f"{named(source)}_{isa}", [f"-DFASTGAN_ISA={isa}", *flags])
+    sources = [csrc / "ops.cpp", *sorted((csrc / "cpu").rglob("*.cpp"))]
     for source in sources:
         if source not in loops:
-            add(source, source.stem, [*defines, *includes])
+            add(source, named(source), [*defines, *includes])
     if nvcc is not None:
         archs = cuda_arch_flags(nvcc)
-        for source in sorted((ROOT / "csrc" / "cuda").glob("*.cu")):
-            target = objects / f"{source.stem}_cuda.o"
+        for source in sorted((csrc / "cuda").rglob("*.cu")):
+            target = objects / f"{named(source)}.o"
             flags = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden"]
-            flags += ["--expt-relaxed-constexpr", "-DUSE_CUDA", *archs, "-ccbin", cxx[0]]
+            flags += ["--expt-relaxed-constexpr", "-DUSE_CUDA", f"-I{csrc}", *archs, "-ccbin", cxx[0]]
             command = [nvcc, *flags, *defines, *includes, "-c", str(source), "-o", str(target)]
             commands.append((target, command))
     return commands

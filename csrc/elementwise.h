@@ -18,7 +18,7 @@ namespace fastgan {
 
 enum Activation : int { kLeakyRelu = 0, kTanh = 1, kSigmoid = 2 };
 
-// Scalar type of V and its transcendental functions. Vector types specialise it (csrc/cpu/vec.h).
+// Scalar type of V and its transcendental functions. Vector types specialise it (cpu/simd/vec.h).
 template <typename V>
 struct Math {
   using Scalar = V;

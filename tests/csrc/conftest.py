@@ -143,7 +143,7 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
     sources = [str(Path(__file__).with_name(f"{name}.cpp")) for name in SOURCES]
     subprocess.run(
         [compiler, "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared",
-         f"-I{ROOT / 'csrc' / 'cuda'}", *sources, "-o", str(path)],
+         f"-I{ROOT / 'csrc'}", *sources, "-o", str(path)],
         check=True,
     )  # fmt: skip
     library = ctypes.CDLL(str(path))

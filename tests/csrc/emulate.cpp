@@ -2,9 +2,9 @@
 // launches * 16 + cluster, or -1 for arguments it does not know.
 #include "emulate.h"
 
-#include "backward_steps.h"
-#include "bias_steps.h"
-#include "forward_steps.h"
+#include "cuda/bias_act/launches.h"
+#include "cuda/norm_act/backward_launches.h"
+#include "cuda/norm_act/forward_launches.h"
 
 using namespace fastgan;
 using namespace fastgan::cuda;

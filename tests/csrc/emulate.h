@@ -7,7 +7,7 @@
 #include <memory>
 #include <vector>
 
-#include "plan.h"
+#include "cuda/device/plan.h"
 
 namespace fastgan {
 namespace cuda {

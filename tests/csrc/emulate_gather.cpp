@@ -3,7 +3,7 @@
 
 #include "emulate.h"
 
-#include "gather_body.h"
+#include "cuda/gather_images/kernel.h"
 
 using namespace fastgan;
 using namespace fastgan::cuda;

@@ -1,7 +1,7 @@
 // A plain C interface to csrc/cuda's thin convolutions on the host, for ctypes; see emulate.cpp.
 #include "emulate.h"
 
-#include "thin_conv_steps.h"
+#include "cuda/small_channels/launches.h"
 
 using namespace fastgan;
 using namespace fastgan::cuda;

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastgan.ops import backend, bias_act, norm_act
 
-STREAMED_BYTES = 16 << 20  # as in csrc/cpu/plan.h
+STREAMED_BYTES = 16 << 20  # as in csrc/cpu/runtime/plan.h
 # Planes of whole vectors, of parts of vectors, cut into pieces that begin amid one; and a second
 # half that begins amid one.
 SAMPLES = [(16, 32, 32), (16, 31, 33), (16, 181, 183), (5, 31, 33)]

@@ -37,7 +37,7 @@ def unavailable() -> str | None:
 def collect(select: Select) -> Section:
     """Compiles every source for every selected target and reads the machine code of its kernels."""
     targets = [target for target in TARGETS if not select.targets or target in select.targets]
-    jobs = [(source, target) for source in sorted(SOURCES.glob("*.cu")) for target in targets]
+    jobs = [(source, target) for source in sorted(SOURCES.rglob("*.cu")) for target in targets]
     with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
         parts = list(pool.map(_compile, *zip(*jobs, strict=True))) if jobs else []
     # A kernel that two sources share is compiled in both, from the same text.
@@ -47,10 +47,10 @@ def collect(select: Select) -> Section:
 
 
 def _compile(source: Path, target: str) -> list[Row]:
-    include = f"-I{_torch_include()}"
+    include = [f"-I{_torch_include()}", f"-I{SOURCES.parent}"]
     with tempfile.TemporaryDirectory() as folder:
         cubin = str(Path(folder) / "kernels.cubin")
-        arguments = [*FLAGS, *DEFINES, include, f"-arch={target}", "-cubin", str(source)]
+        arguments = [*FLAGS, *DEFINES, *include, f"-arch={target}", "-cubin", str(source)]
         _output(["nvcc", *arguments, "-o", cubin])
         usage = _output(["cuobjdump", "-res-usage", cubin])
         code = _output(["nvdisasm", "-c", cubin])

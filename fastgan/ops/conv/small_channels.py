@@ -103,7 +103,7 @@ def prefers(p: Problem) -> bool:
 
 
 def _in_pairs(p: Problem, layer: _Layer) -> bool:
-    """Whether a pass that reads the image sums over pairs (csrc/cpu/thin_conv_operands.h)."""
+    """Whether a pass that reads the image sums over pairs (csrc/cpu/conv/small_channels/operands.h)."""
     if p.of == WEIGHT_GRADIENT:
         return layer.wide % _MIN_WIDE == 0
     return p.kernel[1] * layer.few % 2 == 0 and p.geometry.stride[1] * layer.few % 2 == 0

@@ -1,6 +1,6 @@
 """Winograd convolutions F(2x2, 2x2) for a kernel of 4, stride 2 and padding 1, on CPUs.
 
-9 products where the plain sum takes 16 (csrc/cpu/winograd.h). Products are float32, whatever the
+9 products where the plain sum takes 16 (csrc/cpu/conv/winograd/kernel.h). Products are float32, whatever the
 dtype of the tensors.
 """
 

@@ -1,0 +1,236 @@
+// The loops of bfloat16's convolutions (cpu/conv/bf16/kernel.h). Compiled once for each instruction set.
+#include <algorithm>
+#include <cstdint>
+
+#include "cpu/conv/bf16/axis.h"
+#include "cpu/conv/bf16/gradient.h"
+#include "cpu/conv/bf16/kernel.h"
+#include "cpu/conv/bf16/product.h"
+#include "cpu/simd/isa.h"
+
+namespace fastgan {
+namespace {
+
+// ---- weights
+
+// A convolution sums over the image's channels, its transpose over the positions'.
+struct Sides {
+  int64_t depth, columns;  // channels summed over, and of the output
+
+  Sides(const DotShape& s, bool transposed)
+      : depth(transposed ? s.positions : s.image), columns(transposed ? s.image : s.positions) {}
+  int64_t pairs() const { return depth / 2; }
+};
+
+int64_t packed_pairs(const DotShape& s, bool transposed) {
+  const Sides of(s, transposed);
+  return s.across(of.columns) * kPanel * s.taps() * of.pairs();
+}
+
+// How far apart the taps lie that an output meets.
+struct Spread {
+  int64_t rows, columns;
+
+  Spread(const DotShape& s, bool transposed)
+      : rows(transposed ? s.stride[0] : 1), columns(transposed ? s.stride[1] : 1) {}
+};
+
+// Calls function(tap) for those of each output one after the other.
+template <typename Function>
+void for_taps(const DotShape& s, bool transposed, const Function& function) {
+  const Spread by(s, transposed);
+  for (int64_t row = 0; row < by.rows; ++row) {
+    for (int64_t column = 0; column < by.columns; ++column) {
+      for (int64_t i = row; i < s.kernel[0]; i += by.rows) {
+        for (int64_t j = column; j < s.kernel[1]; j += by.columns) function(i * s.kernel[1] + j);
+      }
+    }
+  }
+}
+
+// The place in this order of the taps that begin at (row, column).
+int64_t taps_before(const DotShape& s, bool transposed, int64_t row, int64_t column) {
+  const Spread by(s, transposed);
+  int64_t rows = 0, columns = 0;
+  for (int64_t i = 0; i < row; ++i) rows += taps_from(i, s.kernel[0], by.rows);
+  for (int64_t j = 0; j < column; ++j) columns += taps_from(j, s.kernel[1], by.columns);
+  return rows * s.kernel[1] + taps_from(row, s.kernel[0], by.rows) * columns;
+}
+
+FASTGAN_HD VecU pairs_at(const BFloat16* p) { return load_pairs(reinterpret_cast<const uint32_t*>(p)); }
+FASTGAN_HD VecU pairs_at(const float* p) {
+#if defined(__AVX512BF16__)
+  return bits_as<VecU>(
+      _mm512_cvtne2ps_pbh(bits_as<__m512>(load(p + kWidth)), bits_as<__m512>(load(p))));
+#endif
+  BFloat16 low[2 * kWidth];
+  store(low, load(p));
+  store(low + kWidth, load(p + kWidth));
+  return pairs_at(low);
+}
+
+// Pairs of channels [0, depth) for a vector of columns whose weights lie `apart`.
+template <typename T>
+void pack_tap(const T* w, int64_t apart, int64_t depth, uint32_t* to) {
+  int64_t c = 0;
+  for (; c + 2 * kWidth <= depth; c += 2 * kWidth) {
+    VecF v[kWidth];
+    for (int64_t i = 0; i < kWidth; ++i) v[i] = bits_as<VecF>(pairs_at(w + i * apart + c));
+    transpose(v);
+    for (int64_t i = 0; i < kWidth; ++i) store_pairs(to + (c / 2 + i) * kPanel, bits_as<VecU>(v[i]));
+  }
+  for (; c < depth; c += 2) {
+    for (int64_t i = 0; i < kWidth; ++i) {
+      BFloat16 pair[2];
+      for (int half = 0; half < 2; ++half) store1(pair + half, load1(w + i * apart + c + half));
+      std::memcpy(to + c / 2 * kPanel + i, pair, sizeof pair);
+    }
+  }
+}
+
+// `columns` weights of rows that lie `apart`, two rows to pairs.
+template <typename T>
+void pair_rows(const T* w, int64_t apart, int64_t pairs, int64_t columns, uint32_t* to) {
+  for (int64_t k = 0; k < pairs; ++k, w += 2 * apart, to += kPanel) {
+    for (int64_t c = 0; c < columns; c += kWidth) {
+      store_pairs(to + c, interleave(w + c, w + apart + c));
+    }
+  }
+}
+
+// [panel][tap][pair][column], taps in the order of for_taps.
+template <typename T>
+void pack_of(const DotShape& s, bool transposed, const T* w, int64_t first, int64_t last,
+             uint32_t* packed) {
+  const Sides of(s, transposed);
+  const int64_t apart = s.taps() * s.image;  // weights of two positions' channels
+  // For a convolution few columns at a time: the taps of one lie side by side.
+  const int64_t step = transposed ? kPanel : kWidth, end = std::min(last * kPanel, of.columns);
+  for (int64_t column = first * kPanel; column < end; column += step) {
+    uint32_t* to = packed + column / kPanel * s.taps() * of.pairs() * kPanel + column % kPanel;
+    for_taps(s, transposed, [&](int64_t tap) {
+      const T* const at = w + tap * s.image;
+      if (transposed) {
+        pair_rows(at + column, apart, of.pairs(), std::min(step, end - column), to);
+      } else {
+        pack_tap(at + column * apart, apart, of.depth, to);
+      }
+      to += of.pairs() * kPanel;
+    });
+  }
+}
+
+void pack(const DotShape& s, bool transposed, const void* weight, int64_t first, int64_t last,
+          uint32_t* packed) {
+  if (s.weight == Dtype::kFloat32) {
+    return pack_of(s, transposed, static_cast<const float*>(weight), first, last, packed);
+  }
+  pack_of(s, transposed, static_cast<const BFloat16*>(weight), first, last, packed);
+}
+
+// ---- a convolution and its transpose
+
+constexpr int64_t kPointerFloats = sizeof(void*) / sizeof(float);
+
+int64_t scratch_floats(const DotShape& s, bool transposed, int64_t outputs) {
+  // A source position of zeros, and pointers: of each output one for itself and one for each tap, of
+  // the tile after the last, and of the taps' weights.
+  const int64_t pointers = outputs * (s.taps() + 1) + kMostRows + s.taps();
+  return Sides(s, transposed).pairs() + pointers * kPointerFloats;
+}
+
+// What the outputs [first, first + count) of a piece meet at each tap, and where they lie.
+struct Outputs {
+  int64_t count;
+  const uint32_t** met;  // [tap][output]
+  BFloat16** out;
+
+  void find(const DotShape& s, bool transposed, const DotPiece& piece, int64_t first,
+            const uint32_t* from, const uint32_t* nothing, BFloat16* to) const {
+    const Sides of(s, transposed);
+    const DotAxis down = DotAxis::rows(s, transposed, piece.phase);
+    const DotAxis along = DotAxis::columns(s, transposed, piece.phase);
+    const DotSpan &rows = piece.rows, &columns = piece.columns;
+    const int64_t out_rows = transposed ? s.height : s.rows, out_columns = transposed ? s.width : s.columns;
+    for (int64_t o = 0, length; o < count; o += length) {  // a row of them at a time
+      const int64_t before = (first + o) % columns.outputs, line = (first + o) / columns.outputs;
+      const int64_t x = columns.first + before, y = rows.first + line % rows.outputs;
+      const int64_t n = line / rows.outputs;
+      length = std::min(count - o, columns.outputs - before);
+      const int64_t out_row = n * out_rows + y * down.stride + down.offset;
+      for (int64_t i = 0; i < length; ++i) {
+        out[o + i] = to + (out_row * out_columns + (x + i) * along.stride + along.offset) * of.columns;
+      }
+      const uint32_t** meet = met + o;
+      for (int64_t tap = 0; tap < piece.taps(); ++tap, meet += count) {
+        const int64_t i = rows.tap + tap / columns.taps, j = columns.tap + tap % columns.taps;
+        const int64_t r = y * down.pace + down.start + i * down.down;
+        const int64_t q = x * along.pace + along.start + j * along.down;
+        const int64_t held = r >= 0 && r < down.source ? along.source : 0;
+        const uint32_t* const source = from + ((n * down.source + r) * along.source + q) * of.pairs();
+        for (int64_t i = 0, at = q; i < length; ++i, at += along.pace) {
+          meet[i] = at >= 0 && at < held ? source + i * along.pace * of.pairs() : nothing;
+        }
+      }
+    }
+    std::fill_n(met + piece.taps() * count, kMostRows, nothing);
+  }
+};
+
+// The weights of a piece's taps in a panel.
+void find_weights(const DotShape& s, bool transposed, const DotPiece& piece, const uint32_t* panel,
+                  const uint32_t** found) {
+  const DotAxis down = DotAxis::rows(s, transposed, piece.phase);
+  const DotAxis along = DotAxis::columns(s, transposed, piece.phase);
+  const int64_t before = taps_before(s, transposed, down.first, along.first);
+  for (int64_t i = piece.rows.tap; i < piece.rows.tap + piece.rows.taps; ++i) {
+    for (int64_t j = piece.columns.tap; j < piece.columns.tap + piece.columns.taps; ++j) {
+      *found++ = panel + (before + i * along.taps + j) * Sides(s, transposed).pairs() * kPanel;
+    }
+  }
+}
+
+void conv(const DotShape& s, bool transposed, const void* source, const uint32_t* packed,
+          const DotPiece& piece, int64_t first, int64_t last, void* target, float* scratch) {
+  const Sides of(s, transposed);
+  const int64_t count = last - first, taps = piece.taps();
+  uint32_t* const nothing = reinterpret_cast<uint32_t*>(scratch);
+  std::fill(nothing, nothing + of.pairs(), 0u);
+  uint32_t* const pointers = nothing + of.pairs();
+  auto** const out = reinterpret_cast<BFloat16**>(pointers);
+  const auto** const met = reinterpret_cast<const uint32_t**>(pointers + count * kPointerFloats);
+  const auto** const weights = met + taps * count + kMostRows;
+  const Outputs outputs{count, met, out};
+  outputs.find(s, transposed, piece, first, static_cast<const uint32_t*>(source), nothing,
+               static_cast<BFloat16*>(target));
+  for (int64_t panel = 0; panel < s.across(of.columns); ++panel) {
+    const int64_t begin = panel * kPanel;
+    find_weights(s, transposed, piece, packed + panel * s.taps() * of.pairs() * kPanel, weights);
+    tiles(std::min(kPanel, of.columns - begin), count,
+          [&](int64_t column, int64_t vectors, int64_t row, int64_t rows) {
+            kRuns.of[vectors - 1][rows - 1](
+                {met + row, count, taps, of.pairs(), weights, column, out + row, begin + column});
+          });
+  }
+}
+
+// ---- the weight gradient
+
+void weight(const DotShape& s, const void* image, const void* positions, int64_t first, int64_t last,
+            void* out, float* scratch) {
+  const int64_t each = s.squares() / s.stride[0];  // of one parity
+  for (int64_t parity = first / each; parity * each < last; ++parity) {
+    const int64_t begin = std::max(first - parity * each, int64_t{0});
+    const int64_t end = std::min(last - parity * each, each);
+    const DotGradient gradient(s, parity, begin, end, scratch);
+    gradient.run(static_cast<const BFloat16*>(image), static_cast<const BFloat16*>(positions), out);
+  }
+}
+
+}  // namespace
+
+extern const DotLoops FASTGAN_OF_ISA(kDotLoops);
+const DotLoops FASTGAN_OF_ISA(kDotLoops) = {packed_pairs, pack, scratch_floats, conv,
+                                            DotGradient::scratch_floats, weight};
+
+}  // namespace fastgan

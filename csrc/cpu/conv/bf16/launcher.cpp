@@ -1,0 +1,212 @@
+// Convolutions of bfloat16 tensors by dot products of pairs (cpu/conv/bf16/kernel.h), on the CPU: validation of
+// what the loops rely on, allocation, and the cut into blocks of outputs.
+//
+// Every output is summed by one thread in an order that the shapes fix: results are the same bits on
+// any number of threads.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "cpu/conv/bf16/axis.h"
+#include "cpu/conv/bf16/kernel.h"
+#include "cpu/runtime/parallel.h"
+
+namespace fastgan {
+namespace {
+
+using Sizes = std::vector<int64_t>;
+
+// Outputs at once: as many as make reading a panel of weights cheap beside multiplying with it.
+constexpr int64_t kBlockOutputs = 128;
+// Fewer samples leave register tiles empty if the outputs at a border are summed by themselves.
+constexpr int64_t kLeastSamples = 16;
+
+void check_layout(const Tensor& x, const char* name) {
+  STD_TORCH_CHECK(x.dim() == 4, name, ": expected (N, C, H, W), got ", x.dim(), " dimensions");
+  STD_TORCH_CHECK(layout_of(x).columns, name, ": expected a channels-last tensor");
+  STD_TORCH_CHECK(x.size(1) > 0 && x.size(1) % kDotChannels == 0, name, ": expected a multiple of ",
+                  kDotChannels, " channels, got ", x.size(1));
+  STD_TORCH_CHECK(x.size(2) > 0 && x.size(3) > 0, name, ": expected positive sizes, got ", x.size(2),
+                  " x ", x.size(3));
+}
+
+void check_tensor(const Tensor& x, const char* name) {
+  check_layout(x, name);
+  STD_TORCH_CHECK(x.scalar_type() == ScalarType::BFloat16, name, ": expected bfloat16");
+}
+
+Dtype weight_type(ScalarType type) {
+  STD_TORCH_CHECK(type == ScalarType::BFloat16 || type == ScalarType::Float,
+                  "weight: expected bfloat16 or float32");
+  return type == ScalarType::Float ? Dtype::kFloat32 : Dtype::kBFloat16;
+}
+
+void check_pair(const Sizes& pair, const char* name, int64_t least) {
+  constexpr int64_t most = 1 << 30;  // places are products with them
+  STD_TORCH_CHECK(pair.size() == 2 && std::min(pair[0], pair[1]) >= least &&
+                      std::max(pair[0], pair[1]) <= most,
+                  name, ": expected two numbers of ", least, " to ", most);
+}
+
+DotShape shape_of(ScalarType weight, int64_t batch, const Sizes& image, const Sizes& positions,
+                  const Sizes& kernel, const Sizes& stride, const Sizes& padding) {
+  check_pair(kernel, "kernel", 1);
+  check_pair(stride, "stride", 1);
+  check_pair(padding, "padding", 0);
+  DotShape s{};
+  s.weight = weight_type(weight);
+  s.batch = batch;
+  s.image = image[0];
+  s.height = image[1];
+  s.width = image[2];
+  s.positions = positions[0];
+  s.rows = positions[1];
+  s.columns = positions[2];
+  for (int d = 0; d < 2; ++d) {
+    s.kernel[d] = kernel[d];
+    s.stride[d] = stride[d];
+    s.padding[d] = padding[d];
+  }
+  return s;
+}
+
+void check_weight(const Tensor& weight, const Tensor& x, int64_t own) {
+  check_layout(weight, "weight");
+  STD_TORCH_CHECK(weight.size(own) == x.size(1) && weight.size(0) % kDotChannels == 0,
+                  "weight: expected (positions, image, *k) with x's channels, multiples of ",
+                  kDotChannels);
+}
+
+const uint32_t* pack(const DotShape& s, bool transposed, const Tensor& weight) {
+  thread_local KeptScratch<uint32_t> kept;
+  const int64_t pairs = dot_loops().packed_pairs(s, transposed);
+  uint32_t* const packed = kept.at_least(pairs);
+  const int64_t panels = s.across(transposed ? s.image : s.positions);
+  torch::stable::parallel_for(0, panels, grain(pairs / panels), [&](int64_t begin, int64_t end) {
+    dot_loops().pack(s, transposed, weight.data_ptr(), begin, end, packed);
+  });
+  return packed;
+}
+
+// The outputs of a direction, by the taps at which they meet the source.
+std::vector<DotSpan> spans(const DotShape& s, const DotAxis& axis) {
+  if (s.batch < kLeastSamples) return {axis.all()};
+  std::vector<DotSpan> found;
+  for (int64_t o = 0; o < axis.outputs; ++o) {
+    const DotSpan one = axis.one(o);
+    if (!found.empty() && found.back().tap == one.tap && found.back().taps == one.taps) {
+      ++found.back().outputs;
+    } else {
+      found.push_back(one);
+    }
+  }
+  return found;
+}
+
+// Outputs of one piece, and the work of all blocks before.
+struct Block {
+  DotPiece piece;
+  int64_t first, last, before;
+
+  int64_t each() const { return piece.taps() + 1; }
+  // The first output that lies behind so much work.
+  int64_t behind(int64_t work) const {
+    return std::clamp(first + ceil_div(work - before, each()), first, last);
+  }
+  int64_t end() const { return before + (last - first) * each(); }
+};
+
+// Pieces of the same place, which read the same source, one after the other.
+std::vector<Block> blocks_of(const DotShape& s, bool transposed) {
+  std::vector<DotPiece> pieces;
+  for (int64_t phase = 0; phase < (transposed ? s.phases() : 1); ++phase) {
+    for (const DotSpan& rows : spans(s, DotAxis::rows(s, transposed, phase))) {
+      for (const DotSpan& columns : spans(s, DotAxis::columns(s, transposed, phase))) {
+        pieces.push_back({phase, rows, columns});
+      }
+    }
+  }
+  std::vector<Block> blocks;
+  int64_t most = 0;
+  for (const DotPiece& piece : pieces) most = std::max(most, s.batch * piece.outputs());
+  for (int64_t first = 0, work = 0; first < most; first += kBlockOutputs) {
+    for (const DotPiece& piece : pieces) {
+      const int64_t last = std::min(s.batch * piece.outputs(), first + kBlockOutputs);
+      if (first >= last) continue;
+      blocks.push_back({piece, first, last, work});
+      work = blocks.back().end();
+    }
+  }
+  return blocks;
+}
+
+Tensor run(const DotShape& s, bool transposed, const Tensor& from, const Tensor& weight) {
+  Tensor out = transposed ? empty_channels_last(from, s.batch, s.image, s.height, s.width)
+                          : empty_channels_last(from, s.batch, s.positions, s.rows, s.columns);
+  const uint32_t* const packed = pack(s, transposed, weight);
+  const std::vector<Block> blocks = blocks_of(s, transposed);
+  if (blocks.empty()) return out;
+  const int64_t floats = dot_loops().scratch_floats(s, transposed, kBlockOutputs);
+  // Threads get equal work, which may cut a block in two.
+  torch::stable::parallel_for(0, blocks.back().end(), kBlockOutputs, [&](int64_t begin, int64_t end) {
+    const auto room = scratch<float>(floats);
+    for (const Block& block : blocks) {
+      const int64_t first = block.behind(begin), last = block.behind(end);
+      if (first >= last) continue;
+      dot_loops().conv(s, transposed, from.data_ptr(), packed, block.piece, first, last, out.data_ptr(),
+                       room.get());
+    }
+  });
+  return out;
+}
+
+Tensor dot_conv(Tensor image, Tensor weight, Sizes stride, Sizes padding, Sizes size) {
+  check_tensor(image, "image");
+  check_weight(weight, image, 1);
+  check_pair(size, "size", 1);
+  return run(shape_of(weight.scalar_type(), image.size(0),
+                      {image.size(1), image.size(2), image.size(3)},
+                      {weight.size(0), size[0], size[1]}, {weight.size(2), weight.size(3)}, stride,
+                      padding),
+             false, image, weight);
+}
+
+Tensor dot_conv_transpose(Tensor positions, Tensor weight, Sizes stride, Sizes padding, Sizes size) {
+  check_tensor(positions, "positions");
+  check_weight(weight, positions, 0);
+  check_pair(size, "size", 1);
+  return run(shape_of(weight.scalar_type(), positions.size(0), {weight.size(1), size[0], size[1]},
+                      {positions.size(1), positions.size(2), positions.size(3)},
+                      {weight.size(2), weight.size(3)}, stride, padding),
+             true, positions, weight);
+}
+
+Tensor dot_conv_weight(Tensor image, Tensor positions, Sizes kernel, Sizes stride, Sizes padding,
+                       ScalarType dtype) {
+  check_tensor(image, "image");
+  check_tensor(positions, "positions");
+  STD_TORCH_CHECK(image.size(0) > 0, "image: expected at least one sample");
+  STD_TORCH_CHECK(image.size(0) == positions.size(0), "positions: expected the batch of image");
+  const DotShape s =
+      shape_of(dtype, image.size(0), {image.size(1), image.size(2), image.size(3)},
+               {positions.size(1), positions.size(2), positions.size(3)}, kernel, stride, padding);
+  Tensor out = empty_channels_last(image, dtype, s.positions, s.image, kernel[0], kernel[1]);
+  torch::stable::parallel_for(0, s.squares(), 1, [&](int64_t begin, int64_t end) {
+    thread_local KeptScratch<float> kept;
+    float* const room = kept.at_least(dot_loops().weight_scratch_floats(s, end - begin));
+    dot_loops().weight(s, image.data_ptr(), positions.data_ptr(), begin, end, out.data_ptr(), room);
+  });
+  return out;
+}
+
+}  // namespace
+}  // namespace fastgan
+
+STABLE_TORCH_LIBRARY_IMPL(fastgan_native, CPU, m) {
+  m.impl("dot_conv", TORCH_BOX(&fastgan::dot_conv));
+  m.impl("dot_conv_transpose", TORCH_BOX(&fastgan::dot_conv_transpose));
+  m.impl("dot_conv_weight", TORCH_BOX(&fastgan::dot_conv_weight));
+}

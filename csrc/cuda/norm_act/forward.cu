@@ -1,0 +1,98 @@
+// norm_act forward, eval and running statistics: the ops' CUDA key. Kernels: cuda/norm_act/forward.h and
+// cuda/device/merge.h; their launches, with the bytes they move: cuda/norm_act/forward_launches.h.
+#include "cuda/device/launcher.cuh"
+#include "cuda/norm_act/forward_launches.h"
+
+namespace fastgan {
+namespace cuda {
+
+static std::tuple<Tensor, Tensor, Tensor> norm_act_train(
+    Tensor x, OptionalTensor weight, OptionalTensor bias, double eps, std::int64_t activation,
+    double negative_slope, std::int64_t segments, bool act_first) {
+  const Shape shape = shape_of(x, "x");
+  check_segments(shape, segments);
+  const Act act = make_act(activation, negative_slope, act_first);
+  Executor exec(x);
+  Tensor z = torch::stable::empty_like(x);
+  Tensor mean = new_floats(x, {segments, shape.channels});
+  Tensor var = new_floats(x, {segments, shape.channels});
+  for_dtype(x, [&](auto type) {
+    using T = typename decltype(type)::T;
+    const ChannelStats stats{float_out(mean), float_out(var),
+                             float_data(weight, "weight", shape.channels, x),
+                             float_data(bias, "bias", shape.channels, x), float(eps)};
+    if (x.numel() == 0) {
+      torch::stable::zero_(mean);
+      torch::stable::zero_(var);
+      return;
+    }
+    for_kind<T>(shape, aligned(x) && aligned(z), [&](auto kind) {
+      constexpr int V = decltype(kind)::V;
+      constexpr Layout L = decltype(kind)::L;
+      run_train<T, V, L>(exec, geometry_of(shape, V, segments), act, stats, in<T>(x),
+                         float_out(mean), float_out(var), out<T>(z));
+    });
+  });
+  return {z, mean, var};
+}
+
+static Tensor norm_act_eval(Tensor x, Tensor mean, Tensor var, OptionalTensor weight,
+                            OptionalTensor bias, double eps, std::int64_t activation,
+                            double negative_slope, std::int64_t segments, bool act_first) {
+  const Shape shape = shape_of(x, "x");
+  check_segments(shape, segments);
+  const Act act = make_act(activation, negative_slope, act_first);
+  Executor exec(x);
+  Tensor z = torch::stable::empty_like(x);
+  for_dtype(x, [&](auto type) {
+    using T = typename decltype(type)::T;
+    const ChannelStats stats{float_data(mean, "mean", segments * shape.channels, x),
+                             float_data(var, "var", segments * shape.channels, x),
+                             float_data(weight, "weight", shape.channels, x),
+                             float_data(bias, "bias", shape.channels, x), float(eps)};
+    if (x.numel() == 0) {
+      return;
+    }
+    for_kind<T>(shape, aligned(x) && aligned(z), [&](auto kind) {
+      constexpr int V = decltype(kind)::V;
+      constexpr Layout L = decltype(kind)::L;
+      run_normalise<T, V, L>(exec, geometry_of(shape, V, segments), act, stats, in<T>(x),
+                             out<T>(z));
+    });
+  });
+  return z;
+}
+
+static void update_running_stats_(Tensor running_mean, Tensor running_var, Tensor mean, Tensor var,
+                                  double momentum, std::int64_t count, bool average) {
+  STD_TORCH_CHECK(mean.is_cuda() && mean.dim() == 2,
+                  "mean: expected a CUDA tensor of (segments, channels), got ", mean.dim(),
+                  " dimensions");
+  STD_TORCH_CHECK(count > 1, "count: expected more than one value per channel, got ", count);
+  const std::int64_t segments = mean.size(0);
+  const std::int64_t channels = mean.size(1);
+  float_data(running_mean, "running_mean", channels, mean);
+  float_data(running_var, "running_var", channels, mean);
+  const RunningBody body{segments,
+                         channels,
+                         float(momentum),
+                         float(double(count) / double(count - 1)),
+                         average,
+                         float_data(mean, "mean", segments * channels, mean),
+                         float_data(var, "var", segments * channels, mean),
+                         float_out(running_mean),
+                         float_out(running_var)};
+  if (segments * channels > 0) {
+    Executor exec(mean);
+    exec.map(body, ceil_div(channels, kThreads));
+  }
+}
+
+}  // namespace cuda
+}  // namespace fastgan
+
+STABLE_TORCH_LIBRARY_IMPL(fastgan_native, CUDA, m) {
+  m.impl("norm_act_train", TORCH_BOX(&fastgan::cuda::norm_act_train));
+  m.impl("norm_act_eval", TORCH_BOX(&fastgan::cuda::norm_act_eval));
+  m.impl("update_running_stats_", TORCH_BOX(&fastgan::cuda::update_running_stats_));
+}

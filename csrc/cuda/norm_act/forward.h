@@ -1,0 +1,294 @@
+// norm_act forward, as seen by one thread. Each struct is a kernel's argument and its body; the
+// kernels in cuda/device/launcher.cuh add only barriers, and a host test runs the same bodies thread by thread.
+#pragma once
+
+#include "cuda/device/tile_iterator.h"
+
+namespace fastgan {
+namespace cuda {
+
+// Per-channel inputs of the normalisation. weight and bias may be null: 1 and 0.
+struct ChannelStats {
+  const float* mean;    // (segments, channels)
+  const float* var;     // (segments, channels), biased
+  const float* weight;  // (channels)
+  const float* bias;    // (channels)
+  float eps;
+};
+
+template <int S>
+struct SlotAffine {
+  Affine<float> slot[S];
+};
+
+FASTGAN_HD Affine<float> channel_affine(const ChannelStats& stats, std::int64_t channel, float mean,
+                                        float var) {
+  const float weight = stats.weight ? stats.weight[channel] : 1.0f;
+  const float bias = stats.bias ? stats.bias[channel] : 0.0f;
+  return affine<float>(mean, var, weight, bias, stats.eps);
+}
+
+template <Layout L, int V>
+FASTGAN_HD SlotAffine<kSlots<L, V>> load_affine(const ChannelStats& stats,
+                                                const Column<L, V>& column) {
+  SlotAffine<kSlots<L, V>> out;
+  FASTGAN_UNROLL
+  for (int s = 0; s < kSlots<L, V>; ++s) {
+    out.slot[s] = channel_affine(stats, column.channel + s, stats.mean[column.stat + s],
+                                 stats.var[column.stat + s]);
+  }
+  return out;
+}
+
+// Moments of one chunk of every column of a tile. Reads x once.
+template <typename T_, int V, Layout L>
+struct MomentsBody {
+  using T = T_;
+  static constexpr int kS = kSlots<L, V>;
+  static constexpr int kU = kTile<V, 1>;
+  using Scratch = MomentsScratch<kS>;
+  static constexpr int kBlocksPerSm = 2;
+
+  Geometry geometry;
+  Plan plan;
+  Act act;
+  const T* x;
+  float* mean;  // (chunks, segments, channels), or the result where chunks is 1
+  float* m2;    // the same; the biased variance where chunks is 1
+
+  FASTGAN_HD bool reduces() const { return true; }
+  FASTGAN_HD int lanes() const { return plan.lanes(); }
+
+  FASTGAN_HD void begin(std::int64_t block, int thread, Scratch& scratch,
+                        const Stash<T, V>& stash = {nullptr}) const {
+    const Walk<L, V> walk(geometry, plan, block, thread);
+    float count = 0.0f;
+    float mean_of[kS] = {};
+    float m2_of[kS] = {};
+    if (!walk.idle(geometry)) {
+      const Column<L, V> column(geometry, walk.column_index);
+      const std::int64_t steps = walk.template steps<kU>();
+      for (std::int64_t step = 0; step < steps; ++step) {
+        Pack<T, V> raw[kU];
+        load_tile(geometry, walk, column, x, step, raw);
+        if (stash.packs) {
+          keep_tile(walk, stash, thread, step, raw);
+        }
+        absorb(walk, step, raw, count, mean_of, m2_of);
+      }
+    }
+    scratch.count[thread] = count;
+    FASTGAN_UNROLL
+    for (int s = 0; s < kS; ++s) {
+      scratch.put(s, thread, {count, mean_of[s], 0.0f, m2_of[s]});
+    }
+  }
+
+  // The tile's own mean and squared deviations, from registers, then one merge: no value is ever
+  // squared before its mean is taken off.
+  FASTGAN_HD void absorb(const Walk<L, V>& walk, std::int64_t step, const Pack<T, V> (&raw)[kU],
+                         float& count, float (&mean_of)[kS], float (&m2_of)[kS]) const {
+    float value[kU][V];
+    float weight[kU];
+    float held = 0.0f;
+    FASTGAN_UNROLL
+    for (int k = 0; k < kU; ++k) {
+      raw[k].unpack(value[k]);
+      weight[k] = walk.holds(walk.template unit<kU>(step, k)) ? 1.0f : 0.0f;
+      held += weight[k];
+    }
+    if (!(held > 0.0f)) {
+      return;
+    }
+    if (act.first) {
+      const float slope = act.slope;
+      with_kind<true>(act.kind, [&](auto tag) {
+        FASTGAN_UNROLL
+        for (int i = 0; i < kU * V; ++i) {
+          float& v = value[i / V][i % V];
+          v = fastgan::act<decltype(tag)::kind>(v, slope);
+        }
+      });
+    }
+    const float added = held * float(V / kS);
+    const float inverse = 1.0f / added;
+    float tile_mean[kS] = {};
+    float tile_m2[kS] = {};
+    FASTGAN_UNROLL
+    for (int i = 0; i < kU * V; ++i) {
+      tile_mean[(i % V) % kS] += weight[i / V] * value[i / V][i % V];
+    }
+    FASTGAN_UNROLL
+    for (int s = 0; s < kS; ++s) {
+      tile_mean[s] *= inverse;
+    }
+    FASTGAN_UNROLL
+    for (int i = 0; i < kU * V; ++i) {
+      const float d = weight[i / V] * (value[i / V][i % V] - tile_mean[(i % V) % kS]);
+      tile_m2[(i % V) % kS] += d * d;
+    }
+    FASTGAN_UNROLL
+    for (int s = 0; s < kS; ++s) {
+      const Moments<float> m = merge<float>({count, mean_of[s], m2_of[s]},
+                                            {added, tile_mean[s], tile_m2[s]});
+      mean_of[s] = m.mean;
+      m2_of[s] = m.m2;
+    }
+    count += added;
+  }
+
+  FASTGAN_HD void step(int thread, int half, Scratch& scratch) const {
+    fold_lanes<L>(plan, thread, half, scratch);
+  }
+
+  FASTGAN_HD void finish(std::int64_t block, int thread, const Scratch& scratch) const {
+    const Walk<L, V> walk(geometry, plan, block, thread);
+    if (walk.place.lane != 0 || walk.idle(geometry)) {
+      return;
+    }
+    const Column<L, V> column(geometry, walk.column_index);
+    const std::int64_t row = walk.work.chunk * geometry.segments * geometry.channels;
+    FASTGAN_UNROLL
+    for (int s = 0; s < kS; ++s) {
+      const WideMoments m = scratch.get(s, thread);
+      mean[row + column.stat + s] = m.mean;
+      m2[row + column.stat + s] = plan.chunks == 1 ? m.m2 / m.count : m.m2;
+    }
+  }
+};
+
+// z from x and known statistics: the second half of training, and all of eval.
+template <typename T_, int V, Layout L>
+struct NormaliseBody {
+  using T = T_;
+  static constexpr int kS = kSlots<L, V>;
+  static constexpr int kU = kTile<V, 1>;
+  static constexpr int kBlocksPerSm = 2;
+
+  Geometry geometry;
+  Plan plan;
+  Act act;
+  ChannelStats stats;
+  const T* x;
+  T* z;
+
+  static FASTGAN_HD Pack<T, V> transform(const Act& act, const SlotAffine<kS>& p,
+                                         const Pack<T, V>& raw) {
+    float value[V];
+    raw.unpack(value);
+    const float slope = act.slope;
+    with_act(act, [&](auto tag) {
+      FASTGAN_UNROLL
+      for (int v = 0; v < V; ++v) {
+        const Affine<float>& a = p.slot[v % kS];
+        value[v] = norm_act_element<decltype(tag)::kind, decltype(tag)::first>(
+            value[v], a.mean, a.scale, a.bias, slope);
+      }
+    });
+    return Pack<T, V>::pack(value);
+  }
+
+  // The chunk is walked backwards: what the moments kernel read last is still in the L2 cache.
+  FASTGAN_HD void run(std::int64_t block, int thread) const {
+    const Walk<L, V> walk(geometry, plan, block, thread);
+    if (walk.idle(geometry)) {
+      return;
+    }
+    const Column<L, V> column(geometry, walk.column_index);
+    const SlotAffine<kS> p = load_affine(stats, column);
+    for (std::int64_t step = walk.template steps<kU>() - 1; step >= 0; --step) {
+      Pack<T, V> raw[kU];
+      load_tile(geometry, walk, column, x, step, raw);
+      FASTGAN_UNROLL
+      for (int k = 0; k < kU; ++k) {
+        const std::int64_t unit = walk.template unit<kU>(step, k);
+        if (walk.holds(unit)) {
+          store<T, V>(z + column.offset(geometry, unit), transform(act, p, raw[k]));
+        }
+      }
+    }
+  }
+};
+
+// Training in one launch: the blocks of a cluster keep a tile's columns in shared memory, merge
+// their moments and write z. x is read once, z written once.
+template <typename T_, Layout L>
+struct OnchipForwardBody {
+  using T = T_;
+  static constexpr int V = kWide<T>;
+  static constexpr int kS = kSlots<L, V>;
+  static constexpr int kTensors = 1;
+  static constexpr int kBlocksPerSm = 2;
+  using Scratch = MomentsScratch<kS>;
+  using Kept = Stash<T, V>;
+
+  MomentsBody<T, V, L> moments;  // its mean and m2 are the results: mean and variance
+  ChannelStats stats;
+  T* z;
+
+  FASTGAN_HD const Plan& plan() const { return moments.plan; }
+
+  FASTGAN_HD Kept stash_of(void* shared) const { return {static_cast<Pack<T, V>*>(shared)}; }
+
+  FASTGAN_HD void begin(std::int64_t block, int thread, Scratch& scratch, const Kept& kept) const {
+    moments.begin(block, thread, scratch, kept);
+  }
+
+  FASTGAN_HD void step(int thread, int half, Scratch& scratch) const {
+    moments.step(thread, half, scratch);
+  }
+
+  // Merges the blocks of the cluster in rank order, in every block alike; rank 0 writes the result.
+  template <typename Peers>
+  FASTGAN_HD void gather(std::int64_t block, int thread, Scratch& scratch,
+                         const Peers& peer) const {
+    const Plan& p = moments.plan;
+    const int tx = thread & ((1 << p.log_tx) - 1);
+    const int slot = thread >> p.log_tx;
+    if (slot >= kS) {
+      return;
+    }
+    const int from = total_thread<L>(p, tx);
+    WideMoments m{0.0f, 0.0f, 0.0f, 0.0f};
+    for (int rank = 0; rank < int(p.chunks); ++rank) {
+      m = merge_wide(m, peer(rank).get(slot, from));
+    }
+    const float var = m.m2 / m.count;
+    scratch.total_mean[thread] = m.mean;
+    scratch.total_var[thread] = var;
+    const BlockWork work(moments.geometry, p, block);
+    if (work.chunk == 0 && work.first_column + tx < moments.geometry.columns) {
+      const Column<L, V> column(moments.geometry, work.first_column + tx);
+      moments.mean[column.stat + slot] = m.mean;
+      moments.m2[column.stat + slot] = var;
+    }
+  }
+
+  FASTGAN_HD void finish(std::int64_t block, int thread, const Scratch& scratch,
+                         const Kept& kept) const {
+    const Geometry& g = moments.geometry;
+    const Walk<L, V> walk(g, moments.plan, block, thread);
+    if (walk.idle(g)) {
+      return;
+    }
+    const Column<L, V> column(g, walk.column_index);
+    SlotAffine<kS> p;
+    FASTGAN_UNROLL
+    for (int s = 0; s < kS; ++s) {
+      const int at = (s << moments.plan.log_tx) + walk.place.tx;
+      p.slot[s] = channel_affine(stats, column.channel + s, scratch.total_mean[at],
+                                 scratch.total_var[at]);
+    }
+    const std::int64_t count = walk.template steps<1>();
+    for (std::int64_t i = 0; i < count; ++i) {
+      const std::int64_t unit = walk.template unit<1>(i, 0);
+      if (walk.holds(unit)) {
+        store<T, V>(z + column.offset(g, unit),
+                    NormaliseBody<T, V, L>::transform(moments.act, p, kept.at(i, thread)));
+      }
+    }
+  }
+};
+
+}  // namespace cuda
+}  // namespace fastgan

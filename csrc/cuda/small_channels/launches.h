@@ -1,0 +1,65 @@
+// The launches that make up the thin convolutions; see cuda/norm_act/forward_launches.h.
+//
+// Bytes moved, the image being a small part of the wide tensor's B:
+//   from the image    1 launch     wide written      B
+//   to the image      1 launch     wide read         B, kernel rows * columns / stride^2 times from
+//                                                    the caches
+//   weight gradient   1 or 2       wide read         B, and a partial result a chunk
+#pragma once
+
+#include <algorithm>
+
+#include "cuda/device/merge.h"
+#include "cuda/device/plan.h"
+#include "cuda/small_channels/kernel.h"
+#include "cuda/small_channels/weight.h"
+
+namespace fastgan {
+namespace cuda {
+
+template <typename T, int V, typename Exec>
+void run_thin_conv(Exec& exec, const ThinShape& shape, const ThinEpilogue& epilogue,
+                   const T* image, const T* weight, T* wide) {
+  using Body = ThinConvBody<T, V>;
+  const std::int64_t rows = ceil_div(shape.positions(), kThinBlockRows);
+  exec.staged(Body{shape, epilogue, image, weight, wide}, rows * shape.wide_chunks());
+}
+
+template <typename T, int V, typename Exec>
+void run_thin_transpose(Exec& exec, const ThinShape& shape, const ThinEpilogue& epilogue,
+                        const T* wide, const T* weight, T* image) {
+  const ThinTransposeBody<T, V> body{shape, epilogue, wide, weight, image};
+  exec.staged(body, body.blocks());
+}
+
+template <int V>
+ThinWeightPlan plan_thin_weight(const ThinShape& s, int positions_of_step, int wave) {
+  ThinWeightPlan plan{};
+  plan.tap_tiles = int(ceil_div(s.taps(), kThinBlockRows));
+  const int taps = std::min(s.taps(), kThinBlockRows);
+  plan.tap_groups = 1 << log2_ceil(ceil_div(taps, kThinRows<V>));
+  const std::int64_t steps = ceil_div(s.positions(), positions_of_step);
+  const std::int64_t wanted = std::max(1, wave / (s.wide_chunks() * plan.tap_tiles));
+  plan.chunk_len = ceil_div(steps, std::min(wanted, steps)) * positions_of_step;
+  plan.chunks = ceil_div(s.positions(), plan.chunk_len);
+  return plan;
+}
+
+// dweight (wide channels, taps), float32.
+template <typename T, int V, typename Exec>
+void run_thin_weight(Exec& exec, const ThinShape& shape, const T* image, const T* wide,
+                     float* dweight) {
+  using Body = ThinWeightBody<T, V>;
+  const ThinWeightPlan plan =
+      plan_thin_weight<V>(shape, Body::kPositions, exec.template wave<Body>());
+  const std::int64_t size = std::int64_t(shape.wide) * shape.taps();
+  float* const part = plan.chunks > 1 ? exec.floats(plan.chunks * size) : dweight;
+  exec.staged(Body{shape, plan, image, wide, part}, plan.blocks(shape));
+  if (plan.chunks > 1) {
+    exec.reduce(RowSumBody{plan.chunks, size, part, nullptr, dweight, nullptr},
+                ceil_div(size, kMergeColumns));
+  }
+}
+
+}  // namespace cuda
+}  // namespace fastgan
