@@ -167,7 +167,14 @@ def compile_commands(
         for source in sorted((csrc / "cuda").rglob("*.cu")):
             target = objects / f"{named(source)}.o"
             flags = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden"]
-            flags += ["--expt-relaxed-constexpr", "-DUSE_CUDA", f"-I{csrc}", *archs, "-ccbin", cxx[0]]
+            flags += [
+                "--expt-relaxed-constexpr",
+                "-DUSE_CUDA",
+                f"-I{csrc}",
+                *archs,
+                "-ccbin",
+                cxx[0],
+            ]
             command = [nvcc, *flags, *defines, *includes, "-c", str(source), "-o", str(target)]
             commands.append((target, command))
     return commands

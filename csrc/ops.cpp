@@ -42,16 +42,19 @@ STABLE_TORCH_LIBRARY(fastgan_native, m) {
       "-> Tensor");
   // Convolutions with a kernel of 4, stride 2 and padding 1 between an image and positions, half as
   // many in each direction, both channels-last with multiples of 16 channels; weight is (positions,
-  // image, 4, 4), channels-last. winograd_conv_weight is the gradient of the weight of both.
-  m.def("winograd_conv(Tensor image, Tensor weight) -> Tensor");
-  m.def("winograd_conv_transpose(Tensor positions, Tensor weight) -> Tensor");
+  // image, 4, 4), channels-last. winograd_conv_weight is the gradient of the weight of both. bias
+  // is float32, and added before the sum is rounded.
+  m.def("winograd_conv(Tensor image, Tensor weight, Tensor? bias=None) -> Tensor");
+  m.def("winograd_conv_transpose(Tensor positions, Tensor weight, Tensor? bias=None) -> Tensor");
   m.def("winograd_conv_weight(Tensor image, Tensor positions) -> Tensor");
   // The same three for any kernel, in bfloat16; weight is (positions, image, *k), channels-last,
   // bfloat16 or float32 as its gradient by dtype, and size that of the result.
-  m.def("dot_conv(Tensor image, Tensor weight, int[] stride, int[] padding, int[] size) -> Tensor");
   m.def(
-      "dot_conv_transpose(Tensor positions, Tensor weight, int[] stride, int[] padding, int[] size) "
-      "-> Tensor");
+      "dot_conv(Tensor image, Tensor weight, int[] stride, int[] padding, int[] size, "
+      "Tensor? bias=None) -> Tensor");
+  m.def(
+      "dot_conv_transpose(Tensor positions, Tensor weight, int[] stride, int[] padding, int[] size, "
+      "Tensor? bias=None) -> Tensor");
   m.def(
       "dot_conv_weight(Tensor image, Tensor positions, int[] kernel, int[] stride, int[] padding, "
       "ScalarType dtype) -> Tensor");

@@ -55,3 +55,19 @@ def assert_as_exact(
     own, theirs = error(actual, exact, size), error(eager, exact, size)
     allowed = 2 * theirs + max(FLOOR[floor or eager.dtype], slack)
     assert own <= allowed, f"{name}: error {own:.2e}, PyTorch's {theirs:.2e}, allowed {allowed:.2e}"
+
+
+def assert_as_exact_on_average(name: str, actual: Tensor, eager: Tensor, exact: Tensor) -> None:
+    """Holds the root mean square of many errors to the rule.
+
+    Of many values PyTorch is not exact by luck: the floor is that of the sums, float32's for half.
+    """
+
+    def average(t: Tensor) -> float:
+        exact_ = exact.detach().double()
+        deviation = (t.detach().double() - exact_).square().mean().sqrt()
+        return float(deviation / exact_.square().mean().sqrt().clamp_min(1e-30))
+
+    own, theirs = average(actual), average(eager)
+    allowed = 2 * theirs + FLOOR[torch.float64 if eager.dtype is torch.float64 else torch.float32]
+    assert own <= allowed, f"{name}: RMS {own:.2e}, PyTorch's {theirs:.2e}, allowed {allowed:.2e}"

@@ -188,6 +188,14 @@ const P* data_or_null(const std::optional<Tensor>& t) {
   return t.has_value() ? static_cast<const P*>(t->data_ptr()) : nullptr;
 }
 
+// A convolution's bias, checked.
+inline const float* bias_or_null(const std::optional<Tensor>& bias, int64_t channels) {
+  STD_TORCH_CHECK(!bias.has_value() || (bias->scalar_type() == ScalarType::Float &&
+                                        bias->is_contiguous() && bias->numel() == channels),
+                  "bias: expected ", channels, " contiguous values in float32");
+  return data_or_null<float>(bias);
+}
+
 inline const char* at(const Tensor& t, int64_t elements) {
   return static_cast<const char*>(t.data_ptr()) + elements * static_cast<int64_t>(t.element_size());
 }

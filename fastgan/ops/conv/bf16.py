@@ -52,18 +52,18 @@ def beats_eager(p: Problem, grad_x: bool) -> bool:
     return False  # eager's convolutions of bfloat16 are as fast by themselves
 
 
-def to_map(p: Problem, image: Tensor, weight: Tensor) -> Tensor:
+def to_map(p: Problem, image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     stride, padding, *_ = p.geometry
     found: Tensor = torch.ops.fastgan_native.dot_conv(
-        _laid_out(image), _laid_out(weight), stride, padding, p.map[2:]
+        _laid_out(image), _laid_out(weight), stride, padding, p.map[2:], bias
     )
     return found
 
 
-def to_image(p: Problem, map: Tensor, weight: Tensor) -> Tensor:
+def to_image(p: Problem, map: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     stride, padding, *_ = p.geometry
     found: Tensor = torch.ops.fastgan_native.dot_conv_transpose(
-        _laid_out(map), _laid_out(weight), stride, padding, p.image[2:]
+        _laid_out(map), _laid_out(weight), stride, padding, p.image[2:], bias
     )
     return found
 

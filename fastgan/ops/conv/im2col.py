@@ -6,6 +6,8 @@ innermost.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -53,42 +55,80 @@ def beats_eager(p: Problem, grad_x: bool) -> bool:
     return max(p.map[2:]) == 1 and torch.is_grad_enabled()
 
 
-def to_map(p: Problem, image: Tensor, weight: Tensor) -> Tensor:
-    columns = _columns(p, image)
-    rows = (columns @ _matrix(p, weight).t()).to(image.dtype)
+def to_map(p: Problem, image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    columns = _columns(p, image, p.kernel, *p.geometry[:2], p.map[2:])
+    rows = _products(columns, _matrix(p, weight).t(), bias).to(image.dtype)
     return rows.view(image.shape[0], *p.map[2:], -1).permute(0, 3, 1, 2)
 
 
-def to_image(p: Problem, map: Tensor, weight: Tensor) -> Tensor:
-    """Every tap's products, folded a chunk of the kernel as large as the stride at a time."""
-    n, _, rows, columns = map.shape
-    channels, kernel, stride = p.image[1], p.kernel, p.geometry.stride
-    size, padding = p.image[2:], p.geometry.padding
-    chunks = [k // s for k, s in zip(kernel, stride, strict=True)]
-    of_map, of_weight = _rows(p, map), _matrix(p, weight)
-    # Products of one term each are a multiplication: as matrix products up to 7 times as slow.
-    products = of_map * of_weight if of_map.shape[1] == 1 else of_map @ of_weight
-    if rows == columns == 1 and size == kernel and max(padding) == 0:
+def to_image(p: Problem, map: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Written a chunk of the kernel as large as the stride at a time."""
+    n, channels, size, padding = map.shape[0], p.image[1], p.image[2:], p.geometry.padding
+    if p.map[2:] == (1, 1) and size == p.kernel and max(padding) == 0:
+        bias = None if bias is None else bias.repeat(math.prod(size))
+        products = _products(_rows(p, map), _matrix(p, weight), bias)
         return products.to(map.dtype).view(n, *size, channels).permute(0, 3, 1, 2)
-    products = products.view(n, rows, columns, chunks[0], stride[0], chunks[1], stride[1], channels)
-    extent = [
+    stride = p.geometry.stride
+    chunks = tuple(k // s for k, s in zip(p.kernel, stride, strict=True))
+    extent = tuple(
         max(q + m - 1, -(-(pad + w) // s))
-        for q, m, pad, w, s in zip((rows, columns), chunks, padding, size, stride, strict=True)
-    ]
-    image = products.new_zeros(n, extent[0], stride[0], extent[1], stride[1], channels)
-    for i in range(chunks[0]):
-        for j in range(chunks[1]):
-            chunk = products[:, :, :, i, :, j].transpose(2, 3)
-            image[:, i : i + rows, :, j : j + columns].add_(chunk)
+        for q, m, pad, w, s in zip(p.map[2:], chunks, padding, size, stride, strict=True)
+    )
+    folded = _folded if p.arithmetic in (torch.float32, torch.float64) else _gathered
+    image = folded(p, map, weight, bias, chunks, extent)
+    image = image.reshape(n, extent[0] * stride[0], extent[1] * stride[1], channels)
     top, left = padding
-    image = image.view(n, extent[0] * stride[0], extent[1] * stride[1], channels)
     inside = image[:, top : top + size[0], left : left + size[1]]
     return inside.to(map.dtype).contiguous().permute(0, 3, 1, 2)
 
 
+def _folded(
+    p: Problem,
+    map: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    chunks: tuple[int, ...],
+    extent: tuple[int, ...],
+) -> Tensor:
+    """(N, extent[0], stride[0], extent[1], stride[1], channels): every tap's products, summed."""
+    n, _, rows, columns = map.shape
+    channels, stride = p.image[1], p.geometry.stride
+    products = _products(_rows(p, map), _matrix(p, weight), None)
+    products = products.view(n, rows, columns, chunks[0], stride[0], chunks[1], stride[1], channels)
+    image = products.new_zeros(n, extent[0], stride[0], extent[1], stride[1], channels)
+    if bias is not None:
+        image += bias.to(image.dtype)
+    for i in range(chunks[0]):
+        for j in range(chunks[1]):
+            chunk = products[:, :, :, i, :, j].transpose(2, 3)
+            image[:, i : i + rows, :, j : j + columns].add_(chunk)
+    return image
+
+
+def _gathered(
+    p: Problem,
+    map: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    chunks: tuple[int, ...],
+    extent: tuple[int, ...],
+) -> Tensor:
+    """As _folded, for products that would be rounded before they are summed: one product for each
+    pixel, of the positions that it meets, one in every chunk, the first chunk's last.
+    """
+    stride = p.geometry.stride
+    columns = _columns(p, map, chunks, (1, 1), tuple(m - 1 for m in chunks), extent)
+    by_chunk = weight.to(p.arithmetic).unflatten(3, (chunks[1], stride[1]))
+    by_chunk = by_chunk.unflatten(2, (chunks[0], stride[0])).flip(2, 4)
+    matrix = by_chunk.permute(2, 4, 0, 3, 5, 1).reshape(columns.shape[1], -1)
+    bias = None if bias is None else bias.repeat(math.prod(stride))
+    image = _products(columns, matrix, bias)
+    return image.view(map.shape[0], *extent, *stride, p.image[1]).transpose(2, 3)
+
+
 def to_weight(p: Problem, image: Tensor, map: Tensor) -> Tensor:
     """With the channels of the image innermost."""
-    gradient = _rows(p, map).t() @ _columns(p, image)
+    gradient = _rows(p, map).t() @ _columns(p, image, p.kernel, *p.geometry[:2], p.map[2:])
     gradient = gradient.to(p.dtype).view(p.weight[0], *p.kernel, p.weight[1])
     return gradient.permute(0, 3, 1, 2)
 
@@ -112,12 +152,27 @@ def _matrix(p: Problem, weight: Tensor) -> Tensor:
     return _channels_innermost(p, weight).view(weight.shape[0], -1)
 
 
-def _columns(p: Problem, image: Tensor) -> Tensor:
+def _products(rows: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+    """rows @ matrix + bias, which is of the columns: each sum is rounded once."""
+    bias = None if bias is None else bias.to(rows.dtype)
+    if rows.shape[1] > 1:
+        return rows @ matrix if bias is None else torch.addmm(bias, rows, matrix)
+    # Products of one term each are a multiplication: as matrix products up to 7 times as slow.
+    return rows * matrix if bias is None else torch.addcmul(bias, rows, matrix)
+
+
+def _columns(
+    p: Problem,
+    image: Tensor,
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    size: tuple[int, ...],
+) -> Tensor:
     """(N * positions, taps * channels of the image)."""
     n, channels, height, width = image.shape
-    stride, padding, size = p.geometry.stride, p.geometry.padding, p.map[2:]
     # To the last position's last tap; beyond the image lies padding, or nothing that a tap meets.
-    extent = [(q - 1) * s + k for q, s, k in zip(size, stride, p.kernel, strict=True)]
+    extent = [(q - 1) * s + k for q, s, k in zip(size, stride, kernel, strict=True)]
     if extent == [height, width] and max(padding) == 0:
         padded = _channels_innermost(p, image)
     else:
@@ -130,5 +185,5 @@ def _columns(p: Problem, image: Tensor) -> Tensor:
         inside.copy_(image.permute(0, 2, 3, 1)[:, :rows, :columns])
     of_n, of_row, of_column, _ = padded.stride()
     strides = (of_n, stride[0] * of_row, stride[1] * of_column, of_row, of_column, 1)
-    view = padded.as_strided((n, *size, *p.kernel, channels), strides)
+    view = padded.as_strided((n, *size, *kernel, channels), strides)
     return view.reshape(n * size[0] * size[1], -1)

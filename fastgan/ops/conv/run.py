@@ -36,19 +36,22 @@ class Epilogue(NamedTuple):
 
 
 Run = Callable[[Problem, Tensor, Tensor, Epilogue], Tensor]
-Kernel = Callable[[Problem, Tensor, Tensor], Tensor]
+ToOther = Callable[[Problem, Tensor, Tensor, Tensor | None], Tensor]
+ToWeight = Callable[[Problem, Tensor, Tensor], Tensor]
 
 
-def by_role(to_map: Kernel, to_image: Kernel, to_weight: Kernel) -> Run:
-    """A pass by kernels that know image and map: to_map(p, image, weight), to_image(p, map,
-    weight), to_weight(p, image, map)."""
+def by_role(to_map: ToOther, to_image: ToOther, to_weight: ToWeight) -> Run:
+    """A pass by kernels that know image and map: to_map(p, image, weight, bias), to_image(p, map,
+    weight, bias), to_weight(p, image, map). bias float32 or None; a sum is rounded once, with it.
+    """
 
     def run(p: Problem, a: Tensor, b: Tensor, epilogue: Epilogue) -> Tensor:
         transposed = p.geometry.transposed
         if p.of == WEIGHT_GRADIENT:
             return to_weight(p, b, a) if transposed else to_weight(p, a, b)
-        y = (to_map if (p.of == FORWARD) != transposed else to_image)(p, a, b)
-        return epilogue(p, y) if p.of == FORWARD else y
+        to_other = to_map if (p.of == FORWARD) != transposed else to_image
+        y = to_other(p, a, b, epilogue.bias)
+        return epilogue._replace(bias=None)(p, y) if p.of == FORWARD else y
 
     return run
 

@@ -58,14 +58,16 @@ def beats_eager(p: Problem, grad_x: bool) -> bool:
     return True
 
 
-def to_map(p: Problem, image: Tensor, weight: Tensor) -> Tensor:
-    found: Tensor = torch.ops.fastgan_native.winograd_conv(_laid_out(image), _laid_out(weight))
+def to_map(p: Problem, image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    found: Tensor = torch.ops.fastgan_native.winograd_conv(
+        _laid_out(image), _laid_out(weight), bias
+    )
     return found
 
 
-def to_image(p: Problem, map: Tensor, weight: Tensor) -> Tensor:
+def to_image(p: Problem, map: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     found: Tensor = torch.ops.fastgan_native.winograd_conv_transpose(
-        _laid_out(map), _laid_out(weight)
+        _laid_out(map), _laid_out(weight), bias
     )
     return found
 

@@ -191,7 +191,8 @@ void find_weights(const DotShape& s, bool transposed, const DotPiece& piece, con
 }
 
 void conv(const DotShape& s, bool transposed, const void* source, const uint32_t* packed,
-          const DotPiece& piece, int64_t first, int64_t last, void* target, float* scratch) {
+          const float* bias, const DotPiece& piece, int64_t first, int64_t last, void* target,
+          float* scratch) {
   const Sides of(s, transposed);
   const int64_t count = last - first, taps = piece.taps();
   uint32_t* const nothing = reinterpret_cast<uint32_t*>(scratch);
@@ -209,7 +210,8 @@ void conv(const DotShape& s, bool transposed, const void* source, const uint32_t
     tiles(std::min(kPanel, of.columns - begin), count,
           [&](int64_t column, int64_t vectors, int64_t row, int64_t rows) {
             kRuns.of[vectors - 1][rows - 1](
-                {met + row, count, taps, of.pairs(), weights, column, out + row, begin + column});
+                {met + row, count, taps, of.pairs(), weights, column, out + row, begin + column,
+                 bias});
           });
   }
 }

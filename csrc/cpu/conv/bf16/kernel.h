@@ -59,9 +59,10 @@ struct DotLoops {
   void (*pack)(const DotShape&, bool transposed, const void* weight, int64_t first, int64_t last,
                uint32_t* packed);
   int64_t (*scratch_floats)(const DotShape&, bool transposed, int64_t outputs);
-  // Outputs [first, last) of a piece, counted through the batch.
+  // Outputs [first, last) of a piece, counted through the batch; bias of the outputs' channels or null.
   void (*conv)(const DotShape&, bool transposed, const void* from, const uint32_t* packed,
-               const DotPiece&, int64_t first, int64_t last, void* to, float* scratch);
+               const float* bias, const DotPiece&, int64_t first, int64_t last, void* to,
+               float* scratch);
   int64_t (*weight_scratch_floats)(const DotShape&, int64_t squares);
   // Squares [first, last) of the weight gradient, each at the kernel's rows of one parity.
   void (*weight)(const DotShape&, const void* image, const void* positions, int64_t first,

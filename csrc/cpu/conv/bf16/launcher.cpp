@@ -143,7 +143,9 @@ std::vector<Block> blocks_of(const DotShape& s, bool transposed) {
   return blocks;
 }
 
-Tensor run(const DotShape& s, bool transposed, const Tensor& from, const Tensor& weight) {
+Tensor run(const DotShape& s, bool transposed, const Tensor& from, const Tensor& weight,
+           const std::optional<Tensor>& given) {
+  const float* const bias = bias_or_null(given, transposed ? s.image : s.positions);
   Tensor out = transposed ? empty_channels_last(from, s.batch, s.image, s.height, s.width)
                           : empty_channels_last(from, s.batch, s.positions, s.rows, s.columns);
   const uint32_t* const packed = pack(s, transposed, weight);
@@ -156,14 +158,15 @@ Tensor run(const DotShape& s, bool transposed, const Tensor& from, const Tensor&
     for (const Block& block : blocks) {
       const int64_t first = block.behind(begin), last = block.behind(end);
       if (first >= last) continue;
-      dot_loops().conv(s, transposed, from.data_ptr(), packed, block.piece, first, last, out.data_ptr(),
-                       room.get());
+      dot_loops().conv(s, transposed, from.data_ptr(), packed, bias, block.piece, first, last,
+                       out.data_ptr(), room.get());
     }
   });
   return out;
 }
 
-Tensor dot_conv(Tensor image, Tensor weight, Sizes stride, Sizes padding, Sizes size) {
+Tensor dot_conv(Tensor image, Tensor weight, Sizes stride, Sizes padding, Sizes size,
+                std::optional<Tensor> bias) {
   check_tensor(image, "image");
   check_weight(weight, image, 1);
   check_pair(size, "size", 1);
@@ -171,17 +174,18 @@ Tensor dot_conv(Tensor image, Tensor weight, Sizes stride, Sizes padding, Sizes 
                       {image.size(1), image.size(2), image.size(3)},
                       {weight.size(0), size[0], size[1]}, {weight.size(2), weight.size(3)}, stride,
                       padding),
-             false, image, weight);
+             false, image, weight, bias);
 }
 
-Tensor dot_conv_transpose(Tensor positions, Tensor weight, Sizes stride, Sizes padding, Sizes size) {
+Tensor dot_conv_transpose(Tensor positions, Tensor weight, Sizes stride, Sizes padding, Sizes size,
+                          std::optional<Tensor> bias) {
   check_tensor(positions, "positions");
   check_weight(weight, positions, 0);
   check_pair(size, "size", 1);
   return run(shape_of(weight.scalar_type(), positions.size(0), {weight.size(1), size[0], size[1]},
                       {positions.size(1), positions.size(2), positions.size(3)},
                       {weight.size(2), weight.size(3)}, stride, padding),
-             true, positions, weight);
+             true, positions, weight, bias);
 }
 
 Tensor dot_conv_weight(Tensor image, Tensor positions, Sizes kernel, Sizes stride, Sizes padding,

@@ -79,7 +79,8 @@ FASTGAN_HD void tiles(int64_t columns, int64_t rows, const Function& function) {
   }
 }
 
-// out[p][first + v] = the sum over runs r and t < n of a[r * next + p][t] . b[r][t * kPanel + column + v].
+// out[p][first + v] = (bias[first + v] +) the sum over runs r and t < n of
+// a[r * next + p][t] . b[r][t * kPanel + column + v].
 struct Runs {
   const uint32_t* const* a;
   int64_t next, runs, n;
@@ -87,6 +88,7 @@ struct Runs {
   int64_t column;
   BFloat16* const* out;
   int64_t first;
+  const float* bias;  // of the columns, or null
 };
 
 // Each run of a has another place in memory: while one is multiplied the next is fetched, after the
@@ -115,7 +117,10 @@ struct RunsTile {
             }
           }
         },
-        [&](int64_t row, int64_t column, VecF sum) { store(o.out[row] + o.first + column, sum); });
+        [&](int64_t row, int64_t column, VecF sum) {
+          const int64_t at = o.first + column;
+          store(o.out[row] + at, o.bias ? load(o.bias + at) + sum : sum);
+        });
   }
 
  private:

@@ -96,12 +96,8 @@ struct Epilogue : ThinEpilogue {
   Epilogue(const std::optional<Tensor>& given, int64_t channels, int64_t code, double slope_)
       : values(channels + kColumnQuantum, 0.0f) {
     STD_TORCH_CHECK(code >= kLeakyRelu && code <= kSigmoid, "activation: unknown code ", code);
-    if (given.has_value()) {
-      STD_TORCH_CHECK(given->scalar_type() == ScalarType::Float && given->is_contiguous() &&
-                          given->numel() == channels,
-                      "bias: expected ", channels, " contiguous values in float32");
-      std::copy_n(static_cast<const float*>(given->data_ptr()), channels, values.begin());
-    }
+    const float* const biases = bias_or_null(given, channels);
+    if (biases) std::copy_n(biases, channels, values.begin());
     bias = values.data();
     activation = static_cast<int>(code);
     slope = static_cast<float>(slope_);

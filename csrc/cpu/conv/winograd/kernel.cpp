@@ -136,8 +136,8 @@ int64_t scratch_floats(const WinogradShape& s, bool transposed, const WinogradPa
 }
 
 template <typename T>
-void conv(const WinogradShape& s, const T* image, const float* packed, const WinogradPart& part,
-          T* positions, float* scratch) {
+void conv(const WinogradShape& s, const T* image, const float* packed, const float* bias,
+          const WinogradPart& part, T* positions, float* scratch) {
   const Grid<const T> from{image, 2 * s.rows, 2 * s.columns, s.image};
   const Grid<T> to{positions, s.rows, s.columns, s.positions};
   const int64_t tiles = part.tiles(), channels = part.channels(), depth = kPhases * s.image;
@@ -156,13 +156,13 @@ void conv(const WinogradShape& s, const T* image, const float* packed, const Win
   }
   for (int64_t t = 0; t < tiles; ++t) {
     const Place p = place_of(s, part.first + t);
-    output(products + t * channels, plane_out, to, p.sample, p.row, p.column, 1, part.begin, channels,
-           to_later(s, to, part.first + t));
+    output(products + t * channels, plane_out, bias, to, p.sample, p.row, p.column, 1, part.begin,
+           channels, to_later(s, to, part.first + t));
   }
 }
 
 template <typename T>
-void conv_transpose(const WinogradShape& s, const T* positions, const float* packed,
+void conv_transpose(const WinogradShape& s, const T* positions, const float* packed, const float* bias,
                     const WinogradPart& part, T* image, float* scratch) {
   const Grid<const T> from{positions, s.rows, s.columns, s.positions};
   const Grid<T> to{image, 2 * s.rows, 2 * s.columns, s.image};
@@ -184,7 +184,7 @@ void conv_transpose(const WinogradShape& s, const T* positions, const float* pac
     }
     for (int64_t t = 0; t < tiles; ++t) {
       const Place p = place_of(s, part.first + t);
-      output(products + t * channels, plane_out, to, p.sample, 2 * p.row + 1 - row,
+      output(products + t * channels, plane_out, bias, to, p.sample, 2 * p.row + 1 - row,
              2 * p.column + 1 - column, 2, part.begin, channels, to_later(s, to, part.first + t));
     }
   }
@@ -323,17 +323,17 @@ void pack_any(const WinogradShape& s, bool transposed, const void* weight, const
   });
 }
 
-void conv_any(const WinogradShape& s, const void* image, const float* packed, const WinogradPart& part,
-              void* positions, float* scratch) {
+void conv_any(const WinogradShape& s, const void* image, const float* packed, const float* bias,
+              const WinogradPart& part, void* positions, float* scratch) {
   with_type(s.dtype, [&](auto type) {
-    conv(s, as(type, image), packed, part, as(type, positions), scratch);
+    conv(s, as(type, image), packed, bias, part, as(type, positions), scratch);
   });
 }
 
 void transpose_any(const WinogradShape& s, const void* positions, const float* packed,
-                   const WinogradPart& part, void* image, float* scratch) {
+                   const float* bias, const WinogradPart& part, void* image, float* scratch) {
   with_type(s.dtype, [&](auto type) {
-    conv_transpose(s, as(type, positions), packed, part, as(type, image), scratch);
+    conv_transpose(s, as(type, positions), packed, bias, part, as(type, image), scratch);
   });
 }
 

@@ -57,10 +57,11 @@ struct WinogradLoops {
 
   void (*pack)(const WinogradShape&, bool transposed, const void* weight, const WinogradPart&,
                float* packed);
-  void (*conv)(const WinogradShape&, const void* image, const float* packed, const WinogradPart&,
-               void* positions, float* scratch);
+  // bias: of the result's channels, or null.
+  void (*conv)(const WinogradShape&, const void* image, const float* packed, const float* bias,
+               const WinogradPart&, void* positions, float* scratch);
   void (*conv_transpose)(const WinogradShape&, const void* positions, const float* packed,
-                         const WinogradPart&, void* image, float* scratch);
+                         const float* bias, const WinogradPart&, void* image, float* scratch);
 
   // The weight gradient, some tiles at a time: `transformed` holds the image and the positions of
   // `tiles` of them, `sums` the products of one square over all tiles so far.

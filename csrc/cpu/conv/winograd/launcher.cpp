@@ -113,26 +113,28 @@ void for_parts(const WinogradShape& s, bool transposed, const Tensor& weight, co
   });
 }
 
-Tensor winograd_conv(Tensor image, Tensor weight) {
+Tensor winograd_conv(Tensor image, Tensor weight, std::optional<Tensor> given) {
   check_tensor(image, "image", 2);
   check_weight(weight, image, 1);
   const WinogradShape s =
       shape_of(image, image.size(2) / 2, image.size(3) / 2, weight.size(0), image.size(1));
+  const float* const bias = bias_or_null(given, s.positions);
   Tensor out = empty_channels_last(image, s.batch, s.positions, s.rows, s.columns);
   for_parts(s, false, weight, [&](const float* packed, const WinogradPart& part, float* floats) {
-    winograd_loops().conv(s, image.data_ptr(), packed, part, out.data_ptr(), floats);
+    winograd_loops().conv(s, image.data_ptr(), packed, bias, part, out.data_ptr(), floats);
   });
   return out;
 }
 
-Tensor winograd_conv_transpose(Tensor positions, Tensor weight) {
+Tensor winograd_conv_transpose(Tensor positions, Tensor weight, std::optional<Tensor> given) {
   check_tensor(positions, "positions", 1);
   check_weight(weight, positions, 0);
   const WinogradShape s =
       shape_of(positions, positions.size(2), positions.size(3), positions.size(1), weight.size(1));
+  const float* const bias = bias_or_null(given, s.image);
   Tensor out = empty_channels_last(positions, s.batch, s.image, 2 * s.rows, 2 * s.columns);
   for_parts(s, true, weight, [&](const float* packed, const WinogradPart& part, float* floats) {
-    winograd_loops().conv_transpose(s, positions.data_ptr(), packed, part, out.data_ptr(), floats);
+    winograd_loops().conv_transpose(s, positions.data_ptr(), packed, bias, part, out.data_ptr(), floats);
   });
   return out;
 }

@@ -141,10 +141,10 @@ void input(const Grid<const T>& from, int64_t sample, int64_t row, int64_t colum
 }
 
 // Channels [first, first + n) of the tile that begins at (row, column) and goes by steps, from its 9
-// products. Fetches the tile that lies `ahead`.
+// products; bias of all channels, or null. Fetches the tile that lies `ahead`.
 template <typename T>
-void output(const float* from, int64_t plane, const Grid<T>& to, int64_t sample, int64_t row,
-            int64_t column, int64_t step, int64_t first, int64_t n, int64_t ahead) {
+void output(const float* from, int64_t plane, const float* bias, const Grid<T>& to, int64_t sample,
+            int64_t row, int64_t column, int64_t step, int64_t first, int64_t n, int64_t ahead) {
   T* at[2][2];
   for (int i = 0; i < 2; ++i) {
     for (int j = 0; j < 2; ++j) at[i][j] = to.at(sample, row + i * step, column + j * step);
@@ -154,13 +154,14 @@ void output(const float* from, int64_t plane, const Grid<T>& to, int64_t sample,
     VecF y[2][2];
     load_nine(from + c, plane, m);
     gather(m, y);
+    const VecF added = bias ? load(bias + first + c) : VecF{};
     FASTGAN_UNROLL
     for (int i = 0; i < 2; ++i) {
       FASTGAN_UNROLL
       for (int j = 0; j < 2; ++j) {
         if (at[i][j] == nullptr) continue;
         __builtin_prefetch(at[i][j] + first + c + ahead, 0, 2);
-        store(at[i][j] + first + c, y[i][j]);
+        store(at[i][j] + first + c, y[i][j] + added);
       }
     }
   }
