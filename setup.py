@@ -44,8 +44,8 @@ TORCH_MINIMUM = (2, 11)
 TORCH_TARGET_VERSION = "0x020b000000000000"
 CUDA_ARCHS = ("80", "90", "100", "120")
 
-# The inner loops, csrc/cpu/**/kernel.cpp, are compiled once for each instruction set; the processor's
-# is chosen when the library is used.
+# The inner loops, csrc/cpu/**/kernel.cpp, are compiled once for each instruction set; the
+# processor's is chosen when the library is used.
 _AVX2 = ("-mavx2", "-mfma", "-mf16c")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq")
 X86_SETS = {
@@ -303,9 +303,8 @@ class BuildPython(build_py):
         if self.editable_mode:
             return
         target = Path(self.build_lib) / "fastgan" / "kernels"
-        target.mkdir(parents=True, exist_ok=True)
-        for source in sorted((ROOT / "kernels").glob("*.py")):
-            shutil.copyfile(source, target / source.name)
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / "kernels", target, ignore=ignored, dirs_exist_ok=True)
 
 
 class BinaryDistribution(Distribution):

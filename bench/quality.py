@@ -41,7 +41,7 @@ from fastgan.metrics import evaluate, get_network
 from fastgan.nn.sequential import unfused
 from fastgan.ops import backend
 from fastgan.recipes import get_recipe
-from fastgan.recipes._run import build_trainer, override
+from fastgan.recipes.run import build_trainer, override
 
 ARMS = ("fused", "reference", "tutorial")
 METRIC, METRICS = "fid", ("fid", "kid", "classes")

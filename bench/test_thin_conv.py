@@ -20,7 +20,7 @@ from bench.harness.case import FORWARD, Case, Cost
 from bench.harness.functions import Function, FunctionImplementation, FunctionWorkload
 from fastgan.ops import conv
 from fastgan.ops.conv.geometry import Geometry, aten_arguments, output_shape
-from fastgan.ops.reference.activation import LEAKY_RELU, TANH
+from fastgan.ops.core.activation import LEAKY_RELU, TANH
 
 BATCH = 64
 DTYPES = ["float32", "bfloat16"]

@@ -46,7 +46,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastgan.nn._processes import mean_over_processes
+from fastgan.nn.processes import mean_over_processes
 
 Discriminator = Callable[..., Tensor]
 """Images `[N, C, H, W]`, and labels where it is conditional, to logits of any shape."""

@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fastgan.kernels._common import (
+from fastgan.kernels.core.device import (
     activate,
     activation_grad_from_output,
     channel_of,
@@ -20,7 +20,7 @@ from fastgan.kernels._common import (
     split_program,
     tile,
 )
-from fastgan.kernels._geometry import (
+from fastgan.kernels.core.geometry import (
     SHAPE_ARGUMENTS,
     TILED,
     Config,

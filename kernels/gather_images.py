@@ -8,7 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fastgan.kernels._geometry import DTYPES, device_guard
+from fastgan.kernels.core.geometry import DTYPES, device_guard
 
 Tensor = torch.Tensor
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastgan.ops import _dispatch, _native
+from fastgan.ops.core import dispatch
+from fastgan.ops.core.native import load
 
 
 @pytest.fixture(autouse=True)
@@ -30,14 +31,14 @@ def _seed() -> None:
 
 @pytest.fixture(autouse=True)
 def _setting() -> Iterator[None]:
-    with _dispatch.backend("auto"):
+    with dispatch.backend("auto"):
         yield
 
 
 @pytest.fixture
 def native() -> None:
     """Skips, with the reason, where the compiled library is not there."""
-    reason = _native.load()
+    reason = load()
     if reason is not None:
         pytest.skip(f"no native library: {reason}")
 
@@ -47,7 +48,7 @@ def host_backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """The backends that run on CPU tensors, each chosen explicitly."""
     if request.param == "cpu":
         request.getfixturevalue("native")
-    with _dispatch.backend(request.param):
+    with dispatch.backend(request.param):
         yield request.param
 
 

@@ -91,6 +91,41 @@ def test_no_files_import_each_other_in_a_circle():
     assert not edges, f"in circles, or above one: {sorted(edges)}"
 
 
+def test_no_room_takes_underscore_names_of_another():
+    known = modules()
+    for name, path in known.items():
+        room = name.split(".")[1] if "." in name else ""
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith(
+                "fastgan."
+            ):
+                continue
+            for alias in node.names:
+                of, *rest = [*node.module.split(".")[1:], alias.name]
+                private = [part for part in rest if part.startswith("_")]
+                assert of == room or not private, f"{name} takes {private[0]} from {of}"
+
+
+# What ops share, by side; everything else there is an op's folder or file.
+SHARED = {
+    "fastgan/ops": {"core", "__init__", "tuning"},
+    "kernels": {"core"},
+    "csrc/cpu": {"simd", "runtime"},
+    "csrc/cuda": {"device"},
+}
+OPS = {"bias_act", "conv", "conv_block", "conv_norm_act", "gather_images", "norm_act"}
+OPS |= {"norm_act_conv", "small_channels"}
+
+
+@pytest.mark.parametrize("side", SHARED)
+def test_an_op_stands_in_its_folder(side):
+    suffixes = {".py", ".cpp", ".h", ".cu", ".cuh"}
+    for path in (ROOT / side).iterdir():
+        if (path.is_dir() and path.name != "__pycache__") or path.suffix in suffixes:
+            assert path.stem in OPS | SHARED[side], f"{path.relative_to(ROOT)} is no op's"
+            assert path.is_dir() or path.suffix == ".py", f"{path.relative_to(ROOT)}: in a folder"
+
+
 def test_kernels_stand_once_and_are_no_package_of_their_own():
     assert (PACKAGE / "kernels").resolve() == ROOT / "kernels"
     assert not (ROOT / "kernels" / "__init__.py").exists()

@@ -16,7 +16,7 @@ from torch import Tensor
 from fastgan.ops import backend, bias_act, conv, gather_images, norm_act
 from fastgan.ops.conv.algorithms import force
 from fastgan.ops.conv.geometry import Geometry, output_shape
-from fastgan.ops.reference.activation import LEAKY_RELU
+from fastgan.ops.core.activation import LEAKY_RELU
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Vectors of every width and none, one value a plane, planes larger than a block.

@@ -3,8 +3,8 @@
 from math import prod
 from typing import NamedTuple
 
-from fastgan.kernels._conv_geometry import ConvGeometry
-from fastgan.kernels._geometry import cdiv
+from fastgan.kernels.conv_block.geometry import ConvGeometry
+from fastgan.kernels.core.geometry import cdiv
 
 
 class Cost(NamedTuple):

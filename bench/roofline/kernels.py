@@ -16,14 +16,15 @@ from torch.nn.modules.conv import _ConvNd
 from bench.roofline import cost as costs
 from bench.roofline.cost import Cost
 from fastgan.fusion.explaining import convolution_kernels, traced
-from fastgan.kernels._conv_geometry import ConvGeometry, conv_geometry
-from fastgan.nn._blocks import Activation, Block
+from fastgan.kernels.conv_block.geometry import ConvGeometry, conv_geometry
+from fastgan.nn.blocks import Activation, Block
 from fastgan.nn.sequential import Run, laid_out
-from fastgan.ops import _dispatch, conv, conv_block
-from fastgan.ops._tensors import activation_code, autocast_dtype
+from fastgan.ops import conv, conv_block
 from fastgan.ops.conv.algorithms import Kernels
 from fastgan.ops.conv_block import Deferred
-from fastgan.ops.reference.activation import is_identity
+from fastgan.ops.core import dispatch
+from fastgan.ops.core.activation import is_identity
+from fastgan.ops.core.tensors import activation_code, autocast_dtype
 from fastgan.optim import Adam
 
 Call = Callable[[], object]
@@ -137,7 +138,7 @@ class _Traced:
     def _norm(self, passes: Passes) -> Iterator[Kernel]:
         block, x, size = self.block, self.x, self.of_x
         channels, trained = x.shape[1], self.rows > 0
-        raw, by = _raw("norm_act", x), _dispatch.resolve(_dispatch.setting(), x)
+        raw, by = _raw("norm_act", x), dispatch.resolve(dispatch.setting(), x)
         shape = max(1, self.rows), channels
         mean, var = torch.zeros(shape, device=x.device), torch.ones(shape, device=x.device)
         affine = torch.ones(channels, device=x.device), torch.zeros(channels, device=x.device)
@@ -163,7 +164,7 @@ class _Traced:
         self, t: Tensor, size: int, activation: Activation, passes: Passes, again: int = 0
     ) -> Iterator[Kernel]:
         forward = partial(_raw("bias_act", t).bias_act_forward, t, None, *_code(activation))
-        by = _dispatch.resolve(_dispatch.setting(), t)
+        by = dispatch.resolve(dispatch.setting(), t)
         yield self._kernel("activation", passes.forward + again, Cost(0, size, size), forward, by)
         yield self._activation_gradient(t, size, activation, max(passes.weights, passes.inputs))
 
@@ -173,7 +174,7 @@ class _Traced:
         call = partial(
             _raw("bias_act", t).bias_act_backward, torch.randn_like(t), t, *_code(activation), False
         )
-        by = _dispatch.resolve(_dispatch.setting(), t)
+        by = dispatch.resolve(dispatch.setting(), t)
         cost = Cost(0, 2 * size, size)
         return self._kernel("activation gradient", times, cost, call, by)
 
@@ -296,7 +297,7 @@ def _convolution_of(block: Block) -> _ConvNd | None:
 
 
 def _raw(op: str, x: Tensor) -> ModuleType:
-    return _dispatch.kernels(_dispatch.setting(), op, x)
+    return dispatch.kernels(dispatch.setting(), op, x)
 
 
 def _code(activation: Activation) -> tuple[int, float]:

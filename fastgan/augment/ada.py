@@ -16,7 +16,7 @@ from fastgan.augment._base import Augmentation, checked, fraction, register
 from fastgan.augment._color import recolor
 from fastgan.augment._pixels import blit, coordinates
 from fastgan.augment._warp import SYM6, warp
-from fastgan.nn._processes import mean_over_processes, process_count
+from fastgan.nn.processes import mean_over_processes, process_count
 
 
 @register("ada")

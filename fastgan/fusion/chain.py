@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fastgan.nn._blocks import Planned
+from fastgan.nn.blocks import Planned
 from fastgan.nn.sequential import Runner
-from fastgan.ops._tensors import DTYPES
+from fastgan.ops.core.tensors import DTYPES
 
 
 class Chain(nn.Sequential):

@@ -14,14 +14,15 @@ from torch import Tensor, nn
 from fastgan.fusion.copying import copied
 from fastgan.fusion.fuse import fuse
 from fastgan.fusion.report import FusionReport
-from fastgan.nn._blocks import Activation
+from fastgan.nn.blocks import Activation
 from fastgan.nn.sequential import Run, Runner, laid_out, recording
-from fastgan.ops import _dispatch, conv_block, norm_act_conv, tuning
-from fastgan.ops._tensors import autocast_dtype, stat_dtype
+from fastgan.ops import conv_block, norm_act_conv, tuning
 from fastgan.ops.conv import aten
 from fastgan.ops.conv.algorithms import Kernels, kernels_of
 from fastgan.ops.conv.problem import FORWARD, describe
 from fastgan.ops.conv_block import Deferred, backend_of
+from fastgan.ops.core import dispatch
+from fastgan.ops.core.tensors import autocast_dtype, stat_dtype
 from fastgan.ops.norm_act_conv import Norm
 
 
@@ -141,7 +142,7 @@ def _row(run: Run, seen: set[int]) -> Row:
     return Row(
         ", ".join(block.names), " → ".join(type(child).__name__ for child in block.children),
         tuple(x.shape), tuple(y.shape), run.form or "as it is", run.why,
-        _dispatch.resolve(_dispatch.setting(), x), convolution_kernels(run), saved + normalised,
+        dispatch.resolve(dispatch.setting(), x), convolution_kernels(run), saved + normalised,
         saved + normalised * run.keeps_normalised, operations, traffic,
     )  # fmt: skip
 
@@ -156,7 +157,7 @@ def convolution_kernels(run: Run) -> Kernels | None:
     problem = describe(FORWARD, x, weight, block.geometry, block.after != Activation())
     if run.form == "composed":
         return kernels_of(problem)
-    if run.form == "fused" and backend_of(x, _dispatch.setting()) == "triton":
+    if run.form == "fused" and backend_of(x, dispatch.setting()) == "triton":
         return Kernels(*["Triton"] * 3)
     return Kernels(*[aten.name(problem)] * 3)
 

@@ -12,9 +12,9 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from fastgan.nn._blocks import hooked
-from fastgan.nn.norm_act import _BatchNormAct, _InstanceNormAct
-from fastgan.ops._tensors import is_slope
+from fastgan.nn.blocks import hooked
+from fastgan.nn.norm_act import BatchNormActBase, InstanceNormActBase
+from fastgan.ops.core.tensors import is_slope
 
 # A subclass that brings its own forward is another layer; one that does not is the same.
 _KINDS: dict[Any, str] = {
@@ -27,8 +27,8 @@ _KINDS: dict[Any, str] = {
     nn.Linear.forward: "linear",
     _BatchNorm.forward: "norm",
     _InstanceNorm.forward: "norm",
-    _BatchNormAct.forward: "norm",
-    _InstanceNormAct.forward: "norm",
+    BatchNormActBase.forward: "norm",
+    InstanceNormActBase.forward: "norm",
     nn.ReLU.forward: "act",
     nn.LeakyReLU.forward: "act",
     nn.Tanh.forward: "act",

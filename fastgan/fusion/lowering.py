@@ -16,7 +16,7 @@ from fastgan.nn import (
     InstanceNormAct3d,
 )
 from fastgan.nn.conv_norm_act import activation_module
-from fastgan.nn.norm_act import _Activated
+from fastgan.nn.norm_act import ActivatedNorm
 
 _NORMS: dict[type[nn.Module], type[nn.Module]] = {
     BatchNormAct1d: nn.BatchNorm1d,
@@ -50,7 +50,7 @@ def _lowered(module: nn.Module) -> nn.Module:
     """What stands for a module whose children are lowered."""
     kind = _NORMS.get(type(module))
     if kind is not None:
-        assert isinstance(module, _Activated)
+        assert isinstance(module, ActivatedNorm)
         activation = activation_module(module.activation, module.negative_slope)
         norm = _as(module, kind)
         layers = [norm, activation] if module.order == "norm_act" else [activation, norm]

@@ -18,7 +18,7 @@ from fastgan.fusion.layers import (
     why_not_layer,
 )
 from fastgan.fusion.report import Block
-from fastgan.nn._blocks import why_no_convolution
+from fastgan.nn.blocks import why_no_convolution
 
 # Which layer may follow which within a chain; of these a block is any pair but X → conv.
 _FOLLOWS = {

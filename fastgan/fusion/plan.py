@@ -15,9 +15,9 @@ from fastgan.fusion.matching import Written, fused_graph
 from fastgan.fusion.report import Block
 from fastgan.fusion.settled import chains_of, pattern, settled
 from fastgan.fusion.tracing import Trace, trace
-from fastgan.nn._blocks import MOST_KINDS, hooked
+from fastgan.nn.blocks import MOST_KINDS, hooked
 from fastgan.nn.sequential import is_recording, kind_of, kind_of_call
-from fastgan.ops._dispatch import in_onnx_export, is_composed, setting
+from fastgan.ops.core.dispatch import in_onnx_export, is_composed, setting
 
 
 class Plan:

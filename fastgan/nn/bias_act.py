@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.ops import bias_act
-from fastgan.ops._tensors import activation_code, check_factory, check_flag, check_tensor, whole
+from fastgan.ops.core.tensors import activation_code, check_factory, check_flag, check_tensor, whole
 
 
 class BiasAct(nn.Module):

@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from fastgan.nn import norm_act
 from fastgan.nn.norm_act import check_norm
 from fastgan.nn.sequential import FusedSequential
-from fastgan.ops._tensors import activation_code, check_factory, kind, whole
+from fastgan.ops.core.tensors import activation_code, check_factory, kind, whole
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,

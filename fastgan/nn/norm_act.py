@@ -15,8 +15,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fastgan.ops import _dispatch, instance_norm_act, norm_act, sync_norm_act
-from fastgan.ops._tensors import (
+from fastgan.ops import instance_norm_act, norm_act, sync_norm_act
+from fastgan.ops.core import dispatch
+from fastgan.ops.core.tensors import (
     activation_code,
     check_factory,
     check_flag,
@@ -26,13 +27,13 @@ from fastgan.ops._tensors import (
     real,
     whole,
 )
+from fastgan.ops.norm_act.sync import check_group
 from fastgan.ops.norm_act_conv import Norm
-from fastgan.ops.sync_norm_act import check_group
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
-class _Activated(nn.Module):
+class ActivatedNorm(nn.Module):
     """What the activated modules hold beside their base class."""
 
     def _set_activation(self, activation: str, negative_slope: float, order: str) -> None:
@@ -81,7 +82,7 @@ class Segmented(nn.Module):
     segments: int = 1
 
 
-class _BatchNormAct(_Activated, nn.modules.batchnorm._BatchNorm):
+class BatchNormActBase(ActivatedNorm, nn.modules.batchnorm._BatchNorm):
     def __init__(
         self,
         num_features: int,
@@ -129,7 +130,7 @@ class _BatchNormAct(_Activated, nn.modules.batchnorm._BatchNorm):
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, sync=True" if self.sync else super().extra_repr()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _BatchNormAct:
+    def __deepcopy__(self, memo: dict[int, Any]) -> BatchNormActBase:
         # A process group cannot be copied: the copy (a moving average's, say) is in the same one.
         memo[id(self.process_group)] = self.process_group
         copied = self.__class__.__new__(self.__class__)
@@ -157,7 +158,7 @@ def batch_norm(layer: nn.modules.batchnorm._BatchNorm, segments: int) -> Norm:
         momentum = 0.0
     if by_batch and not moves:
         running = None, None
-    if moves and not isinstance(layer, _BatchNormAct) and _dispatch.is_eager(*running):
+    if moves and not isinstance(layer, BatchNormActBase) and dispatch.is_eager(*running):
         # Calls may alternate with the layer's own forward, whose backward asks that no version was
         # raised though in training it reads no running statistics: as of torch.nn, none is.
         running = _untracked(running[0]), _untracked(running[1])
@@ -176,11 +177,11 @@ def _held(layer: nn.Module, held: dict[str, Any], name: str) -> Tensor | None:
     return found
 
 
-class BatchNormAct1d(_BatchNormAct, nn.BatchNorm1d):
+class BatchNormAct1d(BatchNormActBase, nn.BatchNorm1d):
     """`nn.BatchNorm1d` and an activation in one op, for (N, C) and (N, C, L)."""
 
 
-class BatchNormAct2d(_BatchNormAct, nn.BatchNorm2d):
+class BatchNormAct2d(BatchNormActBase, nn.BatchNorm2d):
     """`nn.BatchNorm2d` and an activation in one op, for (N, C, H, W).
 
     activation: "leaky_relu", "relu", "identity", "tanh" or "sigmoid"; `negative_slope` is
@@ -193,7 +194,7 @@ class BatchNormAct2d(_BatchNormAct, nn.BatchNorm2d):
     """
 
 
-class BatchNormAct3d(_BatchNormAct, nn.BatchNorm3d):
+class BatchNormAct3d(BatchNormActBase, nn.BatchNorm3d):
     """`nn.BatchNorm3d` and an activation in one op, for (N, C, D, H, W)."""
 
 
@@ -206,7 +207,7 @@ def segments(module: nn.Module, count: int) -> Iterator[None]:
     two passes, running statistics included. ValueError for a count below 1.
     """
     count = whole("count", count, 1)
-    layers = [m for m in module.modules() if isinstance(m, _BatchNormAct | Segmented)]
+    layers = [m for m in module.modules() if isinstance(m, BatchNormActBase | Segmented)]
     previous = [m.segments for m in layers]
     for layer in layers:
         layer.segments = count
@@ -228,12 +229,12 @@ def convert_sync_batchnorm(
     """
     check_group(process_group)
     for layer in module.modules():
-        if isinstance(layer, _BatchNormAct):
+        if isinstance(layer, BatchNormActBase):
             layer.sync, layer.process_group = True, process_group
     return module
 
 
-class _InstanceNormAct(_Activated, nn.modules.instancenorm._InstanceNorm):
+class InstanceNormActBase(ActivatedNorm, nn.modules.instancenorm._InstanceNorm):
     def __init__(
         self,
         num_features: int,
@@ -273,13 +274,13 @@ class _InstanceNormAct(_Activated, nn.modules.instancenorm._InstanceNorm):
         return output.squeeze(0) if unbatched else output
 
 
-class InstanceNormAct1d(_InstanceNormAct, nn.InstanceNorm1d):
+class InstanceNormAct1d(InstanceNormActBase, nn.InstanceNorm1d):
     """`nn.InstanceNorm1d` and an activation in one op, for (C, L) and (N, C, L)."""
 
 
-class InstanceNormAct2d(_InstanceNormAct, nn.InstanceNorm2d):
+class InstanceNormAct2d(InstanceNormActBase, nn.InstanceNorm2d):
     """`nn.InstanceNorm2d` and an activation in one op, for (C, H, W) and (N, C, H, W)."""
 
 
-class InstanceNormAct3d(_InstanceNormAct, nn.InstanceNorm3d):
+class InstanceNormAct3d(InstanceNormActBase, nn.InstanceNorm3d):
     """`nn.InstanceNorm3d` and an activation in one op, for (C, D, H, W) and (N, C, D, H, W)."""

@@ -13,11 +13,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.module import _has_any_global_hook
 
-from fastgan.nn._blocks import Activation, Block, Form, Leaf, Planned, hooked
+from fastgan.nn.blocks import Activation, Block, Form, Leaf, Planned, hooked
 from fastgan.nn.norm_act import Segmented
-from fastgan.ops import _dispatch, conv_block, norm_act, norm_act_conv, tuning
-from fastgan.ops._setting import Setting
-from fastgan.ops._tensors import (
+from fastgan.ops import conv_block, norm_act, norm_act_conv, tuning
+from fastgan.ops.conv import algorithms
+from fastgan.ops.conv.geometry import output_shape
+from fastgan.ops.conv.problem import FORWARD, describe
+from fastgan.ops.conv_block import Deferred
+from fastgan.ops.core import dispatch
+from fastgan.ops.core.setting import Setting
+from fastgan.ops.core.tensors import (
     CHANNELS_LAST,
     autocast_dtype,
     channels_last,
@@ -26,10 +31,6 @@ from fastgan.ops._tensors import (
     is_channels_last,
     running_pair,
 )
-from fastgan.ops.conv import algorithms
-from fastgan.ops.conv.geometry import output_shape
-from fastgan.ops.conv.problem import FORWARD, describe
-from fastgan.ops.conv_block import Deferred
 from fastgan.ops.norm_act import move_running_stats
 from fastgan.ops.norm_act_conv import Norm
 
@@ -141,7 +142,7 @@ class Runner(NamedTuple):
             check_tensor("input", x)
         planned, kind = self.planned or Planned(), None
         compiling = torch.compiler.is_compiling()
-        if _dispatch.in_onnx_export() if compiling else _dispatch.is_composed(_dispatch.setting()):
+        if dispatch.in_onnx_export() if compiling else dispatch.is_composed(dispatch.setting()):
             return self._as_they_are((child for _, child in leaves), x)
         if not compiling:
             kind = kind_of(x), kind_of_call(), self.segments, self.keep_activations

@@ -1,15 +1,15 @@
 """Fused operators, each with a reference, a C++ CPU, a Triton and a CUDA backend."""
 
-from fastgan.kernels._conv_packed import packed_weights
-from fastgan.ops._dispatch import available, backend
-from fastgan.ops._native import kept_memory
+from fastgan.kernels.conv_block.packed import packed_weights
 from fastgan.ops.bias_act import bias_act
 from fastgan.ops.conv_block import conv_block
 from fastgan.ops.conv_norm_act import conv_norm_act, conv_transpose_norm_act
+from fastgan.ops.core.dispatch import available, backend
+from fastgan.ops.core.native import kept_memory
 from fastgan.ops.gather_images import gather_images
 from fastgan.ops.norm_act import instance_norm_act, norm_act
+from fastgan.ops.norm_act.sync import sync_norm_act
 from fastgan.ops.norm_act_conv import norm_act_conv
-from fastgan.ops.sync_norm_act import sync_norm_act
 from fastgan.ops.tuning import convolution_form
 
 __all__ = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastgan.ops._tensors import parameter
+from fastgan.ops.core.tensors import parameter
 from fastgan.ops.norm_act import norm_act
 from fastgan.ops.norm_act_conv import norm_act_conv
 

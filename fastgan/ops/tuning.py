@@ -24,10 +24,10 @@ from typing import Any
 
 import torch
 
-from fastgan.ops import _dispatch
-from fastgan.ops._setting import Setting
-from fastgan.ops._tensors import is_channels_last
 from fastgan.ops.conv.geometry import Geometry
+from fastgan.ops.core import dispatch
+from fastgan.ops.core.setting import Setting
+from fastgan.ops.core.tensors import is_channels_last
 
 FORMS = ("composed", "fused", "apart")
 SHIPPED = Path(__file__).with_name("tuning.json")
@@ -62,7 +62,7 @@ def explained(
     fast = beats_eager is not None
     allowed = [f for f in compiled_forms(device, dtype) if fast or f != "apart"]
     if len(allowed) == 1:
-        reason = None if device.type != "cuda" else _dispatch.why_not("triton", "cuda", dtype)
+        reason = None if device.type != "cuda" else dispatch.why_not("triton", "cuda", dtype)
         return "composed", reason or f"the only form for {device.type} that saves memory"
     if torch.compiler.is_compiling():
         fastest = of_class(
@@ -142,9 +142,9 @@ def norm_pays(x: torch.Tensor, instances: bool, activated: bool) -> bool:
 
     instances: it is an instance norm. activated: an activation follows.
     """
-    if x.device.type != "cpu" or _dispatch.setting() != "auto":
+    if x.device.type != "cpu" or dispatch.setting() != "auto":
         return True
-    if _dispatch.resolve("auto", x) != "cpu":
+    if dispatch.resolve("auto", x) != "cpu":
         return False
     channels_last = is_channels_last(x)
     if not channels_last and x.numel() < _LEAST_PLANE * x.shape[0] * x.shape[1]:
@@ -182,7 +182,7 @@ def compiled_forms(device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
     """The forms that run on a device as compiled code: no interpreter."""
     if device.type != "cuda":
         return "composed", "apart"
-    fused = _dispatch.why_not("triton", device.type, dtype) is None
+    fused = dispatch.why_not("triton", device.type, dtype) is None
     return ("composed", "fused", "apart") if fused else ("composed", "apart")
 
 

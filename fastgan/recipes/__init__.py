@@ -1,7 +1,7 @@
 """Named runs: models, data and hyper-parameters, each a small typed configuration."""
 
 from fastgan.recipes import autoencoders, conditional, dcgan, digits, losses, mlp_gan, resnet
-from fastgan.recipes._recipe import (
+from fastgan.recipes.recipe import (
     DataConfig,
     ModelSpec,
     Recipe,
@@ -9,14 +9,7 @@ from fastgan.recipes._recipe import (
     list_recipes,
     register_recipe,
 )
-from fastgan.recipes._run import (
-    as_trained,
-    build_models,
-    build_trainer,
-    override,
-    run_folder,
-    train,
-)
+from fastgan.recipes.run import as_trained, build_models, build_trainer, override, run_folder, train
 
 __all__ = [
     "DataConfig",

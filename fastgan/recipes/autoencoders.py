@@ -1,7 +1,7 @@
 """Networks that encode as well as draw: autoencoder, variational autoencoder, VAE-GAN."""
 
 from fastgan.engine.config import TrainConfig
-from fastgan.recipes._recipe import ModelSpec, Recipe, register_recipe
+from fastgan.recipes.recipe import ModelSpec, Recipe, register_recipe
 
 _SHAPE = {"latent_dim": 32, "image_size": 28, "channels": 1, "width": 32}
 

@@ -1,7 +1,7 @@
 """GANs that draw the digit that is asked for."""
 
 from fastgan.engine.config import TrainConfig
-from fastgan.recipes._recipe import ModelSpec, Recipe, register_recipe
+from fastgan.recipes.recipe import ModelSpec, Recipe, register_recipe
 
 _SHAPE = {"image_size": 28, "channels": 1, "width": 32}
 _CLASSES = {**_SHAPE, "num_classes": 10}

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from fastgan.engine.config import TrainConfig
-from fastgan.recipes._recipe import ModelSpec, Recipe, register_recipe
+from fastgan.recipes.recipe import ModelSpec, Recipe, register_recipe
 
 
 def _dcgan_28(name: str, channels: Literal[1, 3], summary: str, **judge: float) -> Recipe:

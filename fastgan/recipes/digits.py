@@ -1,7 +1,7 @@
 """The first run: handwritten digits in a few minutes on a laptop CPU."""
 
 from fastgan.engine.config import TrainConfig
-from fastgan.recipes._recipe import ModelSpec, Recipe, register_recipe
+from fastgan.recipes.recipe import ModelSpec, Recipe, register_recipe
 
 _SHAPE = {"image_size": 28, "channels": 1, "width": 32}
 

@@ -17,7 +17,7 @@ from fastgan.engine.autoencoding import binarized, encoded_and_back
 from fastgan.engine.checkpoint import MANIFEST
 from fastgan.engine.sampling import draw_noise, fitting_labels, images_of
 from fastgan.metrics import METRICS, Options, Reconstruction, Score, evaluate, get_network
-from fastgan.recipes._recipe import DataConfig, data_of
+from fastgan.recipes.recipe import DataConfig, data_of
 
 RECONSTRUCTIONS = ("psnr", "ssim", "elbo")
 Weights = Literal["ema", "raw"]

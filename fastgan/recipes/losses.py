@@ -1,7 +1,7 @@
 """DCGANs trained by other objectives: least squares, and Wasserstein with a penalty."""
 
 from fastgan.engine.config import TrainConfig
-from fastgan.recipes._recipe import ModelSpec, Recipe, register_recipe
+from fastgan.recipes.recipe import ModelSpec, Recipe, register_recipe
 
 _SHAPE = {"image_size": 28, "channels": 1, "width": 32}
 _GENERATOR = ModelSpec("dcgan_generator", {**_SHAPE, "negative_slope": 0.2})

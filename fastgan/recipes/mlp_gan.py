@@ -1,7 +1,7 @@
 """The fully connected GAN."""
 
 from fastgan.engine.config import TrainConfig
-from fastgan.recipes._recipe import ModelSpec, Recipe, register_recipe
+from fastgan.recipes.recipe import ModelSpec, Recipe, register_recipe
 
 MLP_GAN = register_recipe(
     Recipe(

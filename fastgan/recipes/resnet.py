@@ -1,7 +1,7 @@
 """Residual GANs: spectral norm, self-attention, classes by projection, and R3GAN."""
 
 from fastgan.engine.config import TrainConfig
-from fastgan.recipes._recipe import ModelSpec, Recipe, register_recipe
+from fastgan.recipes.recipe import ModelSpec, Recipe, register_recipe
 
 _SHAPE = {"image_size": 28, "channels": 1, "width": 16, "max_width": 64}
 

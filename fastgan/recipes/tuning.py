@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from fastgan.engine.memory import require_memory
 from fastgan.fusion import explain, tune
 from fastgan.ops import tuning
-from fastgan.recipes._recipe import Recipe
-from fastgan.recipes._run import build_models
+from fastgan.recipes.recipe import Recipe
+from fastgan.recipes.run import build_models
 
 
 def explain_recipe(recipe: Recipe, batch_size: int, device: torch.device) -> None:

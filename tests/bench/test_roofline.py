@@ -23,7 +23,7 @@ from bench.roofline.table import (
     sums,
 )
 from fastgan.cli import main
-from fastgan.kernels._conv_geometry import ConvGeometry, conv_geometry
+from fastgan.kernels.conv_block.geometry import ConvGeometry, conv_geometry
 from fastgan.nn import FusedSequential
 from fastgan.ops import convolution_form
 from fastgan.ops.conv.algorithms import force

@@ -7,7 +7,7 @@ import ctypes
 import pytest
 import torch
 
-from fastgan.ops.reference.gather_images import gather_images
+from fastgan.ops.gather_images.reference import gather_images
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 

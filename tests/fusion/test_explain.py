@@ -19,8 +19,9 @@ from fastgan.cli import main
 from fastgan.fusion import explained, tune
 from fastgan.models import create_model
 from fastgan.nn import FusedSequential
-from fastgan.ops import _dispatch, _processor, convolution_form, tuning
+from fastgan.ops import convolution_form, tuning
 from fastgan.ops.conv.geometry import Geometry
+from fastgan.ops.core import dispatch, processor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "nn"))
 import dcgan64
@@ -90,7 +91,7 @@ def test_explain_prints_what_ran(capsys: pytest.CaptureFixture[str]) -> None:
 def test_explain_names_the_kernels_of_each_convolution(
     native: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_processor, "fast_in", lambda dtype: False)
+    monkeypatch.setattr(processor, "fast_in", lambda dtype: False)
     model = create_model("dcgan_discriminator", image_size=32, width=64)
     model.to(memory_format=torch.channels_last)
     x = torch.randn(16, 3, 32, 32).contiguous(memory_format=torch.channels_last)
@@ -153,7 +154,7 @@ def choice() -> tuple[str, str]:
 def gpu(monkeypatch: pytest.MonkeyPatch) -> str:
     """A device by name that runs both forms, as the tables see it."""
     monkeypatch.setattr(tuning, "device_name", lambda device: "some GPU")
-    monkeypatch.setattr(_dispatch, "why_not", lambda *_: None)
+    monkeypatch.setattr(dispatch, "why_not", lambda *_: None)
     return "some GPU"
 
 
@@ -164,7 +165,7 @@ def test_the_default_is_composed(gpu: str, monkeypatch: pytest.MonkeyPatch) -> N
         assert choice() == ("fused", "asked for")
     cpu = tuning.explained(torch.device("cpu"), torch.float32, *LAYER)
     assert cpu == ("composed", "the only form for cpu that saves memory")
-    monkeypatch.setattr(_dispatch, "why_not", lambda *_: "triton is not installed")
+    monkeypatch.setattr(dispatch, "why_not", lambda *_: "triton is not installed")
     assert choice() == ("composed", "triton is not installed")
 
 

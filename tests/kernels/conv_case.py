@@ -133,8 +133,8 @@ class ConvCase:
         self, config: Any = None, back: Any = None, precision: str = "ieee"
     ) -> dict[str, Tensor]:
         """Forward pass and data gradient by the kernels' launchers, ``back`` for the latter."""
-        from fastgan.kernels import conv_forward as kernels
-        from fastgan.kernels._conv_geometry import conv_geometry
+        from fastgan.kernels.conv_block import forward as kernels
+        from fastgan.kernels.conv_block.geometry import conv_geometry
 
         x, weight = self.inputs["x"], self.inputs["weight"]
         geo = conv_geometry(x, weight, *self.geometry)

@@ -109,9 +109,9 @@ class WeightCase:
     def launch(
         self, config: Any = None, precision: str = "ieee", **need: bool
     ) -> dict[str, Tensor]:
-        from fastgan.kernels._conv_geometry import conv_geometry
-        from fastgan.kernels.conv_forward import Activation
-        from fastgan.kernels.conv_weight import conv_weight_gradient
+        from fastgan.kernels.conv_block.forward import Activation
+        from fastgan.kernels.conv_block.geometry import conv_geometry
+        from fastgan.kernels.conv_block.weight import conv_weight_gradient
 
         geometry = [list(v) for v in (self.stride, self.padding, self.output_padding)]
         geo = conv_geometry(self.x, self.weight, *geometry, self.transposed)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastgan.kernels._conv_geometry import (
+from fastgan.kernels.conv_block.geometry import (
     ConvGeometry,
     Target,
     configs,

@@ -67,8 +67,8 @@ def test_every_configuration(
     close: Any, poison: Any, transposed: bool, dtype: torch.dtype, precision: str
 ) -> None:
     """Those of this device, with every pair of prologues they are compiled with."""
-    from fastgan.kernels._conv_geometry import device_target
-    from fastgan.kernels.conv_weight import configs
+    from fastgan.kernels.conv_block.geometry import device_target
+    from fastgan.kernels.conv_block.weight import configs
 
     plain = {"rows": (0, 0), "pre": NONE, "post": NONE}
     for config in configs(dtype, precision, device_target(torch.device("cuda"))):
@@ -132,9 +132,9 @@ def test_a_cuda_graph_captures_every_launch(transposed: bool) -> None:
 
 def test_more_than_2_to_the_31_values() -> None:
     """Only the last image counts; it lies where 32-bit offsets would have wrapped around."""
-    from fastgan.kernels._conv_geometry import conv_geometry
-    from fastgan.kernels.conv_forward import Activation
-    from fastgan.kernels.conv_weight import conv_weight_gradient
+    from fastgan.kernels.conv_block.forward import Activation
+    from fastgan.kernels.conv_block.geometry import conv_geometry
+    from fastgan.kernels.conv_block.weight import conv_weight_gradient
 
     if torch.cuda.mem_get_info()[0] < 24 * 2**30:
         pytest.skip("needs 24 GiB of free GPU memory")

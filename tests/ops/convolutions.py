@@ -11,11 +11,11 @@ from tolerance import assert_as_exact
 from torch import Tensor
 
 from fastgan.ops import conv
-from fastgan.ops._tensors import dense_like, is_channels_last
 from fastgan.ops.conv.algorithms import ALGORITHMS, select
 from fastgan.ops.conv.geometry import Geometry, output_shape
 from fastgan.ops.conv.problem import FORWARD, PASSES, describe
-from fastgan.ops.reference.activation import IDENTITY, act
+from fastgan.ops.core.activation import IDENTITY, act
+from fastgan.ops.core.tensors import dense_like, is_channels_last
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 

@@ -13,10 +13,10 @@ import wrong
 from torch import Tensor
 
 from fastgan import ops
-from fastgan.ops import _dispatch, _native
 from fastgan.ops.conv_block import Deferred
+from fastgan.ops.core import dispatch, native
+from fastgan.ops.norm_act.sync import sync_norm_act
 from fastgan.ops.norm_act_conv import Norm
-from fastgan.ops.sync_norm_act import sync_norm_act
 
 X = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(1))
 ROW = torch.rand(3, generator=torch.Generator().manual_seed(2)) + 0.5
@@ -152,13 +152,13 @@ def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     """Every way of a call: past the dispatcher, with derivatives in C++ or in Python, or by it."""
     if request.param != "reference":
         request.getfixturevalue("native")
-    if request.param == "C++" and _native.why_no_autograd() is not None:
-        pytest.skip(f"no derivatives in C++: {_native.why_no_autograd()}")
+    if request.param == "C++" and native.why_no_autograd() is not None:
+        pytest.skip(f"no derivatives in C++: {native.why_no_autograd()}")
     if request.param == "Python":
-        monkeypatch.setattr(_native, "why_no_autograd", lambda: "not asked for")
+        monkeypatch.setattr(native, "why_no_autograd", lambda: "not asked for")
     if request.param == "operators":
-        monkeypatch.setattr(_dispatch, "is_eager", lambda *_: False)
-    with _dispatch.backend("reference" if request.param == "reference" else "auto"):
+        monkeypatch.setattr(dispatch, "is_eager", lambda *_: False)
+    with dispatch.backend("reference" if request.param == "reference" else "auto"):
         yield request.param
 
 

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastgan.nn import BatchNormAct2d, BiasAct, InstanceNormAct2d
-from fastgan.ops import _dispatch, _native, backend, bias_act, instance_norm_act, norm_act
+from fastgan.ops import backend, bias_act, instance_norm_act, norm_act
+from fastgan.ops.core import dispatch, native
 
 pytestmark = pytest.mark.skipif(
-    _native.why_no_autograd() is not None, reason=str(_native.why_no_autograd())
+    native.why_no_autograd() is not None, reason=str(native.why_no_autograd())
 )
 C = 6
 
@@ -31,7 +32,7 @@ def on_cpu_backend() -> Iterator[None]:
 
 @pytest.fixture
 def in_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_dispatch, "in_cpp", lambda *_: False)
+    monkeypatch.setattr(dispatch, "in_cpp", lambda *_: False)
 
 
 def train(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -98,7 +99,7 @@ def test_same_bits_as_in_python(
     results = []
     for in_cpp in (True, False):
         if not in_cpp:
-            monkeypatch.setattr(_dispatch, "in_cpp", lambda *_: False)
+            monkeypatch.setattr(dispatch, "in_cpp", lambda *_: False)
         z = op(*given)
         assert z.requires_grad == bool(leaves)
         results.append([z, *(torch.autograd.grad(z, leaves, dz) if leaves else [])])
@@ -278,7 +279,7 @@ def test_what_is_not_plain_is_as_in_python(case: str, monkeypatch: pytest.Monkey
     found: list[Any] = []
     for in_cpp in (True, False):
         if not in_cpp:
-            monkeypatch.setattr(_dispatch, "in_cpp", lambda *_: False)
+            monkeypatch.setattr(dispatch, "in_cpp", lambda *_: False)
         mean, var = torch.zeros(C), torch.ones(C)
         try:
             z = LEFT_TO_PYTHON[case](x, weight, mean, var)
@@ -299,6 +300,6 @@ def test_python_serves_without_the_library(op: Op) -> None:
 
 
 def test_a_library_for_another_torch_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    record = {**_native.build_record(), "torch": "2.11.0"}
-    monkeypatch.setattr(_native, "build_record", lambda: record)
-    assert "built for torch 2.11.0" in str(_native.why_no_autograd.__wrapped__())
+    record = {**native.build_record(), "torch": "2.11.0"}
+    monkeypatch.setattr(native, "build_record", lambda: record)
+    assert "built for torch 2.11.0" in str(native.why_no_autograd.__wrapped__())

@@ -13,7 +13,7 @@ from torch import Tensor
 from fastgan.ops import conv
 from fastgan.ops.conv.algorithms import ALGORITHMS, force
 from fastgan.ops.conv.geometry import Geometry, output_shape
-from fastgan.ops.reference.activation import LEAKY_RELU, SIGMOID, TANH
+from fastgan.ops.core.activation import LEAKY_RELU, SIGMOID, TANH
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -11,12 +11,12 @@ import torch
 from convolutions import channels_last
 from torch import Tensor
 
-from fastgan.ops import _processor, conv
+from fastgan.ops import conv
 from fastgan.ops.conv import aten
 from fastgan.ops.conv.algorithms import ALGORITHMS, Kernels, force, kernels_of
 from fastgan.ops.conv.geometry import Geometry
 from fastgan.ops.conv.problem import FORWARD, Problem, describe
-from fastgan.ops.reference.activation import IDENTITY, TANH
+from fastgan.ops.core.activation import IDENTITY, TANH
 
 HALVED = Geometry((2, 2), (1, 1), (0, 0), False)
 DOUBLED = HALVED._replace(transposed=True)
@@ -74,7 +74,7 @@ def test_the_kernels_named_are_those_that_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name, value in PROCESSORS[processor].items():
-        monkeypatch.setattr(_processor, name, lambda *_, value=value: value)
+        monkeypatch.setattr(processor, name, lambda *_, value=value: value)
     shape, weight_shape, geometry = LAYERS[layer]
     activation, slope = (TANH, 0.0) if activated else IDENTITY
     for layout in (channels_last, Tensor.contiguous):
@@ -111,14 +111,14 @@ def test_every_kernel_is_named_somewhere(native: None, monkeypatch: pytest.Monke
     for processor in PROCESSORS.values():
         with monkeypatch.context() as patch:
             for name, value in processor.items():
-                patch.setattr(_processor, name, lambda *_, value=value: value)
+                patch.setattr(processor, name, lambda *_, value=value: value)
             for shape, weight_shape, geometry in LAYERS.values():
                 for dtype in (torch.float32, torch.float64):
                     x = channels_last(torch.randn(shape).to(dtype))
                     p = describe(FORWARD, x, torch.randn(weight_shape).to(x), geometry)
                     named |= set(kernels_of(p))
     with monkeypatch.context() as patch:
-        patch.setattr(_processor, "dot_products", lambda: True)
+        patch.setattr(processor, "dot_products", lambda: True)
         shape, weight_shape, geometry = LAYERS["short rows"]
         x = channels_last(torch.randn(shape).bfloat16())
         p = describe(FORWARD, x, torch.randn(weight_shape).to(x), geometry)

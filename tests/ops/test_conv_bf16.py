@@ -17,10 +17,10 @@ from convolutions import (
 )
 from torch import Tensor
 
-from fastgan.ops import _processor
 from fastgan.ops.conv.algorithms import force
 from fastgan.ops.conv.geometry import Geometry, output_shape
-from fastgan.ops.reference.activation import LEAKY_RELU
+from fastgan.ops.core import processor
+from fastgan.ops.core.activation import LEAKY_RELU
 
 HALVED = Geometry((2, 2), (1, 1), (0, 0), False)
 
@@ -118,10 +118,10 @@ def test_where_it_is_chosen(native: None, monkeypatch: pytest.MonkeyPatch) -> No
         weight = torch.randn(128, image, 2 + stride, 2 + stride).to(dtype)
         return [key == "bf16" for key in chosen(x, weight, geometry)]
 
-    monkeypatch.setattr(_processor, "dot_products", lambda: True)
+    monkeypatch.setattr(processor, "dot_products", lambda: True)
     assert all(runs(4, 1) + runs(4, 2) + runs(8, 2))
     assert not any(runs(8, 1) + runs(4, 2, image=48) + runs(4, 2, torch.float32))
-    monkeypatch.setattr(_processor, "dot_products", lambda: False)
+    monkeypatch.setattr(processor, "dot_products", lambda: False)
     assert not any(runs(4, 2))
 
 

@@ -14,8 +14,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
 
 from fastgan.ops import backend, conv_block
-from fastgan.ops.conv_block import Deferred
-from fastgan.ops.reference import conv_block as reference
+from fastgan.ops.conv_block import Deferred, reference
 
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}

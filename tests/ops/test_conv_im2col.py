@@ -9,10 +9,10 @@ import torch
 from convolutions import channels_last, check, chosen
 from torch import Tensor
 
-from fastgan.ops import _processor
 from fastgan.ops.conv.algorithms import force
 from fastgan.ops.conv.geometry import Geometry, output_shape
-from fastgan.ops.reference.activation import LEAKY_RELU
+from fastgan.ops.core import processor
+from fastgan.ops.core.activation import LEAKY_RELU
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
@@ -50,7 +50,7 @@ def test_equals_pytorch(
 @force(small_channels=False, winograd=False)
 def test_where_it_is_chosen(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the map has few positions and many channels, and products are fast."""
-    monkeypatch.setattr(_processor, "fast_products", lambda: fast)
+    monkeypatch.setattr(processor, "fast_products", lambda: fast)
     layer = Geometry((2, 2), (1, 1), (0, 0), False)
     whole = Geometry((1, 1), (0, 0), (0, 0), False)
 

@@ -17,10 +17,10 @@ from convolutions import (
 )
 from torch import Tensor
 
-from fastgan.ops import _processor
 from fastgan.ops.conv.algorithms import force
 from fastgan.ops.conv.geometry import Geometry, output_shape
-from fastgan.ops.reference.activation import LEAKY_RELU, SIGMOID, TANH
+from fastgan.ops.core import processor
+from fastgan.ops.core.activation import LEAKY_RELU, SIGMOID, TANH
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_kernels_in_pairs(
 
 def test_kernels_are_chosen(native: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the rule says runs on them: to an image always, from one in half precision, ..."""
-    monkeypatch.setattr(_processor, "fast_in", lambda dtype: False)
+    monkeypatch.setattr(processor, "fast_in", lambda dtype: False)
     transposed = Geometry((2, 2), (1, 1), (0, 0), True)
     plain = transposed._replace(transposed=False)
     same = Geometry((1, 1), (1, 1), (0, 0), False)
@@ -92,12 +92,12 @@ def test_kernels_are_chosen(native: None, monkeypatch: pytest.MonkeyPatch) -> No
     assert runs((2, 16, 8, 8), (3, 16, 4, 4), plain) == none
     assert runs(image, kernel, plain, torch.float64) == none
     # With instructions for bfloat16, fewer, unless these are what ours run by.
-    monkeypatch.setattr(_processor, "fast_in", lambda dtype: True)
-    monkeypatch.setattr(_processor, "dot_products", lambda: True)
+    monkeypatch.setattr(processor, "fast_in", lambda dtype: True)
+    monkeypatch.setattr(processor, "dot_products", lambda: True)
     assert runs(wide, kernel, transposed, torch.bfloat16) == [True, True, True]
     assert runs(image, kernel, plain, torch.bfloat16, 1.0) == [True, True, True]
     assert runs((2, 16, 8, 8), (3, 16, 3, 3), same, torch.bfloat16) == [True, False, True]
-    monkeypatch.setattr(_processor, "dot_products", lambda: False)
+    monkeypatch.setattr(processor, "dot_products", lambda: False)
     assert runs(wide, kernel, transposed, torch.bfloat16) == [True, False, False]
     assert runs(image, kernel, plain, torch.bfloat16) == [True, True, False]
     assert runs(image, kernel, plain, torch.bfloat16, 1.0) == [False, True, False]

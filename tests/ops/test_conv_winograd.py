@@ -17,10 +17,11 @@ from convolutions import (
 )
 from torch import Tensor
 
-from fastgan.ops import _processor, conv
+from fastgan.ops import conv
 from fastgan.ops.conv.algorithms import force
 from fastgan.ops.conv.geometry import Geometry
-from fastgan.ops.reference.activation import LEAKY_RELU
+from fastgan.ops.core import processor
+from fastgan.ops.core.activation import LEAKY_RELU
 
 HALVED = Geometry((2, 2), (1, 1), (0, 0), False)  # what the algorithm is for
 
@@ -102,7 +103,7 @@ def test_where_it_is_chosen(native: None, monkeypatch: pytest.MonkeyPatch) -> No
     assert not runs(channels_last(x[:, :32]), weight[:, :32])
     assert not runs(channels_last(x[:, :60]), weight[:, :60])
     for fast in (False, True):
-        monkeypatch.setattr(_processor, "fast_in", lambda dtype, fast=fast: fast)
+        monkeypatch.setattr(processor, "fast_in", lambda dtype, fast=fast: fast)
         assert runs(x.bfloat16(), weight.bfloat16()) is not fast
 
 

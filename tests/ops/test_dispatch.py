@@ -7,27 +7,28 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastgan
-from fastgan.ops import _dispatch, _native, available, bias_act, norm_act
+from fastgan.ops import available, bias_act, norm_act
+from fastgan.ops.core import dispatch, native
 
 
 def test_the_setting_holds_until_the_block_ends() -> None:
     with fastgan.backend("reference"):
-        assert _dispatch.setting() == "reference"
+        assert dispatch.setting() == "reference"
         with fastgan.backend("auto"):
-            assert _dispatch.setting() == "auto"
-        assert _dispatch.setting() == "reference"
-    assert _dispatch.setting() == "auto"
+            assert dispatch.setting() == "auto"
+        assert dispatch.setting() == "reference"
+    assert dispatch.setting() == "auto"
 
 
 def test_the_setting_holds_without_a_block() -> None:
     fastgan.backend("reference")
-    assert _dispatch.setting() == "reference"
+    assert dispatch.setting() == "reference"
 
 
 def test_unknown_backend() -> None:
     with pytest.raises(ValueError, match="'gpu' is not one of auto, reference, cpu"):
         fastgan.backend("gpu")
-    assert _dispatch.setting() == "auto"
+    assert dispatch.setting() == "auto"
 
 
 @pytest.mark.parametrize(
@@ -46,20 +47,20 @@ def test_an_explicit_choice_never_falls_back(
 
 
 def test_without_the_library_the_reference_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_native, "load", lambda: "no C++ compiler")
-    monkeypatch.setattr(_dispatch, "choices", {})
+    monkeypatch.setattr(native, "load", lambda: "no C++ compiler")
+    monkeypatch.setattr(dispatch, "choices", {})
     x = torch.randn(4, 3)
     norm_act(x, None, None, training=True)
     chosen = ("reference", {"cpu": "no C++ compiler"})
-    assert _dispatch.choices == {("cpu", torch.float32): chosen}
+    assert dispatch.choices == {("cpu", torch.float32): chosen}
     assert available()["cpu"] == "no C++ compiler"
     with fastgan.backend("cpu"), pytest.raises(RuntimeError, match="no C\\+\\+ compiler"):
         norm_act(x, None, None, training=True)
 
 
 def test_automatic_choice_takes_the_library(native: None) -> None:
-    assert _dispatch.resolve("auto", torch.ones(1)) == "cpu"
-    assert _dispatch.choices["cpu", torch.float32] == ("cpu", {})
+    assert dispatch.resolve("auto", torch.ones(1)) == "cpu"
+    assert dispatch.choices["cpu", torch.float32] == ("cpu", {})
 
 
 def test_available_names_every_backend() -> None:
@@ -71,9 +72,9 @@ def test_available_names_every_backend() -> None:
 
 def test_a_library_that_does_not_load(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     (tmp_path / "_native.so").write_bytes(b"not a library")
-    monkeypatch.setattr(_native, "_PACKAGE", tmp_path)
-    assert "does not load" in _native.load.__wrapped__()
-    assert "not installed" in _native.build_record.__wrapped__()["reason"]
+    monkeypatch.setattr(native, "_PACKAGE", tmp_path)
+    assert "does not load" in native.load.__wrapped__()
+    assert "not installed" in native.build_record.__wrapped__()["reason"]
 
 
 def test_what_keeps_a_call_from_the_raw_kernels() -> None:
@@ -81,7 +82,7 @@ def test_what_keeps_a_call_from_the_raw_kernels() -> None:
     x, answers = torch.ones(2, 3), []
 
     def ask(t: torch.Tensor) -> torch.Tensor:
-        answers.append(_dispatch.is_eager(t))
+        answers.append(dispatch.is_eager(t))
         return t + 0
 
     ask(x)
@@ -120,6 +121,6 @@ def test_eager_calls_equal_the_operator(
         return [z, again, mean, var, *plain, *batched]
 
     eager = results()
-    monkeypatch.setattr(_dispatch, "is_eager", lambda *_: False)
+    monkeypatch.setattr(dispatch, "is_eager", lambda *_: False)
     for a, b in zip(eager, results(), strict=True):
         assert torch.equal(a, b)

@@ -166,7 +166,7 @@ def test_saves_one_full_size_tensor(host_backend: str) -> None:
 
 
 def test_only_requested_gradients(host_backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastgan.ops.reference import norm_act as raw
+    from fastgan.ops.norm_act import reference as raw
 
     asked = []
     original = raw.norm_act_backward

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from fastgan.ops import _processor
 from fastgan.ops.conv.problem import arithmetic
+from fastgan.ops.core import processor
 
 CASES = [
     # vendor, instructions, (bfloat16, float16, matrix products)
@@ -23,7 +23,7 @@ CASES = [
 
 @pytest.fixture
 def fresh() -> Iterator[None]:
-    asked = (_processor.fast_in, _processor.fast_products, _processor.dot_products)
+    asked = (processor.fast_in, processor.fast_products, processor.dot_products)
     for function in asked:
         function.cache_clear()
     yield
@@ -40,11 +40,11 @@ def test_by_vendor_and_instructions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(_processor, "vendor", lambda: vendor)
-    monkeypatch.setattr(_processor, "_has", lambda name: name in instructions)
-    of_dtypes = _processor.fast_in(torch.bfloat16), _processor.fast_in(torch.float16)
-    assert (*of_dtypes, _processor.fast_products()) == fast
-    assert _processor.dot_products() is (fast[0] and vendor == "AuthenticAMD")
+    monkeypatch.setattr(processor, "vendor", lambda: vendor)
+    monkeypatch.setattr(processor, "_has", lambda name: name in instructions)
+    of_dtypes = processor.fast_in(torch.bfloat16), processor.fast_in(torch.float16)
+    assert (*of_dtypes, processor.fast_products()) == fast
+    assert processor.dot_products() is (fast[0] and vendor == "AuthenticAMD")
     for dtype, known in zip((torch.bfloat16, torch.float16), fast, strict=False):
         assert arithmetic(dtype, "cpu") is (dtype if known else torch.float32)
 
@@ -53,9 +53,9 @@ def test_other_architectures_are_left_to_pytorch(
     fresh: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-    assert _processor.fast_in(torch.bfloat16)
-    assert _processor.fast_in(torch.float16)
+    assert processor.fast_in(torch.bfloat16)
+    assert processor.fast_in(torch.float16)
 
 
 def test_the_vendor_is_a_name() -> None:
-    assert isinstance(_processor.vendor(), str)
+    assert isinstance(processor.vendor(), str)

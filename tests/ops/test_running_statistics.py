@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastgan.nn import BatchNormAct2d, FusedSequential
-from fastgan.ops import _dispatch, instance_norm_act, norm_act, norm_act_conv, sync_norm_act
+from fastgan.ops import instance_norm_act, norm_act, norm_act_conv, sync_norm_act
+from fastgan.ops.core import dispatch
 from fastgan.ops.norm_act_conv import Norm
 
 C = 4
@@ -32,7 +33,7 @@ ROUTES: dict[str, Callable[..., Any]] = {
     ),
     "operator": lambda x, m, v: torch.ops.fastgan.update_running_stats_(
         m, v, m.detach().clone()[None], v.detach().clone()[None], 0.1, 9, False,
-        _dispatch.setting(),
+        dispatch.setting(),
     ),
 }  # fmt: skip
 
@@ -53,7 +54,7 @@ def test_moving_them_raises_their_versions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if not in_cpp:
-        monkeypatch.setattr(_dispatch, "in_cpp", lambda *_: False)
+        monkeypatch.setattr(dispatch, "in_cpp", lambda *_: False)
     kinds = [(torch.float32, torch.float32, False), (torch.float32, torch.float32, True)]
     if route != "operator":
         kinds += [(torch.bfloat16, torch.float32, False), (torch.bfloat16, torch.bfloat16, False)]

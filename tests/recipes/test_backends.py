@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import fastgan
 from fastgan.engine import Batch
 from fastgan.recipes import Recipe, list_recipes
-from fastgan.recipes._run import build_trainer
+from fastgan.recipes.run import build_trainer
 
 from .tiny_recipe import tiny
 

@@ -12,7 +12,7 @@ from PIL import Image
 from fastgan.engine import find_checkpoint, load_generator, sample_images
 from fastgan.engine.log import SilentReporter
 from fastgan.recipes import get_recipe, list_recipes, train
-from fastgan.recipes._run import build_models
+from fastgan.recipes.run import build_models
 
 from .tiny_recipe import tiny
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.nn import BatchNormAct2d, FusedSequential, InstanceNormAct2d
-from fastgan.ops import _dispatch, convolution_form, norm_act, norm_act_conv
+from fastgan.ops import convolution_form, norm_act, norm_act_conv
+from fastgan.ops.core import dispatch
 from fastgan.ops.norm_act_conv import Norm
 
 C = 4
@@ -91,7 +92,7 @@ def test_gradient_is_by_the_statistics_of_the_forward(
 def test_so_it_is_without_the_derivatives_in_cpp(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_dispatch, "in_cpp", lambda *_: False)
+    monkeypatch.setattr(dispatch, "in_cpp", lambda *_: False)
     check(MAKERS[name], torch.randn(4, C, 6, 5))
 
 

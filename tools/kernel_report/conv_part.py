@@ -71,7 +71,7 @@ def run(target: str) -> None:
 
 
 def _limits(target: str) -> Any:
-    geometry: Any = importlib.import_module("fastgan.kernels._conv_geometry")
+    geometry: Any = importlib.import_module("fastgan.kernels.conv_block.geometry")
     blackwell = target in ("sm_100", "sm_120")
     return geometry.Target(SHARED[target], geometry.BLACKWELL_REGISTERS if blackwell else None)
 
@@ -84,7 +84,7 @@ def _tensors(layer: Layer) -> tuple[Any, Any, Any]:
     """x, the weight and the geometry."""
     import torch
 
-    geometry: Any = importlib.import_module("fastgan.kernels._conv_geometry")
+    geometry: Any = importlib.import_module("fastgan.kernels.conv_block.geometry")
     dtype = getattr(torch, layer.dtype)
     n, c_in, *spatial = layer.shape
     x = torch.empty((n, *spatial, c_in), dtype=dtype, device="meta").movedim(-1, 1)
@@ -97,8 +97,8 @@ def _tensors(layer: Layer) -> tuple[Any, Any, Any]:
 
 def _gather(layer: Layer, limits: Any) -> None:
     """Forward pass and data gradient."""
-    kernels: Any = importlib.import_module("fastgan.kernels.conv_forward")
-    geometry: Any = importlib.import_module("fastgan.kernels._conv_geometry")
+    kernels: Any = importlib.import_module("fastgan.kernels.conv_block.forward")
+    geometry: Any = importlib.import_module("fastgan.kernels.conv_block.geometry")
     x, weight, geo = _tensors(layer)
     narrow = geo.narrow(x.element_size())
     act = kernels.Activation(0, 0.2 if layer.fused else 1.0)
@@ -122,8 +122,8 @@ def _gather(layer: Layer, limits: Any) -> None:
 
 def _weight(layer: Layer, limits: Any) -> None:
     """Weight and bias gradient."""
-    kernels: Any = importlib.import_module("fastgan.kernels.conv_weight")
-    gather: Any = importlib.import_module("fastgan.kernels.conv_forward")
+    kernels: Any = importlib.import_module("fastgan.kernels.conv_block.weight")
+    gather: Any = importlib.import_module("fastgan.kernels.conv_block.forward")
     x, weight, geo = _tensors(layer)
     act = gather.Activation(0, 0.2 if layer.fused else 1.0)
     bias = x.new_empty(geo.channels_out, dtype=weight.dtype).float()
@@ -144,7 +144,7 @@ def _rows(layer: Layer, geo: Any, like: Any) -> tuple[Any, Any]:
     """Rows of both prologues."""
     if not layer.fused:
         return None, None
-    kernels: Any = importlib.import_module("fastgan.kernels.conv_forward")
+    kernels: Any = importlib.import_module("fastgan.kernels.conv_block.forward")
     mean_x, mean_y = (like.new_empty(1, c) for c in (geo.channels_in, geo.channels_out))
     norm = (mean_x, mean_x, mean_x[0], mean_x[0], 1e-5)
     rows, dy_rows = kernels.conv_rows(norm, (mean_y, mean_y, mean_y, 1))

@@ -1,7 +1,7 @@
 """Convolutions of bfloat16 by AVX512-BF16's dot products of pairs (VDPBF16PS), on CPUs.
 
-Products are of bfloat16, sums float32 (csrc/cpu/conv/bf16/kernel.h). A float32 weight is rounded as it is
-packed, and its gradient is float32.
+Products are of bfloat16, sums float32 (csrc/cpu/conv/bf16/kernel.h). A float32 weight is rounded as
+it is packed, and its gradient is float32.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastgan.ops import _native, _processor
 from fastgan.ops.conv.problem import Problem
 from fastgan.ops.conv.run import by_role
+from fastgan.ops.core import native, processor
 
 _CHANNELS = 16  # channels come in multiples of it
 _MIN_CHANNELS = 64
@@ -31,7 +31,7 @@ def supports(p: Problem) -> bool:
         and p.weight_dtype in (torch.bfloat16, torch.float32)
         and not any(channels % _CHANNELS for channels in p.weight[:2])
         and 0 not in p.x
-        and _native.load() is None
+        and native.load() is None
     )
 
 
@@ -42,7 +42,7 @@ def prefers(p: Problem) -> bool:
     for the other passes, longest for rows of up to four; and its weights and their gradient have to
     be converted.
     """
-    if min(p.weight[:2]) < _MIN_CHANNELS or not _processor.dot_products():
+    if min(p.weight[:2]) < _MIN_CHANNELS or not processor.dot_products():
         return False
     size = p.map[2:]
     return max(size) > 1 if size[1] <= _SHORT_ROW else min(p.geometry.stride) > 1

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastgan.ops._tensors import check_flag, whole
+from fastgan.ops.core.tensors import check_flag, whole
 
 
 class Geometry(NamedTuple):

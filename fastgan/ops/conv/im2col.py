@@ -11,9 +11,9 @@ import math
 import torch
 from torch import Tensor
 
-from fastgan.ops import _processor
 from fastgan.ops.conv.problem import Problem
 from fastgan.ops.conv.run import by_role
+from fastgan.ops.core import processor
 
 _SHORT_ROW = 4  # columns of the map, up to which oneDNN's tiles are too short
 _MIN_CHANNELS = 128  # of the map: products for each value of the columns written
@@ -46,7 +46,7 @@ def prefers(p: Problem) -> bool:
         return max(p.geometry.padding) == 0
     if size[1] > _SHORT_ROW or min(p.weight[:2]) < _MIN_CHANNELS:
         return False
-    return p.arithmetic is not torch.float32 or _processor.fast_products()
+    return p.arithmetic is not torch.float32 or processor.fast_products()
 
 
 def beats_eager(p: Problem, grad_x: bool) -> bool:

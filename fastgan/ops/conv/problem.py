@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastgan.ops import _processor
-from fastgan.ops._tensors import is_channels_last
 from fastgan.ops.conv.geometry import Geometry, as_2d, output_shape
+from fastgan.ops.core import processor
+from fastgan.ops.core.tensors import is_channels_last
 
 FORWARD, DATA_GRADIENT, WEIGHT_GRADIENT = PASSES = "forward", "data gradient", "weight gradient"
 
@@ -85,4 +85,4 @@ def describe(
 def arithmetic(dtype: torch.dtype, device: str) -> torch.dtype:
     """The dtype to convolve tensors of a dtype in: float32 where that is faster."""
     half = dtype in (torch.bfloat16, torch.float16)
-    return torch.float32 if half and device == "cpu" and not _processor.fast_in(dtype) else dtype
+    return torch.float32 if half and device == "cpu" and not processor.fast_in(dtype) else dtype

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastgan.ops import _dispatch
-from fastgan.ops._tensors import CHANNELS_LAST
 from fastgan.ops.conv.problem import FORWARD, WEIGHT_GRADIENT, Problem
-from fastgan.ops.reference.activation import IDENTITY, is_identity
+from fastgan.ops.core import dispatch
+from fastgan.ops.core.activation import IDENTITY, is_identity
+from fastgan.ops.core.tensors import CHANNELS_LAST
 
 
 class Epilogue(NamedTuple):
@@ -30,7 +30,7 @@ class Epilogue(NamedTuple):
         y = laid_out(p, y)
         if self.is_identity and self.bias is None:
             return y
-        kernels = _dispatch.kernels("auto", "bias_act", y)
+        kernels = dispatch.kernels("auto", "bias_act", y)
         activated: Tensor = kernels.bias_act_forward(y, self.bias, self.activation, self.slope)
         return activated
 

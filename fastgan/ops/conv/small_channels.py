@@ -13,10 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastgan.ops import _native, _processor
-from fastgan.ops._tensors import dense
 from fastgan.ops.conv.problem import DATA_GRADIENT, FORWARD, WEIGHT_GRADIENT, Problem
 from fastgan.ops.conv.run import Epilogue
+from fastgan.ops.core import native, processor
+from fastgan.ops.core.tensors import dense
 
 _MAX_CHANNELS = 4
 _MAX_STRIDE = 4
@@ -69,7 +69,7 @@ def name(p: Problem) -> str:
 
 def supports(p: Problem) -> bool:
     layer = _layer(p)
-    if layer is None or (_native.load() if p.device == "cpu" else _native.why_no_cuda()):
+    if layer is None or (native.load() if p.device == "cpu" else native.why_no_cuda()):
         return False
     reads_wide = (p.of == FORWARD and not layer.few_is_x) or (
         p.of == DATA_GRADIENT and layer.few_is_x
@@ -94,16 +94,16 @@ def prefers(p: Problem) -> bool:
         return False
     of_weight = p.of == WEIGHT_GRADIENT
     reads_few = of_weight or (p.of == FORWARD) == layer.few_is_x
-    fast = p.dtype is not torch.float32 and _processor.fast_in(p.dtype)
+    fast = p.dtype is not torch.float32 and processor.fast_in(p.dtype)
     if not reads_few or layer.few == 1 or not fast:
         return True
-    if p.dtype is torch.bfloat16 and _processor.dot_products() and _in_pairs(p, layer):
+    if p.dtype is torch.bfloat16 and processor.dot_products() and _in_pairs(p, layer):
         return True
     return p.activated or (layer.flipped and of_weight)
 
 
 def _in_pairs(p: Problem, layer: _Layer) -> bool:
-    """Whether a pass that reads the image sums over pairs (csrc/cpu/conv/small_channels/operands.h)."""
+    """Whether a pass that reads the image sums over pairs (small_channels/operands.h)."""
     if p.of == WEIGHT_GRADIENT:
         return layer.wide % _MIN_WIDE == 0
     return p.kernel[1] * layer.few % 2 == 0 and p.geometry.stride[1] * layer.few % 2 == 0

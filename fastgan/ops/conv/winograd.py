@@ -1,7 +1,7 @@
 """Winograd convolutions F(2x2, 2x2) for a kernel of 4, stride 2 and padding 1, on CPUs.
 
-9 products where the plain sum takes 16 (csrc/cpu/conv/winograd/kernel.h). Products are float32, whatever the
-dtype of the tensors.
+9 products where the plain sum takes 16 (csrc/cpu/conv/winograd/kernel.h). Products are float32,
+whatever the dtype of the tensors.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastgan.ops import _native
 from fastgan.ops.conv.problem import WEIGHT_GRADIENT, Problem
 from fastgan.ops.conv.run import by_role
+from fastgan.ops.core import native
 
 _GEOMETRY = ((2, 2), (1, 1), (0, 0))  # stride, padding, output padding
 _CHANNELS = 16  # channels come in multiples of it
@@ -38,7 +38,7 @@ def supports(p: Problem) -> bool:
         and not any(channels % _CHANNELS for channels in p.weight[:2])
         and (transposed or not any(size % 2 for size in p.x[2:]))
         and p.x[0] > 0
-        and _native.load() is None
+        and native.load() is None
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgan.kernels import bias_act
-from fastgan.kernels._geometry import Config
+from fastgan.kernels.core.geometry import Config
 
 TILED = Config(128, 8, 1)
 WHOLE = Config(128, 8, 1, stages=2, single=True)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from conv_case import ConvCase, Shape
 
-from fastgan.kernels import _conv_geometry, conv_forward
-from fastgan.kernels._conv_geometry import ConvConfig, conv_geometry
+from fastgan.kernels.conv_block import forward as conv_forward
+from fastgan.kernels.conv_block import geometry as _conv_geometry
+from fastgan.kernels.conv_block.geometry import ConvConfig, conv_geometry
 
 SMALL = ConvConfig(32, 16, 16, 1, 2)
 HALVED: Shape = (False, (4, 5, 5, 4), 3, [4, 3], [2, 1], [1, 1], [0, 0])

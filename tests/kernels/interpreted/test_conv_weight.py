@@ -12,10 +12,10 @@ import pytest
 import torch
 from conv_weight_case import NONE, WeightCase
 
-from fastgan.kernels import _conv_weight_plan as plan
-from fastgan.kernels import conv_weight
-from fastgan.kernels._conv_geometry import ConvConfig, Target, conv_geometry
-from fastgan.kernels.conv_forward import Activation
+from fastgan.kernels.conv_block import weight as conv_weight
+from fastgan.kernels.conv_block import weight_plan as plan
+from fastgan.kernels.conv_block.forward import Activation
+from fastgan.kernels.conv_block.geometry import ConvConfig, Target, conv_geometry
 
 SMALL = ConvConfig(16, 32, 16, 1, 2)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

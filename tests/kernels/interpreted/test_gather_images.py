@@ -9,7 +9,7 @@ import torch
 
 from fastgan.kernels import gather_images as kernels
 from fastgan.ops import backend, gather_images
-from fastgan.ops.reference import gather_images as reference
+from fastgan.ops.gather_images import reference
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 

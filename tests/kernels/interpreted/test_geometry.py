@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastgan.kernels import _geometry
-from fastgan.kernels._geometry import TILED, Config, Geometry, configure, geometry, plan
+from fastgan.kernels.core import geometry as _geometry
+from fastgan.kernels.core.geometry import TILED, Config, Geometry, configure, geometry, plan
 
 
 def test_layouts() -> None:

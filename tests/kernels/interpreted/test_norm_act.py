@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from fastgan.kernels import _geometry, norm_act
-from fastgan.kernels._geometry import Config
+from fastgan.kernels import norm_act
+from fastgan.kernels.core import geometry as _geometry
+from fastgan.kernels.core.geometry import Config
 
 TILED = Config(128, 8, 1)
 RESIDENT = Config(512, 8, 1, single=True)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from fastgan.data import ImageDataset
 from fastgan.engine import TrainConfig, Trainer, gan_step
-from fastgan.kernels import conv_forward, conv_weight
+from fastgan.kernels.conv_block import forward as conv_forward
+from fastgan.kernels.conv_block import weight as conv_weight
 from fastgan.models import create_model
 from fastgan.ops import backend, conv_block, convolution_form, packed_weights
 from fastgan.ops.conv_block import Deferred

@@ -1,0 +1,47 @@
+"""bias_act: a bias per channel and an activation as one op."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastgan.ops.bias_act.autograd import FORWARD, BiasAct, run
+from fastgan.ops.core import dispatch
+from fastgan.ops.core.tensors import (
+    activation_code,
+    check_input,
+    dense,
+    parameter,
+)
+
+
+def bias_act(
+    x: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: str = "leaky_relu",
+    negative_slope: float = 0.01,
+) -> Tensor:
+    """`act(x + bias)` in one op, with the bias of each channel.
+
+    Shapes: x (N, C, *spatial) with 0 to 3 spatial dimensions, bias (C,) or None. Returns z of x's
+    shape, dtype and memory layout (contiguous or channels-last; any other is copied to one).
+    dtypes: x float32, bfloat16, float16 or float64; bias float32 (float64 for float64 x; that of a
+    half-precision x may have its dtype and is converted). Arithmetic in float32.
+
+    activation, negative_slope: as norm_act's. Differentiable to any order in x and bias; saves its
+    output alone. The second order runs the same fused kernel as the first.
+
+    Errors: TypeError, ValueError for a wrong dtype, shape, device, activation or slope;
+    RuntimeError if the backend asked for cannot run.
+    """
+    check_input(x)
+    code, slope = activation_code(activation, negative_slope)
+    args = dense(x), parameter("bias", bias, x), code, slope, dispatch.setting()
+    if not dispatch.is_eager(*args[:2]):
+        return FORWARD(*args)
+    if dispatch.in_cpp(args[-1], x):
+        return torch.ops.fastgan_eager.bias_act(*args)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in args[:2]):
+        return BiasAct.apply(*args)
+    return run(*args)

@@ -1,0 +1,1 @@
+"""What the ops share: backend choice, loading, checks, settings, processor features."""

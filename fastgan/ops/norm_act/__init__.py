@@ -1,0 +1,175 @@
+"""norm_act: batch (or instance) normalisation and activation as one op."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastgan.ops.core import dispatch
+from fastgan.ops.core.tensors import (
+    activation_code,
+    check_apart,
+    check_flag,
+    check_input,
+    check_order,
+    dense,
+    norm_scalars,
+    parameter,
+    running_pair,
+    spatial_size,
+    values_per_channel,
+)
+from fastgan.ops.norm_act import eager
+from fastgan.ops.norm_act.autograd import EVAL, TRAIN, UPDATE
+
+
+def norm_act(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    activation: str = "leaky_relu",
+    negative_slope: float = 0.01,
+    segments: int = 1,
+    order: str = "norm_act",
+    average_segments: bool = False,
+) -> Tensor:
+    """Batch normalisation, then an activation: `act(batch_norm(x))` in one op.
+
+    The arguments up to `eps` are those of `torch.nn.functional.batch_norm`, and so are the results.
+
+    Shapes: x (N, C, *spatial) with 0 to 3 spatial dimensions; running_mean, running_var, weight and
+    bias (C,). Returns z of x's shape and dtype, in x's memory layout (channels-last or contiguous;
+    x in any other layout is copied to one of them).
+
+    dtypes: x float32, bfloat16, float16 or float64; parameters and statistics float32 (float64 for
+    float64 x; those of a half-precision x may have its dtype and are converted). Sums in float32,
+    merged in a fixed order, so runs repeat bit for bit.
+
+    training: normalise by the statistics of x and move running_mean and running_var (if given)
+    towards them by `momentum`; else by the running statistics.
+    activation: "leaky_relu" with `negative_slope` >= 0 (as `F.leaky_relu`), "relu" and "identity"
+    (slope 0 and 1: relu(-inf) is then nan, as of `F.leaky_relu(x, 0)`), "tanh" or "sigmoid".
+    segments: x is this many equal slices of the batch, each normalised by its own statistics, as in
+    as many calls in order, running statistics included; with `average_segments` the running
+    statistics move once, towards the mean over the segments.
+    order: "norm_act", or "act_norm" for `batch_norm(act(x))`.
+
+    Differentiable to any order in x, weight and bias: the first order is fused and saves x alone;
+    the second is a formula in PyTorch ops. Only the gradients asked for are computed.
+
+    Errors: TypeError, ValueError for a wrong dtype, shape, device, activation, slope or order, a
+    negative eps (0 too, in training) or momentum outside 0 to 1; in training for one value per
+    channel, a batch that `segments` does not divide, or running statistics that share memory with
+    one another, x, weight or bias; in evaluation without running statistics. RuntimeError if the
+    backend asked for cannot run.
+
+    Source: Ioffe and Szegedy 2015, arXiv:1502.03167; Chan, Golub and LeVeque 1979 for the merging.
+    """
+    check_order(order)
+    code, slope = activation_code(activation, negative_slope)
+    momentum, eps, segments = norm_scalars(training, momentum, eps, segments, average_segments)
+    spec = eps, code, slope, segments if training else 1, order == "act_norm"
+    given = running_mean, running_var, weight, bias
+    backend, is_eager = dispatch.setting(), x is not None and dispatch.is_eager(x, *given)
+    if is_eager:
+        z = eager.in_cpp(x, *given, training, momentum, spec, average_segments, backend)
+        if z is not None:
+            return z
+    check_input(x)
+    affine = parameter("weight", weight, x), parameter("bias", bias, x)
+    running = running_pair(x, running_mean, running_var)
+    if not training:
+        if running is None:
+            raise ValueError("running_mean: evaluation needs running_mean and running_var")
+        if is_eager:
+            return eager.evaluate(dense(x), *running, *affine, spec, backend)
+        mean, var = (t.reshape(1, -1) for t in running)
+        return EVAL(dense(x), mean, var, *affine, *spec, backend)
+    count = values_per_channel(x, segments)
+    if not count:
+        running = None
+    if running is not None and is_eager:
+        check_apart(x, *given)
+    moving = momentum, count, average_segments
+    if is_eager:
+        z = eager.train(dense(x), *affine, spec, backend, running, moving)
+    else:
+        z, mean, var = TRAIN(dense(x), *affine, *spec, backend)
+        if running is not None:
+            with torch.no_grad():
+                UPDATE(*running, mean, var, *moving, backend)
+    if running is not None:
+        hand_back((running_mean, running_var), running)
+    return z
+
+
+def hand_back(given: tuple[Tensor | None, Tensor | None], moved: tuple[Tensor, Tensor]) -> None:
+    """Hands the moved statistics back where the kernels moved a float32 copy of those given."""
+    for own, wide in zip(given, moved, strict=True):
+        if own is not None and own is not wide:
+            with torch.no_grad():
+                own.copy_(wide)
+
+
+def move_running_stats(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    momentum: float,
+    average_segments: bool,
+) -> None:
+    """Moves the running statistics, if there are any, towards those of x, (segments, C)."""
+    running = running_pair(x, running_mean, running_var)
+    count = values_per_channel(x, mean.shape[0])
+    if running is None or not count:
+        return
+    if dispatch.is_eager(x, *running):
+        check_apart(x, running_mean, running_var, None, None)
+    with torch.no_grad():
+        backend = dispatch.setting()
+        UPDATE(*running, mean.detach(), var.detach(), momentum, count, average_segments, backend)
+    hand_back((running_mean, running_var), running)
+
+
+def instance_norm_act(
+    x: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    activation: str = "leaky_relu",
+    negative_slope: float = 0.01,
+    order: str = "norm_act",
+) -> Tensor:
+    """Instance normalisation, then an activation: `act(instance_norm(x))` in one op.
+
+    The arguments up to `eps` are those of `torch.nn.functional.instance_norm`, and so are the
+    results: every image is normalised by its own statistics per channel, and the running statistics
+    move towards the mean of those over the batch. `use_input_stats=False` normalises by the running
+    statistics. It is `norm_act` with `segments=N`; see there for the rest.
+
+    Errors: as norm_act's; ValueError also for one spatial element with use_input_stats.
+    """
+    check_input(x)
+    check_flag("use_input_stats", use_input_stats)
+    if use_input_stats and spatial_size(x) == 1:
+        raise ValueError(
+            f"x: expected more than 1 spatial element when training, got shape {tuple(x.shape)}"
+        )
+    return norm_act(
+        x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps,
+        activation=activation, negative_slope=negative_slope, segments=max(1, x.shape[0]),
+        order=order, average_segments=True,
+    )  # fmt: skip

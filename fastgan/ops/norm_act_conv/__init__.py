@@ -1,0 +1,121 @@
+"""norm_act_conv: the norm and activation that a tensor waits for, then a convolution, as one op."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from fastgan.ops.conv.geometry import check_size, make_geometry, output_shape
+from fastgan.ops.core.dispatch import is_eager
+from fastgan.ops.core.tensors import (
+    activation_code,
+    autocast_dtype,
+    check_apart,
+    check_flag,
+    check_input,
+    check_weight,
+    convolution_bias,
+    dense,
+    kind,
+    norm_scalars,
+    parameter,
+    running_pair,
+    values_per_channel,
+)
+from fastgan.ops.norm_act import hand_back
+from fastgan.ops.norm_act_conv.autograd import run
+from fastgan.ops.norm_act_conv.kernels import Spec
+
+
+class Norm(NamedTuple):
+    """A batch norm that is still to be applied: the arguments of `norm_act` that concern it."""
+
+    running_mean: Tensor | None = None
+    running_var: Tensor | None = None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    training: bool = True
+    momentum: float = 0.1
+    eps: float = 1e-5
+    segments: int = 1
+    average_segments: bool = False
+
+
+def norm_act_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    norm: Norm | None = None,
+    *,
+    pre_activation: str = "identity",
+    pre_slope: float = 0.01,
+    stride: tuple[int, ...] | int = 1,
+    padding: tuple[int, ...] | int = 0,
+    output_padding: tuple[int, ...] | int = 0,
+    transposed: bool = False,
+    activation: str = "identity",
+    negative_slope: float = 0.01,
+    keep_z: bool = False,
+) -> Tensor:
+    """`act(conv(pre_act(batch_norm(x))) + bias)` in one op.
+
+    Shapes: x (N, C_in, *spatial) with 1 to 3 spatial dimensions; weight (C_out, C_in, *kernel), or
+    (C_in, C_out, *kernel) with `transposed`; bias (C_out,). Returns y (N, C_out, *spatial') in x's
+    dtype, channels-last where x is and contiguous otherwise. Dilation and groups are 1; the padding
+    is zero after norm and activation.
+    dtypes: as norm_act's; weight and bias are converted to x's. Under autocast x is converted to
+    its dtype.
+
+    norm: absent (None), or as the arguments of `norm_act`, which it equals: in training by the
+    statistics of x itself (which then move the running ones), else by the running statistics.
+    pre_activation and pre_slope, activation and negative_slope: as norm_act's.
+
+    Differentiable to any order in x, weight, bias and the norm's weight and bias. It saves x (and
+    y, where `activation` is not the identity): the input z of the convolution is computed again in
+    backward, or saved as well with `keep_z`. Only the gradients asked for are computed. Under
+    `create_graph` the backward is a composition of differentiable ops.
+
+    Errors: TypeError, ValueError for a wrong dtype, shape, geometry or activation, and as of
+    norm_act; RuntimeError if the backend asked for cannot run.
+    """
+    check_input(x)
+    check_weight(weight, x)
+    check_flag("keep_z", keep_z)
+    geometry = make_geometry(x, stride, padding, output_padding, transposed)
+    shape = output_shape(x.shape, weight.shape, geometry)
+    check_size(shape)
+    x = dense(x.to(autocast_dtype(x)))
+    bias = convolution_bias(bias, shape[1], x)
+    if norm is None:
+        norm = NO_NORM
+    elif not isinstance(norm, Norm):
+        raise TypeError(f"norm: expected a Norm or None, got {kind(norm)}")
+    running_mean, running_var, gamma, beta, training, momentum, eps, segments, average = norm
+    momentum, eps, segments = norm_scalars(training, momentum, eps, segments, average, "norm.")
+    running = running_pair(x, running_mean, running_var)
+    known: tuple[Tensor | None, Tensor | None] = (None, None)
+    count = 0
+    if training:
+        count = values_per_channel(x, segments)
+    elif running is not None:
+        known = running[0].reshape(1, -1), running[1].reshape(1, -1)
+    elif norm is not NO_NORM:
+        raise ValueError("norm: evaluation needs running_mean and running_var")
+    affine = parameter("norm.weight", gamma, x), parameter("norm.bias", beta, x)
+    before = activation_code(pre_activation, pre_slope, ("pre_activation", "pre_slope"))
+    spec = Spec(
+        eps, *before, training, segments if training else 1, geometry,
+        *activation_code(activation, negative_slope),
+    )  # fmt: skip
+    moving = momentum, count, average
+    moves = running if training and count else None
+    if moves is not None and is_eager(x, *moves):
+        check_apart(x, running_mean, running_var, gamma, beta)
+    y = run(x, weight, bias, (*known, *affine), spec, keep_z, moves, moving)
+    if moves is not None:
+        hand_back((running_mean, running_var), moves)
+    return y
+
+
+NO_NORM = Norm(training=False)

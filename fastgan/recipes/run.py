@@ -1,0 +1,152 @@
+"""From a recipe to a trained model."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastgan.data import open_images
+from fastgan.engine import Ranks, Trainer, TrainResult, launched
+from fastgan.engine.config import TrainConfig
+from fastgan.engine.log import Reporter, default_reporter
+from fastgan.engine.run_folder import RUN_FILE, newest_unfinished, next_free, read_run
+from fastgan.models import create_model
+from fastgan.recipes.recipe import DataConfig, Recipe, built, data_of, get_recipe
+
+RUNS = Path("runs")
+
+
+def train(
+    recipe: Recipe | str = "digits",
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    force: bool = False,
+    reporter: Reporter | None = None,
+    **overrides: Any,
+) -> TrainResult:
+    """Train ``recipe`` (or the recipe of that name), on all processes if torchrun started several.
+
+    Args:
+        out: the run's folder; by default the first free one of ``runs/<recipe>``,
+            ``runs/<recipe>-2`` ..., or, with ``resume``, the newest unfinished one of them.
+        resume: go on from the newest whole checkpoint there, with the settings of that run.
+        force: clear the run that stands in ``out``.
+        reporter: who is told of progress.
+        **overrides: fields of :class:`TrainConfig` or :class:`DataConfig`, such as ``steps=500`` or
+            ``data="photos.zip"``.
+
+    Raises:
+        ValueError, OSError: the recipe, an override, the data or the folder is bad; nothing that
+            stood before is lost.
+    """
+    recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
+    name = recipe.name
+    with launched(overrides.get("device", recipe.train.device)) as ranks:
+        folder = ranks.from_first(lambda: run_folder(name, out, resume))
+        recipe = override(as_trained(recipe, folder) if resume else recipe, **overrides)
+        reporter = reporter or default_reporter()
+        trainer = build_trainer(recipe)
+        skipped = trainer.dataset.skipped
+        if skipped and ranks.is_first:
+            reporter.note(f"skipped {skipped} images that could not be read")
+        result = trainer.fit(folder, resume=resume, force=force, reporter=reporter)
+        # A stream meets damaged files as it goes.
+        if trainer.dataset.skipped > skipped and ranks.is_first:
+            reporter.note(
+                f"skipped {trainer.dataset.skipped} images that could not be read, in all"
+            )
+        return result
+
+
+def build_trainer(recipe: Recipe) -> Trainer:
+    """Load the data and make the models of ``recipe``; the global seed is set to the recipe's."""
+    dataset = Ranks.current().in_turn(
+        lambda: open_images(
+            recipe.data.data,
+            loading=recipe.data.loading,
+            workers=recipe.data.workers,
+            image_size=recipe.image_size,
+            channels=recipe.channels,
+            resize=recipe.data.resize,
+            strict=recipe.data.strict,
+            limit=recipe.data.limit,
+        )
+    )
+    torch.manual_seed(recipe.train.seed)
+    generator, discriminator = build_models(recipe)
+    description = {
+        "recipe": recipe.name,
+        "load": dataclasses.asdict(recipe.data),
+        "generator": recipe.generator.as_dict(),
+        "discriminator": recipe.discriminator and recipe.discriminator.as_dict(),
+    }
+    return Trainer(generator, discriminator, dataset, recipe.train, description=description)
+
+
+def build_models(recipe: Recipe) -> tuple[nn.Module, nn.Module | None]:
+    """The recipe's generator and discriminator, freshly initialised."""
+    generator = create_model(recipe.generator.name, **recipe.generator.arguments)
+    if recipe.discriminator is None:
+        return generator, None
+    return generator, create_model(recipe.discriminator.name, **recipe.discriminator.arguments)
+
+
+def override(recipe: Recipe, **values: Any) -> Recipe:
+    """``recipe`` with other values for fields of its :class:`TrainConfig` and :class:`DataConfig`.
+
+    Raises:
+        ValueError: a name is a field of neither.
+    """
+    train_fields = {f.name for f in dataclasses.fields(TrainConfig)}
+    data_fields = {f.name for f in dataclasses.fields(DataConfig)}
+    if unknown := values.keys() - train_fields - data_fields:
+        known = ", ".join(sorted(train_fields | data_fields))
+        raise ValueError(f"unknown setting {sorted(unknown)[0]!r}; there are {known}")
+    return dataclasses.replace(
+        recipe,
+        train=dataclasses.replace(
+            recipe.train, **{k: v for k, v in values.items() if k in train_fields}
+        ),
+        data=dataclasses.replace(
+            recipe.data, **{k: v for k, v in values.items() if k in data_fields}
+        ),
+    )
+
+
+def as_trained(recipe: Recipe, folder: Path) -> Recipe:
+    """``recipe`` with the settings of the run in ``folder``, or as it is where no run stands.
+
+    Raises:
+        ValueError: the run is of another recipe, or its ``run.json`` is damaged.
+    """
+    run = read_run(folder)
+    if run is None:
+        return recipe
+    if run.get("recipe") != recipe.name:
+        raise ValueError(f"{folder} is a run of {run.get('recipe')!r}, not of {recipe.name!r}")
+    file = folder / RUN_FILE
+    if missing := {"config", "load"} - run.keys():
+        raise ValueError(f"{file}: field {sorted(missing)[0]} is missing")
+    config = built(TrainConfig, run, "config", file)
+    return dataclasses.replace(recipe, train=config, data=data_of(run, file))
+
+
+def run_folder(name: str, out: str | Path | None, resume: bool) -> Path:
+    """Where a run of the recipe ``name`` goes; see :func:`train`.
+
+    Raises:
+        FileNotFoundError: ``resume`` without ``out``, and there is no unfinished run.
+    """
+    if out is not None:
+        return Path(out)
+    if not resume:
+        return next_free(RUNS, name)
+    found = newest_unfinished(RUNS, name)
+    if found is None:
+        raise FileNotFoundError(f"nothing to resume: no unfinished run of {name!r} under {RUNS}/")
+    return found

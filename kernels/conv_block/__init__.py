@@ -1,0 +1,124 @@
+"""Triton's conv_block: a convolution that applies the previous block's norm and activation as it
+loads, and gathers its own statistics as it stores. Arguments as those of the reference.
+
+Launches: forward 4 (rows of the norm, packed weight, convolution, merged statistics); backward 1
+for the rows, 3 for the data gradient (packed weight, convolution, merged sums), and the weight and
+bias gradient's as `conv_weight.py` says. What is not needed is not launched. What crosses memory,
+and how many operations there are, `conv_cost` counts.
+"""
+
+import torch
+
+from fastgan.kernels.conv_block.forward import (
+    Activation,
+    conv_data_gradient,
+    conv_forward,
+    conv_norm_gradients,
+    conv_rows,
+)
+from fastgan.kernels.conv_block.geometry import conv_geometry
+from fastgan.kernels.conv_block.weight import conv_weight_gradient
+
+__all__ = ["conv_block_backward", "conv_block_forward"]
+
+Tensor = torch.Tensor
+
+
+def conv_block_forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    eps: float,
+    pre_activation: int,
+    pre_slope: float,
+    stride: list[int],
+    padding: list[int],
+    output_padding: list[int],
+    transposed: bool,
+    activation: int,
+    slope: float,
+    segments: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(y, y_mean, y_var): y = act(conv(pre(norm(x))) + bias), channels-last, in x's dtype.
+
+    x (N, C_in, *spatial) float32, bfloat16 or float16; mean and var (S, C_in) float32 or both None;
+    gamma, beta (C_in,), bias (C_out,) float32 or None; weight in torch's layout, of any such dtype.
+    Statistics of y as stored: (segments, C_out) float32, var biased; empty with segments 0.
+    Raises TypeError for another dtype, ValueError for shapes that do not fit.
+    """
+    geo = conv_geometry(x, weight, stride, padding, output_padding, transposed)
+    norm = None if mean is None or var is None else (mean, var, gamma, beta, eps)
+    rows, _ = conv_rows(norm, None)
+    return conv_forward(
+        _channels_last(x), rows, Activation(pre_activation, pre_slope), weight, bias, geo,
+        Activation(activation, slope), segments,
+    )  # fmt: skip
+
+
+def conv_block_backward(
+    g_y: Tensor,
+    g_mean: Tensor | None,
+    g_var: Tensor | None,
+    x: Tensor,
+    y: Tensor,
+    y_mean: Tensor,
+    weight: Tensor,
+    mean: Tensor | None,
+    var: Tensor | None,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    eps: float,
+    pre_activation: int,
+    pre_slope: float,
+    stride: list[int],
+    padding: list[int],
+    output_padding: list[int],
+    transposed: bool,
+    activation: int,
+    slope: float,
+    segments: int,
+    need_x: bool,
+    need_weight: bool,
+    need_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(g_x, g_weight, g_bias, g_mean, g_var, g_gamma, g_beta); what is not needed comes empty.
+
+    g_y is the gradient of y, g_mean and g_var (segments, C_out) those of its statistics or None; x,
+    y and y_mean are the forward pass's. need_x covers the four of the norm. g_x does not hold what
+    flows through mean and var. g_x is channels-last in x's dtype, g_weight in weight's dtype and
+    layout, the others float32. Raises as `conv_block_forward` does.
+    """
+    geo = conv_geometry(x, weight, stride, padding, output_padding, transposed)
+    x, y, g_y = (_channels_last(t.to(x.dtype)) for t in (x, y, g_y))
+    pre, post = Activation(pre_activation, pre_slope), Activation(activation, slope)
+    norm = gradient = None
+    if mean is not None and var is not None:
+        norm = (mean, var, gamma, beta, eps)
+    if segments and not (g_mean is None and g_var is None):
+        count = y.numel() // max(1, segments * y.shape[1])
+        gradient = (y_mean, g_mean, g_var, max(1, count))
+    rows, gradient_rows = conv_rows(norm, gradient)
+    empty = x.new_empty(0, dtype=torch.float32)
+    g_x, of_norm = x.new_empty(0), (empty,) * 4
+    if need_x:
+        g_x, sum_a, sum_ax = conv_data_gradient(
+            g_y, y, gradient_rows, post, weight, geo, x, rows, pre
+        )
+        if norm is not None:
+            of_norm = conv_norm_gradients(sum_a, sum_ax, var, gamma, eps)
+    g_weight, g_bias = x.new_empty(0), empty
+    if need_weight or need_bias:
+        g_weight, g_bias = conv_weight_gradient(
+            x, rows, pre, g_y, y, gradient_rows, post, weight, geo, need_weight, need_bias
+        )
+    return g_x, g_weight, g_bias, *of_norm
+
+
+def _channels_last(t: Tensor) -> Tensor:
+    """``t`` if its channels are innermost in dense memory, else a copy so laid out."""
+    rows = t.movedim(1, -1)
+    return t if rows.is_contiguous() else rows.contiguous().movedim(-1, 1)
