@@ -24,10 +24,10 @@ from fastgan.ops import (
     convolution_form,
     norm_act_conv,
 )
-from fastgan.ops._tensors import activation_code
 from fastgan.ops.conv.algorithms import force
 from fastgan.ops.conv.geometry import Geometry
-from fastgan.ops.reference.activation import act
+from fastgan.ops.core.activation import act
+from fastgan.ops.core.tensors import activation_code
 
 HALF = [torch.bfloat16, torch.float16]
 ACTIVATIONS = ["identity", "leaky_relu", "tanh", "sigmoid"]
