@@ -6,21 +6,16 @@ off: what it draws depends on the layout, so results could not be checked.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
+from zoo import ZOO
 
 from bench.conftest import Compared
 from bench.harness.case import BOTH, Case, of_convolutions
 from bench.harness.peers import PEERS
 from bench.harness.workload import Implementation, Workload
 from fastgan import fuse
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "zoo"))
-from zoo import ZOO
 
 SIZES = {  # width, batch
     "dcgan-generator": (32, 32), "dcgan-discriminator": (32, 32), "torchgan-generator": (32, 64),

@@ -33,8 +33,7 @@ from fastgan.nn.blocks import Form
 from fastgan.ops import convolution_form
 
 ROOT = Path(__file__).resolve().parent.parent
-for room in ("ops", "zoo"):
-    sys.path.insert(0, str(ROOT / "tests" / room))
+sys.path[:0] = [str(ROOT / "tests" / "helpers"), str(ROOT / "tests" / "zoo")]
 from test_zoo import inputs, relative_errors, results  # noqa: E402
 from zoo import ZOO, Model  # noqa: E402
 

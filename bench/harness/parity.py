@@ -1,6 +1,6 @@
 """Whether an implementation's results count: a wrong one that is fast must not win.
 
-The tests' rule and table of floors (tests/ops/tolerance.py), for ours and for peers alike: the
+The tests' rule and table of floors (tests/helpers/tolerance.py), for ours and for peers alike: the
 largest deviation from float64 is at most twice that of eager PyTorch at the same dtype, plus a
 floor; eager's is the larger of its two layouts'. To it comes what the kinks of activations leave
 open (see kinks).
@@ -36,7 +36,7 @@ class Referenced(Protocol):
 
 
 def _floors() -> dict[torch.dtype, float]:
-    path = Path(__file__).resolve().parents[2] / "tests" / "ops" / "tolerance.py"
+    path = Path(__file__).resolve().parents[2] / "tests" / "helpers" / "tolerance.py"
     spec = importlib.util.spec_from_file_location("_bench_tolerance", path)
     assert spec is not None
     assert spec.loader is not None

@@ -1,13 +1,9 @@
-"""A tiny GAN and tiny data, so that an engine test takes a second.
-
-The tolerance rule comes from tests/ops.
-"""
+"""A tiny GAN and tiny data, so that an engine test takes a second."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +15,6 @@ from fastgan.engine import TrainConfig, Trainer
 from fastgan.engine.checkpoint import own_hash
 from fastgan.engine.log import SilentReporter
 from fastgan.models import create_model
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ops"))
 
 TINY = {"image_size": 8, "channels": 1, "width": 8}
 

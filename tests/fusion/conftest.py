@@ -1,15 +1,10 @@
-"""Puts the tolerance rule and this folder's models where its tests import them from."""
+"""What the tests of fused models share."""
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from fastgan.ops import convolution_form
-
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent / "ops"), str(HERE)]
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dcgan64
 import pytest
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,6 @@ from fastgan.nn import FusedSequential
 from fastgan.ops import convolution_form, tuning
 from fastgan.ops.conv.geometry import Geometry
 from fastgan.ops.core import dispatch, processor
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "nn"))
-import dcgan64
 
 LAYER = (64, 128, 16, 16), (256, 128, 4, 4), Geometry((2, 2), (1, 1), (0, 0), False)
 

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "ops")]  # conv_case; tolerance
 
 # Tolerance: twice the error of PyTorch's own composition at the same dtype, plus this floor times
 # the largest magnitude of the float64 truth: a few float32 roundings, where PyTorch happens to hit

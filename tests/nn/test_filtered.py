@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import dcgan64
 import pytest
 import torch
+from tolerance import FLOOR, assert_as_exact, error
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
@@ -20,9 +19,6 @@ from fastgan.ops.conv import winograd
 from fastgan.ops.conv.algorithms import force
 from fastgan.ops.conv.problem import DATA_GRADIENT, FORWARD, WEIGHT_GRADIENT, Problem
 from fastgan.ops.tuning import convolution_form
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ops"))
-from tolerance import FLOOR, assert_as_exact, error
 
 NETWORKS: dict[str, tuple[Callable[..., nn.Sequential], tuple[int, ...]]] = {
     "generator": (dcgan64.generator, (8, 1, 1)),

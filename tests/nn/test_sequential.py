@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import copy
 import pickle
-import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import dcgan64
 import pytest
 import torch
+from tolerance import assert_as_exact
 from torch import Tensor, nn
 
 import fastgan.nn as fnn
@@ -20,9 +19,6 @@ from fastgan.nn import FusedSequential
 from fastgan.nn.sequential import recording
 from fastgan.ops import backend, conv
 from fastgan.ops.tuning import convolution_form
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ops"))
-from tolerance import assert_as_exact
 
 # The form of the blocks and the backend that runs them.
 MODES = [("composed", "reference"), ("composed", "cpu"), ("fused", "reference")]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import fastgan.nn as fnn
 from fastgan.ops import backend, norm_act, sync_norm_act
 
-WORKER = Path(__file__).with_name("sync_worker.py")
+WORKER = Path(sync_worker.__file__)
 # name: sizes of the segments in each process
 SPLITS = {
     "halves": ([4], [4]),

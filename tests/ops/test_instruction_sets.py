@@ -111,8 +111,9 @@ def dot_results() -> list[Tensor]:
 def test_narrower_loops(native: None, isa: str, tmp_path: Path) -> None:
     target = str(tmp_path / "r")
     code = f"import torch, test_instruction_sets as t; torch.save(t.results(), {target!r})"
-    here = str(Path(__file__).resolve().parent)
-    path = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
+    here = Path(__file__).resolve().parent
+    helpers = str(here.parent / "helpers")
+    path = os.pathsep.join([str(here), helpers, *filter(None, [os.environ.get("PYTHONPATH")])])
     env = {**os.environ, "FASTGAN_CPU_ISA": isa, "PYTHONPATH": path}
     subprocess.run([sys.executable, "-c", code], env=env, check=True, cwd=here)
     for own, other in zip(results(), torch.load(tmp_path / "r"), strict=True):

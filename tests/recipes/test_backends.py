@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from along import STEPS, Results, Run, assert_along, assert_free
 from torch import Tensor, nn
 
 import fastgan
@@ -16,9 +15,6 @@ from fastgan.recipes import Recipe, list_recipes
 from fastgan.recipes.run import build_trainer
 
 from .tiny_recipe import tiny
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ops"))
-from along import STEPS, Results, Run, assert_along, assert_free
 
 NAMES = [recipe.name for recipe in list_recipes()]
 # In float64, too, starts a unit in the last place of float32 apart end 7e-5 apart (medians of six),

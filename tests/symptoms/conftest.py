@@ -1,20 +1,14 @@
-"""Puts this folder's helper and the tolerance rule where the tests import them from."""
+"""What the tests of symptoms share."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
+from ways import WAYS, Way
 
 from fastgan.ops import backend, convolution_form
-
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent / "ops"), str(HERE)]
-
-from ways import WAYS, Way  # noqa: E402
 
 # Small tensors would run as the layers that stand there, hence the forms that are asked for.
 SETTINGS = {

@@ -7,20 +7,15 @@ inputs of that size can be read; outputs take theirs, which is for `--long`.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from parity import check_parity
+from tolerance import assert_as_exact
 from torch import Tensor
 
 from fastgan.ops import backend, bias_act, gather_images, norm_act
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ops"))
-from parity import check_parity
-from tolerance import assert_as_exact
 
 BEYOND = (1 << 31) + 4096
 

@@ -7,23 +7,16 @@ writing to running statistics between two passes in training mode harms no backw
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
+import processes
 import pytest
 import torch
+from tolerance import error
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from ways import WAYS, Results, assert_right, backward, like
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "ops")]
-
-import processes  # noqa: E402
-from tolerance import error  # noqa: E402
-from ways import WAYS, Results, assert_right, backward, like  # noqa: E402
-
-from fastgan.nn import FusedSequential  # noqa: E402
-from fastgan.ops import convolution_form  # noqa: E402
+from fastgan.nn import FusedSequential
+from fastgan.ops import convolution_form
 
 FORMS = {"auto": "auto", "composed": "composed", "in one kernel": "fused"}
 

@@ -7,22 +7,15 @@ ever. Right: results are those of one process on the whole batch; evaluation ask
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
+import processes
 import pytest
 import torch
+from along import sizes
+from tolerance import error
 from torch import Tensor, nn
+from ways import Results
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "ops")]
-
-import processes  # noqa: E402
-from along import sizes  # noqa: E402
-from tolerance import error  # noqa: E402
-from ways import Results  # noqa: E402
-
-import fastgan.nn as fnn  # noqa: E402
+import fastgan.nn as fnn
 
 # Of each process's images; the gradient that comes back lies as the other's images.
 FORMATS = [torch.channels_last, torch.contiguous_format]

@@ -14,12 +14,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+HELPERS = Path(__file__).resolve().parent
 WORLD = 2
 
 
 def in_two_processes(script: str, folder: Path) -> list[Any]:
     """What `worker` wrote in each; a process that hangs fails the test."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(HELPERS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     workers = [
         subprocess.Popen(
             [sys.executable, script, str(rank), str(folder)],

@@ -1,7 +1,0 @@
-"""Puts this folder's models, and the tolerance rule, where tests import them from."""
-
-import sys
-from pathlib import Path
-
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "ops")]
