@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bench.harness.case import Case, Cost, laid
 from bench.harness.machine import last_level_cache
-from bench.harness.workload import MOST_SETS
+from bench.harness.workload import MAX_SETS
 
 Function = Callable[..., Tensor]
 
@@ -51,7 +51,7 @@ class FunctionWorkload:
         self.given = [inputs()]
         size = sum(t.numel() * t.element_size() for t in self.given[0])
         wanted = -(-2 * last_level_cache(case.device) // size)
-        self.given += [inputs() for _ in range(min(MOST_SETS, max(2, wanted)) - 1)]
+        self.given += [inputs() for _ in range(min(MAX_SETS, max(2, wanted)) - 1)]
 
     @property
     def sets(self) -> int:

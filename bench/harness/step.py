@@ -126,7 +126,7 @@ class StepRunner:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.work, self.how = work, how
-        self.make, self.judge = networks
+        self.generator, self.discriminator = networks
         self.parameters = [p for m in networks for p in m.parameters()]
         # On a GPU capturable, so that a whole step can be replayed.
         optimizer = Adam if how.own else torch.optim.Adam
@@ -146,12 +146,12 @@ class StepRunner:
     def results(self, i: int) -> list[Tensor]:
         real, noise = self.given[i]
         fake = self._images(noise)
-        loss_d = self._loss_of_judge(real, fake)
+        loss_d = self._discriminator_loss(real, fake)
         loss_d.backward()
-        of_d = _gradients(self.judge)
+        of_d = _gradients(self.discriminator)
         loss_g = self._loss_of_maker(fake)
         loss_g.backward()
-        of_g = _gradients(self.make)
+        of_g = _gradients(self.generator)
         for p in self.parameters:
             p.grad = None
         return [loss_d.detach(), loss_g.detach(), *of_d, *of_g]
@@ -164,7 +164,7 @@ class StepRunner:
         of_g, of_d = self.optimizers
         fake = self._images(noise)
         of_d.zero_grad()
-        self._loss_of_judge(real, fake).backward()
+        self._discriminator_loss(real, fake).backward()
         of_d.step()
         of_g.zero_grad()
         self._loss_of_maker(fake).backward()
@@ -172,18 +172,18 @@ class StepRunner:
 
     def _images(self, noise: Tensor) -> Tensor:
         with self._precision():
-            images: Tensor = self.make(noise)
+            images: Tensor = self.generator(noise)
         return images
 
     def _logits(self, images: Tensor) -> Tensor:
         with self._precision():
-            logits: Tensor = self.judge(images)
+            logits: Tensor = self.discriminator(images)
         return logits.float() if logits.dtype is torch.bfloat16 else logits
 
-    def _loss_of_judge(self, real: Tensor, fake: Tensor) -> Tensor:
+    def _discriminator_loss(self, real: Tensor, fake: Tensor) -> Tensor:
         fake = fake.detach()
         if self.how.joint:
-            with segments(self.judge, 2):
+            with segments(self.discriminator, 2):
                 of_real, of_fake = self._logits(torch.cat([real.to(fake.dtype), fake])).chunk(2)
         else:
             of_real, of_fake = self._logits(real), self._logits(fake)
@@ -195,11 +195,11 @@ class StepRunner:
 
     @contextmanager
     def _frozen(self) -> Iterator[None]:
-        self.judge.requires_grad_(not self.how.frozen)
+        self.discriminator.requires_grad_(not self.how.frozen)
         try:
             yield
         finally:
-            self.judge.requires_grad_(True)
+            self.discriminator.requires_grad_(True)
 
     def _precision(self) -> torch.autocast:
         dtype = getattr(torch, self.work.case.dtype)

@@ -18,7 +18,7 @@ from bench.harness.machine import last_level_cache
 from bench.harness.peers import Build
 from fastgan.ops import backend
 
-MOST_SETS = 64
+MAX_SETS = 64
 
 
 class Implementation(NamedTuple):
@@ -68,7 +68,7 @@ class Workload:
         self.like = [(y.shape, y.dtype) for y in outputs]
         size = sum(t.numel() * t.element_size() for t in (*self.given[0], *outputs))
         wanted = 2 if network else -(-2 * last_level_cache(case.device) // size)
-        self.given += [self._inputs(shapes) for _ in range(min(MOST_SETS, max(2, wanted)) - 1)]
+        self.given += [self._inputs(shapes) for _ in range(min(MAX_SETS, max(2, wanted)) - 1)]
         self.cotangents = [
             [torch.randn(shape, device=case.device).to(dtype) for shape, dtype in self.like]
             for _ in self.given

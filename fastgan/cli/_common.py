@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from fastgan.engine.config import MOST_SEED
+from fastgan.engine.config import MAX_SEED
 from fastgan.engine.launch import read_launch
 
 T = TypeVar("T")
@@ -49,4 +49,4 @@ def bounded(name: str, value: int, minimum: int, maximum: int) -> int:
 
 def check_seed(seed: int) -> None:
     """ValueError for a seed that torch's generators do not take."""
-    bounded("seed", seed, 0, MOST_SEED)
+    bounded("seed", seed, 0, MAX_SEED)

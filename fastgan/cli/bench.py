@@ -9,7 +9,7 @@ from fastgan.cli._checkout import in_checkout
 from fastgan.cli._common import bounded, parse
 from fastgan.system import check_folder
 
-_MOST_THREADS = 1024  # what the largest machines run at once
+_MAX_THREADS = 1024  # what the largest machines run at once
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Arguments:
 def run(arguments: list[str]) -> int:
     chosen = parse(Arguments, arguments, prog="fastgan bench")
     if chosen.threads is not None:
-        bounded("threads", chosen.threads, 1, _MOST_THREADS)
+        bounded("threads", chosen.threads, 1, _MAX_THREADS)
     for folder in (chosen.results, chosen.plot):
         if folder is not None:
             check_folder(folder)

@@ -15,7 +15,7 @@ from fastgan.metrics import difference, load_scores, save_scores
 from fastgan.recipes.evaluation import Evaluation, evaluate_checkpoint
 
 # Their noise and their features are held at once; scores are of 50,000 at most, as a rule.
-_MOST_SAMPLES = 10**6
+_MAX_SAMPLES = 10**6
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Arguments:
 def run(arguments: list[str]) -> int:
     chosen = parse(Arguments, arguments, prog="fastgan eval")
     names = [name for part in chosen.evaluation.metrics for name in part.split(",") if name]
-    bounded("samples", chosen.evaluation.samples, 1, _MOST_SAMPLES)
+    bounded("samples", chosen.evaluation.samples, 1, _MAX_SAMPLES)
     check_seed(chosen.evaluation.seed)
     out = None if chosen.out is None else output_file(chosen.out, chosen.force)
     others = (

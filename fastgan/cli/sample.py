@@ -15,7 +15,7 @@ from fastgan.engine import load_generator, sample_images, save_grid
 from fastgan.engine.device import resolve_device
 from fastgan.engine.grid import check_picture, scale_of, screen_scale
 
-_MOST_CLASSES = 2**31 - 1
+_MAX_CLASSES = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def run(arguments: list[str]) -> int:
     labels = None
     if chosen.labels:
         for label in chosen.labels:
-            bounded("labels", label, -_MOST_CLASSES, _MOST_CLASSES)
+            bounded("labels", label, -_MAX_CLASSES, _MAX_CLASSES)
         labels = torch.tensor(chosen.labels).repeat(-(-chosen.n // len(chosen.labels)))[: chosen.n]
     images = sample_images(generator, chosen.n, seed=chosen.seed, labels=labels)
     scale = screen_scale(images)

@@ -14,7 +14,7 @@ from fastgan.recipes import get_recipe
 from fastgan.recipes.tuning import tune_recipe
 from fastgan.system import check_writable
 
-_MOST_ROUNDS = 10_000  # more than any median gains from
+_MAX_ROUNDS = 10_000  # more than any median gains from
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Arguments:
 
 def run(arguments: list[str]) -> int:
     chosen = parse(Arguments, arguments, prog="fastgan tune")
-    bounded("rounds", chosen.rounds, 1, _MOST_ROUNDS)
+    bounded("rounds", chosen.rounds, 1, _MAX_ROUNDS)
     # What is measured takes minutes.
     check_writable(user_table())
     device = resolve_device(chosen.device)

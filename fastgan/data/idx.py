@@ -25,7 +25,7 @@ from fastgan.data.options import MAX_UNPACKED_BYTES, LoadOptions, Split
 _UBYTE = 0x08
 _GZIP_MAGIC = b"\x1f\x8b"
 # What deflate can at most make of a byte.
-_MOST_DEFLATED = 1032
+_MAX_DEFLATED = 1032
 _PREFIX = {"train": "train", "test": "t10k"}
 
 
@@ -45,7 +45,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
             with reading(path, "damaged IDX file"):
                 return _read(raw, path, size)
         with reading(path, "damaged or truncated gzip file"), gzip.open(raw) as stream:
-            return _read(stream, path, size * _MOST_DEFLATED)  # type: ignore[arg-type]
+            return _read(stream, path, size * _MAX_DEFLATED)  # type: ignore[arg-type]
 
 
 def _read(stream: BinaryIO, path: Path, most: int) -> NDArray[np.uint8]:

@@ -18,7 +18,7 @@ from fastgan.data.dataset import DataError
 from fastgan.data.files import open_regular, read_up_to, reading
 
 MAGIC = b"\x93NUMPY"
-_MOST_HEADER_BYTES = 16 * 1024  # NumPy itself refuses headers of more than 10,000 characters
+_MAX_HEADER_BYTES = 16 * 1024  # NumPy itself refuses headers of more than 10,000 characters
 _DIMENSIONS = 32
 
 
@@ -29,7 +29,7 @@ def read_npy(stream: BinaryIO, size: int) -> NDArray[Any]:
         DataError: no .npy, another dtype than bool, integers and floating point, or truncated.
         Exception: what NumPy and `stream` raise on damaged bytes; see `reading`.
     """
-    head = read_up_to(stream, min(size, _MOST_HEADER_BYTES))
+    head = read_up_to(stream, min(size, _MAX_HEADER_BYTES))
     dtype, shape, fortran, offset = _header(bytes(head), size)
     count = math.prod(shape) * dtype.itemsize
     data = head[offset : offset + count]
@@ -51,7 +51,7 @@ def map_npy(path: Path) -> NDArray[Any]:
     with open_regular(path) as stream, reading(path, "damaged NumPy file"):
         size = stream.seek(0, io.SEEK_END)
         stream.seek(0)
-        dtype, shape, fortran, offset = _header(stream.read(_MOST_HEADER_BYTES), size)
+        dtype, shape, fortran, offset = _header(stream.read(_MAX_HEADER_BYTES), size)
         if 0 in shape:  # nothing to map
             return np.empty(shape, dtype)
         order: Any = "F" if fortran else "C"

@@ -19,7 +19,7 @@ from fastgan.ops import gather_images
 from fastgan.system import whole_number
 
 # By default, and at the most: a thread for each processor of the largest machines.
-_MOST_WORKERS, _MOST_ASKED = 16, 1024
+_MAX_WORKERS, _MAX_ASKED = 16, 1024
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class StreamLoader:
         self.device = torch.device(device)
         self.ahead = check_int("ahead", ahead, 1)
         self._images = stream
-        self._workers = check_int("workers", stream.workers, 0, _MOST_ASKED) or _default_workers()
+        self._workers = check_int("workers", stream.workers, 0, _MAX_ASKED) or _default_workers()
         self._pool = ThreadPoolExecutor(self._workers, "fastgan-data")
         weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
         self._draw = lru_cache(2)(self.order.draw)  # reading ahead crosses the end of an epoch
@@ -189,4 +189,4 @@ def _fill(images: ImageStream, index: list[int], rows: Tensor, labels: Tensor | 
 
 def _default_workers() -> int:
     processes = whole_number("LOCAL_WORLD_SIZE", default=1, minimum=1)
-    return max(1, min(_MOST_WORKERS, (os.cpu_count() or 1) // processes))
+    return max(1, min(_MAX_WORKERS, (os.cpu_count() or 1) // processes))

@@ -153,32 +153,32 @@ class TrainConfig:
 
 
 # Where a number of steps stands for "never", a billion is beyond the longest run.
-_MOST_STEPS = 10**9
+_MAX_STEPS = 10**9
 # More images than any set in memory or batch of a paper; what fits a device is looked at with it.
-_MOST_IMAGES = 10**6
+_MAX_IMAGES = 10**6
 # Of one step, which neither a signal nor a log line interrupts; papers make 1 to 100.
-_MOST_UPDATES = 1000
+_MAX_UPDATES = 1000
 # A grid of 100 × 100, whose images are compared each with each.
-_MOST_SAMPLES = 10_000
+_MAX_SAMPLES = 10_000
 # Random streams are numbered 4 · seed + k, in 64 bits.
-MOST_SEED = 2**62 - 1
+MAX_SEED = 2**62 - 1
 
 _BOUNDS = {
-    "steps": (1, _MOST_STEPS),
-    "batch_size": (1, _MOST_IMAGES),
-    "discriminator_steps": (1, _MOST_UPDATES),
-    "accumulate": (1, _MOST_IMAGES),
-    "log_every": (1, _MOST_STEPS),
-    "reg_every": (1, _MOST_STEPS),
-    "sample_count": (1, _MOST_SAMPLES),
-    "sample_every": (0, _MOST_STEPS),
-    "checkpoint_every": (0, _MOST_STEPS),
-    "warmup_steps": (0, _MOST_STEPS),
-    "kl_warmup": (0, _MOST_STEPS),
-    "max_rollbacks": (0, _MOST_STEPS),
-    "keep_last": (0, _MOST_STEPS),
-    "keep_best": (0, _MOST_STEPS),
-    "seed": (0, MOST_SEED),
+    "steps": (1, _MAX_STEPS),
+    "batch_size": (1, _MAX_IMAGES),
+    "discriminator_steps": (1, _MAX_UPDATES),
+    "accumulate": (1, _MAX_IMAGES),
+    "log_every": (1, _MAX_STEPS),
+    "reg_every": (1, _MAX_STEPS),
+    "sample_count": (1, _MAX_SAMPLES),
+    "sample_every": (0, _MAX_STEPS),
+    "checkpoint_every": (0, _MAX_STEPS),
+    "warmup_steps": (0, _MAX_STEPS),
+    "kl_warmup": (0, _MAX_STEPS),
+    "max_rollbacks": (0, _MAX_STEPS),
+    "keep_last": (0, _MAX_STEPS),
+    "keep_best": (0, _MAX_STEPS),
+    "seed": (0, MAX_SEED),
 }
 
 # What may differ between a run and its continuation: it changes neither the weights nor the data.

@@ -14,7 +14,7 @@ from fastgan.system import whole_file
 
 PADDING = 2
 # 0.9 GB as RGB, and four times the largest picture that Pillow opens without a warning.
-MOST_PIXELS = 300_000_000
+MAX_PIXELS = 300_000_000
 
 
 def check_picture(
@@ -23,7 +23,7 @@ def check_picture(
     """Whether ``count`` images make a picture that can be made, before they are.
 
     Raises:
-        ValueError: no image, or more than ``MOST_PIXELS``; the message has both sides.
+        ValueError: no image, or more than ``MAX_PIXELS``; the message has both sides.
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
@@ -31,10 +31,10 @@ def check_picture(
     across, down = (
         scale * (n * (side + PADDING) + PADDING) for n, side in ((columns, width), (rows, height))
     )
-    if across * down > MOST_PIXELS:
+    if across * down > MAX_PIXELS:
         raise ValueError(
             f"{count} images of {width} x {height} in {columns} columns make a picture of "
-            f"{across} x {down} pixels; there may be {MOST_PIXELS} in all"
+            f"{across} x {down} pixels; there may be {MAX_PIXELS} in all"
         )
 
 
@@ -88,7 +88,7 @@ def save_grid(images: Tensor, path: Path, columns: int | None = None, scale: int
     ``scale`` enlarges every pixel, for small images on large screens.
 
     Raises:
-        ValueError: no images, or a picture beyond ``MOST_PIXELS``.
+        ValueError: no images, or a picture beyond ``MAX_PIXELS``.
         OSError: the file cannot be written.
     """
     if images.dim() == 4 and len(images):

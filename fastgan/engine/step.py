@@ -64,7 +64,7 @@ class Batch:
         return [Batch(*part) for part in both]
 
 
-class Verdict(NamedTuple):
+class DiscriminatorOutput(NamedTuple):
     """What a discriminator says of images: logits, and how far it is from their classes.
 
     class_loss: the cross-entropy of its class outputs against the labels, a scalar; None for a
@@ -126,25 +126,27 @@ class GAN:
 
     def discriminate(self, images: Tensor, labels: Tensor | None) -> Tensor:
         """The logits of ``images``, augmented if the run augments."""
-        return self.judge(images, labels).logits
+        return self.outputs(images, labels).logits
 
-    def judge(self, images: Tensor, labels: Tensor | None) -> Verdict:
-        """The verdict on ``images``, augmented if the run augments."""
+    def outputs(self, images: Tensor, labels: Tensor | None) -> DiscriminatorOutput:
+        """The output for ``images``, augmented if the run augments."""
         images = images if self.augment is None else self.augment(images)
-        return _verdict(self._outputs(images, labels), labels)
+        return _output_of(self._outputs(images, labels), labels)
 
-    def judge_both(self, batch: Batch, fakes: Tensor) -> tuple[Verdict, Verdict]:
-        """The verdicts on the batch's real images and on ``fakes``."""
+    def outputs_of_both(
+        self, batch: Batch, fakes: Tensor
+    ) -> tuple[DiscriminatorOutput, DiscriminatorOutput]:
+        """The outputs for the batch's real images and for ``fakes``."""
         labels = batch.labels
         if not self.joint_batch:
-            return self.judge(batch.images, labels), self.judge(fakes, labels)
+            return self.outputs(batch.images, labels), self.outputs(fakes, labels)
         both = [batch.images, fakes]
         both = both if self.augment is None else [self.augment(images) for images in both]
         twice = None if labels is None else torch.cat([labels, labels])
         with segments(self.discriminator, 2):
             outputs = self._outputs(torch.cat(both), twice)
         real, fake = zip(*(part.chunk(2) for part in outputs), strict=True)
-        return _verdict(real, labels), _verdict(fake, labels)
+        return _output_of(real, labels), _output_of(fake, labels)
 
     def discriminator_loss(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         if self._relativistic:
@@ -218,7 +220,7 @@ def discriminator_phase(
         with gan.autocast():
             with torch.set_grad_enabled(keep_graph):
                 fakes = gan.generate(part)
-            real, fake = gan.judge_both(part, fakes.detach())
+            real, fake = gan.outputs_of_both(part, fakes.detach())
             real_logits, fake_logits = real.logits, fake.logits
             loss = gan.discriminator_loss(real_logits, fake_logits)
             found = _metrics(loss, real_logits, fake_logits)
@@ -266,10 +268,10 @@ def generator_phase(gan: GAN, batch: Batch, fakes: Tensor | None = None) -> Metr
         for part in batch.split(gan.accumulate):
             with gan.autocast():
                 images = gan.generate(part) if fakes is None else fakes
-                verdict = gan.judge(images, part.labels)
+                output = gan.outputs(images, part.labels)
                 real_logits = partial(gan.discriminate, part.images, part.labels)
-                loss = gan.generator_loss(verdict.logits, real_logits)
-                total = loss + _class_term(gan, {}, verdict)
+                loss = gan.generator_loss(output.logits, real_logits)
+                total = loss + _class_term(gan, {}, output)
             gan.update_g.backward(total / gan.accumulate)
             metrics.append({"loss_g": loss.detach()})
     gan.update_g.finish()
@@ -289,7 +291,7 @@ def simultaneous_phase(gan: GAN, batch: Batch, penalties: Sequence[Penalty] = ()
         with gan.autocast():
             fakes = gan.generate(part)
             seen = fakes.detach().requires_grad_()
-            real, fake = gan.judge_both(part, seen)
+            real, fake = gan.outputs_of_both(part, seen)
             real_logits, fake_logits = real.logits, fake.logits
             loss_d = gan.discriminator_loss(real_logits, fake_logits)
             loss_g = gan.generator_loss(fake_logits, real_logits.detach)
@@ -332,18 +334,18 @@ def _one_stage_ratio(gan: GAN, real_logits: Tensor, fake_logits: Tensor) -> Tens
     return up / down * (gan.update_g.scale / gan.update_d.scale)
 
 
-def _verdict(outputs: tuple[Tensor, ...], labels: Tensor | None) -> Verdict:
+def _output_of(outputs: tuple[Tensor, ...], labels: Tensor | None) -> DiscriminatorOutput:
     if len(outputs) == 1:
-        return Verdict(outputs[0])
+        return DiscriminatorOutput(outputs[0])
     logits, classes = outputs
     if labels is None:
         raise ValueError("the discriminator has class outputs, which need labels: conditional")
-    return Verdict(logits, F.cross_entropy(classes.float(), labels))
+    return DiscriminatorOutput(logits, F.cross_entropy(classes.float(), labels))
 
 
-def _class_term(gan: GAN, found: Metrics, *verdicts: Verdict) -> Tensor | float:
-    """The weighted class loss of the verdicts, noted in ``found``; 0 without class outputs."""
-    losses = [v.class_loss for v in verdicts if v.class_loss is not None]
+def _class_term(gan: GAN, found: Metrics, *outputs: DiscriminatorOutput) -> Tensor | float:
+    """The weighted class loss of the outputs, noted in ``found``; 0 without class outputs."""
+    losses = [v.class_loss for v in outputs if v.class_loss is not None]
     if not losses:
         return 0.0
     total = torch.stack(losses).sum()

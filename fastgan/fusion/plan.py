@@ -15,7 +15,7 @@ from fastgan.fusion.matching import Written, fused_graph
 from fastgan.fusion.report import Block
 from fastgan.fusion.settled import chains_of, pattern, settled
 from fastgan.fusion.tracing import Trace, trace
-from fastgan.nn.blocks import MOST_KINDS, hooked
+from fastgan.nn.blocks import MAX_KINDS, hooked
 from fastgan.nn.sequential import is_recording, kind_of, kind_of_call
 from fastgan.ops.core.dispatch import in_onnx_export, is_composed, setting
 
@@ -103,7 +103,7 @@ class Plan:
         if forward is not None:
             return forward(*args)
         outputs = self.graphs[module.training].forward(*args)
-        if len(self.forwards) < MOST_KINDS:
+        if len(self.forwards) < MAX_KINDS:
             self.forwards[kind] = self._chosen(module.training)
         return outputs
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fastgan.metrics._packages import needed
 
-_LEAST_LOGIT = -600.0  # below the largest: exp of it is a normal number in float64
+_MIN_LOGIT = -600.0  # below the largest: exp of it is a normal number in float64
 
 
 class _Given(nn.Module):
@@ -130,7 +130,7 @@ def inception_score(logits: Tensor, *, splits: int = 10, seed: int = 0) -> tuple
             metric = _torchmetrics("inception", "InceptionScore", logits.shape[1], splits=1)
             # From there on a class has no share that would count, and its logarithm stays finite.
             certain = part.double() - part.double().amax(1, keepdim=True)
-            metric.update(certain.clamp_min(_LEAST_LOGIT).cpu())
+            metric.update(certain.clamp_min(_MIN_LOGIT).cpu())
             scores.append(metric.compute()[0])
         deviation, mean = torch.std_mean(torch.stack(scores))
     return float(mean), float(deviation)

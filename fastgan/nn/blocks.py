@@ -182,7 +182,7 @@ class Planned:
         return list(zip(self._blocks, self.last or (), strict=False))
 
     def keep(self, kind: Hashable, forms: list[Form]) -> None:
-        if len(self.forms) >= MOST_KINDS:
+        if len(self.forms) >= MAX_KINDS:
             self.forms.clear()
             self.plain.clear()
         self.forms[kind] = self.last = forms
@@ -193,7 +193,7 @@ class Planned:
         return Planned, ()
 
 
-MOST_KINDS = 64  # of calls that are remembered
+MAX_KINDS = 64  # of calls that are remembered
 
 # What a plan reads of its leaves.
 _READ = (

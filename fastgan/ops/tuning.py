@@ -134,7 +134,7 @@ def _fastest(entry: dict[str, Any], allowed: list[str]) -> str | None:
 # convolution, which leaves the caches empty, a call's Python seems to take some 200 us, not 25.
 _NORM_PAYS = {(False, False): 1 << 19, (False, True): 1 << 20}
 _INSTANCE_NORM_PAYS = 1 << 13
-_LEAST_PLANE = 16  # positions: on smaller contiguous planes norm_act is slower at any size
+_MIN_PLANE = 16  # positions: on smaller contiguous planes norm_act is slower at any size
 
 
 def norm_pays(x: torch.Tensor, instances: bool, activated: bool) -> bool:
@@ -147,7 +147,7 @@ def norm_pays(x: torch.Tensor, instances: bool, activated: bool) -> bool:
     if dispatch.resolve("auto", x) != "cpu":
         return False
     channels_last = is_channels_last(x)
-    if not channels_last and x.numel() < _LEAST_PLANE * x.shape[0] * x.shape[1]:
+    if not channels_last and x.numel() < _MIN_PLANE * x.shape[0] * x.shape[1]:
         return False
     if instances:
         return x.numel() >= _INSTANCE_NORM_PAYS

@@ -40,9 +40,9 @@ VECTOR, SMALL_TILE, TINY = 4, 64 * 64, ConvConfig(16, 16, 32, 8, 1)
 # multiprocessors of an H100, each with room for 8 warps; the tiles that fill a pipeline. Fixed, not
 # asked of the device: the order of a sum, and its last bit, is the same on every GPU of a kind.
 FORMING = 64
-MULTIPROCESSORS, MOST_WAVES, MIN_TILES = 132, 4, 8
+MULTIPROCESSORS, MAX_WAVES, MIN_TILES = 132, 4, 8
 # Positions of a segment are counted in 32 bits, the last tile's surplus among them.
-MOST_POSITIONS = INDEX_LIMIT - 1024
+MAX_POSITIONS = INDEX_LIMIT - 1024
 
 
 def configs(
@@ -104,14 +104,14 @@ class Product:
         return cdiv(self.segment_images * prod(self.dense_size), config.block_k)
 
     def slices(self, config: ConvConfig) -> tuple[int, int]:
-        """(slices, tiles of each): of up to MOST_WAVES waves of programs, the fewest slices that
+        """(slices, tiles of each): of up to MAX_WAVES waves of programs, the fewest slices that
         take at most a tenth longer than the best number. Bounds the partial sums to 35 MB, or to
         one slice.
         """
         blocks = prod(self.blocks(config))
         tiles = self.segments * self.segment_tiles(config)
         slots = MULTIPROCESSORS * max(1, 8 // config.warps)
-        most = max(1, min(MOST_WAVES * slots // blocks, tiles // MIN_TILES))
+        most = max(1, min(MAX_WAVES * slots // blocks, tiles // MIN_TILES))
         waves = {n: cdiv(n * blocks, slots) / n for n in range(1, most + 1)}
         enough = next(n for n, time in waves.items() if time <= 1.1 * min(waves.values()))
         length = cdiv(tiles, enough)
@@ -135,10 +135,10 @@ def product(geo: ConvGeometry, *rows: torch.Tensor | None) -> Product:
     least = common_segments(*(r.shape[0] for r in rows if r is not None))
     positions = prod(geo.size_in if geo.transposed else geo.size_out)
     for segments in range(least, geo.images + 1, least):
-        if geo.images % segments == 0 and geo.images // segments * positions <= MOST_POSITIONS:
+        if geo.images % segments == 0 and geo.images // segments * positions <= MAX_POSITIONS:
             return Product(geo, segments)
     raise ValueError(
-        f"x: expected at most {MOST_POSITIONS} positions an image, got {positions} in {geo}"
+        f"x: expected at most {MAX_POSITIONS} positions an image, got {positions} in {geo}"
     )
 
 

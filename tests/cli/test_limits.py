@@ -11,7 +11,7 @@ import torch
 from fastgan.cli import main
 from fastgan.data import ImageDataset, load
 from fastgan.engine import TrainConfig, Trainer
-from fastgan.engine.grid import MOST_PIXELS, check_picture, make_grid, save_grid
+from fastgan.engine.grid import MAX_PIXELS, check_picture, make_grid, save_grid
 from fastgan.engine.memory import device_memory, require_memory
 from fastgan.models import create_model
 from fastgan.recipes import get_recipe
@@ -108,7 +108,7 @@ def test_a_picture_is_measured_before_it_is_made(tmp_path):
     grid = make_grid(images, 2)
     check_picture(3, 8, 8, 2)
     assert grid.shape == (2 * 10 + 2, 2 * 10 + 2, 3)
-    side = int(MOST_PIXELS**0.5)
+    side = int(MAX_PIXELS**0.5)
     check_picture(1, side - 4, side - 4)
     for count, scale in ((1, 2), (4, 1)):
         with pytest.raises(ValueError, match="make a picture of"):

@@ -28,11 +28,11 @@ from PIL import Image
 from fastgan.data import DataError, ImageDataset, load, open_images, stream
 
 COPIES = int(os.environ.get("FASTGAN_FUZZ", "40"))
-MOST_SECONDS = 10.0
-MOST_BYTES = 64 * 1024**2
+MAX_SECONDS = 10.0
+MAX_BYTES = 64 * 1024**2
 # liblzma reserves the dictionary that its header names, 4 GiB at most a thread, and touches no more
 # of it than it uses.
-MOST_RESERVED = {"lzma-zip": 8 * 2**32 + MOST_BYTES}
+MAX_RESERVED = {"lzma-zip": 8 * 2**32 + MAX_BYTES}
 NOISE = np.random.default_rng(0).integers(0, 256, (5, 9, 8), dtype=np.uint8)
 
 
@@ -160,7 +160,7 @@ def test_loaded_or_an_error_that_names_it(tmp_path: Path, kind: str) -> None:
                 options: dict[str, Any] = {"max_pixels": 10**6, "strict": number % 3 == 0}
                 if number % 2:
                     options |= {"image_size": 6, "channels": 3}
-                check(opened, source, options, MOST_RESERVED.get(kind, MOST_BYTES))
+                check(opened, source, options, MAX_RESERVED.get(kind, MAX_BYTES))
     finally:
         tracemalloc.stop()
 
@@ -176,5 +176,5 @@ def check(opened: Callable[..., object], source: Path, options: Any, most_bytes:
         own = isinstance(error, (DataError, OSError)) or "cannot be streamed" in str(error)
         if not own or "set" not in str(error):
             raise AssertionError(f"{error!r} is not the package's, or names no file") from error
-    assert time.monotonic() - begin < MOST_SECONDS
+    assert time.monotonic() - begin < MAX_SECONDS
     assert tracemalloc.get_traced_memory()[1] < most_bytes

@@ -21,7 +21,7 @@ import pytest
 
 from fastgan.data import DataError, load, open_images, stream
 
-MOST_BYTES = 48 * 1024**2
+MAX_BYTES = 48 * 1024**2
 
 
 def npy(shape: tuple[int, ...], dtype: str = "|u1", data: bytes = b"") -> bytes:
@@ -120,7 +120,7 @@ def test_refused_by_name_in_little_memory(tmp_path: Path, name: str) -> None:
         finally:
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
-        assert peak < MOST_BYTES
+        assert peak < MAX_BYTES
         assert isinstance(caught.value, DataError) or "cannot be streamed" in str(caught.value)
 
 

@@ -90,14 +90,14 @@ def check_size(shape: tuple[int, ...]) -> None:
     """
     if all(type(size) is int for size in shape) and not torch.compiler.is_compiling():
         values = math.prod(shape)
-        if values > MOST_VALUES:
+        if values > MAX_VALUES:
             raise ValueError(
-                f"stride, padding: the output would have shape {shape}, more than {MOST_VALUES} "
+                f"stride, padding: the output would have shape {shape}, more than {MAX_VALUES} "
                 "values"
             )
 
 
-MOST_VALUES = 1 << 40
+MAX_VALUES = 1 << 40
 MOST = (1 << 31) - 1  # of a stride or a padding: as oneDNN and cuDNN take them
 
 

@@ -105,11 +105,13 @@ def norm_act(
             with torch.no_grad():
                 UPDATE(*running, mean, var, *moving, backend)
     if running is not None:
-        hand_back((running_mean, running_var), running)
+        copy_back_running_stats((running_mean, running_var), running)
     return z
 
 
-def hand_back(given: tuple[Tensor | None, Tensor | None], moved: tuple[Tensor, Tensor]) -> None:
+def copy_back_running_stats(
+    given: tuple[Tensor | None, Tensor | None], moved: tuple[Tensor, Tensor]
+) -> None:
     """Hands the moved statistics back where the kernels moved a float32 copy of those given."""
     for own, wide in zip(given, moved, strict=True):
         if own is not None and own is not wide:
@@ -136,7 +138,7 @@ def move_running_stats(
     with torch.no_grad():
         backend = dispatch.setting()
         UPDATE(*running, mean.detach(), var.detach(), momentum, count, average_segments, backend)
-    hand_back((running_mean, running_var), running)
+    copy_back_running_stats((running_mean, running_var), running)
 
 
 def instance_norm_act(

@@ -23,7 +23,7 @@ from fastgan.ops.core.tensors import (
     running_pair,
     values_per_channel,
 )
-from fastgan.ops.norm_act import hand_back
+from fastgan.ops.norm_act import copy_back_running_stats
 from fastgan.ops.norm_act_conv.autograd import run
 from fastgan.ops.norm_act_conv.kernels import Spec
 
@@ -114,7 +114,7 @@ def norm_act_conv(
         check_apart(x, running_mean, running_var, gamma, beta)
     y = run(x, weight, bias, (*known, *affine), spec, keep_z, moves, moving)
     if moves is not None:
-        hand_back((running_mean, running_var), moves)
+        copy_back_running_stats((running_mean, running_var), moves)
     return y
 
 
