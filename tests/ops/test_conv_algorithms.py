@@ -16,6 +16,7 @@ from fastgan.ops.conv import aten
 from fastgan.ops.conv.algorithms import ALGORITHMS, Kernels, force, kernels_of
 from fastgan.ops.conv.geometry import Geometry
 from fastgan.ops.conv.problem import FORWARD, Problem, describe
+from fastgan.ops.core import processor
 from fastgan.ops.core.activation import IDENTITY, TANH
 
 HALVED = Geometry((2, 2), (1, 1), (0, 0), False)
@@ -63,17 +64,17 @@ def counted(monkeypatch: pytest.MonkeyPatch, p: Problem) -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("activated", [False, True], ids=["", "activated"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
-@pytest.mark.parametrize("processor", PROCESSORS)
+@pytest.mark.parametrize("machine", PROCESSORS)
 @pytest.mark.parametrize("layer", LAYERS)
 def test_the_kernels_named_are_those_that_run(
     native: None,
     layer: str,
-    processor: str,
+    machine: str,
     dtype: torch.dtype,
     activated: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name, value in PROCESSORS[processor].items():
+    for name, value in PROCESSORS[machine].items():
         monkeypatch.setattr(processor, name, lambda *_, value=value: value)
     shape, weight_shape, geometry = LAYERS[layer]
     activation, slope = (TANH, 0.0) if activated else IDENTITY
@@ -108,9 +109,9 @@ def test_the_library_named_is_the_one_that_runs(layer: str, dtype: torch.dtype) 
 def test_every_kernel_is_named_somewhere(native: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The layers above leave none out."""
     named = set()
-    for processor in PROCESSORS.values():
+    for machine in PROCESSORS.values():
         with monkeypatch.context() as patch:
-            for name, value in processor.items():
+            for name, value in machine.items():
                 patch.setattr(processor, name, lambda *_, value=value: value)
             for shape, weight_shape, geometry in LAYERS.values():
                 for dtype in (torch.float32, torch.float64):
