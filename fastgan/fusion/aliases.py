@@ -40,5 +40,6 @@ def _aliased(node: fx.Node, modules: dict[str, nn.Module]) -> list[fx.Node]:
 
 def _written(node: fx.Node) -> list[fx.Node]:
     """The arguments that a node which works in place may change."""
-    given = [*node.args[:1], *node.kwargs.values()]
-    return [value for value in given if isinstance(value, fx.Node)]
+    found: list[fx.Node] = []
+    fx.node.map_arg((node.args[:1], node.kwargs), found.append)  # one, or a list of them
+    return found

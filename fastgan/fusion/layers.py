@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -118,11 +120,20 @@ def mutates(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     if node.op != "call_function":
         return False
     name = getattr(node.target, "__name__", "")
-    in_place = bool(node.kwargs.get("inplace")) or node.kwargs.get("out") is not None
+    in_place = _asked_in_place(node) or node.kwargs.get("out") is not None
     activation = called_activation(node)
     if activation is not None:
         in_place |= bool(getattr(activation, "inplace", False))
     return in_place or _says_in_place(name) or node.target in _MUTATING
+
+
+def _asked_in_place(node: fx.Node) -> bool:
+    """Whether a function's argument `inplace` is given and true, by name or by place."""
+    given = node.kwargs.get("inplace", False)
+    if node.args[1:] and isinstance(node.target, types.FunctionType):
+        names = list(inspect.signature(node.target).parameters)[: len(node.args)]
+        given = dict(zip(names, node.args, strict=False)).get("inplace", given)
+    return bool(given)
 
 
 def _says_in_place(name: str) -> bool:

@@ -116,7 +116,25 @@ class _CalledTwice(Exception):
 
 
 class _Proxy(fx.Proxy):
-    """A stand-in that records `x += y` as what it is; torch.fx would record `x = x + y`."""
+    """A stand-in that records `x += y` as what it is; torch.fx would record `x = x + y`.
+
+    A value that is set on it (`x.data = y`) would be no operation of the graph.
+    """
+
+    def __getattr__(self, name: str) -> fx.proxy.Attribute:
+        return _Attribute(self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _HELD:
+            raise fx.proxy.TraceError(f"its forward sets {name} of a value")
+        super().__setattr__(name, value)
+
+
+class _Attribute(_Proxy, fx.proxy.Attribute):
+    """The same of `x.data` and other attributes."""
+
+
+_HELD = {"attr", "node", "root", "tracer", "_node"}  # by the stand-ins themselves
 
 
 def _in_place(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -63,6 +63,24 @@ class Writing(nn.Module):
             t *= 2
         elif way == "detached":
             y.detach().clamp_(max=0.5)
+        elif way == "data":
+            y.data.neg_()
+        elif way == "channel of data":
+            y.data[:, 1].neg_()
+        elif way == "data kept":
+            data = y.data
+            data *= -1
+        elif way == "data less":
+            y.data -= 0.3
+        elif way == "data set":
+            y.data = -y.data
+        elif way == "transposed whole":
+            t = y.mT
+            t -= 0.3
+        elif way == "list":
+            torch._foreach_neg_([y.detach()])
+        elif way == "by place":
+            F.hardtanh(y.detach(), -0.1, 0.1, True)
         elif way == "whole":
             y += 1
         elif way == "relu":
@@ -88,7 +106,8 @@ def outcome(model: nn.Module, x: Tensor) -> list[Tensor] | str:
 
 
 WAYS = ["view", "channel", "corner", "transposed", "detached", "whole", "relu", "input"]
-WAYS += ["view of the input", "other"]
+WAYS += ["view of the input", "other", "data", "channel of data", "data kept"]
+WAYS += ["transposed whole", "list", "by place"]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -103,6 +122,16 @@ def test_what_the_original_runs_runs(name: str, way: str):
     if isinstance(expected, list):
         assert isinstance(found, list), found
         torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("way", ["data less", "data set"])
+def test_what_sets_attributes_of_values_is_not_traced(way: str):
+    original = Writing([conv(), nn.LeakyReLU(0.2)], way).double()
+    fused = fastgan.fuse(copy.deepcopy(original))
+    ((_, reason),) = fused.fusion_report.untraced
+    assert "sets data of a value" in reason
+    x = torch.randn(2, 4, 6, 6, dtype=torch.float64)
+    torch.testing.assert_close(fused(x), original(x))
 
 
 def test_only_what_is_written_to_is_left():
