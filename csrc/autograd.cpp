@@ -211,7 +211,7 @@ bool is_plain_parameter(const Optional& p, const Tensor& x) {
          p->size(0) == x.size(1) && p->is_contiguous();
 }
 
-// act(norm(x)), or nothing where an argument is wrong or has to be converted, which fastgan/ops/norm_act.py
+// act(norm(x)), or nothing where an argument is wrong or has to be converted, which fastgan/ops/norm_act
 // does: a call that is right as it stands is not looked at in Python, which takes longer.
 Optional norm_act(const Tensor& x, const Optional& running_mean, const Optional& running_var,
                   const Optional& weight, const Optional& bias, bool training, double momentum,

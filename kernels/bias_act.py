@@ -1,6 +1,6 @@
 """Triton launchers of bias_act: z = act(x + bias), and its backward pass from z.
 
-``x`` and its layouts, activation codes and dtypes are as in norm_act.py; ``bias`` is (C,) float32.
+``x`` and its layouts, activation codes and dtypes are as in norm_act; ``bias`` is (C,) float32.
 
 Bytes moved, T bytes in x:   launches  T read  T written
     forward                      1        1        1

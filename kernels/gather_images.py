@@ -53,7 +53,7 @@ def gather_images_kernel(
     CHANNELS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One block of one image a program; ``units * VEC`` values an image (see _common.py)."""
+    """One block of one image a program; ``units * VEC`` values an image (see core/device.py)."""
     size = units * VEC
     blocks = (size + BLOCK - 1) // BLOCK
     image = (tl.program_id(0) // blocks).to(tl.int64)

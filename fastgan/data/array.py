@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastgan.data.dataset import MAX_LABEL, DataError, ImageDataset, spread
+from fastgan.data.dataset import DataError, ImageDataset, check_numbers, spread
 from fastgan.data.files import open_regular, reading
 from fastgan.data.image import conform
 from fastgan.data.npy import MAGIC, map_npy, read_npy
@@ -208,13 +208,5 @@ def _to_labels(labels: NDArray[Any], count: int) -> Tensor:
         raise DataError(f"labels must be integers, got dtype {labels.dtype}")
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.shape != (count,):
-        raise DataError(
-            f"labels must have shape [{count}], one for each image, got {list(labels.shape)}"
-        )
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0:
-        raise DataError(f"labels must not be negative, got {low}")
-    if high > MAX_LABEL:  # an unsigned one would come out negative below
-        raise DataError(f"labels must be at most {MAX_LABEL}, got {high}")
+    check_numbers(labels, count)  # before a large unsigned one comes out negative
     return torch.from_numpy(labels.astype(np.int64))

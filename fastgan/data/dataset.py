@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fastgan.data._checks import check_int
@@ -115,6 +117,13 @@ def check_labels(labels: Tensor, count: int, classes: Sequence[str] | None) -> N
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
         got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
         raise TypeError(f"labels must be a torch.int64 tensor, got {got}")
+    high = check_numbers(labels, count)
+    if classes is not None and high >= len(classes):
+        raise DataError(f"label {high} has no name: there are {len(classes)} classes")
+
+
+def check_numbers(labels: Tensor | NDArray[Any], count: int) -> int:
+    """The largest of integer labels [count]; DataError unless they are that many class numbers."""
     if labels.shape != (count,):
         raise DataError(
             f"labels must have shape [{count}], one for each image, got {list(labels.shape)}"
@@ -124,8 +133,7 @@ def check_labels(labels: Tensor, count: int, classes: Sequence[str] | None) -> N
         raise DataError(f"labels must not be negative, got {low}")
     if high > MAX_LABEL:
         raise DataError(f"labels must be at most {MAX_LABEL}, got {high}")
-    if classes is not None and high >= len(classes):
-        raise DataError(f"label {high} has no name: there are {len(classes)} classes")
+    return high
 
 
 def spread(count: int, limit: int | None) -> list[int]:

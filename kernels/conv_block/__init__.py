@@ -3,7 +3,7 @@ loads, and gathers its own statistics as it stores. Arguments as those of the re
 
 Launches: forward 4 (rows of the norm, packed weight, convolution, merged statistics); backward 1
 for the rows, 3 for the data gradient (packed weight, convolution, merged sums), and the weight and
-bias gradient's as `conv_weight.py` says. What is not needed is not launched. What crosses memory,
+bias gradient's as `weight.py` says. What is not needed is not launched. What crosses memory,
 and how many operations there are, `conv_cost` counts.
 """
 

@@ -125,7 +125,7 @@ def shared_limit(device: torch.device) -> int:
 
 @dataclass(frozen=True)
 class ConvGeometry:
-    """One gather (see ``_conv_tiles.py``), of ``images`` images: what is read has ``channels_in``
+    """One gather (see ``tiles.py``), of ``images`` images: what is read has ``channels_in``
     and ``size_in``, what is written ``channels_out`` and ``size_out``. Always three axes, D, H and
     W, of which the last ``dims`` count.
     """

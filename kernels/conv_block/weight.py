@@ -3,7 +3,7 @@
 No autograd. x (N, C_in, *spatial), g and y (N, C_out, *spatial) are channels-last, of one dtype:
 float32, bfloat16 or float16. With z = act((x - center) * scale + shift) the convolution's input and
 dy = (g + k1 * (y - center) + k2) * act'(y) the gradient before bias and activation, both formed as
-they are loaded (``_conv_tiles.py``):
+they are loaded (``tiles.py``):
 
     g_weight[o, i, j] = sum of dy[o at position q] * z[i at position q * stride - padding + j]
     g_bias[o]         = sum of dy[o]

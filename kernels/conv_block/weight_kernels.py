@@ -9,7 +9,7 @@ One operand is dense, read position by position; the other is gathered, read at 
 In both, the gradient of weight[dense channel, gathered channel, tap] is the sum of dense * gathered
 over the dense positions. Rows of the GEMM are dense channels; columns are (tap, gathered channel),
 flat, so that three channels and their taps fill a tile as well as 128 channels do. z and dy are
-formed as they are loaded: see ``_conv_tiles.py``.
+formed as they are loaded: see ``tiles.py``.
 """
 
 import triton

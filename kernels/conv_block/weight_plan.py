@@ -66,7 +66,7 @@ def configs(
 @dataclass(frozen=True)
 class Product:
     """The matrix product of a weight gradient, over the positions of the dense operand: it is read
-    one by one, the other gathered (see ``_conv_weight_kernels.py``). The batch is in ``segments``.
+    one by one, the other gathered (see ``weight_kernels.py``). The batch is in ``segments``.
     """
 
     geo: ConvGeometry

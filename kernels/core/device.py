@@ -1,7 +1,7 @@
 """Device functions shared by the Triton kernels: tiles, activations, merged sums.
 
 A kernel sees its tensor as tiles of ``BLOCK_R`` values by ``BLOCK_W`` columns. Columns are
-channels; axis 0 is whatever a channel is reduced over. ``Geometry`` in ``_geometry.py`` says how
+channels; axis 0 is whatever a channel is reduced over. ``Geometry`` in ``geometry.py`` says how
 the two memory layouts map to it:
 
 - channels-last: one plane a segment; element (l, w) of segment g is at ``(g * length + l) * width

@@ -89,7 +89,7 @@ def shipped_configs(dtype: torch.dtype) -> list[Config]:
 
 @dataclass(frozen=True)
 class Geometry:
-    """A dense N x C x spatial tensor as (segments, planes, length, width); see ``_common.py``."""
+    """A dense N x C x spatial tensor as (segments, planes, length, width); see ``device.py``."""
 
     channels_last: bool
     segments: int

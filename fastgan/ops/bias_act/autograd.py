@@ -59,7 +59,7 @@ def _backward(ctx: Any, dz: Tensor) -> tuple[Any, ...]:
 
 
 class BiasAct(Function):
-    """The op for plain eager calls, past the dispatcher (see _norm_act_eager)."""
+    """The op for plain eager calls, past the dispatcher (see norm_act/eager)."""
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Tensor:

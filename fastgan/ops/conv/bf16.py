@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgan.ops.conv.problem import Problem
-from fastgan.ops.conv.run import by_role
+from fastgan.ops.conv.run import by_role, laid_out
 from fastgan.ops.core import native, processor
 
 _CHANNELS = 16  # channels come in multiples of it
@@ -55,7 +55,7 @@ def beats_eager(p: Problem, grad_x: bool) -> bool:
 def to_map(p: Problem, image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     stride, padding, *_ = p.geometry
     found: Tensor = torch.ops.fastgan_native.dot_conv(
-        _laid_out(image), _laid_out(weight), stride, padding, p.map[2:], bias
+        laid_out(p, image), laid_out(p, weight), stride, padding, p.map[2:], bias
     )
     return found
 
@@ -63,7 +63,7 @@ def to_map(p: Problem, image: Tensor, weight: Tensor, bias: Tensor | None) -> Te
 def to_image(p: Problem, map: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     stride, padding, *_ = p.geometry
     found: Tensor = torch.ops.fastgan_native.dot_conv_transpose(
-        _laid_out(map), _laid_out(weight), stride, padding, p.image[2:], bias
+        laid_out(p, map), laid_out(p, weight), stride, padding, p.image[2:], bias
     )
     return found
 
@@ -71,13 +71,9 @@ def to_image(p: Problem, map: Tensor, weight: Tensor, bias: Tensor | None) -> Te
 def to_weight(p: Problem, image: Tensor, map: Tensor) -> Tensor:
     stride, padding, *_ = p.geometry
     found: Tensor = torch.ops.fastgan_native.dot_conv_weight(
-        _laid_out(image), _laid_out(map), list(p.kernel), stride, padding, p.weight_dtype
+        laid_out(p, image), laid_out(p, map), list(p.kernel), stride, padding, p.weight_dtype
     )
     return found
 
 
 run = by_role(to_map, to_image, to_weight)
-
-
-def _laid_out(t: Tensor) -> Tensor:
-    return t.contiguous(memory_format=torch.channels_last)

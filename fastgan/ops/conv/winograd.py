@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgan.ops.conv.problem import WEIGHT_GRADIENT, Problem
-from fastgan.ops.conv.run import by_role
+from fastgan.ops.conv.run import by_role, laid_out
 from fastgan.ops.core import native
 
 _GEOMETRY = ((2, 2), (1, 1), (0, 0))  # stride, padding, output padding
@@ -60,25 +60,23 @@ def beats_eager(p: Problem, grad_x: bool) -> bool:
 
 def to_map(p: Problem, image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     found: Tensor = torch.ops.fastgan_native.winograd_conv(
-        _laid_out(image), _laid_out(weight), bias
+        laid_out(p, image), laid_out(p, weight), bias
     )
     return found
 
 
 def to_image(p: Problem, map: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     found: Tensor = torch.ops.fastgan_native.winograd_conv_transpose(
-        _laid_out(map), _laid_out(weight), bias
+        laid_out(p, map), laid_out(p, weight), bias
     )
     return found
 
 
 def to_weight(p: Problem, image: Tensor, map: Tensor) -> Tensor:
-    found: Tensor = torch.ops.fastgan_native.winograd_conv_weight(_laid_out(image), _laid_out(map))
+    found: Tensor = torch.ops.fastgan_native.winograd_conv_weight(
+        laid_out(p, image), laid_out(p, map)
+    )
     return found
 
 
 run = by_role(to_map, to_image, to_weight)
-
-
-def _laid_out(t: Tensor) -> Tensor:
-    return t.contiguous(memory_format=torch.channels_last)

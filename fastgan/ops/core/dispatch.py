@@ -122,7 +122,7 @@ def is_transformed() -> bool:
 def is_composed(name: str) -> bool:
     """Whether ops run as compositions of PyTorch's own, which every transform can see through.
 
-    A backend asked for by name stays what runs, where the transform allows it (see _library). A
+    A backend asked for by name stays what runs, where the transform allows it (see library). A
     file knows nothing of backends.
     """
     return (name in ("auto", "reference") and is_transformed()) or in_onnx_export()
