@@ -1,12 +1,16 @@
 """The training engine: configuration, the step, the loop, checkpoints."""
 
+from __future__ import annotations
+
+from typing import Any
+
 from fastgan.engine.callbacks import Callback
 from fastgan.engine.capture import CaptureError
 from fastgan.engine.checkpoint import Checkpoint, CheckpointError, find_checkpoint
 from fastgan.engine.config import TrainConfig, TrainResult
+from fastgan.engine.distributed import DistributedGroup, LostRankError, launched, renamed
 from fastgan.engine.grid import make_grid, save_grid
 from fastgan.engine.loop import NonFiniteError
-from fastgan.engine.ranks import LostRankError, Ranks, launched
 from fastgan.engine.sampling import load_generator, sample_images
 from fastgan.engine.step import GAN, Batch, gan_step
 from fastgan.engine.trainer import Trainer
@@ -18,9 +22,9 @@ __all__ = [
     "CaptureError",
     "Checkpoint",
     "CheckpointError",
+    "DistributedGroup",
     "LostRankError",
     "NonFiniteError",
-    "Ranks",
     "TrainConfig",
     "TrainResult",
     "Trainer",
@@ -32,3 +36,10 @@ __all__ = [
     "sample_images",
     "save_grid",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Ranks":
+        renamed("fastgan.engine.Ranks", "fastgan.engine.DistributedGroup")
+        return DistributedGroup
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

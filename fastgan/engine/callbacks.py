@@ -12,7 +12,7 @@ class Callback:
     """What is called while a run goes on; override what you need.
 
     In a run of several processes every one of them calls its own callbacks:
-    ``trainer.ranks.is_first`` tells which of them may write.
+    ``trainer.group.is_first`` tells which of them may write.
     """
 
     def on_step(self, trainer: TrainState) -> None:

@@ -18,12 +18,12 @@ from fastgan.engine.checkpoint import (
     prune_checkpoints,
 )
 from fastgan.engine.config import TrainResult, changed_fields
+from fastgan.engine.distributed import LostRankError
 from fastgan.engine.grid import save_grid, screen_scale
 from fastgan.engine.health import Health
 from fastgan.engine.log import MetricsLog, Reporter, SilentReporter, default_reporter
 from fastgan.engine.parts import changed_parts
 from fastgan.engine.pictures import reconstruction_pairs
-from fastgan.engine.ranks import LostRankError
 from fastgan.engine.run_folder import RunFolder, read_run
 from fastgan.engine.signals import StopOnSignal
 from fastgan.engine.state import is_finite, load_state, open_state, save_state
@@ -53,10 +53,10 @@ class Loop:
         self.trainer = trainer
         self.callbacks = callbacks
         self.config = trainer.config
-        self.ranks = trainer.ranks
+        self.group = trainer.group
         self.out = out
         self.reporter = reporter or default_reporter()
-        if not self.ranks.is_first:
+        if not self.group.is_first:
             self.reporter = SilentReporter()
         self.health = Health(trainer)
         self.samples: Path | None = None
@@ -72,9 +72,9 @@ class Loop:
             return opened[0].resumed
 
         # From before the folder is made until the run is described: a signal never cuts a write.
-        with StopOnSignal(_SAME_REQUEST_SECONDS if self.ranks.size > 1 else 0.0) as self._signals:
+        with StopOnSignal(_SAME_REQUEST_SECONDS if self.group.size > 1 else 0.0) as self._signals:
             try:
-                resumed = self.ranks.from_first(open_folder)
+                resumed = self.group.from_first(open_folder)
                 self.folder = opened[0] if opened else RunFolder.seen(self.out)
                 if resumed:
                     self._resume()
@@ -138,13 +138,13 @@ class Loop:
             LostRankError: another rank cannot read the data of the next step.
         """
         received = self._signals.received
-        if self.ranks.size == 1:
+        if self.group.size == 1:
             return received
         on_cpu = self.trainer.device.type == "cpu"
         if not (on_cpu or at_log_point):
             return None
         failure = self._unreadable() if on_cpu else None
-        answers = self.ranks.collect((received or 0, failure is not None))
+        answers = self.group.collect((received or 0, failure is not None))
         if any(failed for _, failed in answers):
             self._together = True
             raise failure or LostRankError(
@@ -168,7 +168,7 @@ class Loop:
         Several ranks save together or not at all: a checkpoint holds the random state of each.
         """
         trainer, step = self.trainer, self.trainer.step
-        alone = self.ranks.size > 1 and not self._together
+        alone = self.group.size > 1 and not self._together
         if alone or isinstance(error, NonFiniteError) or step in (0, self._saved_at, self._tried):
             return
         if trainer.whole:
@@ -197,7 +197,7 @@ class Loop:
         non_finite = self._count_non_finite_on_device()
         updates = trainer.gan.update_g, trainer.gan.update_d
         skipped = updates[0].skipped + updates[1].skipped
-        means = self.ranks.mean(torch.stack([latest[n].float() for n in names]))
+        means = self.group.mean(torch.stack([latest[n].float() for n in names]))
         read = torch.cat([means, torch.stack([skipped, non_finite])]).tolist()
         values = dict(zip([*names, "skipped"], read, strict=False))
         now = time.monotonic()
@@ -255,10 +255,10 @@ class Loop:
 
     def _unspoiled(self) -> bool:
         """Updates that were not made may still have spoiled statistics and averages."""
-        return not self.ranks.any(not is_finite(self.trainer), self.trainer.device)
+        return not self.group.any(not is_finite(self.trainer), self.trainer.device)
 
     def _newest(self) -> Checkpoint | None:
-        return self.ranks.from_first(
+        return self.group.from_first(
             lambda: newest_checkpoint(self.folder.checkpoints, None, open_state)
         )
 
@@ -271,7 +271,7 @@ class Loop:
 
     def _open_log(self) -> None:
         self._metrics = None
-        if self.ranks.is_first:
+        if self.group.is_first:
             events = self.folder.tensorboard if self.config.tensorboard else None
             self._metrics = MetricsLog(self.folder.metrics, self.trainer.step, events)
             for problem in self._metrics.dropped:
@@ -281,7 +281,7 @@ class Loop:
         trainer = self.trainer
         self._drawn_at = trainer.step
         self.samples = self.folder.samples / f"step-{trainer.step:08d}.png"
-        if self.ranks.is_first:
+        if self.group.is_first:
             images = trainer.sample(trainer.fixed_noise, trainer.fixed_labels)
             save_grid(images, self.samples, scale=screen_scale(images))
             self._tell(self.health.samples(images))
@@ -305,7 +305,7 @@ class Loop:
         scores = [s for c in self.callbacks if (s := c.score(trainer)) is not None]
         info = {"score": float(scores[0])} if scores and math.isfinite(scores[0]) else {}
         path = self._write_checkpoint(**info)
-        if self.ranks.is_first:
+        if self.group.is_first:
             prune_checkpoints(self.folder.checkpoints, config.keep_last, config.keep_best)
         for callback in self.callbacks:
             callback.on_checkpoint(trainer, path)
@@ -341,7 +341,7 @@ class Loop:
 
     def _describe(self, finished: bool) -> None:
         facts = {**self.trainer.facts(), "finished": finished}
-        self.ranks.from_first(lambda: self.folder.describe(facts))
+        self.group.from_first(lambda: self.folder.describe(facts))
 
     def _resume(self) -> None:
         torn: list[str] = []
@@ -355,7 +355,7 @@ class Loop:
                 )
             return whole.path if whole else None
 
-        found = self.ranks.from_first(newest)
+        found = self.group.from_first(newest)
         for problem in torn:
             self.reporter.note(f"not used: {problem}")
         if found is None:
@@ -374,7 +374,7 @@ class Loop:
         self.reporter.note(f"resumed {checkpoint.path} at step {self.trainer.step}")
 
     def _was_finished(self) -> bool:
-        return self.ranks.from_first(lambda: bool((read_run(self.out) or {}).get("finished")))
+        return self.group.from_first(lambda: bool((read_run(self.out) or {}).get("finished")))
 
     def _start_anew(self) -> None:
         run = read_run(self.out) or {}

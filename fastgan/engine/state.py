@@ -46,9 +46,9 @@ _TRAINED = records.record(
 def save_state(trainer: TrainState, folder: Path, **info: Any) -> Path:
     """Write a checkpoint; see ``save_checkpoint``. Every rank must call this, the first writes."""
     rng: _Rng = {}
-    for rank, state in enumerate(trainer.ranks.collect(_rng_state(trainer))):
+    for rank, state in enumerate(trainer.group.collect(_rng_state(trainer))):
         rng |= {_of_rank(name, rank): value for name, value in state.items()}
-    return trainer.ranks.from_first(lambda: _write(trainer, folder, rng, info))
+    return trainer.group.from_first(lambda: _write(trainer, folder, rng, info))
 
 
 def _write(trainer: TrainState, folder: Path, rng: _Rng, info: dict[str, Any]) -> Path:
@@ -197,7 +197,7 @@ def _restored(trainer: TrainState, saved: _Rng) -> _Rng:
     """This rank's states of ``saved``, by the names that they have on the first."""
     if "noise" not in saved or "torch" not in saved:
         raise CheckpointError("the checkpoint's rng does not fit: it has no noise or no torch")
-    rank = trainer.ranks.rank
+    rank = trainer.group.rank
     states = {name: saved.get(_of_rank(name, rank)) for name in ("torch", "cuda")}
     on_gpu = trainer.device.type == "cuda"
     if not on_gpu:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from fastgan.augment import Augmentation
 from fastgan.engine.config import UpdateRule
+from fastgan.engine.distributed import DistributedGroup
 from fastgan.engine.precision import Precision, autocast
-from fastgan.engine.ranks import Ranks
 from fastgan.engine.update import Update
 from fastgan.losses import GANLoss
 from fastgan.nn import segments
@@ -91,7 +91,7 @@ class GAN:
     loss: GANLoss
     penalties: Sequence[Penalty] = ()
     augment: nn.Module | None = None
-    ranks: Ranks = field(default_factory=Ranks)
+    group: DistributedGroup = field(default_factory=DistributedGroup)
     precision: Precision = "float32"
     discriminator_steps: int = 1
     """Discriminator updates a step."""
@@ -150,15 +150,15 @@ class GAN:
 
     def discriminator_loss(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         if self._relativistic:
-            real_logits = self.ranks.gather(real_logits)
-            fake_logits = self.ranks.gather(fake_logits)
+            real_logits = self.group.gather(real_logits)
+            fake_logits = self.group.gather(fake_logits)
         return self.loss.discriminator(real_logits, fake_logits)
 
     def generator_loss(self, fake_logits: Tensor, real_logits: Callable[[], Tensor]) -> Tensor:
         """``real_logits`` is only asked for by a relativistic loss, which compares the two."""
         if not self._relativistic:
             return self.loss.generator(fake_logits)
-        fake_logits, reals = self.ranks.gather(fake_logits), self.ranks.gather(real_logits())
+        fake_logits, reals = self.group.gather(fake_logits), self.group.gather(real_logits())
         return self.loss.generator(fake_logits, reals)
 
     def observe(self, real_logits: list[Tensor]) -> None:

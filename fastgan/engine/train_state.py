@@ -17,10 +17,10 @@ from fastgan.engine.autoencoding import named_step
 from fastgan.engine.capture import Inputs, StepRunner
 from fastgan.engine.config import TrainConfig
 from fastgan.engine.device import resolve_device
+from fastgan.engine.distributed import DistributedGroup, renamed
 from fastgan.engine.ema import Ema
 from fastgan.engine.parts import describe
 from fastgan.engine.precision import LossScale
-from fastgan.engine.ranks import Ranks
 from fastgan.engine.schedule import lr_factor
 from fastgan.engine.step import GAN, Batch, Metrics, Penalty
 from fastgan.engine.update import Update
@@ -59,7 +59,7 @@ class TrainState:
         description: dict[str, Any] | None = None,
     ) -> None:
         self.config = config = config or TrainConfig()
-        self.ranks = Ranks.current()
+        self.group = DistributedGroup.current()
         self.device = resolve_device(config.device)
         self.latent_dim = _latent_dim(generator, latent_dim)
         self.description = description or {}
@@ -79,15 +79,15 @@ class TrainState:
             config.loss, smooth_real=config.smooth_real, smooth_fake=config.smooth_fake
         )
         step = step or named_step(config)
-        check_choices(config, generator, discriminator, dataset, self.ranks, self.device)
+        check_choices(config, generator, discriminator, dataset, self.group, self.device)
         self.loader = make_loader(
             dataset,
-            self.ranks.share(config.batch_size, "batch_size"),
+            self.group.share(config.batch_size, "batch_size"),
             seed=config.seed,
             device=self.device,
             flip=config.flip,
-            rank=self.ranks.rank,
-            world_size=self.ranks.size,
+            rank=self.group.rank,
+            world_size=self.group.size,
         )
         self.generator = self._place(generator)
         # A network that is not there is a module without parameters.
@@ -107,7 +107,7 @@ class TrainState:
             loss,
             penalties,
             augment,
-            self.ranks,
+            self.group,
             precision=config.precision,
             discriminator_steps=config.discriminator_steps,
             joint_batch=config.joint_batch,
@@ -126,9 +126,9 @@ class TrainState:
         self.step_function = step
         self._fetched: tuple[int, Inputs, Hashable] | None = None
         self._runner = StepRunner(
-            self._run_step, self.device, config.capture, [self.noise], shared=self.ranks.size > 1
+            self._run_step, self.device, config.capture, [self.noise], shared=self.group.size > 1
         )
-        if self.ranks.size > 1:
+        if self.group.size > 1:
             self.reseed()
 
     def train_step(self) -> None:
@@ -159,6 +159,12 @@ class TrainState:
         return self._fetched[1:]
 
     @property
+    def ranks(self) -> DistributedGroup:
+        """The old name of ``group``."""
+        renamed("trainer.ranks", "trainer.group")
+        return self.group
+
+    @property
     def latest(self) -> Metrics:
         """The newest value of every scalar that steps give; reading one waits for the device."""
         return self._runner.latest
@@ -184,11 +190,11 @@ class TrainState:
 
     def reseed(self) -> None:
         """Start torch's random streams anew: each rank's own, and others after each rollback."""
-        entropy = [self.config.seed, self.rollbacks, self.ranks.rank]
+        entropy = [self.config.seed, self.rollbacks, self.group.rank]
         seed, noise = np.random.SeedSequence(entropy).generate_state(2, np.uint64)
         torch.manual_seed(int(seed >> np.uint64(1)))
         if self.rollbacks:
-            self.noise.manual_seed(self.ranks.from_first(lambda: int(noise >> np.uint64(1))))
+            self.noise.manual_seed(self.group.from_first(lambda: int(noise >> np.uint64(1))))
 
     def facts(self) -> dict[str, Any]:
         """What the run is, for its folder and its checkpoints."""
@@ -232,11 +238,11 @@ class TrainState:
     def _draw_noise(self) -> Tensor:
         # Drawn for all ranks by each of them, so that their noise does not depend on their number.
         shape = self.config.batch_size, self.latent_dim
-        return self.ranks.part(torch.randn(*shape, generator=self.noise, device=self.device))
+        return self.group.part(torch.randn(*shape, generator=self.noise, device=self.device))
 
     def _place(self, module: nn.Module) -> nn.Module:
-        self.ranks.align(module.to(self.device))
-        if self.config.sync_batchnorm and self.ranks.size > 1:
+        self.group.align(module.to(self.device))
+        if self.config.sync_batchnorm and self.group.size > 1:
             convert_sync_batchnorm(module)
         return module.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
 
@@ -249,7 +255,7 @@ class TrainState:
             loss_scale=LossScale(self.device) if config.precision == "float16" else None,
             clip=config.clip_grad,
             bound=bound,
-            ranks=self.ranks,
+            group=self.group,
             device=self.device,
         )
 

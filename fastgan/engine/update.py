@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from fastgan.engine.distributed import DistributedGroup
 from fastgan.engine.precision import LossScale
-from fastgan.engine.ranks import Ranks
 from fastgan.optim import Adam
 from fastgan.regularizers import clip_weights_
 
@@ -27,7 +27,7 @@ class Update:
         loss_scale: for float16.
         clip: the gradient is scaled down to this norm; 0 leaves it.
         bound: the parameters are clipped to [-bound, bound] after each update; 0 leaves them.
-        ranks: the processes that train together.
+        group: the processes that train together.
         device: of the parameters; by default that of the first.
     """
 
@@ -40,14 +40,14 @@ class Update:
         loss_scale: LossScale | None = None,
         clip: float = 0.0,
         bound: float = 0.0,
-        ranks: Ranks | None = None,
+        group: DistributedGroup | None = None,
         device: torch.device | None = None,
     ) -> None:
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.device = device or next(module.parameters()).device
         on_gpu = self.device.type == "cuda"
-        group = {"params": list(module.parameters())}
-        self.optimizer = Adam([group], lr, betas, fused=True, capturable=on_gpu)
+        parameters = {"params": list(module.parameters())}
+        self.optimizer = Adam([parameters], lr, betas, fused=True, capturable=on_gpu)
         if on_gpu:
             # In a captured step a number would stay what it was when the step was captured.
             self.optimizer.param_groups[0]["lr"] = torch.tensor(lr, device=self.device)
@@ -55,7 +55,7 @@ class Update:
         self.clip = clip
         self.bound = bound
         self._module = module
-        self.ranks = ranks or Ranks()
+        self.group = group or DistributedGroup()
         self.skipped = torch.zeros((), device=self.device)
         """Updates that were skipped for a gradient that was not finite."""
         self.overflows = torch.zeros((), device=self.device)
@@ -97,7 +97,7 @@ class Update:
 
     def finish(self) -> None:
         """Apply the gradients."""
-        self.ranks.average_gradients(self.parameters)
+        self.group.average_gradients(self.parameters)
         self._unscale_and_check()
         if self.clip:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)

@@ -7,9 +7,9 @@ from torch import nn
 
 from fastgan.data import ImageDataset, ImageStream
 from fastgan.engine.config import TrainConfig
+from fastgan.engine.distributed import DistributedGroup
 from fastgan.engine.grid import check_picture, scale_of
 from fastgan.engine.memory import require_memory
-from fastgan.engine.ranks import Ranks
 from fastgan.nn import BatchNormAct1d, BatchNormAct2d, BatchNormAct3d
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -24,19 +24,19 @@ def check_choices(
     generator: nn.Module,
     discriminator: nn.Module | None,
     dataset: ImageDataset | ImageStream,
-    ranks: Ranks,
+    group: DistributedGroup,
     device: torch.device,
 ) -> None:
     """Raises ValueError where a choice of ``config`` would not do what it says, or not fit."""
-    _check_sizes(config, dataset, ranks, device)
+    _check_sizes(config, dataset, group, device)
     _check_objective(config, generator, discriminator)
     _check_labels(config, generator, dataset)
     discriminator = discriminator or nn.Module()
-    share = ranks.share(config.batch_size, "batch_size")
+    share = group.share(config.batch_size, "batch_size")
     if share % config.accumulate:
         raise ValueError(
             f"batch_size must be a multiple of accumulate = {config.accumulate} on each of "
-            f"{ranks.size} processes, got {config.batch_size}"
+            f"{group.size} processes, got {config.batch_size}"
         )
     plain = [
         name
@@ -60,7 +60,10 @@ def check_choices(
 
 
 def _check_sizes(
-    config: TrainConfig, dataset: ImageDataset | ImageStream, ranks: Ranks, device: torch.device
+    config: TrainConfig,
+    dataset: ImageDataset | ImageStream,
+    group: DistributedGroup,
+    device: torch.device,
 ) -> None:
     _, channels, height, width = dataset.shape
     try:
@@ -68,7 +71,7 @@ def _check_sizes(
     except ValueError as error:
         raise ValueError(f"sample_count: {error}") from error
     # Real and generated images of one part, float32: what layers keep comes on top.
-    at_once = config.batch_size // ranks.size // config.accumulate
+    at_once = config.batch_size // group.size // config.accumulate
     least = 2 * 4 * at_once * channels * height * width
     require_memory("batch_size", config.batch_size, least, device)
 

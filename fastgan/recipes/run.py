@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fastgan.data import open_images
-from fastgan.engine import Ranks, Trainer, TrainResult, launched
+from fastgan.engine import DistributedGroup, Trainer, TrainResult, launched
 from fastgan.engine.config import TrainConfig
 from fastgan.engine.log import Reporter, default_reporter
 from fastgan.engine.run_folder import RUN_FILE, newest_unfinished, next_free, read_run
@@ -46,17 +46,17 @@ def train(
     """
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     name = recipe.name
-    with launched(overrides.get("device", recipe.train.device)) as ranks:
-        folder = ranks.from_first(lambda: run_folder(name, out, resume))
+    with launched(overrides.get("device", recipe.train.device)) as group:
+        folder = group.from_first(lambda: run_folder(name, out, resume))
         recipe = override(as_trained(recipe, folder) if resume else recipe, **overrides)
         reporter = reporter or default_reporter()
         trainer = build_trainer(recipe)
         skipped = trainer.dataset.skipped
-        if skipped and ranks.is_first:
+        if skipped and group.is_first:
             reporter.note(f"skipped {skipped} images that could not be read")
         result = trainer.fit(folder, resume=resume, force=force, reporter=reporter)
         # A stream meets damaged files as it goes.
-        if trainer.dataset.skipped > skipped and ranks.is_first:
+        if trainer.dataset.skipped > skipped and group.is_first:
             reporter.note(
                 f"skipped {trainer.dataset.skipped} images that could not be read, in all"
             )
@@ -65,7 +65,7 @@ def train(
 
 def build_trainer(recipe: Recipe) -> Trainer:
     """Load the data and make the models of ``recipe``; the global seed is set to the recipe's."""
-    dataset = Ranks.current().in_turn(
+    dataset = DistributedGroup.current().in_turn(
         lambda: open_images(
             recipe.data.data,
             loading=recipe.data.loading,

@@ -8,8 +8,8 @@ import torch
 from fastgan.cli import main
 from fastgan.data.stream_loader import _default_workers
 from fastgan.engine.device import resolve_device
+from fastgan.engine.distributed import launched
 from fastgan.engine.launch import Launch, local_device, read_launch
-from fastgan.engine.ranks import launched
 
 GOOD = {
     "RANK": "1",
@@ -64,8 +64,8 @@ def test_what_a_launcher_says_is_read(monkeypatch):
 
 def test_a_single_process_needs_no_address(monkeypatch):
     put(monkeypatch, {"RANK": "0", "WORLD_SIZE": "1"})
-    with launched("cpu") as ranks:
-        assert (ranks.rank, ranks.size) == (0, 1)
+    with launched("cpu") as group:
+        assert (group.rank, group.size) == (0, 1)
 
 
 @pytest.mark.timeout(20)

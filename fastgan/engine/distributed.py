@@ -6,6 +6,7 @@ A single process is one rank of one: everything here then returns at once.
 from __future__ import annotations
 
 import os
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,19 +27,19 @@ class LostRankError(ConnectionError):
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """This process among those that train together."""
+class DistributedGroup:
+    """The processes that train together, as this one of them sees them."""
 
     rank: int = 0
     size: int = 1
     _buffers: dict[tuple[int, ...], list[_Flat]] = field(default_factory=dict, repr=False)
 
     @staticmethod
-    def current() -> Ranks:
+    def current() -> DistributedGroup:
         """Of the default process group, if one is initialised."""
         if dist.is_available() and dist.is_initialized():
-            return Ranks(dist.get_rank(), dist.get_world_size())
-        return Ranks()
+            return DistributedGroup(dist.get_rank(), dist.get_world_size())
+        return DistributedGroup()
 
     @property
     def is_first(self) -> bool:
@@ -148,9 +149,14 @@ class Ranks:
             raise RuntimeError(f"the ranks have different {what}: {others}")
 
 
+def renamed(old: str, new: str) -> None:
+    """Warns the caller's caller of a name that goes with the next release."""
+    warnings.warn(f"{old} is now {new}", DeprecationWarning, stacklevel=3)
+
+
 @contextmanager
-def launched(device: str = "auto") -> Iterator[Ranks]:
-    """The ranks of a run that torchrun started, joined inside; one rank of one otherwise.
+def launched(device: str = "auto") -> Iterator[DistributedGroup]:
+    """The processes of a run that torchrun started, joined inside; otherwise this one alone.
 
     Uses NCCL where the run is on GPUs and gloo on CPUs. A group that is initialised already is
     taken as it is.
@@ -160,11 +166,11 @@ def launched(device: str = "auto") -> Iterator[Ranks]:
             joined then.
     """
     if dist.is_available() and dist.is_initialized():
-        yield Ranks.current()
+        yield DistributedGroup.current()
         return
     launch = read_launch()
     if launch is None or launch.size == 1:
-        yield Ranks.current()
+        yield DistributedGroup.current()
         return
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if on_gpu:
@@ -173,7 +179,7 @@ def launched(device: str = "auto") -> Iterator[Ranks]:
     with _told():
         _join(backend)
     try:
-        yield Ranks.current()
+        yield DistributedGroup.current()
     except BaseException:
         # Where a rank is lost, NCCL would wait for it; gloo's calls have all ended by now.
         if backend == "gloo":
@@ -222,9 +228,9 @@ def _flat_buffers(parameters: Sequence[nn.Parameter]) -> list[_Flat]:
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, ranks: Ranks) -> Tensor:
-        ctx.ranks = ranks
-        parts = [torch.empty_like(logits) for _ in range(ranks.size)]
+    def forward(ctx: Any, logits: Tensor, group: DistributedGroup) -> Tensor:
+        ctx.group = group
+        parts = [torch.empty_like(logits) for _ in range(group.size)]
         with _told():
             dist.all_gather(parts, logits)
         return torch.cat(parts)
@@ -232,7 +238,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         # Averaging the parameters' gradients divides by the number of ranks: undone here.
-        return gradient.chunk(ctx.ranks.size)[ctx.ranks.rank] * ctx.ranks.size, None
+        return gradient.chunk(ctx.group.size)[ctx.group.rank] * ctx.group.size, None
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""One process of the tests of several: `ranks_worker.py FOLDER`, with torchrun's variables set.
+"""One process of several: `distributed_worker.py FOLDER`, with torchrun's variables set.
 
 FOLDER gets one result file from each process. With one process it computes what several must equal.
 """
@@ -25,8 +25,8 @@ from fastgan.engine import (
     gan_step,
     launched,
 )
+from fastgan.engine.distributed import DistributedGroup
 from fastgan.engine.log import SilentReporter
-from fastgan.engine.ranks import Ranks
 from fastgan.models import create_model
 
 TINY = {"image_size": 8, "channels": 1, "width": 8}
@@ -107,7 +107,7 @@ def resumed_run(folder: Path) -> dict[str, Any]:
 
 class SignalToTheSecond(Callback):
     def on_step(self, trainer: Trainer) -> None:
-        if trainer.step == 3 and trainer.ranks.rank == 1:
+        if trainer.step == 3 and trainer.group.rank == 1:
             signal.raise_signal(signal.SIGTERM)
 
 
@@ -127,7 +127,7 @@ def unreadable_run(folder: Path) -> dict[str, Any]:
     rows = made.loader.rows
 
     def gone(update: int) -> Any:
-        if update == 3 and made.ranks.rank == 1:
+        if update == 3 and made.group.rank == 1:
             raise RuntimeError("a file of the set is gone")
         return rows(update)
 
@@ -150,7 +150,7 @@ def messages(folder: Path) -> list[str]:
         lambda: trainer(batch_size=9),
         lambda: trainer(batch_size=8, accumulate=8),
         lambda: trainer().fit(folder / "whole", reporter=SilentReporter()),
-        lambda: Ranks.current().average_gradients(_uneven()),
+        lambda: DistributedGroup.current().average_gradients(_uneven()),
     ):
         try:
             attempt()
@@ -162,7 +162,8 @@ def messages(folder: Path) -> list[str]:
 
 def _uneven() -> list[nn.Parameter]:
     parameters = [nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))]
-    parameters[Ranks.current().rank].grad = torch.ones_like(parameters[Ranks.current().rank])
+    own = parameters[DistributedGroup.current().rank]
+    own.grad = torch.ones_like(own)
     return parameters
 
 
@@ -172,7 +173,7 @@ def thread_names() -> list[str]:
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    with launched("cpu") as ranks:
+    with launched("cpu") as group:
         result: dict[str, Any] = {
             "steps": {
                 (name, dtype): one_step(dtype, settings)
@@ -180,7 +181,7 @@ def main(folder: Path) -> None:
                 for dtype in (torch.float32, torch.float64)
             }
         }
-        if ranks.size > 1:
+        if group.size > 1:
             result |= {"run": resumed_run(folder), "messages": messages(folder)}
             result["stopped"] = stopped_run(folder)
             result["unreadable"] = unreadable_run(folder)

@@ -15,12 +15,14 @@ import pytest
 import torch
 from tolerance import assert_as_exact
 
+from fastgan import engine
 from fastgan.engine import find_checkpoint
-from fastgan.engine.ranks import Ranks
+from fastgan.engine.distributed import DistributedGroup
 
-from .ranks_worker import CASES, RUN
+from .conftest import tiny_trainer
+from .distributed_worker import CASES, RUN
 
-WORKER = Path(__file__).with_name("ranks_worker.py")
+WORKER = Path(__file__).with_name("distributed_worker.py")
 
 
 def free_port() -> str:
@@ -32,7 +34,7 @@ def free_port() -> str:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes made, and what one made."""
-    folder = tmp_path_factory.mktemp("ranks")
+    folder = tmp_path_factory.mktemp("processes")
     together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     settings = [{}, *({**together, "RANK": str(r), "LOCAL_RANK": str(r)} for r in range(2))]
     workers = [
@@ -111,12 +113,20 @@ def test_no_thread_of_the_group_outlives_it(results):
 
 
 def test_a_single_process_is_a_rank_of_its_own():
-    ranks, values = Ranks.current(), torch.ones(2)
-    assert (ranks.rank, ranks.size, ranks.is_first) == (0, 1, True)
-    assert ranks.gather(values) is ranks.mean(values) is ranks.part(values) is values
-    assert ranks.any(True, values.device)
-    assert ranks.collect(3) == [3]
-    assert ranks.in_turn(lambda: 4) == ranks.from_first(lambda: 4) == 4
+    group, values = DistributedGroup.current(), torch.ones(2)
+    assert (group.rank, group.size, group.is_first) == (0, 1, True)
+    assert group.gather(values) is group.mean(values) is group.part(values) is values
+    assert group.any(True, values.device)
+    assert group.collect(3) == [3]
+    assert group.in_turn(lambda: 4) == group.from_first(lambda: 4) == 4
+
+
+def test_old_names_warn():
+    with pytest.warns(DeprecationWarning, match=r"Ranks is now fastgan\.engine\.DistributedGroup"):
+        assert engine.Ranks is DistributedGroup
+    made = tiny_trainer()
+    with pytest.warns(DeprecationWarning, match=r"trainer\.ranks is now trainer\.group"):
+        assert made.ranks is made.group
 
 
 def torchrun(out: Path, *more: str, restarts: int = 0) -> list[str]:
