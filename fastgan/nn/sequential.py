@@ -16,7 +16,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from fastgan.nn.blocks import Activation, Block, Form, Leaf, Planned, hooked
 from fastgan.nn.norm_act import Segmented
 from fastgan.ops import conv_block, norm_act, norm_act_conv, tuning
-from fastgan.ops.conv import algorithms
+from fastgan.ops.conv import algorithms, aten
 from fastgan.ops.conv.geometry import output_shape
 from fastgan.ops.conv.problem import FORWARD, describe
 from fastgan.ops.conv_block import Deferred
@@ -207,8 +207,6 @@ class Runner(NamedTuple):
                 return Form("norm_act", "no convolution follows")
             why = "no convolution follows; a tensor of this size is as fast layer by layer"
             return Form("layers", why)
-        if compiling and self.keep_activations and not asked and x.device.type == "cpu":
-            return Form("apart")  # a choice by size would hold the graph to its sizes
         form, why = choose(block, x, x.shape, self.keep_activations)
         if form == "apart" and not (block.norm and norm_pays):
             form = "layers"
@@ -326,9 +324,12 @@ def choose(block: Block, x: Tensor, shape: tuple[int, ...], for_speed: bool) -> 
         like = x if tuple(shape) == tuple(x.shape) else x.new_empty(shape)
         weight = torch.empty(weight_shape, dtype=dtype, device="meta")
         activated = block.after != Activation()
-        problem = describe(FORWARD, like.to(dtype), weight, geometry, activated)
+        problem = describe(FORWARD, like, weight, geometry, activated)._replace(dtype=dtype)
         own = algorithms.beats_eager(problem, x.requires_grad and torch.is_grad_enabled())
-    return tuning.explained(x.device, dtype, tuple(shape), weight_shape, geometry, own)
+    form, why = tuning.explained(x.device, dtype, tuple(shape), weight_shape, geometry, own)
+    if form == "apart" and aten.reads_beyond(shape, weight_shape, geometry, dtype, x.device.type):
+        return "composed", "in 16 bits the library's convolution reads beyond so small an image"
+    return form, why
 
 
 def _norm_pays(block: Block, x: Tensor) -> bool:

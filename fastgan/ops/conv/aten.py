@@ -5,9 +5,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastgan.ops.conv.geometry import aten_arguments
+from fastgan.ops.conv.geometry import Geometry, aten_arguments, output_shape
 from fastgan.ops.conv.problem import DATA_GRADIENT, FORWARD, Problem
 from fastgan.ops.conv.run import Epilogue, laid_out
+
+
+def reads_beyond(
+    x: tuple[int, ...],
+    weight: tuple[int, ...],
+    geometry: Geometry,
+    dtype: torch.dtype,
+    device: str,
+) -> bool:
+    """Whether the passes of a convolution, given its shapes, may take in memory that nobody wrote.
+
+    oneDNN's in 16 bits do where the image, which is y of a transposed convolution, is smaller than
+    the kernel or the stride: the weight gradient comes out as whatever lay there. In float32 they
+    do not.
+    """
+    if device != "cpu" or dtype not in (torch.bfloat16, torch.float16):
+        return False
+    image = output_shape(x, weight, geometry) if geometry.transposed else x
+    spans = zip(image[2:], weight[2:], geometry.stride, strict=True)
+    return any(size < max(k, stride) for size, k, stride in spans)
 
 
 def name(p: Problem) -> str:
@@ -36,7 +56,8 @@ def beats_eager(p: Problem, grad_x: bool) -> bool:
 
 
 def run(p: Problem, a: Tensor, b: Tensor, epilogue: Epilogue) -> Tensor:
-    a, b = a.to(p.arithmetic), b.to(p.arithmetic)
+    dtype = _arithmetic(p)
+    a, b = a.to(dtype), b.to(dtype)
     if p.of == FORWARD:
         return _forward(p, a, b, epilogue)
     of_x = p.of == DATA_GRADIENT
@@ -58,10 +79,15 @@ def _forward(p: Problem, x: Tensor, weight: Tensor, epilogue: Epilogue) -> Tenso
     # On a CPU the sums are rounded with their bias. On a GPU they are rounded before it, which a
     # kernel of its own adds: that of the activation does so at no cost.
     if epilogue.bias is not None and (epilogue.is_identity or p.device == "cpu"):
-        bias, epilogue = epilogue.bias.to(p.arithmetic), epilogue._replace(bias=None)
+        bias, epilogue = epilogue.bias.to(x.dtype), epilogue._replace(bias=None)
     y = torch.ops.aten.convolution(x, weight, bias, *aten_arguments(*p.geometry))
     return epilogue(p, y.to(p.dtype))
 
 
 def _empty(p: Problem, shape: tuple[int, ...]) -> Tensor:
-    return laid_out(p, torch.empty(shape, dtype=p.arithmetic, device=p.device))
+    return laid_out(p, torch.empty(shape, dtype=_arithmetic(p), device=p.device))
+
+
+def _arithmetic(p: Problem) -> torch.dtype:
+    beyond = reads_beyond(p.x, p.weight, p.geometry, p.dtype, p.device)
+    return torch.float32 if beyond else p.arithmetic

@@ -13,6 +13,7 @@ from torch.autograd import Function
 
 from fastgan.ops.bias_act.autograd import BACKWARD as ACTIVATION_BACKWARD
 from fastgan.ops.bias_act.autograd import FORWARD as ACTIVATION
+from fastgan.ops.conv.aten import reads_beyond
 from fastgan.ops.conv.geometry import Geometry, aten_arguments, output_shape
 from fastgan.ops.conv_block.reference import channels_last_empty
 from fastgan.ops.core import dispatch, raw_checks
@@ -140,11 +141,17 @@ def _differentiable(
         g_bias = g_y.sum([0, *range(2, g_y.dim())], dtype=stat_dtype(x))
     z = _differentiable_input(x, norm, spec, backend) if needs.weight else x.detach()
     need_dz = needs.x or needs.affine
+    beyond = reads_beyond(x.shape, weight.shape, spec.geometry, x.dtype, x.device.type)
+    own = torch.float32 if beyond else x.dtype
     dz, g_weight, _ = torch.ops.aten.convolution_backward(
-        dy, z, weight, None, *aten_arguments(*spec.geometry), [need_dz, needs.weight, False]
-    )
+        dy.to(own), z.to(own), weight.to(own), None, *aten_arguments(*spec.geometry),
+        [need_dz, needs.weight, False],
+    )  # fmt: skip
+    if needs.weight:
+        g_weight = g_weight.to(x.dtype)
     if not need_dz:
         return None, g_weight, g_bias, None, None
+    dz = dz.to(x.dtype)
     before = spec.pre_activation, spec.pre_slope
     if norm[0] is not None:
         g_x, g_gamma, g_beta = norm_ops.BACKWARD(
