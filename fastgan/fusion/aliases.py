@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import fx, nn
 
 from fastgan.fusion.layers import is_fresh, mutates
+from fastgan.nn.blocks import hooked
 
 
 def writer(value: fx.Node, after: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:
@@ -17,6 +18,21 @@ def writer(value: fx.Node, after: fx.Node, modules: dict[str, nn.Module]) -> fx.
         if order[user] > order[after] and mutates(user, modules) and node in _written(user)
     ]
     return min(found, key=order.__getitem__, default=None)
+
+
+def is_shared(value: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether code that the graph does not show holds the memory of a value: who calls it, or a
+    module within that is not torch.nn's."""
+
+    def unseen(node: fx.Node) -> bool:
+        if node.op != "call_module":
+            return node.op in ("placeholder", "output")
+        module = modules[str(node.target)]
+        return hooked(module) or not module.__module__.startswith(("torch.nn", "fastgan.nn"))
+
+    return any(
+        node.op == "placeholder" or any(map(unseen, node.users)) for node in _shared(value, modules)
+    )
 
 
 def _shared(value: fx.Node, modules: dict[str, nn.Module]) -> set[fx.Node]:

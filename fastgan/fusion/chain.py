@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fastgan.nn.blocks import Planned
+from fastgan.nn.blocks import NOT_SHARED, Planned, Shared
 from fastgan.nn.sequential import Runner
 from fastgan.ops.core.tensors import DTYPES
 
@@ -12,17 +12,22 @@ from fastgan.ops.core.tensors import DTYPES
 class Chain(nn.Sequential):
     """A FusedSequential over layers that stand elsewhere, by their names there.
 
-    keep_activations: as FusedSequential's.
+    keep_activations: as FusedSequential's. shared: see `plan`.
 
     Tensors of a dtype that the fused ops do not take go through the layers as they are. The output
     lies in memory as the layers' would, which a `view` after it may rely on.
     """
 
-    def __init__(self, layers: list[tuple[str, nn.Module]], keep_activations: bool) -> None:
+    def __init__(
+        self,
+        layers: list[tuple[str, nn.Module]],
+        keep_activations: bool,
+        shared: Shared = NOT_SHARED,
+    ) -> None:
         super().__init__(*(layer for _, layer in layers))
         self.leaves = layers
         self.keep_activations = keep_activations
-        self.planned = Planned()
+        self.planned = Planned(shared)
 
     def forward(self, input: Tensor) -> Tensor:
         if input.dtype not in DTYPES:

@@ -168,7 +168,10 @@ def _saved(run: Run, seen: set[int]) -> int:
     Those are its input and, where an activation ends it, its output. torch.nn's layers keep the
     same two and what a norm hands to the convolution.
     """
-    kept = [run.input] if run.block.conv is not None or run.block.norm is not None else []
+    block = run.block
+    reads = block.conv is not None or block.norm is not None
+    reads |= isinstance(block.children[0], nn.LeakyReLU)
+    kept = [run.input] if reads else []
     kept += [run.output] if run.block.after != Activation() else []
     new = [t for t in kept if t.data_ptr() not in seen]
     seen.update(t.data_ptr() for t in new)

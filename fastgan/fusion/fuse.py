@@ -32,7 +32,8 @@ def fuse(
     Fused are runs of Conv and ConvTranspose (or Linear), BatchNorm or InstanceNorm, and ReLU,
     LeakyReLU, Tanh or Sigmoid, as modules or calls, in any `nn.Sequential` or traceable forward,
     whatever their order. Left as they are: layers with hooks (hooks added later are noticed too),
-    a convolution or norm that is used twice, a value that is also used elsewhere.
+    a convolution or norm that is used twice, a value that is also used elsewhere. Tensors that go
+    in or come out may be changed in place before backward where the model's own layers allow it.
 
     example_inputs: a tensor or a tuple of them. If given, the fused model must give the outputs
     that the original gives for them in evaluation, else RuntimeError; the model is then unfused.

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import fx, nn
 
-from fastgan.fusion.aliases import writer
+from fastgan.fusion.aliases import is_shared, writer
 from fastgan.fusion.chain import Chain
 from fastgan.fusion.layers import (
     called_activation,
@@ -18,7 +18,7 @@ from fastgan.fusion.layers import (
     why_not_layer,
 )
 from fastgan.fusion.report import Block
-from fastgan.nn.blocks import why_no_convolution
+from fastgan.nn.blocks import Shared, why_no_convolution
 
 # Which layer may follow which within a chain; of these a block is any pair but X → conv.
 _FOLLOWS = {
@@ -265,11 +265,15 @@ def _rewritten(
     keep_activations: bool,
 ) -> fx.GraphModule:
     held: dict[str, Any] = {}
-    for i, chain in enumerate(chains):
+    ends = [(chain[0].node, chain[-1].node) for chain in chains]
+    shared = [
+        Shared(is_shared(head.all_input_nodes[0], modules), is_shared(tail, modules))
+        for head, tail in ends
+    ]
+    for i, (chain, (head, tail)) in enumerate(zip(chains, ends, strict=True)):
         # In the place of its first layer: what it reads is as it was then.
-        head, tail = chain[0].node, chain[-1].node
         named = [(layer.name, layer.module) for layer in chain]
-        held[f"_chain_{i}"] = Chain(named, keep_activations)
+        held[f"_chain_{i}"] = Chain(named, keep_activations, shared[i])
         with graph.inserting_before(head):
             fused = graph.call_module(f"_chain_{i}", (head.args[0],))
         tail.replace_all_uses_with(fused)

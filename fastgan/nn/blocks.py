@@ -141,14 +141,41 @@ class Form(NamedTuple):
 Leaf = tuple[str, nn.Module]
 
 
-def plan(leaves: list[Leaf]) -> list[Block]:
-    """The blocks of children that run one after another."""
+class Shared(NamedTuple):
+    """Whether others hold the input, the output of layers: they may change it in place."""
+
+    input: bool = False
+    output: bool = False
+
+
+NOT_SHARED = Shared()
+
+
+def plan(leaves: list[Leaf], shared: Shared = NOT_SHARED) -> list[Block]:
+    """The blocks of children that run one after another.
+
+    No block keeps for backward what others hold and the layers themselves do not keep.
+    """
+    starts, ends = 0, len(leaves)
+    if shared.input and _keeps(leaves[0][1]) == "output" and _is_plain_norm(leaves[1][1]):
+        starts += 1  # as one with the norm it would keep its input
+    if shared.output and _keeps(leaves[-1][1]) == "input" and isinstance(leaves[-2][1], _ConvNd):
+        ends -= 1  # as one with the convolution it would keep its output
     blocks: list[Block] = []
-    i = 0
-    while i < len(leaves):
-        blocks.append(_block(leaves, i))
-        i += len(blocks[-1].children)
+    for part in (leaves[:starts], leaves[starts:ends], leaves[ends:]):
+        i = 0
+        while i < len(part):
+            blocks.append(_block(part, i))
+            i += len(blocks[-1].children)
     return blocks
+
+
+def _keeps(module: nn.Module) -> str | None:
+    """Which of its two tensors torch.nn's activation keeps for backward; None if it is none."""
+    if _activation(module) is None:
+        return None
+    leaky = isinstance(module, nn.LeakyReLU) and not module.inplace
+    return "input" if leaky else "output"
 
 
 class Planned:
@@ -159,7 +186,8 @@ class Planned:
     call; None where it did not ask for any.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shared: Shared = NOT_SHARED) -> None:
+        self.shared = shared
         self.leaves: list[Leaf] = []
         self._states: list[tuple[Any, ...]] = []
         self._blocks: list[Block] = []
@@ -169,10 +197,11 @@ class Planned:
 
     def blocks(self, leaves: list[Leaf]) -> list[Block]:
         if torch.compiler.is_compiling():
-            return plan(leaves)
+            return plan(leaves, self.shared)
         states = [_state(module) for _, module in leaves]
         if states != self._states or leaves != self.leaves:
-            self.leaves, self._states, self._blocks = leaves, states, plan(leaves)
+            self.leaves, self._states = leaves, states
+            self._blocks = plan(leaves, self.shared)
             self.forms.clear()
             self.plain.clear()
         return self._blocks
@@ -189,8 +218,8 @@ class Planned:
         if all(form.plain for form in forms):
             self.plain.add(kind)
 
-    def __reduce__(self) -> tuple[type[Planned], tuple[()]]:  # a copy plans for itself
-        return Planned, ()
+    def __reduce__(self) -> tuple[type[Planned], tuple[Shared]]:  # a copy plans for itself
+        return Planned, (self.shared,)
 
 
 MAX_KINDS = 64  # of calls that are remembered
@@ -198,7 +227,7 @@ MAX_KINDS = 64  # of calls that are remembered
 # What a plan reads of its leaves.
 _READ = (
     "kernel_size", "stride", "padding", "dilation", "output_padding", "groups", "padding_mode",
-    "in_channels", "out_channels", "negative_slope", "activation", "order", "sync",
+    "in_channels", "out_channels", "negative_slope", "inplace", "activation", "order", "sync",
 )  # fmt: skip
 
 

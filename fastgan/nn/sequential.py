@@ -70,6 +70,10 @@ class FusedSequential(nn.Sequential, Segmented):
     With `keep_activations` time counts and not memory: a block keeps what torch.nn's layers keep,
     and runs in their own steps (form "apart") where no fused step is faster on the device.
     Any other child, and one with hooks, runs as it is.
+    An activation right behind a convolution keeps its output for backward, LeakyReLU too: where it
+    comes last, the result may not be changed in place before (`y += x` raises in backward, and
+    `y.data += x` gives wrong gradients), as after `nn.LeakyReLU(inplace=True)`. `fuse` keeps what
+    the model's own layers keep.
 
     Memory is channels-last where a convolution's input or weight is, as in torch.nn.
     `segments(module, k)` holds for the batch norms of torch.nn in it, too.

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from fastgan.ops import conv_block, norm_act, norm_act_conv
+from fastgan.ops import bias_act, conv_block, norm_act, norm_act_conv
 from fastgan.ops.conv.algorithms import ALGORITHMS, force
 from fastgan.ops.norm_act_conv import Norm
 
@@ -54,6 +55,24 @@ def test_outputs_may_be_changed_in_place(op: str, way: str, dims: int, last: boo
     torch.manual_seed(1)
     (found,) = torch.autograd.grad(changed(OPS[op](x), way), x)
     torch.testing.assert_close(found, expected)
+
+
+LEAKY = {"activation": "leaky_relu", "negative_slope": 0.2}
+KEEPING: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "torch.nn, in place": lambda x, w: F.leaky_relu(F.conv2d(x, w), 0.2, inplace=True),
+    "bias_act": lambda x, w: bias_act(F.conv2d(x, w), **LEAKY),
+    "norm_act_conv": lambda x, w: norm_act_conv(x, w, **LEAKY),
+    "conv_block": lambda x, w: conv_block(x, w, **LEAKY)[0],
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("op", KEEPING)
+def test_outputs_that_are_kept_may_not(op: str, way: str):
+    y = KEEPING[op](torch.randn(2, 4, 4, 4), torch.randn(4, 4, 2, 2, requires_grad=True))
+    loss = changed(y, way)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 def changed(y: Tensor, way: str) -> Tensor:

@@ -30,7 +30,9 @@ def bias_act(
     half-precision x may have its dtype and is converted). Arithmetic in float32.
 
     activation, negative_slope: as norm_act's. Differentiable to any order in x and bias; saves its
-    output alone. The second order runs the same fused kernel as the first.
+    output alone, as `leaky_relu(inplace=True)` does: changed in place before backward it raises
+    there, and changed through `data` it gives wrong gradients. The second order runs the same fused
+    kernel as the first.
 
     Errors: TypeError, ValueError for a wrong dtype, shape, device, activation or slope;
     RuntimeError if the backend asked for cannot run.

@@ -72,8 +72,8 @@ def conv_block(
     The padding is zero after the deferred norm and activation. Dilation and groups are 1.
     Differentiable to any order in x, weight, bias and every tensor of `deferred`, mean and var
     included: the gradient of x is whole once that of mean and var has come back to the block that
-    made them. It saves x and y alone, and y only where an activation or statistics follow; only the
-    gradients asked for are computed.
+    made them. It saves x and y alone, and y only where an activation or statistics follow (it may
+    not be changed in place then: see `bias_act`); only the gradients asked for are computed.
 
     Backends: triton (implicit GEMM) and reference. Errors: TypeError, ValueError naming the
     argument, also for statistics of one value; RuntimeError for another backend asked for.

@@ -72,8 +72,9 @@ def norm_act_conv(
     pre_activation and pre_slope, activation and negative_slope: as norm_act's.
 
     Differentiable to any order in x, weight, bias and the norm's weight and bias. It saves x (and
-    y, where `activation` is not the identity): the input z of the convolution is computed again in
-    backward, or saved as well with `keep_z`. Only the gradients asked for are computed. Under
+    y, where `activation` is not the identity, which may not be changed in place then: see
+    `bias_act`): the input z of the convolution is computed again in backward, or saved as well with
+    `keep_z`. Only the gradients asked for are computed. Under
     `create_graph` the backward is a composition of differentiable ops.
 
     Errors: TypeError, ValueError for a wrong dtype, shape, geometry or activation, and as of
