@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from devices import BACKENDS, ON_GPU
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastgan.ops.core import dispatch
@@ -50,6 +51,20 @@ def host_backend(request: pytest.FixtureRequest) -> Iterator[str]:
         request.getfixturevalue("native")
     with dispatch.backend(request.param):
         yield request.param
+
+
+@pytest.fixture(params=["reference", "cpu", *ON_GPU])
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The device of each backend, which is chosen explicitly.
+
+    One of a GPU's that cannot run there is a failure, not a skip.
+    """
+    if request.param == "cpu":
+        request.getfixturevalue("native")
+    if (on := BACKENDS[request.param]) == "cuda":
+        assert dispatch.available()[request.param] is None
+    with dispatch.backend(request.param):
+        yield on
 
 
 class _NoHostSync(TorchDispatchMode):

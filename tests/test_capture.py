@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from devices import DEVICES
 from torch import Tensor, nn
 
 from fastgan.augment import ADA, Augmentation, Chain, DiffAugment, InstanceNoise
@@ -72,12 +73,11 @@ def test_nothing_waits_for_the_device(loss: str, name: str, norm: str, no_host_s
     assert augment.augmentations[1].p != 0.5
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize(("loss", "name"), PAIRS)
-def test_a_cuda_graph_holds_the_step(loss: str, name: str, norm: str) -> None:
-    step, _, regularizer, augment = _step(loss, name, norm, "cuda")
+@pytest.mark.parametrize("device", DEVICES[1:])
+def test_a_cuda_graph_holds_the_step(loss: str, name: str, norm: str, device: str) -> None:
+    step, _, regularizer, augment = _step(loss, name, norm, device)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

@@ -148,6 +148,17 @@ def collected(*arguments: str) -> set[str]:
     return {line for line in done.stdout.splitlines() if "::" in line}
 
 
+def test_every_way_to_need_a_gpu_is_selected(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "ROOT", tmp_path)
+    ways = [
+        "@pytest.mark.gpu", "from devices import GPU", "def test_a(\n    device: str\n) -> None:",
+        'pytest.mark.parametrize("device", DEVICES)', "def test_b(host_backend: str) -> None:",
+    ]  # fmt: skip
+    for i, text in enumerate(ways):
+        (tmp_path / f"test_{i}.py").write_text(text)
+    assert gpu.marked(".") == [f"test_{i}.py" for i in range(4)]
+
+
 def test_the_selected_benchmarks_are_all_that_need_cuda():
     selected = collected(*gpu.marked("bench"), "-m", "gpu")
     assert selected == {name for name in collected("bench") if "cuda" in name or "_gpu[" in name}

@@ -36,7 +36,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 STAGE_SECONDS = 520.0  # of a stage, so that it ends inside nine minutes
 GRACE = 15.0  # seconds to finish what it is writing, once it is told to stop
-MARK = re.compile(r"pytest\.mark\.gpu|\bDEVICES\b")
+# Marked, or run on the devices of a helper's list or of the fixture.
+MARK = re.compile(
+    r"pytest\.mark\.gpu|\bDEVICES\b|from devices import|def test_\w+\([^)]*\bdevice\b"
+)
 SKIPPED = -1
 OUT_OF_TIME = 124
 # What fastgan imports beside torch, triton and numpy: without them a part of it cannot be tested.
@@ -153,7 +156,7 @@ def tests(stage: Stage) -> list[str]:
 
 
 def marked(folder: str) -> list[str]:
-    """The files under a folder with something marked `gpu`, or that runs on all of DEVICES."""
+    """The files under a folder with something marked `gpu`."""
     files = sorted((ROOT / folder).rglob("test_*.py"))
     return [str(p.relative_to(ROOT)) for p in files if MARK.search(p.read_text(encoding="utf-8"))]
 

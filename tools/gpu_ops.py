@@ -2,7 +2,7 @@
 
     compute-sanitizer --tool memcheck python -m tools.gpu_ops
 
-Only that it runs is seen here; whether its results are right, tests/ops/test_gpu.py tells.
+Only that it runs is seen here; whether its results are right, tests/ops tells.
 """
 
 from __future__ import annotations

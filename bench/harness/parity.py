@@ -1,17 +1,14 @@
 """Whether an implementation's results count: a wrong one that is fast must not win.
 
-The tests' rule and table of floors (tests/helpers/tolerance.py), for ours and for peers alike: the
-largest deviation from float64 is at most twice that of eager PyTorch at the same dtype, plus a
-floor; eager's is the larger of its two layouts'. To it comes what the kinks of activations leave
-open (see kinks).
+The tests' rule and table of floors, for ours and for peers alike: the largest deviation from
+float64 is at most twice that of eager PyTorch at the same dtype, plus a floor; eager's is the
+larger of its two layouts'. To it comes what the kinks of activations leave open (see kinks).
 """
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -19,6 +16,7 @@ from torch import Tensor
 
 from bench.harness.case import LAYOUTS
 from bench.harness.kinks import DOWN, UP, Branch, Margins, Signs
+from fastgan.ops.core.tolerance import FLOOR
 
 TIMES = 2.0
 # Where eager itself is on the other branch at this many units, its error is a fair sample of what
@@ -33,20 +31,6 @@ class Referenced(Protocol):
 
     def exact(self, i: int) -> list[Tensor]: ...
     def eager(self, i: int, layout: str) -> list[Tensor]: ...
-
-
-def _floors() -> dict[torch.dtype, float]:
-    path = Path(__file__).resolve().parents[2] / "tests" / "helpers" / "tolerance.py"
-    spec = importlib.util.spec_from_file_location("_bench_tolerance", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    floors: dict[torch.dtype, float] = module.FLOOR
-    return floors
-
-
-FLOOR = _floors()
 
 
 class Reference:

@@ -15,6 +15,7 @@ from fastgan.fusion.plan import Plan, link, make_plan, uninstall
 from fastgan.fusion.report import FusionReport
 from fastgan.fusion.settled import chains_of
 from fastgan.fusion.tracing import Untraceable
+from fastgan.ops.core.tolerance import between_networks
 
 _Model = TypeVar("_Model", bound=nn.Module)
 
@@ -135,15 +136,12 @@ def _evaluate(model: nn.Module, inputs: Any) -> list[Tensor]:
     return [t for t in torch.utils._pytree.tree_leaves(found) if isinstance(t, Tensor)]
 
 
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-
-
 def _compare(model: nn.Module, found: list[Tensor], expected: list[Tensor]) -> None:
     for own, theirs in zip(found, expected, strict=True):
         if not theirs.numel():
             continue
         far = (own.double() - theirs.double()).abs().max() / theirs.abs().max().clamp_min(1e-30)
-        if own.shape != theirs.shape or not far <= _TOLERANCE.get(theirs.dtype, 0.0):
+        if own.shape != theirs.shape or not far <= between_networks(theirs.dtype):
             unfuse(model)
             raise RuntimeError(
                 "fuse: the fused model does not give the original's outputs for example_inputs; "

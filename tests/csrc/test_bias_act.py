@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tolerance import assert_as_exact
 
 SHAPES = [(4, 8, 16), (6, 7, 9), (3, 2, 301), (32, 40, 1), (1, 1, 1), (5, 3, 64)]
-FLOOR = {torch.float32: 4e-7, torch.bfloat16: 4e-3, torch.float16: 5e-4}
 
 
 def activate(y: torch.Tensor, p: Any) -> torch.Tensor:
@@ -27,11 +27,7 @@ def backward_from_output(dz: torch.Tensor, z: torch.Tensor, p: Any) -> torch.Ten
 
 
 def close(found: torch.Tensor, truth: torch.Tensor, own: torch.Tensor) -> None:
-    """Within twice PyTorch's own error, plus a floor in units of the largest value."""
-    assert torch.isfinite(found).all()
-    floor = FLOOR[found.dtype] * max(1.0, truth.abs().max().item())
-    bound = 2 * (own.double() - truth).abs().max().item() + floor
-    assert (found.double() - truth).abs().max().item() <= bound
+    assert_as_exact("result", found, own, truth, size=1.0, share=0.4)
 
 
 @pytest.mark.parametrize("activation", ["leaky_relu", "tanh", "sigmoid"])

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
+from tolerance import assert_as_exact
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-FLOOR = {torch.float32: 1e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 
 
 class Struct(ctypes.Structure):
@@ -84,20 +84,12 @@ def draw(seed: int, dtype: torch.dtype) -> Problem:
     )  # fmt: skip
 
 
-def close(found: torch.Tensor, truth: torch.Tensor, own: torch.Tensor, floor: float) -> None:
-    """Within twice PyTorch's own error, plus a floor in units of the largest value."""
-    assert torch.isfinite(found).all()
-    bound = 2 * (own.double() - truth).abs().max() + floor * max(1.0, truth.abs().max().item())
-    assert (found.double() - truth).abs().max() <= bound
-
-
 def check(emulator, p: Problem) -> None:
     g = torch.Generator().manual_seed(5)
     image = torch.randn(p.batch, p.channels, *p.size, generator=g).to(p.dtype)
     wide = torch.randn(p.batch, p.wide, *p.positions, generator=g).to(p.dtype)
     weight = (torch.randn(p.wide, p.channels, *p.kernel, generator=g) / 8).to(p.dtype)
     at = {"stride": p.stride, "padding": p.padding}
-    floor = FLOOR[p.dtype]
 
     laid, laid_wide = p.lay(image), wide.permute(0, 2, 3, 1).contiguous()
     bias = torch.randn(p.wide, generator=g)
@@ -105,7 +97,7 @@ def check(emulator, p: Problem) -> None:
     assert emulator.call("thin_conv", p, laid, weight, bias, found).launches == 1
     truth = p.act(F.conv2d(image.double(), weight.double(), bias.double(), **at))
     own = p.act(F.conv2d(image, weight, bias.to(p.dtype), **at))
-    close(found.permute(0, 3, 1, 2), truth, own, floor)
+    assert_as_exact("conv", found.permute(0, 3, 1, 2), own, truth)
 
     bias = torch.randn(p.channels, generator=g)
     found = emulator.blank(laid)
@@ -117,7 +109,8 @@ def check(emulator, p: Problem) -> None:
     inputs = (wide, weight, bias.to(p.dtype))
     transposed = {**at, "output_padding": extra}
     truth = p.act(F.conv_transpose2d(wide.double(), weight.double(), bias.double(), **transposed))
-    close(p.unlay(found), truth, p.act(F.conv_transpose2d(*inputs, **transposed)), floor)
+    own = p.act(F.conv_transpose2d(*inputs, **transposed))
+    assert_as_exact("transpose", p.unlay(found), own, truth)
 
     found = emulator.blank(weight.float())
     assert emulator.call("thin_weight", p, laid, laid_wide, found).launches in (1, 2)
@@ -125,7 +118,7 @@ def check(emulator, p: Problem) -> None:
         torch.nn.grad.conv2d_weight(image.to(d), weight.shape, wide.to(d), **at)
         for d in (torch.float64, torch.float32)
     )
-    close(found, truth, own, 1e-6 * truth.abs().max().item())
+    assert_as_exact("weight", found, own, truth)
 
 
 @pytest.mark.parametrize("seed", range(20))

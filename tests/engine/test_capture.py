@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from devices import GPU
 from torch import Tensor
 
 from fastgan.engine import CaptureError, Trainer, find_checkpoint, gan_step
@@ -13,11 +14,6 @@ from fastgan.engine.capture import StepRunner
 from fastgan.ops import convolution_form
 
 from .conftest import all_tensors, tiny_trainer
-
-gpu = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-]
 
 
 def test_capture_needs_a_cuda_device():
@@ -82,7 +78,7 @@ def assert_same_run(captured: Trainer, eager: Trainer, steps: int) -> None:
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
 class TestOnGpu:
-    pytestmark = gpu
+    pytestmark = GPU
 
     def test_captured_steps_equal_eager_ones(self, settings, deterministic):
         captured, eager = (cuda_trainer(capture, steps=20, **settings) for capture in ("on", "off"))
@@ -105,7 +101,7 @@ class TestOnGpu:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 class TestPackedWeightsOnGpu:
-    pytestmark = gpu
+    pytestmark = GPU
 
     def test_captured_steps_equal_eager_ones_that_keep_no_packed_weight(self, precision):
         captured, eager = (
@@ -118,7 +114,7 @@ class TestPackedWeightsOnGpu:
 
 
 class TestCheckpointsOnGpu:
-    pytestmark = gpu
+    pytestmark = GPU
 
     def test_a_captured_run_resumes(self, tmp_path, recorder, deterministic):
         whole = cuda_trainer("on", steps=16, checkpoint_every=8)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from kernel_case import assert_close
 from torch import Tensor
 
 FORWARD = {
@@ -122,11 +123,11 @@ class WeightCase:
         )  # fmt: skip
         return {"g_weight": g_weight, "g_bias": g_bias}
 
-    def check(self, close: Any, got: dict[str, Tensor]) -> None:
+    def check(self, got: dict[str, Tensor]) -> None:
         """Holds what is in ``got`` to the tolerance rule."""
         exact, own = self.composed(torch.float64), self.composed(self.dtype)
         for name, value in got.items():
-            close(f"{name} of {self}", value, exact[name], own[name])
+            assert_close(f"{name} of {self}", value, exact[name], own[name])
         if "g_weight" in got:
             assert got["g_weight"].dtype == self.weight.dtype
             assert got["g_weight"].stride() == self.weight.stride()

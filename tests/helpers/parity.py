@@ -12,10 +12,25 @@ from torch import Tensor
 from fastgan.ops import norm_act
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+# For a GPU: DCGAN-64 at batch 64; past what stays on chip; an image; sizes that divide nothing; no
+# spatial extent.
+LAYERS = [
+    (64, 512, 4, 4),
+    (64, 128, 16, 16),
+    (64, 64, 32, 32),
+    (256, 64, 32, 32),
+    (16, 3, 64, 64),
+    (7, 37, 19, 23),
+    (6, 24, 5, 9, 11),
+    (128, 1000),
+]
 
 
 def channels_last(x: Tensor) -> Tensor:
     return x.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+LAYOUTS = {"contiguous": Tensor.contiguous, "channels_last": channels_last}
 
 
 def check_parity(

@@ -1,4 +1,4 @@
-"""bias_act on the backends of the CPU, against PyTorch's own composition."""
+"""bias_act on every backend, against PyTorch's own composition."""
 
 from __future__ import annotations
 
@@ -9,31 +9,29 @@ from typing import Any
 import eager
 import pytest
 import torch
+from devices import everywhere
+from parity import DTYPES, LAYERS, channels_last
 from tolerance import assert_as_exact
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from fastgan.ops import bias_act
 
-
-def channels_last(x: Tensor) -> Tensor:
-    return x.movedim(1, -1).contiguous().movedim(-1, 1)
+SHAPES = [(8, 5), (4, 3, 7), (2, 3, 17, 19), (2, 64, 4, 4), (2, 3, 130, 70), (2, 4, 3, 4, 5)]
 
 
-@pytest.mark.parametrize(
-    "shape", [(8, 5), (4, 3, 7), (2, 3, 17, 19), (2, 64, 4, 4), (2, 3, 130, 70), (2, 4, 3, 4, 5)]
-)
-@pytest.mark.parametrize(
-    "dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str
-)
+@everywhere("shape, dtype", product(SHAPES, DTYPES), product(LAYERS, DTYPES[:3]))
 @pytest.mark.parametrize("activation", eager.ACTIVATIONS)
 def test_equals_pytorch(
-    host_backend: str, shape: tuple[int, ...], dtype: torch.dtype, activation: str
+    device: str, shape: tuple[int, ...], dtype: torch.dtype, activation: str
 ) -> None:
     wide = torch.float64 if dtype is torch.float64 else torch.float32
     for as_given, biased in product([channels_last, Tensor.contiguous], [True, False]):
-        x = as_given((torch.randn(shape) * 3).to(dtype))
-        bias, dz = torch.randn(shape[1]) if biased else None, torch.randn(shape).to(dtype)
+        x = as_given((torch.randn(shape, device=device) * 3).to(dtype))
+        bias = torch.randn(shape[1], device=device) if biased else None
+        dz = torch.randn(shape, device=device).to(dtype)
+        # dbias may cancel to nearly nothing, where PyTorch is lucky on one number of threads.
+        of_sums = float(dz.double().square().movedim(1, 0).flatten(1).sum(1).sqrt().max())
 
         def results(
             function: Any,
@@ -54,8 +52,9 @@ def test_equals_pytorch(
         exact = results(eager.bias_act, torch.float64, torch.float64)
         assert own[0].stride() == x.stride()
         for name, *values in zip(["z", "dx", "dbias"], own, theirs, exact, strict=False):
+            size = of_sums if name == "dbias" else 0.0
             # dbias is float32, but summed from the saved output, rounded to the data's dtype.
-            assert_as_exact(name, *values, floor=dtype)
+            assert_as_exact(name, *values, floor=dtype, size=size)
 
 
 @pytest.mark.parametrize("activation", ["leaky_relu", "tanh", "sigmoid"])

@@ -15,8 +15,10 @@ from convolutions import (
     passes,
     small_channel_case,
 )
+from devices import DEVICES
 from torch import Tensor
 
+from fastgan.ops import available
 from fastgan.ops.conv.algorithms import force
 from fastgan.ops.conv.geometry import Geometry, output_shape
 from fastgan.ops.core import processor
@@ -29,16 +31,19 @@ def always(native: None) -> Iterator[None]:
         yield
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
 @pytest.mark.parametrize("seed", range(24))
-def test_kernels(always: None, seed: int, dtype: torch.dtype) -> None:
+def test_kernels(always: None, seed: int, dtype: torch.dtype, device: str) -> None:
+    assert available()[device] is None
     x_shape, weight_shape, geometry = small_channel_case(seed)
     activation, slope = [(LEAKY_RELU, 1.0), (LEAKY_RELU, 0.2), (TANH, 0), (SIGMOID, 0)][seed % 4]
     layout = Tensor.contiguous if seed % 5 == 0 else channels_last
-    weight = torch.randn(weight_shape).to(dtype)
+    weight = torch.randn(weight_shape, device=device).to(dtype)
     channels = output_shape(x_shape, weight_shape, geometry)[1]
-    bias = torch.randn(channels) if seed % 3 else None
-    check(layout(torch.randn(x_shape).to(dtype)), weight, bias, geometry, activation, slope)
+    bias = torch.randn(channels, device=device) if seed % 3 else None
+    x = layout(torch.randn(x_shape, device=device).to(dtype))
+    check(x, weight, bias, geometry, activation, slope)
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from devices import ON_GPU
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastgan
@@ -124,3 +125,26 @@ def test_eager_calls_equal_the_operator(
     monkeypatch.setattr(dispatch, "is_eager", lambda *_: False)
     for a, b in zip(eager, results(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("device", ON_GPU, indirect=True)
+def test_float64_is_refused_by_name_on_a_gpu(device: str) -> None:
+    x = torch.randn(4, 3, 5, 5, device=device, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="float64"):
+        norm_act(x, None, None, training=True)
+
+
+@pytest.mark.parametrize("device", ON_GPU, indirect=True)
+def test_nothing_waits_for_a_gpu(device: str) -> None:
+    x = torch.randn(64, 64, 32, 32, device=device).bfloat16()
+    x = x.to(memory_format=torch.channels_last).requires_grad_()
+    weight, bias = torch.randn(2, 64, device=device)
+    running = torch.zeros(64, device=device), torch.ones(64, device=device)
+    dz = torch.randn_like(x)
+    norm_act(x, *running, weight, bias, True).backward(dz)
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        norm_act(x, *running, weight, bias, True).backward(dz)
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)

@@ -1,4 +1,4 @@
-"""gather_images: every backend of the CPU gives the bits of the composition that it replaces."""
+"""gather_images: every backend gives the bits of the composition that it replaces."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from devices import ON_GPU
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
@@ -32,18 +33,19 @@ def composition(images: Tensor, index: Tensor, flips: Tensor | None, dtype: torc
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize(
     "shape",
-    [(1, 28, 28), (3, 64, 64), (4, 9, 7), (2, 5, 3), (13, 6, 5), (3, 1, 1), (1, 1, 33), (3, 33, 1)],
+    [(1, 28, 28), (3, 64, 64), (4, 9, 7), (2, 5, 3), (13, 7, 5), (3, 1, 1), (1, 1, 33), (3, 33, 1)],
     ids=str,
 )
 def test_equals_the_composition(
-    host_backend: str, shape: tuple[int, int, int], flip: bool, dtype: torch.dtype
+    device: str, shape: tuple[int, int, int], flip: bool, dtype: torch.dtype
 ) -> None:
-    images, index = draw(20, *shape), torch.randint(0, 20, (33,))
+    images, index = draw(50, *shape), torch.randint(0, 50, (33,))
     flips = torch.rand(33) < 0.5 if flip else None
-    batch = gather_images(images, index, flips, dtype=dtype)
+    given = (t if t is None else t.to(device) for t in (images, index, flips))
+    batch = gather_images(*given, dtype=dtype)
     assert batch.dtype is dtype
     assert batch.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(batch, composition(images, index, flips, dtype))
+    assert torch.equal(batch.cpu(), composition(images, index, flips, dtype))
 
 
 def test_every_level_of_every_dtype(host_backend: str) -> None:
@@ -106,6 +108,15 @@ def test_fake_tensors_and_export() -> None:
 def test_an_index_outside_is_an_error(host_backend: str, outside: int) -> None:
     with pytest.raises(IndexError, match=r"index: expected 0 to 8, got (0 to 9|-1 to 0)"):
         gather_images(draw(9, 1, 2, 2), torch.tensor([0, outside]))
+
+
+@pytest.mark.parametrize("device", ON_GPU, indirect=True)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_an_index_outside_gives_nan_on_a_gpu(device: str, dtype: torch.dtype) -> None:
+    images = draw(50, 3, 8, 8).to(device)
+    batch = gather_images(images, torch.tensor([0, 50, -1], device=device), dtype=dtype)
+    assert batch[0].isfinite().all()
+    assert batch[1:].isnan().all()
 
 
 GOOD: dict[str, Any] = {

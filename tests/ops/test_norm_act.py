@@ -1,4 +1,4 @@
-"""norm_act on the backends of the CPU, against PyTorch's own layers."""
+"""norm_act on every backend, against PyTorch's own layers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 import eager
 import pytest
 import torch
-from parity import DTYPES, channels_last, check_parity
+from devices import everywhere
+from parity import DTYPES, LAYERS, LAYOUTS, channels_last, check_parity
+from tolerance import assert_as_exact
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -29,32 +31,43 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@everywhere("shape, dtype", product(SHAPES, DTYPES), product(LAYERS, DTYPES[:3]))
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_equals_pytorch(
-    host_backend: str, shape: tuple[int, ...], dtype: torch.dtype, layout: str, training: bool
+    device: str, shape: tuple[int, ...], dtype: torch.dtype, layout: str, training: bool
 ) -> None:
-    x = (torch.randn(shape) * 2 + 1).to(dtype)
-    x = channels_last(x) if layout == "channels_last" else x
-    weight, bias, dz = torch.randn(shape[1]), torch.randn(shape[1]), torch.randn(shape)
+    x = LAYOUTS[layout]((torch.randn(shape, device=device) * 2 + 1).to(dtype))
+    weight, bias = torch.randn(2, shape[1], device=device)
+    dz = torch.randn(shape, device=device)
     check_parity(x, weight, bias, dz, training, negative_slope=0.2)
 
 
+@everywhere(
+    "shape, dtype",
+    product([(4, 16, 9, 9), (4, 6, 5)], DTYPES[:2]),
+    product([(12, 40, 9, 9)], DTYPES[:3]),
+)
 @pytest.mark.parametrize("activation", eager.ACTIVATIONS)
 @pytest.mark.parametrize("order", ["norm_act", "act_norm"])
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_activations_and_orders(
-    host_backend: str, activation: str, order: str, training: bool, dtype: torch.dtype
+def test_activations_orders_and_segments(
+    device: str,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    activation: str,
+    order: str,
+    training: bool,
 ) -> None:
-    for shape, as_given in product([(4, 16, 9, 9), (4, 6, 5)], [channels_last, Tensor.contiguous]):
-        x = as_given(torch.randn(shape).to(dtype))
-        spec = {"activation": activation, "order": order, "negative_slope": 0.1}
-        check_parity(x, torch.randn(shape[1]), None, torch.randn(shape), training, **spec)
-        check_parity(x, None, torch.randn(shape[1]), torch.randn(shape), training, **spec)
-        check_parity(x, None, None, torch.randn(shape), training, **spec)
+    spec = {"activation": activation, "order": order, "negative_slope": 0.1}
+    for as_given in LAYOUTS.values():
+        x = as_given(torch.randn(shape, device=device).to(dtype))
+        weight, bias = torch.randn(2, shape[1], device=device)
+        dz = torch.randn(shape, device=device)
+        for affine in ((weight, None), (None, bias), (None, None)):
+            check_parity(x, *affine, dz, training, **spec)
+        for segments in (2, shape[0]) if training else ():
+            check_parity(x, None, bias, dz, True, segments=segments, **spec)
 
 
 @pytest.mark.parametrize("segments", [2, 3, 6])
@@ -126,6 +139,24 @@ def test_first_and_second_derivatives(
     for inputs in ((x, weight, bias), (x,)):
         assert gradcheck(function, inputs)
         assert gradgradcheck(function, inputs)
+
+
+def test_second_order_equals_pytorch(device: str) -> None:
+    """The gradient of a penalty on the input's gradient, as in R1, in float32."""
+    x = channels_last(torch.randn(8, 12, 9, 9, device=device) * 2 + 1)
+    weight, bias = torch.randn(2, 12, device=device)
+
+    def penalty(function: Any, dtype: torch.dtype) -> list[Tensor]:
+        leaves = [t.to(dtype).detach().clone().requires_grad_() for t in (x, weight, bias)]
+        z = function(leaves[0], None, None, *leaves[1:], True, negative_slope=0.2)
+        (gradient,) = torch.autograd.grad(z.square().sum(), leaves[0], create_graph=True)
+        return list(torch.autograd.grad(gradient.square().sum(), leaves))
+
+    own, theirs = penalty(norm_act, torch.float32), penalty(eager.norm_act, torch.float32)
+    for name, *values in zip(
+        ("x", "weight", "bias"), own, theirs, penalty(eager.norm_act, torch.float64), strict=True
+    ):
+        assert_as_exact(name, *values, floor=torch.float32)
 
 
 def test_third_derivative(host_backend: str) -> None:
@@ -235,6 +266,22 @@ def test_same_bits_on_any_number_of_threads(native: None) -> None:
         for offset in (0, 1):
             for a, b in zip(results[offset], results[later + offset], strict=True):
                 assert torch.equal(a, b)
+
+
+@everywhere("shape", [((8, 96, 7, 5),)], [((8, 96, 7, 5),), ((64, 64, 32, 32),)])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_two_runs_are_bitwise_equal(device: str, shape: tuple[int, ...], layout: str) -> None:
+    x = LAYOUTS[layout]((torch.randn(shape, device=device) * 2 + 1).bfloat16())
+    weight, bias = torch.randn(2, shape[1], device=device)
+    dz = torch.randn_like(x)
+
+    def run() -> list[Tensor]:
+        def call(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            return norm_act(x, None, None, weight, bias, True)
+
+        return eager.gradients(call, [x, weight, bias], dz)
+
+    assert all(torch.equal(a, b) for a, b in zip(run(), run(), strict=True))
 
 
 def test_empty_batch(host_backend: str) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from kernel_case import Case, check_bias_act
 
 from fastgan.kernels import bias_act
 from fastgan.kernels.core.geometry import Config
@@ -17,55 +16,18 @@ WHOLE = Config(128, 8, 1, stages=2, single=True)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def forward(c: Any, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """PyTorch's own: add and activation in one dtype."""
-    x = c.x.to(dtype)
-    return c.act(x if bias is None else x + bias.to(dtype).reshape(-1, *[1] * (x.dim() - 2)))
-
-
-def backward(c: Any, z: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
-    """PyTorch's own from the same z: the rounding of z is the forward pass's error."""
-    z, dz = z.to(dtype), c.dz.to(dtype)
-    if c.activation == 0:
-        dx = torch.ops.aten.leaky_relu_backward(dz, z, c.slope, True)
-    elif c.activation == 1:
-        dx = torch.ops.aten.tanh_backward(dz, z)
-    else:
-        dx = torch.ops.aten.sigmoid_backward(dz, z)
-    return {"dx": dx, "dbias": dx.sum([d for d in range(dx.dim()) if d != 1])}
-
-
-def check(c: Any, close: Any, poison: Any, config: Config | None, with_bias: bool = True) -> None:
-    bias = c.bias if with_bias else None
-    with poison():
-        z = bias_act.bias_act_forward(c.x, bias, c.activation, c.slope, config=config)
-        dx, dbias = bias_act.bias_act_backward(
-            c.dz, z, c.activation, c.slope, with_bias, config=config
-        )
-    assert z.stride() == dx.stride() == c.x.stride()
-    close("z", z, forward(c, bias, torch.float64), forward(c, bias, c.dtype))
-    truth, own = backward(c, z, torch.float64), backward(c, z, c.dtype)
-    close("dx", dx, truth["dx"], own["dx"])
-    if with_bias:
-        close("dbias", dbias, truth["dbias"], own["dbias"])
-    else:
-        assert dbias.numel() == 0
-
-
 @pytest.mark.parametrize("channels_last", [True, False], ids=["channels-last", "contiguous"])
 @pytest.mark.parametrize("activation", [0, 1, 2], ids=["leaky_relu", "tanh", "sigmoid"])
-def test_activations(
-    case: Any, close: Any, poison: Any, channels_last: bool, activation: int
-) -> None:
+def test_activations(channels_last: bool, activation: int) -> None:
     for config, with_bias in product((TILED, WHOLE, None), (True, False)):
-        c = case((4, 5, 3, 7), channels_last=channels_last, activation=activation, scale=3.0)
-        check(c, close, poison, config, with_bias)
+        c = Case((4, 5, 3, 7), channels_last=channels_last, activation=activation, scale=3.0)
+        check_bias_act(c, config, with_bias)
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.2, 1.0])
-def test_slopes(case: Any, close: Any, poison: Any, slope: float) -> None:
+def test_slopes(slope: float) -> None:
     """0 is ReLU and 1 the identity."""
-    check(case((4, 5, 3, 3), slope=slope), close, poison, TILED)
+    check_bias_act(Case((4, 5, 3, 3), slope=slope), TILED)
 
 
 @pytest.mark.parametrize(
@@ -73,20 +35,20 @@ def test_slopes(case: Any, close: Any, poison: Any, slope: float) -> None:
     [(33, 7), (16, 3, 4, 4), (16, 1, 4, 4), (5, 2, 1), (6, 12, 5), (8, 9, 2, 2), (2, 5, 3, 4, 5)],
     ids=str,
 )
-def test_shapes(case: Any, close: Any, poison: Any, shape: tuple[int, ...]) -> None:
+def test_shapes(shape: tuple[int, ...]) -> None:
     for channels_last, config in product((True, False), (TILED, WHOLE, None)):
-        check(case(shape, channels_last=channels_last), close, poison, config)
+        check_bias_act(Case(shape, channels_last=channels_last), config)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_every_configuration(case: Any, close: Any, poison: Any, dtype: torch.dtype) -> None:
+def test_every_configuration(dtype: torch.dtype) -> None:
     # warps and stages mean nothing to the interpreter
     candidates = {(c.tile, c.columns, c.single): c for c in bias_act.configs(dtype)}
     for config in candidates.values():
-        check(case((6, 20, 7, 7), dtype, activation=1), close, poison, config)
+        check_bias_act(Case((6, 20, 7, 7), dtype, activation=1), config)
 
 
-def test_tanh_is_as_exact_as_torchs(case: Any) -> None:
+def test_tanh_is_as_exact_as_torchs() -> None:
     """Relative error, also where tanh(y) is about y and where it is about 1."""
     y = torch.cat([torch.logspace(-30, 2, 4001), -torch.logspace(-30, 2, 4001)])
     y = torch.cat([y, torch.tensor([0.0, -0.0, 0.625, -0.625])])[None]
@@ -95,7 +57,7 @@ def test_tanh_is_as_exact_as_torchs(case: Any) -> None:
     assert (z - truth).abs().le(4 * 2**-23 * truth.abs()).all()
 
 
-def test_extreme_values_propagate_as_in_torch(case: Any) -> None:
+def test_extreme_values_propagate_as_in_torch() -> None:
     inf, nan = float("inf"), float("nan")
     x = torch.tensor([[inf, -inf, nan, 1e30, -1e30, 200.0, -200.0, 0.0]])
     for activation, act in ((0, None), (1, torch.tanh), (2, torch.sigmoid)):
@@ -118,8 +80,8 @@ def test_empty(shape: tuple[int, ...]) -> None:
     assert dbias.tolist() == [0.0] * shape[1]
 
 
-def test_errors(case: Any) -> None:
-    c = case((4, 3, 4, 4))
+def test_errors() -> None:
+    c = Case((4, 3, 4, 4))
     with pytest.raises(TypeError, match="x: expected float32, bfloat16 or float16"):
         bias_act.bias_act_forward(c.x.double(), None, 0, 0.2)
     with pytest.raises(ValueError, match="dz: expected z's shape"):

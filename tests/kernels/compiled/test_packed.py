@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pytest
 import torch
+from devices import COMPILED
 from torch import Tensor, nn
 
 from fastgan.ops import backend, conv_block, packed_weights
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-    pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="Triton interprets here"),
-]
+pytestmark = COMPILED
 
 
 def run(x: Tensor, weight: Tensor) -> Tensor:

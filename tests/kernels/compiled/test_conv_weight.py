@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pytest
 import torch
 from conv_weight_case import NONE, WeightCase
+from devices import COMPILED
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-    pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="Triton interprets here"),
-]
+pytestmark = COMPILED
 
 KINDS = [
     (torch.bfloat16, "ieee"),
@@ -52,20 +48,17 @@ def layer(
     )
 
 
-def check(case: WeightCase, close: Any, poison: Any, precision: str, config: Any = None) -> None:
+def check(case: WeightCase, precision: str, config: Any = None) -> None:
     """TF32 is held to the rule with PyTorch's own TF32."""
-    with poison():
-        got = case.launch(config, precision)
+    got = case.launch(config, precision)
     torch.backends.cudnn.conv.fp32_precision = precision
-    case.check(close, got)
+    case.check(got)
     torch.backends.cudnn.conv.fp32_precision = "ieee"
 
 
 @pytest.mark.parametrize(("dtype", "precision"), KINDS, ids=str)
 @DIRECTIONS
-def test_every_configuration(
-    close: Any, poison: Any, transposed: bool, dtype: torch.dtype, precision: str
-) -> None:
+def test_every_configuration(transposed: bool, dtype: torch.dtype, precision: str) -> None:
     """Those of this device, with every pair of prologues they are compiled with."""
     from fastgan.kernels.conv_block.geometry import device_target
     from fastgan.kernels.conv_block.weight import configs
@@ -81,23 +74,21 @@ def test_every_configuration(
             ):
                 case = layer(x_shape, c_out, transposed, dtype, **more)
                 try:
-                    check(case, close, poison, precision, config)
+                    check(case, precision, config)
                 except AssertionError as error:
                     raise AssertionError(f"{config}: {error}") from error
 
 
 @pytest.mark.parametrize(("dtype", "precision"), KINDS, ids=str)
 @pytest.mark.parametrize("shape", LAYERS, ids=str)
-def test_layers(close: Any, poison: Any, shape: Any, dtype: torch.dtype, precision: str) -> None:
+def test_layers(shape: Any, dtype: torch.dtype, precision: str) -> None:
     for last, rows in ((False, (1, 2)), (True, (2, 1))):
-        check(layer(*shape, dtype, last=last, rows=rows), close, poison, precision)
+        check(layer(*shape, dtype, last=last, rows=rows), precision)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @DIRECTIONS
-def test_one_and_three_dimensions(
-    close: Any, poison: Any, transposed: bool, dtype: torch.dtype
-) -> None:
+def test_one_and_three_dimensions(transposed: bool, dtype: torch.dtype) -> None:
     one = WeightCase(
         transposed, (8, 24, 500), 48, (41,), (4,), (20,), (0,), dtype=dtype, device="cuda"
     )
@@ -106,7 +97,7 @@ def test_one_and_three_dimensions(
         device="cuda",
     )  # fmt: skip
     for case in (one, three):
-        check(case, close, poison, "ieee")
+        check(case, "ieee")
 
 
 @DIRECTIONS

@@ -1,19 +1,16 @@
-"""The Triton kernels on a GPU: every configuration, real sizes, determinism, extremes."""
+"""Triton's norm_act and bias_act on a GPU: every configuration, real sizes, extremes, graphs."""
 
 from __future__ import annotations
 
-import os
 from itertools import product
 from typing import Any
 
 import pytest
 import torch
+from devices import COMPILED
+from kernel_case import Case, check_bias_act
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-    pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="Triton interprets here"),
-]
+pytestmark = COMPILED
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LAYOUTS = pytest.mark.parametrize("channels_last", [True, False], ids=["channels-last", "contig"])
@@ -33,14 +30,12 @@ SHAPES = [
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @LAYOUTS
 @pytest.mark.parametrize("activation", [0, 1, 2], ids=["leaky_relu", "tanh", "sigmoid"])
-def test_every_configuration(
-    case: Any, dtype: torch.dtype, channels_last: bool, activation: int
-) -> None:
+def test_every_configuration(dtype: torch.dtype, channels_last: bool, activation: int) -> None:
     from fastgan.kernels import norm_act
 
     for config in {*norm_act.configs(dtype), *norm_act.shipped_configs(dtype)}:
         for shape, segments in (((16, 96, 33, 31), 2), ((32, 64, 8, 8), 1)):
-            c = case(
+            c = Case(
                 shape,
                 dtype,
                 channels_last,
@@ -58,25 +53,23 @@ def test_every_configuration(
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @LAYOUTS
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_shipped_choice(
-    case: Any, dtype: torch.dtype, channels_last: bool, shape: tuple[int, ...]
-) -> None:
+def test_shipped_choice(dtype: torch.dtype, channels_last: bool, shape: tuple[int, ...]) -> None:
     from fastgan.kernels import norm_act
 
     for training, act_first in product((True, False), (True, False)):
-        case(
+        Case(
             shape, dtype, channels_last, training=training, act_first=act_first, device="cuda"
         ).check(norm_act)
     if len(shape) > 2:
-        case(shape, dtype, channels_last, segments=shape[0], device="cuda").check(norm_act)
+        Case(shape, dtype, channels_last, segments=shape[0], device="cuda").check(norm_act)
 
 
 @LAYOUTS
 @pytest.mark.parametrize("shape", [(64, 64, 32, 32), (64, 512, 4, 4), (64, 3, 64, 64)], ids=str)
-def test_runs_repeat_bit_for_bit(case: Any, channels_last: bool, shape: tuple[int, ...]) -> None:
+def test_runs_repeat_bit_for_bit(channels_last: bool, shape: tuple[int, ...]) -> None:
     from fastgan.kernels import norm_act
 
-    c = case(shape, torch.bfloat16, channels_last, segments=2, device="cuda")
+    c = Case(shape, torch.bfloat16, channels_last, segments=2, device="cuda")
     first = c.launch(norm_act)
     for _ in range(5):
         again = c.launch(norm_act)
@@ -85,10 +78,10 @@ def test_runs_repeat_bit_for_bit(case: Any, channels_last: bool, shape: tuple[in
 
 @LAYOUTS
 @pytest.mark.parametrize("shape", [(64, 64, 32, 32), (16, 512, 4, 4)], ids=str)
-def test_large_mean_small_spread(case: Any, channels_last: bool, shape: tuple[int, ...]) -> None:
+def test_large_mean_small_spread(channels_last: bool, shape: tuple[int, ...]) -> None:
     from fastgan.kernels import norm_act
 
-    c = case(shape, channels_last=channels_last, scale=1e-2, shift=100.0, device="cuda")
+    c = Case(shape, channels_last=channels_last, scale=1e-2, shift=100.0, device="cuda")
     got = c.check(norm_act)
     truth = c.statistics()["var"]
     assert ((got["var"] - truth).abs() < 1e-4 * truth).all()
@@ -96,44 +89,27 @@ def test_large_mean_small_spread(case: Any, channels_last: bool, shape: tuple[in
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @LAYOUTS
-def test_one_bad_value_spoils_its_channel_only(case: Any, bad: float, channels_last: bool) -> None:
+def test_one_bad_value_spoils_its_channel_only(bad: float, channels_last: bool) -> None:
     from fastgan.kernels import norm_act
 
     for shape in ((64, 64, 32, 32), (4, 512, 4, 4)):
-        c = case(shape, channels_last=channels_last, segments=2, device="cuda")
-        c.x[-1, 1, 2, 2] = bad
-        got = c.launch(norm_act)
-        clean = torch.ones_like(c.x, dtype=torch.bool)
-        clean[shape[0] // 2 :, 1] = False
-        for name in ("z", "dx"):
-            assert got[name][~clean].isnan().all(), name
-            assert got[name][clean].isfinite().all(), name
+        Case(shape, channels_last=channels_last, segments=2, device="cuda").check_spoiled(
+            norm_act, bad
+        )
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @LAYOUTS
 @pytest.mark.parametrize("activation", [0, 1, 2], ids=["leaky_relu", "tanh", "sigmoid"])
 def test_bias_act_every_configuration(
-    case: Any, close: Any, dtype: torch.dtype, channels_last: bool, activation: int
+    dtype: torch.dtype, channels_last: bool, activation: int
 ) -> None:
     from fastgan.kernels import bias_act
 
-    backward = {
-        0: lambda dz, z: torch.ops.aten.leaky_relu_backward(dz, z, 0.2, True),
-        1: torch.ops.aten.tanh_backward,
-        2: torch.ops.aten.sigmoid_backward,
-    }[activation]
     for config in (None, *bias_act.configs(dtype), *bias_act.shipped_configs(dtype)):
         for shape in ((16, 96, 33, 31), (64, 3, 64, 64), (7, 40, 5)):
-            c = case(shape, dtype, channels_last, activation=activation, device="cuda")
-            z = bias_act.bias_act_forward(c.x, c.bias, activation, 0.2, config=config)
-            dx, dbias = bias_act.bias_act_backward(c.dz, z, activation, 0.2, True, config=config)
-            bias = c.bias.reshape(-1, *[1] * (len(shape) - 2))
-            close("z", z, c.act(c.x.double() + bias.double()), c.act(c.x + bias.to(dtype)))
-            over = [d for d in range(len(shape)) if d != 1]
-            truth, own = backward(c.dz.double(), z.double()), backward(c.dz, z)
-            close("dx", dx, truth, own)
-            close("dbias", dbias, truth.sum(over), own.sum(over))
+            c = Case(shape, dtype, channels_last, activation=activation, device="cuda")
+            check_bias_act(c, config)
 
 
 def test_more_than_2_to_the_31_values() -> None:
