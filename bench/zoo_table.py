@@ -29,7 +29,7 @@ from torch.utils._pytree import tree_leaves
 from bench.paired import interleave, ratio
 from bench.test_fuse import SIZES
 from fastgan import fuse
-from fastgan.nn.blocks import Form
+from fastgan.nn.planner import Form
 from fastgan.ops import convolution_form
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -17,7 +17,8 @@ from bench.roofline import cost as costs
 from bench.roofline.cost import Cost
 from fastgan.fusion.explaining import convolution_kernels, traced
 from fastgan.kernels.conv_block.geometry import ConvGeometry, conv_geometry
-from fastgan.nn.blocks import Activation, Block
+from fastgan.nn.blocks import Block
+from fastgan.nn.layers import Activation
 from fastgan.nn.sequential import Run, laid_out
 from fastgan.ops import conv, conv_block
 from fastgan.ops.conv.algorithms import Kernels

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import fx, nn
 
 from fastgan.fusion.layers import is_fresh, mutates
-from fastgan.nn.blocks import hooked
+from fastgan.nn.layers import hooked
 
 
 def writer(value: fx.Node, after: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:

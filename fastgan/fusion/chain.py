@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fastgan.nn.blocks import NOT_SHARED, Planned, Shared
+from fastgan.nn.planner import NOT_SHARED, Planned, Shared
 from fastgan.nn.sequential import Runner
 from fastgan.ops.core.tensors import DTYPES
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fastgan.fusion.copying import copied
 from fastgan.fusion.fuse import fuse
 from fastgan.fusion.report import FusionReport
-from fastgan.nn.blocks import Activation
+from fastgan.nn.layers import Activation
 from fastgan.nn.sequential import Run, Runner, laid_out, recording
 from fastgan.ops import conv_block, norm_act_conv, tuning
 from fastgan.ops.conv import aten

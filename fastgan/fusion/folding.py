@@ -12,10 +12,10 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from fastgan.fusion.copying import copied
 from fastgan.fusion.fuse import fuse, unfuse
-from fastgan.fusion.layers import layer_kind
 from fastgan.fusion.lowering import lower
 from fastgan.fusion.matching import find_links
 from fastgan.fusion.tracing import Untraceable, trace
+from fastgan.nn.layers import layer_kind
 
 
 def fold(model: nn.Module) -> nn.Module:

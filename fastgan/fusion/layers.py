@@ -1,4 +1,4 @@
-"""What a fused block is made of: convolutions, norms and activations, as modules or as calls."""
+"""Activations that are called, and what a node of a graph changes in place or makes anew."""
 
 from __future__ import annotations
 
@@ -11,32 +11,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
 
-from fastgan.nn.blocks import hooked
-from fastgan.nn.norm_act import BatchNormActBase, InstanceNormActBase
+from fastgan.nn.layers import layer_kind
 from fastgan.ops.core.tensors import is_slope
 
-# A subclass that brings its own forward is another layer; one that does not is the same.
-_KINDS: dict[Any, str] = {
-    nn.Conv1d.forward: "conv",
-    nn.Conv2d.forward: "conv",
-    nn.Conv3d.forward: "conv",
-    nn.ConvTranspose1d.forward: "conv",
-    nn.ConvTranspose2d.forward: "conv",
-    nn.ConvTranspose3d.forward: "conv",
-    nn.Linear.forward: "linear",
-    _BatchNorm.forward: "norm",
-    _InstanceNorm.forward: "norm",
-    BatchNormActBase.forward: "norm",
-    InstanceNormActBase.forward: "norm",
-    nn.ReLU.forward: "act",
-    nn.LeakyReLU.forward: "act",
-    nn.Tanh.forward: "act",
-    nn.Sigmoid.forward: "act",
-    nn.Identity.forward: "identity",
-}
 _CALLS: dict[Any, tuple[type[nn.Module], bool]] = {
     **dict.fromkeys((F.relu, torch.relu, "relu"), (nn.ReLU, False)),
     **dict.fromkeys((F.relu_, torch.relu_, "relu_"), (nn.ReLU, True)),
@@ -58,35 +36,6 @@ _FRESH: set[Any] = {
     F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, F.batch_norm, F.instance_norm,
 }  # fmt: skip
 _FRESH_MODULES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.MaxPool2d, nn.GroupNorm)
-
-
-def layer_kind(module: nn.Module) -> str | None:
-    """'conv', 'linear', 'norm', 'act' or 'identity'; None for any other module."""
-    # A torch.jit.script module has no forward on its class.
-    return _KINDS.get(getattr(type(module), "forward", None))
-
-
-def why_not_layer(module: nn.Module, kind: str) -> str | None:
-    """Why a layer of a known kind cannot be part of a block; None where it can."""
-    if hooked(module):
-        return f"{type(module).__name__} has hooks"
-    if "forward" in vars(module):
-        return f"{type(module).__name__} has a forward set on the instance"
-    own = getattr(type(module), "_conv_forward", None)
-    if own is not _CONV_FORWARD.get(type(module).forward):
-        return f"{type(module).__name__} changes the convolution"
-    if isinstance(module, nn.LeakyReLU) and not is_slope(module.negative_slope):
-        return "its slope is no finite number of at least 0"
-    return None
-
-
-_CONV_FORWARD = {
-    kind.forward: kind._conv_forward
-    for kind in (
-        nn.Conv1d, nn.Conv2d, nn.Conv3d,
-        nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
-    )
-}  # fmt: skip
 
 
 def called_activation(node: fx.Node) -> nn.Module | None:

@@ -13,12 +13,11 @@ from fastgan.fusion.chain import Chain
 from fastgan.fusion.layers import (
     called_activation,
     is_fresh,
-    layer_kind,
     mutates,
-    why_not_layer,
 )
 from fastgan.fusion.report import Block
-from fastgan.nn.blocks import Shared, why_no_convolution
+from fastgan.nn.layers import layer_kind, why_no_convolution, why_not_layer
+from fastgan.nn.planner import Shared
 
 # Which layer may follow which within a chain; of these a block is any pair but X → conv.
 _FOLLOWS = {
@@ -103,7 +102,7 @@ def _as_block(group: list[Layer], reason: str = "") -> Block:
 def _skip_identities(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
     for node in list(graph.nodes):
         if node.op == "call_module" and layer_kind(modules[str(node.target)]) == "identity":
-            if why_not_layer(modules[str(node.target)], "identity") or len(node.args) != 1:
+            if why_not_layer(modules[str(node.target)]) or len(node.args) != 1:
                 continue
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
@@ -154,7 +153,7 @@ def _layers(
             continue
         by_call = node.op != "call_module"
         name = f"{prefix}{node.target}" if not by_call else f"{_function_name(node)}()"
-        layer = Layer(node, kind, module, name, why_not_layer(module, kind))
+        layer = Layer(node, kind, module, name, why_not_layer(module))
         if layer.reason is None and kind != "act" and times[module] > 1:
             layer.reason = f"{type(module).__name__} is used {times[module]} times"
         if layer.reason is None and mutates(node, modules) and node not in pure:

@@ -15,8 +15,9 @@ from fastgan.fusion.matching import Written, fused_graph
 from fastgan.fusion.report import Block
 from fastgan.fusion.settled import chains_of, pattern, settled
 from fastgan.fusion.tracing import Trace, trace
-from fastgan.nn.blocks import MAX_KINDS, hooked
-from fastgan.nn.sequential import is_recording, kind_of, kind_of_call
+from fastgan.nn.layers import hooked
+from fastgan.nn.planner import MAX_KINDS, kind_of, kind_of_call
+from fastgan.nn.sequential import is_recording
 from fastgan.ops.core.dispatch import in_onnx_export, is_composed, setting
 
 

@@ -9,7 +9,8 @@ from itertools import groupby
 from torch import fx, nn
 
 from fastgan.fusion.chain import Chain
-from fastgan.nn.blocks import Block, Form, Leaf
+from fastgan.nn.blocks import Block
+from fastgan.nn.planner import Form, Leaf
 
 
 def chains_of(graph: fx.GraphModule) -> list[Chain]:

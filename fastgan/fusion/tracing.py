@@ -19,8 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fastgan.fusion.layers import layer_kind
-from fastgan.nn.blocks import hooked
+from fastgan.nn.layers import hooked, layer_kind
 from fastgan.nn.sequential import unfused
 
 # Names in the code of a forward that tell the tracer's stand-ins from tensors, or whose effect the

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.module import _has_any_global_hook
 
-from fastgan.nn.blocks import Activation, Block, Form, Leaf, Planned, hooked
+from fastgan.nn.blocks import Block
+from fastgan.nn.layers import hooked
 from fastgan.nn.norm_act import Segmented
-from fastgan.ops import conv_block, norm_act, norm_act_conv, tuning
-from fastgan.ops.conv import algorithms, aten
+from fastgan.nn.planner import Form, Leaf, Planned, choose, form_of, kind_of, kind_of_call
+from fastgan.ops import conv_block, norm_act, norm_act_conv
 from fastgan.ops.conv.geometry import output_shape
-from fastgan.ops.conv.problem import FORWARD, describe
 from fastgan.ops.conv_block import Deferred
 from fastgan.ops.core import dispatch
-from fastgan.ops.core.setting import Setting
 from fastgan.ops.core.tensors import (
     CHANNELS_LAST,
-    autocast_dtype,
     channels_last,
     check_flag,
     check_tensor,
@@ -171,7 +168,7 @@ class Runner(NamedTuple):
         moments: _Moments | None = None
         for i, block in enumerate(blocks):
             following = blocks[i + 1] if i + 1 < len(blocks) else None
-            chosen = self._form(block, x) if forms is None else forms[i]
+            chosen = form_of(block, x, self.keep_activations) if forms is None else forms[i]
             form = chosen.name
             given = x
             apart = form == "fused" and block.trains() and moments is None
@@ -198,23 +195,6 @@ class Runner(NamedTuple):
                 keeps = keeps or (form == "composed" and self.keep_activations)
                 _records.append(Run(blocks[i], given, x, *chosen, keeps))
         return x, found
-
-    def _form(self, block: Block, x: Tensor) -> Form:
-        """How a block is to run."""
-        if not block.fits(x) or (block.norm is None and block.conv is None):
-            return Form("", block.why_not or "a single item, not a batch")
-        compiling = torch.compiler.is_compiling()
-        asked = tuning.convolution_form.value != "auto"
-        norm_pays = not self.keep_activations or compiling or asked or _norm_pays(block, x)
-        if block.conv is None:
-            if norm_pays:
-                return Form("norm_act", "no convolution follows")
-            why = "no convolution follows; a tensor of this size is as fast layer by layer"
-            return Form("layers", why)
-        form, why = choose(block, x, x.shape, self.keep_activations)
-        if form == "apart" and not (block.norm and norm_pays):
-            form = "layers"
-        return Form(form, why)
 
     def _as_they_are(self, children: Iterable[nn.Module], x: Tensor) -> Tensor:
         for child in children:
@@ -278,17 +258,6 @@ class Runner(NamedTuple):
         return rows if form == "fused" else 0
 
 
-def kind_of(x: Tensor) -> tuple[Hashable, ...]:
-    """What of a tensor the choice of a form may depend on."""
-    return x.shape, x.stride(), x.dtype, x.device, x.requires_grad
-
-
-def kind_of_call() -> tuple[Hashable, ...]:
-    """What else it may depend on."""
-    autocast = torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
-    return *autocast, torch.is_grad_enabled(), Setting.state
-
-
 def _children(module: nn.Module) -> Iterator[Leaf]:
     """As `named_children`, but one that stands in several places (an activation) in each."""
     return ((name, child) for name, child in module._modules.items() if child is not None)
@@ -315,30 +284,6 @@ def laid_out(x: Tensor, weight: Tensor) -> Tensor:
     if wanted is None or weight.is_contiguous() or is_channels_last(x):
         return x
     return channels_last(x) if is_channels_last(weight) else x
-
-
-def choose(block: Block, x: Tensor, shape: tuple[int, ...], for_speed: bool) -> tuple[str, str]:
-    """(form, why) of a convolution block whose input has a shape, and x's device, dtype, layout."""
-    assert block.conv is not None
-    dtype, weight_shape, geometry = autocast_dtype(x), block.weight_shape, block.geometry
-    own = None
-    if for_speed and torch.compiler.is_compiling():
-        own = False  # a choice by size would hold the graph to its sizes
-    elif for_speed:
-        like = x if tuple(shape) == tuple(x.shape) else x.new_empty(shape)
-        weight = torch.empty(weight_shape, dtype=dtype, device="meta")
-        activated = block.after != Activation()
-        problem = describe(FORWARD, like, weight, geometry, activated)._replace(dtype=dtype)
-        own = algorithms.beats_eager(problem, x.requires_grad and torch.is_grad_enabled())
-    form, why = tuning.explained(x.device, dtype, tuple(shape), weight_shape, geometry, own)
-    if form == "apart" and aten.reads_beyond(shape, weight_shape, geometry, dtype, x.device.type):
-        return "composed", "in 16 bits the library's convolution reads beyond so small an image"
-    return form, why
-
-
-def _norm_pays(block: Block, x: Tensor) -> bool:
-    instances = isinstance(block.norm, _InstanceNorm)
-    return block.norm is not None and tuning.norm_pays(x, instances, block.before != Activation())
 
 
 def _deferred(block: Block, x: Tensor, norm: Norm | None, moments: _Moments | None) -> Deferred:

@@ -64,7 +64,7 @@ def explained(
     if len(allowed) == 1:
         reason = None if device.type != "cuda" else dispatch.why_not("triton", "cuda", dtype)
         return "composed", reason or f"the only form for {device.type} that saves memory"
-    if torch.compiler.is_compiling() and device.type == "cpu":
+    if fast and torch.compiler.is_compiling() and device.type == "cpu":
         return "apart", "a choice by size would hold the graph to its sizes"
     if torch.compiler.is_compiling():
         fastest = of_class(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import fastgan
 from fastgan.fusion import plan
-from fastgan.nn.sequential import kind_of
+from fastgan.nn.planner import kind_of
 
 pytestmark = pytest.mark.usefixtures("form")
 
