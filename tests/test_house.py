@@ -106,6 +106,37 @@ def test_no_room_takes_underscore_names_of_another():
                 assert of == room or not private, f"{name} takes {private[0]} from {of}"
 
 
+# Tuples whose entries have names.
+NAMED = {"args", "inputs", "spec", "norm", "geometry", "epilogue"}
+NAMED |= {"needs_input_grad", "saved_tensors"}
+
+
+def counted_by_place(tree: ast.AST) -> list[int]:
+    """The lines that cut arguments, or pad with Nones, by counting."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Slice):
+            of = node.value
+            # The args of a node of torch.fx have no names.
+            name = of.attr if isinstance(of, ast.Attribute) else getattr(of, "id", "")
+            if name in NAMED and not ast.unparse(of).endswith(".args"):
+                found.append(node.lineno)
+        elif isinstance(node, ast.BinOp) and ast.unparse(node.left) == "(None,)":
+            found.append(node.lineno)
+    return found
+
+
+@pytest.mark.parametrize("line", ["args[4:15]", "ctx.needs_input_grad[:7]", "(None,) * 20"])
+def test_counting_is_seen(line):
+    assert counted_by_place(ast.parse(line))
+
+
+def test_arguments_have_names_instead_of_places():
+    for name, path in modules().items():
+        lines = counted_by_place(ast.parse(path.read_text(encoding="utf-8")))
+        assert not lines, f"{name} counts arguments in lines {lines}; see ops/core/arguments.py"
+
+
 # What ops share, by side; everything else there is an op's folder or file.
 SHARED = {
     "fastgan/ops": {"core", "__init__", "tuning"},

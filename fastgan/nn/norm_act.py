@@ -115,16 +115,19 @@ class BatchNormActBase(ActivatedNorm, nn.modules.batchnorm._BatchNorm):
         if type(input) is not Tensor:
             check_tensor("input", input)
         self._check_input_dim(input)
-        norm = batch_norm(self, self.segments)
+        mean, var, weight, bias, training, momentum, eps, segments, average = batch_norm(
+            self, self.segments
+        )
         if self.sync and self.training:
             return sync_norm_act(
-                input, *norm[:4], norm.momentum, norm.eps, process_group=self.process_group,
+                input, mean, var, weight, bias, momentum, eps, process_group=self.process_group,
                 activation=self.activation, negative_slope=self.negative_slope,
-                segments=norm.segments, order=self.order, average_segments=norm.average_segments,
+                segments=segments, order=self.order, average_segments=average,
             )  # fmt: skip
         return norm_act(
-            input, *norm[:7], activation=self.activation, negative_slope=self.negative_slope,
-            segments=norm.segments, order=self.order, average_segments=norm.average_segments,
+            input, mean, var, weight, bias, training, momentum, eps, activation=self.activation,
+            negative_slope=self.negative_slope, segments=segments, order=self.order,
+            average_segments=average,
         )  # fmt: skip
 
     def extra_repr(self) -> str:

@@ -208,10 +208,11 @@ class Runner(NamedTuple):
         """A norm that no convolution follows."""
         norm = block.norm_arguments(x, self.segments)
         assert norm is not None
+        mean, var, weight, bias, training, momentum, eps, segments, average = norm
         activation, slope = block.before
         return norm_act(
-            x, *norm[:7], activation=activation, negative_slope=slope, segments=norm.segments,
-            order=block.order, average_segments=norm.average_segments,
+            x, mean, var, weight, bias, training, momentum, eps, activation=activation,
+            negative_slope=slope, segments=segments, order=block.order, average_segments=average,
         )  # fmt: skip
 
     def _norm_act_conv(self, block: Block, x: Tensor, weight: Tensor) -> Tensor:

@@ -5,14 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastgan.ops.bias_act.autograd import FORWARD, BiasAct, run
+from fastgan.ops.bias_act.arguments import Forward
+from fastgan.ops.bias_act.autograd import FORWARD
 from fastgan.ops.core import dispatch
-from fastgan.ops.core.tensors import (
-    activation_code,
-    check_input,
-    dense,
-    parameter,
-)
+from fastgan.ops.core.tensors import activation_code, check_input, dense, parameter
 
 
 def bias_act(
@@ -39,11 +35,8 @@ def bias_act(
     """
     check_input(x)
     code, slope = activation_code(activation, negative_slope)
-    args = dense(x), parameter("bias", bias, x), code, slope, dispatch.setting()
-    if not dispatch.is_eager(*args[:2]):
-        return FORWARD(*args)
-    if dispatch.in_cpp(args[-1], x):
-        return torch.ops.fastgan_eager.bias_act(*args)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in args[:2]):
-        return BiasAct.apply(*args)
-    return run(*args)
+    x, bias, backend = dense(x), parameter("bias", bias, x), dispatch.setting()
+    is_eager = dispatch.is_eager(x, bias)
+    if is_eager and dispatch.in_cpp(backend, x):
+        return torch.ops.fastgan_eager.bias_act(x, bias, code, slope, backend)
+    return FORWARD(Forward(x, bias, code, slope), backend, is_eager)

@@ -56,7 +56,7 @@ def beats_eager(p: Problem, grad_x: bool) -> bool:
 
 
 def to_map(p: Problem, image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    columns = _columns(p, image, p.kernel, *p.geometry[:2], p.map[2:])
+    columns = _columns(p, image, p.kernel, p.geometry.stride, p.geometry.padding, p.map[2:])
     rows = _products(columns, _matrix(p, weight).t(), bias).to(image.dtype)
     return rows.view(image.shape[0], *p.map[2:], -1).permute(0, 3, 1, 2)
 
@@ -128,7 +128,9 @@ def _gathered(
 
 def to_weight(p: Problem, image: Tensor, map: Tensor) -> Tensor:
     """With the channels of the image innermost."""
-    gradient = _rows(p, map).t() @ _columns(p, image, p.kernel, *p.geometry[:2], p.map[2:])
+    gradient = _rows(p, map).t() @ _columns(
+        p, image, p.kernel, p.geometry.stride, p.geometry.padding, p.map[2:]
+    )
     gradient = gradient.to(p.dtype).view(p.weight[0], *p.kernel, p.weight[1])
     return gradient.permute(0, 3, 1, 2)
 

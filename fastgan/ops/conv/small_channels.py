@@ -124,7 +124,8 @@ def run(p: Problem, a: Tensor, b: Tensor, epilogue: Epilogue) -> Tensor:
     if p.of == WEIGHT_GRADIENT:
         return _to_weight(p, layer, *((a, b) if layer.few_is_x else (b, a)))
     weight = b.transpose(0, 1).flip(2, 3) if layer.flipped else b
-    arguments = weight, epilogue.bias, p.geometry.stride, layer.padding, p.result[2:], *epilogue[1:]
+    bias, *after = epilogue
+    arguments = weight, bias, p.geometry.stride, layer.padding, p.result[2:], *after
     if (p.of == FORWARD) == layer.few_is_x:
         wide: Tensor = torch.ops.fastgan_native.thin_conv(dense(a), *arguments)
         return wide

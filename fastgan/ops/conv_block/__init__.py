@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastgan.ops.conv.geometry import check_size, make_geometry, output_shape
-from fastgan.ops.conv_block.autograd import FORWARD, backend_of, call
+from fastgan.ops.conv_block.arguments import Forward, Spec
+from fastgan.ops.conv_block.autograd import FORWARD, backend_of
 from fastgan.ops.core import dispatch
 from fastgan.ops.core.tensors import (
     activation_code,
@@ -26,6 +27,7 @@ from fastgan.ops.core.tensors import (
     stat_dtype,
     whole,
 )
+from fastgan.ops.norm_act.arguments import NormTensors
 
 
 class Deferred(NamedTuple):
@@ -90,12 +92,12 @@ def conv_block(
     segments = whole("segments", segments, 0)
     if segments:
         count_per_channel("y", shape, segments)
-    norm = _norm_arguments(x, NOTHING if deferred is None else deferred)
+    norm, eps, before = _norm_arguments(x, NOTHING if deferred is None else deferred)
     bias = convolution_bias(bias, shape[1], x)
-    y, mean, var = call(
-        FORWARD, channels_last(x), _operand(weight, x), bias, *norm, *map(list, geometry[:3]),
-        transposed, *activation_code(activation, negative_slope), segments, dispatch.setting(),
-    )  # fmt: skip
+    after = activation_code(activation, negative_slope)
+    spec = Spec(eps, *before, geometry, *after, segments)
+    a = Forward(channels_last(x), _operand(weight, x), bias, norm, spec)
+    y, mean, var = FORWARD(a, dispatch.setting())
     return y, mean, var
 
 
@@ -113,8 +115,8 @@ def _operand(weight: Tensor, x: Tensor) -> Tensor:
     return weight.to(x.dtype)
 
 
-def _norm_arguments(x: Tensor, deferred: Deferred) -> tuple[Any, ...]:
-    """(mean, var, weight, bias, eps, activation code, slope), checked, as the kernels take them."""
+def _norm_arguments(x: Tensor, deferred: Deferred) -> tuple[NormTensors, float, tuple[int, float]]:
+    """Tensors, eps and (activation code, slope), checked, as the kernels take them."""
     if not isinstance(deferred, Deferred):
         raise TypeError(f"deferred: expected a Deferred or None, got {kind(deferred)}")
     mean, var, eps = deferred.mean, deferred.var, real("deferred.eps", deferred.eps)
@@ -144,4 +146,4 @@ def _norm_arguments(x: Tensor, deferred: Deferred) -> tuple[Any, ...]:
     )
     names = "deferred.activation", "deferred.negative_slope"
     code = activation_code(deferred.activation, deferred.negative_slope, names)
-    return mean, var, *affine, eps, *code
+    return NormTensors(mean, var, *affine), eps, code

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from fastgan.ops.core import dispatch
-from fastgan.ops.core.library import LIBRARY, define
-from fastgan.ops.core.raw_checks import checked
+from fastgan.ops.core.library import Operator
 from fastgan.ops.core.tensors import DTYPES, check_tensor
 
 _OUTPUTS = DTYPES[:3]  # float64 is no format to train in
@@ -41,15 +42,20 @@ def gather_images(
             f"torch.channels_last) gives once and for all, got strides {images.stride()}"
         )
     flips = None if flips is None else flips.contiguous()
-    args = images, index.contiguous(), flips, dtype, dispatch.setting()
-    if dispatch.is_eager(images, index, flips):
-        return _run(*args)
-    return _FORWARD(*args)
+    gathered: Tensor = _GATHER(
+        _Arguments(images, index.contiguous(), flips, dtype), dispatch.setting()
+    )
+    return gathered
 
 
-def _check(
-    images: Tensor, index: Tensor, flips: Tensor | None, dtype: torch.dtype, backend: str = "auto"
-) -> None:
+class _Arguments(NamedTuple):
+    images: Tensor
+    index: Tensor  # type: ignore[assignment]
+    flips: Tensor | None
+    dtype: torch.dtype
+
+
+def _check(images: Tensor, index: Tensor, flips: Tensor | None, dtype: torch.dtype) -> None:
     check_tensor("images", images)
     if images.dtype is not torch.uint8:
         raise TypeError(f"images: expected torch.uint8, got {images.dtype}")
@@ -76,18 +82,8 @@ def _check_each(name: str, value: Tensor, dtype: torch.dtype, images: Tensor) ->
         raise ValueError(f"{name}: expected on {images.device} as images, got {value.device}")
 
 
-# The dispatcher op: what `torch.compile` and `torch.export` see.
-
-define(
-    "gather_images(Tensor images, Tensor index, Tensor? flips, ScalarType dtype, str backend) "
-    "-> Tensor"
-)
-_FORWARD = torch.ops.fastgan.gather_images.default
-
-
-def _run(
-    images: Tensor, index: Tensor, flips: Tensor | None, dtype: torch.dtype, backend: str
-) -> Tensor:
+def _run(a: _Arguments, backend: str) -> Tensor:
+    images, index, flips, dtype = a
     if images.device.type == "cpu" and index.numel():
         low, high = (int(end) for end in index.aminmax())
         if low < 0 or high >= len(images):
@@ -95,18 +91,15 @@ def _run(
     index, flips = index.contiguous(), None if flips is None else flips.contiguous()
     rows = images.permute(0, 2, 3, 1)  # dense, whatever the strides of a single channel or pixel
     rows = rows if rows.is_contiguous() else rows.contiguous()
-    gathered = dispatch.kernels(backend, "gather_images", images).gather_images(
-        rows, index, flips, dtype
-    )
-    return gathered.permute(0, 3, 1, 2)
+    kernels = dispatch.kernels(backend, "gather_images", images)
+    return kernels.gather_images(rows, index, flips, dtype).permute(0, 3, 1, 2)
 
 
-def _fake(
-    images: Tensor, index: Tensor, flips: Tensor | None, dtype: torch.dtype, backend: str
-) -> Tensor:
-    _, c, h, w = images.shape
-    return images.new_empty((index.shape[0], h, w, c), dtype=dtype).permute(0, 3, 1, 2)
+def _fake(a: _Arguments) -> Tensor:
+    _, c, h, w = a.images.shape
+    return a.images.new_empty((a.index.shape[0], h, w, c), dtype=a.dtype).permute(0, 3, 1, 2)
 
 
-LIBRARY.impl("gather_images", checked(_check, _run), "CompositeExplicitAutograd")
-torch.library.register_fake("fastgan::gather_images", _fake, lib=LIBRARY)
+_GATHER = Operator(
+    "gather_images", _Arguments, "Tensor", check=lambda a: _check(*a), run=_run, fake=_fake
+)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -19,8 +21,8 @@ from fastgan.ops.core.tensors import (
     spatial_size,
     values_per_channel,
 )
-from fastgan.ops.norm_act import eager
-from fastgan.ops.norm_act.autograd import EVAL, TRAIN, UPDATE
+from fastgan.ops.norm_act.arguments import Eval, Spec, Train
+from fastgan.ops.norm_act.autograd import EVAL, TRAIN, move
 
 
 def norm_act(
@@ -76,9 +78,11 @@ def norm_act(
     momentum, eps, segments = norm_scalars(training, momentum, eps, segments, average_segments)
     spec = eps, code, slope, segments if training else 1, order == "act_norm"
     given = running_mean, running_var, weight, bias
-    backend, is_eager = dispatch.setting(), x is not None and dispatch.is_eager(x, *given)
+    backend = dispatch.setting()
+    how = training, momentum, spec, average_segments, backend
+    is_eager = x is not None and dispatch.is_eager(x, *given)
     if is_eager:
-        z = eager.in_cpp(x, *given, training, momentum, spec, average_segments, backend)
+        z = _in_cpp(x, given, how)
         if z is not None:
             return z
     check_input(x)
@@ -87,25 +91,45 @@ def norm_act(
     if not training:
         if running is None:
             raise ValueError("running_mean: evaluation needs running_mean and running_var")
-        if is_eager:
-            return eager.evaluate(dense(x), *running, *affine, spec, backend)
-        mean, var = (t.reshape(1, -1) for t in running)
-        return EVAL(dense(x), mean, var, *affine, *spec, backend)
+        x = dense(x)
+        z = _in_cpp(x, (*running, *affine), how) if is_eager else None
+        if z is None:
+            mean, var = (t.reshape(1, -1) for t in running)
+            z = EVAL(Eval(x, mean, var, *affine, Spec(*spec)), backend, is_eager)
+        return z
     count = values_per_channel(x, segments)
     if not count:
         running = None
     if running is not None and is_eager:
         check_apart(x, *given)
-    moving = momentum, count, average_segments
-    if is_eager:
-        z = eager.train(dense(x), *affine, spec, backend, running, moving)
-    else:
-        z, mean, var = TRAIN(dense(x), *affine, *spec, backend)
+    x = dense(x)
+    z = _in_cpp(x, (*(running or (None, None)), *affine), how) if is_eager else None
+    if z is None:
+        z, mean, var = TRAIN(Train(x, *affine, Spec(*spec)), backend, is_eager)
         if running is not None:
-            with torch.no_grad():
-                UPDATE(*running, mean, var, *moving, backend)
+            move(running, mean, var, momentum, count, average_segments, backend, is_eager)
     if running is not None:
         copy_back_running_stats((running_mean, running_var), running)
+    return z
+
+
+def _in_cpp(
+    x: Tensor,
+    given: tuple[Tensor | None, ...],  # running mean and variance, weight, bias
+    how: tuple[Any, ...],  # training, momentum, a Spec's fields, average, backend
+) -> Tensor | None:
+    """The op with its derivative in C++, or None where that does not serve this backend or these
+    arguments.
+
+    It does not where an argument is wrong or has to be converted, which is done here then: looking
+    for that in Python takes as long as the kernels of a small layer.
+    """
+    training, momentum, spec, average, backend = how
+    if not dispatch.in_cpp(backend, x):
+        return None
+    z: Tensor | None = torch.ops.fastgan_eager.norm_act(
+        x, *given, training, momentum, *spec, average, backend
+    )
     return z
 
 
@@ -133,11 +157,12 @@ def move_running_stats(
     count = values_per_channel(x, mean.shape[0])
     if running is None or not count:
         return
-    if dispatch.is_eager(x, *running):
+    is_eager = dispatch.is_eager(x, *running, mean)
+    if is_eager:
         check_apart(x, running_mean, running_var, None, None)
-    with torch.no_grad():
-        backend = dispatch.setting()
-        UPDATE(*running, mean.detach(), var.detach(), momentum, count, average_segments, backend)
+    of_x = mean.detach(), var.detach()
+    backend = dispatch.setting()
+    move(running, *of_x, momentum, count, average_segments, backend, is_eager)
     copy_back_running_stats((running_mean, running_var), running)
 
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from fastgan.ops.core.activation import act, d2_act, d_act
+from fastgan.ops.norm_act.arguments import Backward
 from fastgan.ops.norm_act.reference import moments, per_channel, per_segment, split
 
 _OVER = (1, 3)
@@ -33,23 +34,13 @@ def norm_act_double_backward(
     g_dx: Tensor | None,
     g_dweight: Tensor | None,
     g_dbias: Tensor | None,
-    dz: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    activation: int,
-    negative_slope: float,
-    segments: int,
-    act_first: bool,
-    training: bool,
+    given: Backward,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Gradients of (dz, x, weight, bias) from those of (dx, dweight, dbias); None is zero."""
-    spec = (activation, negative_slope)
+    dz, x, mean, var, weight, bias, spec, training, _, _ = given
+    eps, code, slope, segments, act_first = spec
     source, d_out = split(x, segments), split(dz, segments)
-    u = act(source, *spec) if act_first else source
+    u = act(source, code, slope) if act_first else source
     gamma, beta = per_channel(weight, 1.0, u), per_channel(bias, 0.0, u)
     g_gamma, g_beta = per_channel(g_dweight, 0.0, u), per_channel(g_dbias, 0.0, u)
     g_dx = torch.zeros_like(x) if g_dx is None else g_dx
@@ -67,17 +58,17 @@ def norm_act_double_backward(
 
     g_du = split(g_dx, segments)
     if act_first:
-        slope_in = d_act(source, *spec)
+        slope_in = d_act(source, code, slope)
         g_du = g_du * slope_in
         a, d_y = d_out, torch.ones_like(d_out)
     else:
         y = gamma * x_hat + beta
-        d_y = d_act(y, *spec)
+        d_y = d_act(y, code, slope)
         a = d_out * d_y
     v = gamma * r * project(g_du) + g_gamma * x_hat + g_beta
     g_dz = d_y * v
 
-    through_y = torch.zeros_like(v) if act_first else d_out * d2_act(y, *spec) * v
+    through_y = torch.zeros_like(v) if act_first else d_out * d2_act(y, code, slope) * v
     h = g_gamma * a + gamma * through_y
     if training:
         sum_gx, sum_ax = (g_du * x_hat).sum(_OVER, True), (a * x_hat).sum(_OVER, True)
@@ -90,7 +81,7 @@ def norm_act_double_backward(
     g_x = g_u
     if act_first:
         du = gamma * r * project(a)
-        g_x = g_u * slope_in + split(g_dx, segments) * d2_act(source, *spec) * du
+        g_x = g_u * slope_in + split(g_dx, segments) * d2_act(source, code, slope) * du
 
     g_weight = g_bias = None
     if weight is not None:

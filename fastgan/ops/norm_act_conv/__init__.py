@@ -24,8 +24,9 @@ from fastgan.ops.core.tensors import (
     values_per_channel,
 )
 from fastgan.ops.norm_act import copy_back_running_stats
+from fastgan.ops.norm_act.arguments import NormTensors
+from fastgan.ops.norm_act_conv.arguments import Spec
 from fastgan.ops.norm_act_conv.autograd import run
-from fastgan.ops.norm_act_conv.kernels import Spec
 
 
 class Norm(NamedTuple):
@@ -113,7 +114,7 @@ def norm_act_conv(
     moves = running if training and count else None
     if moves is not None and is_eager(x, *moves):
         check_apart(x, running_mean, running_var, gamma, beta)
-    y = run(x, weight, bias, (*known, *affine), spec, keep_z, moves, moving)
+    y = run(x, weight, bias, NormTensors(*known, *affine), spec, keep_z, moves, moving)
     if moves is not None:
         copy_back_running_stats((running_mean, running_var), moves)
     return y
