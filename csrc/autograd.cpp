@@ -4,7 +4,7 @@
 // This is a library of its own, for PyTorch's autograd has no stable ABI: it serves the version of
 // torch that it was built with, and where it is missing fastgan/ops does the same in Python. A backward
 // that is itself recorded (`create_graph`), or whose gradient something watches, is the dispatcher
-// operator of namespace fastgan, which has a derivative.
+// operator with a choice of backend, which has a derivative.
 #include <ATen/MemoryOverlap.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
@@ -27,8 +27,8 @@ using Optional = std::optional<Tensor>;
 using Three = std::tuple<Tensor, Tensor, Tensor>;
 
 template <typename Signature>
-c10::TypedOperatorHandle<Signature> find(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
+c10::TypedOperatorHandle<Signature> find(const char* name, const char* overload = "kernel") {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, overload).typed<Signature>();
 }
 
 struct Spec {
@@ -81,9 +81,9 @@ Three run_train(const Tensor& x, const Optional& weight, const Optional& bias, c
                 const Running& running) {
   static const auto train =
       find<Three(const Tensor&, const Optional&, const Optional&, double, int64_t, double, int64_t,
-                 bool)>("fastgan_native::norm_act_train");
+                 bool)>("fastgan::norm_act_train");
   static const auto update = find<void(Tensor, Tensor, const Tensor&, const Tensor&, double, int64_t,
-                                       bool)>("fastgan_native::update_running_stats_");
+                                       bool)>("fastgan::update_running_stats_");
   const at::AutoDispatchBelowADInplaceOrView raw;
   Three results = train.call(x, weight, bias, s.eps, s.activation, s.slope, s.segments, s.act_first);
   if (running.mean.has_value()) {
@@ -99,7 +99,7 @@ Tensor run_eval(const Tensor& x, const Tensor& mean, const Tensor& var, const Op
                 const Optional& bias, const Spec& s) {
   static const auto eval =
       find<Tensor(const Tensor&, const Tensor&, const Tensor&, const Optional&, const Optional&, double,
-                  int64_t, double, int64_t, bool)>("fastgan_native::norm_act_eval");
+                  int64_t, double, int64_t, bool)>("fastgan::norm_act_eval");
   const at::AutoDispatchBelowADInplaceOrView raw;
   return eval.call(x, mean, var, weight, bias, s.eps, s.activation, s.slope, s.segments, s.act_first);
 }
@@ -130,7 +130,7 @@ Three gradients(AutogradContext* ctx, const Tensor& gradient, bool training) {
     static const auto backward =
         find<Three(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Optional&,
                    const Optional&, double, int64_t, double, int64_t, bool, bool, bool, bool,
-                   std::string_view)>("fastgan::norm_act_backward");
+                   std::string_view)>("fastgan::norm_act_backward", "");
     result = backward.call(dz, x, mean, var, weight, bias, eps, activation, slope, segments, act_first,
                            training, need_dx, need_dparams,
                            ctx->saved_data["backend"].toStringRef());
@@ -138,7 +138,7 @@ Three gradients(AutogradContext* ctx, const Tensor& gradient, bool training) {
     static const auto backward =
         find<Three(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Optional&,
                    const Optional&, double, int64_t, double, int64_t, bool, bool, bool, bool)>(
-            "fastgan_native::norm_act_backward");
+            "fastgan::norm_act_backward");
     const at::AutoDispatchBelowADInplaceOrView raw;
     result = backward.call(dz, x, mean, var, weight, bias, eps, activation, slope, segments, act_first,
                            training, need_dx, need_dparams);
@@ -245,8 +245,8 @@ Optional norm_act(const Tensor& x, const Optional& running_mean, const Optional&
 }
 
 Tensor run_bias_act(const Tensor& x, const Optional& bias, int64_t activation, double slope) {
-  static const auto forward = find<Tensor(const Tensor&, const Optional&, int64_t, double)>(
-      "fastgan_native::bias_act_forward");
+  static const auto forward =
+      find<Tensor(const Tensor&, const Optional&, int64_t, double)>("fastgan::bias_act");
   const at::AutoDispatchBelowADInplaceOrView raw;
   return forward.call(x, bias, activation, slope);
 }
@@ -272,12 +272,12 @@ struct BiasAct : Function<BiasAct> {
     if (watched(dz)) {
       static const auto run =
           find<Two(const Tensor&, const Tensor&, int64_t, double, bool, std::string_view)>(
-              "fastgan::bias_act_backward");
+              "fastgan::bias_act_backward", "");
       result = run.call(dz, z, activation, slope, need_dbias,
                         ctx->saved_data["backend"].toStringRef());
     } else {
       static const auto run = find<Two(const Tensor&, const Tensor&, int64_t, double, bool)>(
-          "fastgan_native::bias_act_backward");
+          "fastgan::bias_act_backward");
       const at::AutoDispatchBelowADInplaceOrView raw;
       result = run.call(dz, z, activation, slope, need_dbias);
     }
@@ -297,13 +297,14 @@ Tensor bias_act(const Tensor& x, const Optional& bias, int64_t activation, doubl
 }  // namespace
 }  // namespace fastgan
 
-TORCH_LIBRARY(fastgan_eager, m) {
+TORCH_LIBRARY_FRAGMENT(fastgan, m) {
   m.def(
-      "norm_act(Tensor x, Tensor(a!)? running_mean, Tensor(b!)? running_var, Tensor? weight, "
+      "norm_act_eager(Tensor x, Tensor(a!)? running_mean, Tensor(b!)? running_var, Tensor? weight, "
       "Tensor? bias, bool training, float momentum, float eps, int activation, float negative_slope, "
       "int segments, bool act_first, bool average, str backend) -> Tensor?",
       &fastgan::norm_act);
   m.def(
-      "bias_act(Tensor x, Tensor? bias, int activation, float negative_slope, str backend) -> Tensor",
+      "bias_act_eager(Tensor x, Tensor? bias, int activation, float negative_slope, str backend) "
+      "-> Tensor",
       &fastgan::bias_act);
 }

@@ -1,32 +1,34 @@
-// Schemas only. Every device registers its kernels itself (csrc/cpu, csrc/cuda).
+// Schemas only. Every device registers its kernels itself (csrc/cpu, csrc/cuda). Where the operator of
+// a name chooses a backend and has a derivative (fastgan/ops), its overload `kernel` is the compiled
+// kernel alone.
 //
 // x is N x C x spatial, dense, contiguous or channels-last; z and dx have its layout. Statistics are
 // (segments, C), float32 (float64 for float64); `var` is biased. What is not needed comes back empty.
 #include <torch/csrc/stable/library.h>
 
-STABLE_TORCH_LIBRARY(fastgan_native, m) {
+STABLE_TORCH_LIBRARY_FRAGMENT(fastgan, m) {
   m.def(
-      "norm_act_train(Tensor x, Tensor? weight, Tensor? bias, float eps, int activation, "
+      "norm_act_train.kernel(Tensor x, Tensor? weight, Tensor? bias, float eps, int activation, "
       "float negative_slope, int segments, bool act_first) -> (Tensor z, Tensor mean, Tensor var)");
   m.def(
-      "norm_act_eval(Tensor x, Tensor mean, Tensor var, Tensor? weight, Tensor? bias, float eps, "
+      "norm_act_eval.kernel(Tensor x, Tensor mean, Tensor var, Tensor? weight, Tensor? bias, float eps, "
       "int activation, float negative_slope, int segments, bool act_first) -> Tensor z");
   m.def(
-      "norm_act_backward(Tensor dz, Tensor x, Tensor mean, Tensor var, Tensor? weight, "
+      "norm_act_backward.kernel(Tensor dz, Tensor x, Tensor mean, Tensor var, Tensor? weight, "
       "Tensor? bias, float eps, int activation, float negative_slope, int segments, "
       "bool act_first, bool training, bool need_dx, bool need_dparams) "
       "-> (Tensor dx, Tensor dweight, Tensor dbias)");
   m.def(
-      "update_running_stats_(Tensor(a!) running_mean, Tensor(b!) running_var, Tensor mean, "
+      "update_running_stats_.kernel(Tensor(a!) running_mean, Tensor(b!) running_var, Tensor mean, "
       "Tensor var, float momentum, int count, bool average) -> ()");
-  m.def("bias_act_forward(Tensor x, Tensor? bias, int activation, float negative_slope) -> Tensor");
+  m.def("bias_act.kernel(Tensor x, Tensor? bias, int activation, float negative_slope) -> Tensor");
   m.def(
-      "bias_act_backward(Tensor dz, Tensor z, int activation, float negative_slope, "
+      "bias_act_backward.kernel(Tensor dz, Tensor z, int activation, float negative_slope, "
       "bool need_dbias) -> (Tensor dx, Tensor dbias)");
   // Bytes of freed blocks that the CPU kernels hold for their next outputs; with limit, at most so many.
   m.def("kept_memory(int? limit) -> int");
   // uint8 (N, H, W, C) to (B, H, W, C) of dtype, x / 127.5 - 1, mirrored along W where flips says so.
-  m.def("gather_images(Tensor images, Tensor index, Tensor? flips, ScalarType dtype) -> Tensor");
+  m.def("gather_images.kernel(Tensor images, Tensor index, Tensor? flips, ScalarType dtype) -> Tensor");
   // Convolutions between an image of at most four channels and a wide, channels-last tensor; weight
   // is (wide channels, image channels, kernel). thin_conv reads the image and thin_conv_transpose
   // writes it, of `size`; each is the other's data gradient. thin_conv_weight is the gradient of the

@@ -35,12 +35,12 @@ from fastgan.kernels.core.geometry import (
 )
 from fastgan.kernels.norm_act import merge, merge_block
 
-__all__ = ["bias_act_backward", "bias_act_forward", "configs", "shipped_configs"]
+__all__ = ["bias_act", "bias_act_backward", "configs", "shipped_configs"]
 
 Tensor = torch.Tensor
 
 
-def bias_act_forward(
+def bias_act(
     x: Tensor,
     bias: Tensor | None,
     activation: int,

@@ -6,7 +6,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from functools import partial
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -164,7 +163,7 @@ class _Traced:
     def _activation(
         self, t: Tensor, size: int, activation: Activation, passes: Passes, again: int = 0
     ) -> Iterator[Kernel]:
-        forward = partial(_raw("bias_act", t).bias_act_forward, t, None, *_code(activation))
+        forward = partial(_raw("bias_act", t).bias_act, t, None, *_code(activation))
         by = dispatch.resolve(dispatch.setting(), t)
         yield self._kernel("activation", passes.forward + again, Cost(0, size, size), forward, by)
         yield self._activation_gradient(t, size, activation, max(passes.weights, passes.inputs))
@@ -297,7 +296,7 @@ def _convolution_of(block: Block) -> _ConvNd | None:
     return alone if plain else None
 
 
-def _raw(op: str, x: Tensor) -> ModuleType:
+def _raw(op: str, x: Tensor) -> Any:
     return dispatch.kernels(dispatch.setting(), op, x)
 
 

@@ -82,10 +82,10 @@ def test_results_of_another_commit_are_not_continued(session, tmp_path, monkeypa
     ("name", "part"),
     [
         ("aten::mkldnn_convolution", "convolution"),
-        ("fastgan_native::winograd_conv_weight", "convolution"),
+        ("fastgan::winograd_conv_weight", "convolution"),
         ("sm90_xmma_dgrad_implicit_gemm_bf16", "convolution"),
         ("aten::native_batch_norm_backward", "norm and activation"),
-        ("fastgan_native::norm_act_train", "norm and activation"),
+        ("fastgan::norm_act_train", "norm and activation"),
         ("aten::_fused_adam_", "optimizer"),
         ("aten::copy_", "copies and casts"),
         ("aten::mean", OTHER),

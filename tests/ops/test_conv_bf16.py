@@ -158,7 +158,7 @@ def test_raw_checks(native: None, change: dict[str, object], match: str) -> None
         if tensor.dim() == 4:
             arguments[name] = tensor.to(memory_format=torch.channels_last)
     with pytest.raises(RuntimeError, match=match):
-        torch.ops.fastgan_native.dot_conv(**arguments)
+        torch.ops.fastgan.dot_conv(**arguments)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +168,4 @@ def test_raw_checks_of_the_weight_gradient(native: None, batch: int, match: str)
     image = channels_last(torch.zeros(batch, 16, 8, 8).bfloat16())
     positions = channels_last(torch.zeros(batch // 2, 16, 4, 4).bfloat16())
     with pytest.raises(RuntimeError, match=match):
-        torch.ops.fastgan_native.dot_conv_weight(
-            image, positions, [4, 4], [2, 2], [1, 1], torch.float32
-        )
+        torch.ops.fastgan.dot_conv_weight(image, positions, [4, 4], [2, 2], [1, 1], torch.float32)

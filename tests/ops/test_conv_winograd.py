@@ -122,6 +122,6 @@ def test_raw_checks(
     native: None, op: str, tensors: tuple[tuple[int, ...], ...], match: str
 ) -> None:
     with pytest.raises(RuntimeError, match=match):
-        getattr(torch.ops.fastgan_native, op)(*(channels_last(torch.randn(s)) for s in tensors))
+        getattr(torch.ops.fastgan, op)(*(channels_last(torch.randn(s)) for s in tensors))
     with pytest.raises(RuntimeError, match="channels-last"):
-        getattr(torch.ops.fastgan_native, op)(torch.randn(1, 16, 8, 8), torch.randn(16, 16, 4, 4))
+        getattr(torch.ops.fastgan, op)(torch.randn(1, 16, 8, 8), torch.randn(16, 16, 4, 4))

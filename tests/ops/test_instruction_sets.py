@@ -59,7 +59,7 @@ def gathered() -> list[Tensor]:
 
 def thin_results() -> list[Tensor]:
     """Convolutions from and to an image: partly filled vectors, odd sizes, several groups."""
-    native, found = torch.ops.fastgan_native, []
+    native, found = torch.ops.fastgan, []
     for dtype in DTYPES[:3]:
         for c, wide in ((3, 72), (1, 21), (4, 16)):
             image = torch.randn(2, c, 11, 13).to(dtype)
@@ -78,7 +78,7 @@ def thin_results() -> list[Tensor]:
 
 def filtered_results() -> list[Tensor]:
     """Convolutions by minimal filtering: incomplete tiles, panels and squares."""
-    native, found = torch.ops.fastgan_native, []
+    native, found = torch.ops.fastgan, []
     for dtype in DTYPES[:3]:
         image, positions, weight = (
             (torch.randn(shape) / 8).to(dtype).contiguous(memory_format=torch.channels_last)
@@ -94,7 +94,7 @@ def filtered_results() -> list[Tensor]:
 
 def dot_results() -> list[Tensor]:
     """Convolutions by dot products: incomplete panels and squares, a sample without a partner."""
-    native, place = torch.ops.fastgan_native, ((2, 1), (1, 1))
+    native, place = torch.ops.fastgan, ((2, 1), (1, 1))
     image, positions, weight = (
         (torch.randn(shape) / 8).bfloat16().contiguous(memory_format=torch.channels_last)
         for shape in ((3, 48, 10, 6), (3, 80, 5, 5), (80, 48, 4, 4))

@@ -155,13 +155,13 @@ def _run_shape(dtype: Any, channels_last: bool, name: str, n: int, c: int, side:
         norm_act.norm_act_eval(x, *stats, *common)
         norm_act.norm_act_backward(x, x, *stats, *common, True, True, True)
         if not act_first:
-            bias_act.bias_act_forward(x, affine, act, 0.2)
+            bias_act.bias_act(x, affine, act, 0.2)
             bias_act.bias_act_backward(x, x, act, 0.2, True)
     if large:
         common = (1e-5, 0, 0.2, 1, False)
         for training, need_dx, need_dparams in product((True, False), repeat=3):
             norm_act.norm_act_backward(x, x, *stats, *common, training, need_dx, need_dparams)
-        bias_act.bias_act_forward(x, None, 0, 0.2)
+        bias_act.bias_act(x, None, 0, 0.2)
         bias_act.bias_act_backward(x, x, 0, 0.2, False)
         for average in (False, True):
             norm_act.update_running_stats_(affine, affine, *stats[:2], 0.1, n, average)

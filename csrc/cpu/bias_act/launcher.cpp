@@ -109,7 +109,7 @@ std::tuple<Tensor, Tensor> bias_act_backward(Tensor dz, Tensor z, int64_t activa
 }  // namespace
 }  // namespace fastgan
 
-STABLE_TORCH_LIBRARY_IMPL(fastgan_native, CPU, m) {
-  m.impl("bias_act_forward", TORCH_BOX(&fastgan::bias_act_forward));
-  m.impl("bias_act_backward", TORCH_BOX(&fastgan::bias_act_backward));
+STABLE_TORCH_LIBRARY_IMPL(fastgan, CPU, m) {
+  m.impl("bias_act.kernel", TORCH_BOX(&fastgan::bias_act_forward));
+  m.impl("bias_act_backward.kernel", TORCH_BOX(&fastgan::bias_act_backward));
 }

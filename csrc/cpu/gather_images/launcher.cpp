@@ -63,6 +63,6 @@ Tensor gather_images(Tensor images, Tensor index, std::optional<Tensor> flips, S
 }  // namespace
 }  // namespace fastgan
 
-STABLE_TORCH_LIBRARY_IMPL(fastgan_native, CPU, m) {
-  m.impl("gather_images", TORCH_BOX(&fastgan::gather_images));
+STABLE_TORCH_LIBRARY_IMPL(fastgan, CPU, m) {
+  m.impl("gather_images.kernel", TORCH_BOX(&fastgan::gather_images));
 }

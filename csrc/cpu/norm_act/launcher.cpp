@@ -288,9 +288,9 @@ void update_running_stats_(Tensor running_mean, Tensor running_var, Tensor mean,
 }  // namespace
 }  // namespace fastgan
 
-STABLE_TORCH_LIBRARY_IMPL(fastgan_native, CPU, m) {
-  m.impl("norm_act_train", TORCH_BOX(&fastgan::norm_act_train));
-  m.impl("norm_act_eval", TORCH_BOX(&fastgan::norm_act_eval));
-  m.impl("norm_act_backward", TORCH_BOX(&fastgan::norm_act_backward));
-  m.impl("update_running_stats_", TORCH_BOX(&fastgan::update_running_stats_));
+STABLE_TORCH_LIBRARY_IMPL(fastgan, CPU, m) {
+  m.impl("norm_act_train.kernel", TORCH_BOX(&fastgan::norm_act_train));
+  m.impl("norm_act_eval.kernel", TORCH_BOX(&fastgan::norm_act_eval));
+  m.impl("norm_act_backward.kernel", TORCH_BOX(&fastgan::norm_act_backward));
+  m.impl("update_running_stats_.kernel", TORCH_BOX(&fastgan::update_running_stats_));
 }

@@ -123,6 +123,6 @@ void give(void* taken) noexcept {
 
 }  // namespace fastgan
 
-STABLE_TORCH_LIBRARY_IMPL(fastgan_native, CompositeExplicitAutograd, m) {
+STABLE_TORCH_LIBRARY_IMPL(fastgan, CompositeExplicitAutograd, m) {
   m.impl("kept_memory", TORCH_BOX(&fastgan::kept_memory));
 }

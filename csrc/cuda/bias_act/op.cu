@@ -54,7 +54,7 @@ static std::tuple<Tensor, Tensor> bias_act_backward(Tensor dz, Tensor z, std::in
 }  // namespace cuda
 }  // namespace fastgan
 
-STABLE_TORCH_LIBRARY_IMPL(fastgan_native, CUDA, m) {
-  m.impl("bias_act_forward", TORCH_BOX(&fastgan::cuda::bias_act_forward));
-  m.impl("bias_act_backward", TORCH_BOX(&fastgan::cuda::bias_act_backward));
+STABLE_TORCH_LIBRARY_IMPL(fastgan, CUDA, m) {
+  m.impl("bias_act.kernel", TORCH_BOX(&fastgan::cuda::bias_act_forward));
+  m.impl("bias_act_backward.kernel", TORCH_BOX(&fastgan::cuda::bias_act_backward));
 }

@@ -51,6 +51,6 @@ static Tensor gather_images(Tensor images, Tensor index, OptionalTensor flips, S
 }  // namespace cuda
 }  // namespace fastgan
 
-STABLE_TORCH_LIBRARY_IMPL(fastgan_native, CUDA, m) {
-  m.impl("gather_images", TORCH_BOX(&fastgan::cuda::gather_images));
+STABLE_TORCH_LIBRARY_IMPL(fastgan, CUDA, m) {
+  m.impl("gather_images.kernel", TORCH_BOX(&fastgan::cuda::gather_images));
 }

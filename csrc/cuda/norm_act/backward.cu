@@ -48,6 +48,6 @@ static std::tuple<Tensor, Tensor, Tensor> norm_act_backward(
 }  // namespace cuda
 }  // namespace fastgan
 
-STABLE_TORCH_LIBRARY_IMPL(fastgan_native, CUDA, m) {
-  m.impl("norm_act_backward", TORCH_BOX(&fastgan::cuda::norm_act_backward));
+STABLE_TORCH_LIBRARY_IMPL(fastgan, CUDA, m) {
+  m.impl("norm_act_backward.kernel", TORCH_BOX(&fastgan::cuda::norm_act_backward));
 }

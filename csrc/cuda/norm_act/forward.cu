@@ -91,8 +91,8 @@ static void update_running_stats_(Tensor running_mean, Tensor running_var, Tenso
 }  // namespace cuda
 }  // namespace fastgan
 
-STABLE_TORCH_LIBRARY_IMPL(fastgan_native, CUDA, m) {
-  m.impl("norm_act_train", TORCH_BOX(&fastgan::cuda::norm_act_train));
-  m.impl("norm_act_eval", TORCH_BOX(&fastgan::cuda::norm_act_eval));
-  m.impl("update_running_stats_", TORCH_BOX(&fastgan::cuda::update_running_stats_));
+STABLE_TORCH_LIBRARY_IMPL(fastgan, CUDA, m) {
+  m.impl("norm_act_train.kernel", TORCH_BOX(&fastgan::cuda::norm_act_train));
+  m.impl("norm_act_eval.kernel", TORCH_BOX(&fastgan::cuda::norm_act_eval));
+  m.impl("update_running_stats_.kernel", TORCH_BOX(&fastgan::cuda::update_running_stats_));
 }

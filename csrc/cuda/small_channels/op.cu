@@ -150,7 +150,7 @@ static Tensor thin_conv_weight(Tensor image, Tensor wide, Sizes kernel, Sizes st
 }  // namespace cuda
 }  // namespace fastgan
 
-STABLE_TORCH_LIBRARY_IMPL(fastgan_native, CUDA, m) {
+STABLE_TORCH_LIBRARY_IMPL(fastgan, CUDA, m) {
   m.impl("thin_conv", TORCH_BOX(&fastgan::cuda::thin_conv));
   m.impl("thin_conv_transpose", TORCH_BOX(&fastgan::cuda::thin_conv_transpose));
   m.impl("thin_conv_weight", TORCH_BOX(&fastgan::cuda::thin_conv_weight));

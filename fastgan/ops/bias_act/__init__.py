@@ -38,5 +38,5 @@ def bias_act(
     x, bias, backend = dense(x), parameter("bias", bias, x), dispatch.setting()
     is_eager = dispatch.is_eager(x, bias)
     if is_eager and dispatch.in_cpp(backend, x):
-        return torch.ops.fastgan_eager.bias_act(x, bias, code, slope, backend)
+        return torch.ops.fastgan.bias_act_eager(x, bias, code, slope, backend)
     return FORWARD(Forward(x, bias, code, slope), backend, is_eager)

@@ -15,7 +15,7 @@ from fastgan.ops.core.tensors import dense_like, stat_dtype
 
 
 def _forward(a: Forward, backend: str) -> Tensor:
-    return dispatch.kernels(backend, "bias_act", a.x).bias_act_forward(*a)
+    return dispatch.kernels(backend, "bias_act", a.x).bias_act(*a)
 
 
 def _backward(a: Backward, backend: str) -> tuple[Tensor, Tensor]:

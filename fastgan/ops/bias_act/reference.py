@@ -8,9 +8,7 @@ from fastgan.ops.core.activation import act, d_act_from_output
 from fastgan.ops.norm_act.reference import stored_like, wide
 
 
-def bias_act_forward(
-    x: Tensor, bias: Tensor | None, activation: int, negative_slope: float
-) -> Tensor:
+def bias_act(x: Tensor, bias: Tensor | None, activation: int, negative_slope: float) -> Tensor:
     y = wide(x)
     if bias is not None:
         y = y + bias.reshape(-1, *(1,) * (x.dim() - 2))

@@ -31,7 +31,7 @@ class Epilogue(NamedTuple):
         if self.is_identity and self.bias is None:
             return y
         kernels = dispatch.kernels("auto", "bias_act", y)
-        activated: Tensor = kernels.bias_act_forward(y, self.bias, self.activation, self.slope)
+        activated: Tensor = kernels.bias_act(y, self.bias, self.activation, self.slope)
         return activated
 
 

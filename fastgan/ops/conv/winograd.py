@@ -59,23 +59,19 @@ def beats_eager(p: Problem, grad_x: bool) -> bool:
 
 
 def to_map(p: Problem, image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    found: Tensor = torch.ops.fastgan_native.winograd_conv(
-        laid_out(p, image), laid_out(p, weight), bias
-    )
+    found: Tensor = torch.ops.fastgan.winograd_conv(laid_out(p, image), laid_out(p, weight), bias)
     return found
 
 
 def to_image(p: Problem, map: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    found: Tensor = torch.ops.fastgan_native.winograd_conv_transpose(
+    found: Tensor = torch.ops.fastgan.winograd_conv_transpose(
         laid_out(p, map), laid_out(p, weight), bias
     )
     return found
 
 
 def to_weight(p: Problem, image: Tensor, map: Tensor) -> Tensor:
-    found: Tensor = torch.ops.fastgan_native.winograd_conv_weight(
-        laid_out(p, image), laid_out(p, map)
-    )
+    found: Tensor = torch.ops.fastgan.winograd_conv_weight(laid_out(p, image), laid_out(p, map))
     return found
 
 

@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 import os
 from functools import cache
-from types import ModuleType
+from typing import Any
 
 import torch
 from torch.autograd import forward_ad
@@ -154,10 +154,10 @@ def available() -> dict[str, str | None]:
     }
 
 
-def kernels(name: str, op: str, x: torch.Tensor) -> ModuleType:
+def kernels(name: str, op: str, x: torch.Tensor) -> Any:
     """What holds the raw kernels of `op` ("norm_act", "bias_act") for x, as attributes."""
     chosen = resolve(name, x)
     if chosen in ("cpu", "cuda"):
-        return torch.ops.fastgan_native
+        return native.KERNELS
     name = f"fastgan.ops.{op}.reference" if chosen == "reference" else f"fastgan.kernels.{op}"
     return importlib.import_module(name)

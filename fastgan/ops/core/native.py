@@ -35,6 +35,18 @@ def load() -> str | None:
     return None
 
 
+class _Kernels:
+    """The compiled kernels, by the names of the operators that they are an overload of."""
+
+    def __getattr__(self, name: str) -> Any:
+        kernel = getattr(torch.ops.fastgan, name).kernel
+        setattr(self, name, kernel)
+        return kernel
+
+
+KERNELS = _Kernels()
+
+
 @cache
 def why_no_autograd() -> str | None:
     """None where derivatives in C++ are at hand, else why not: the ops then have them in Python.
@@ -77,5 +89,5 @@ def kept_memory(limit: int | None = None) -> int:
         raise ValueError(f"limit: expected a number of bytes >= 0, got {limit}")
     if load() is not None:
         return 0
-    held: int = torch.ops.fastgan_native.kept_memory(limit)
+    held: int = torch.ops.fastgan.kept_memory(limit)
     return held

@@ -127,7 +127,7 @@ def _in_cpp(
     training, momentum, spec, average, backend = how
     if not dispatch.in_cpp(backend, x):
         return None
-    z: Tensor | None = torch.ops.fastgan_eager.norm_act(
+    z: Tensor | None = torch.ops.fastgan.norm_act_eager(
         x, *given, training, momentum, *spec, average, backend
     )
     return z

@@ -50,7 +50,7 @@ def recompute(x: Tensor, norm: NormTensors, spec: Spec, backend: str) -> Tensor:
         return z
     if is_identity(*spec.before):
         return x
-    z = dispatch.kernels(backend, "bias_act", x).bias_act_forward(x, None, *spec.before)
+    z = dispatch.kernels(backend, "bias_act", x).bias_act(x, None, *spec.before)
     return z
 
 

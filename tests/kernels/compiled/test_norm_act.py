@@ -124,7 +124,7 @@ def test_more_than_2_to_the_31_values() -> None:
         x = torch.empty(shape, dtype=torch.bfloat16, device="cuda", memory_format=memory)
         x.normal_()
         bias = torch.linspace(-1, 1, 64, device="cuda")
-        z = bias_act.bias_act_forward(x, bias, 0, 0.2)
+        z = bias_act.bias_act(x, bias, 0, 0.2)
         tail = x[-1].float() + bias[:, None, None]
         torch.testing.assert_close(z[-1], torch.nn.functional.leaky_relu(tail, 0.2).bfloat16())
         z, mean, var = norm_act.norm_act_train(x, None, None, 1e-5, 0, 1.0, 2, False)

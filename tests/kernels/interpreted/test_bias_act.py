@@ -52,7 +52,7 @@ def test_tanh_is_as_exact_as_torchs() -> None:
     """Relative error, also where tanh(y) is about y and where it is about 1."""
     y = torch.cat([torch.logspace(-30, 2, 4001), -torch.logspace(-30, 2, 4001)])
     y = torch.cat([y, torch.tensor([0.0, -0.0, 0.625, -0.625])])[None]
-    z = bias_act.bias_act_forward(y, None, 1, 0.0)
+    z = bias_act.bias_act(y, None, 1, 0.0)
     truth = torch.tanh(y.double())
     assert (z - truth).abs().le(4 * 2**-23 * truth.abs()).all()
 
@@ -61,7 +61,7 @@ def test_extreme_values_propagate_as_in_torch() -> None:
     inf, nan = float("inf"), float("nan")
     x = torch.tensor([[inf, -inf, nan, 1e30, -1e30, 200.0, -200.0, 0.0]])
     for activation, act in ((0, None), (1, torch.tanh), (2, torch.sigmoid)):
-        z = bias_act.bias_act_forward(x, None, activation, 0.2)
+        z = bias_act.bias_act(x, None, activation, 0.2)
         want = torch.nn.functional.leaky_relu(x, 0.2) if act is None else act(x)
         torch.testing.assert_close(z, want, equal_nan=True)
         dx, _ = bias_act.bias_act_backward(torch.ones_like(x), z, activation, 0.2, False)
@@ -74,7 +74,7 @@ def test_extreme_values_propagate_as_in_torch() -> None:
 @pytest.mark.parametrize("shape", [(0, 3, 4, 4), (2, 0, 4, 4), (2, 3, 0, 4)], ids=str)
 def test_empty(shape: tuple[int, ...]) -> None:
     x = torch.empty(shape)
-    assert bias_act.bias_act_forward(x, torch.zeros(shape[1]), 0, 0.2).shape == x.shape
+    assert bias_act.bias_act(x, torch.zeros(shape[1]), 0, 0.2).shape == x.shape
     dx, dbias = bias_act.bias_act_backward(x, x, 0, 0.2, True)
     assert dx.shape == x.shape
     assert dbias.tolist() == [0.0] * shape[1]
@@ -83,6 +83,6 @@ def test_empty(shape: tuple[int, ...]) -> None:
 def test_errors() -> None:
     c = Case((4, 3, 4, 4))
     with pytest.raises(TypeError, match="x: expected float32, bfloat16 or float16"):
-        bias_act.bias_act_forward(c.x.double(), None, 0, 0.2)
+        bias_act.bias_act(c.x.double(), None, 0, 0.2)
     with pytest.raises(ValueError, match="dz: expected z's shape"):
         bias_act.bias_act_backward(c.dz.contiguous(), c.x, 0, 0.2, True)

@@ -209,7 +209,7 @@ Tensor dot_conv_weight(Tensor image, Tensor positions, Sizes kernel, Sizes strid
 }  // namespace
 }  // namespace fastgan
 
-STABLE_TORCH_LIBRARY_IMPL(fastgan_native, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(fastgan, CPU, m) {
   m.impl("dot_conv", TORCH_BOX(&fastgan::dot_conv));
   m.impl("dot_conv_transpose", TORCH_BOX(&fastgan::dot_conv_transpose));
   m.impl("dot_conv_weight", TORCH_BOX(&fastgan::dot_conv_weight));

@@ -237,7 +237,7 @@ Tensor thin_conv_weight(Tensor image, Tensor wide, Sizes kernel, Sizes stride, S
 }  // namespace
 }  // namespace fastgan
 
-STABLE_TORCH_LIBRARY_IMPL(fastgan_native, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(fastgan, CPU, m) {
   m.impl("thin_conv", TORCH_BOX(&fastgan::thin_conv));
   m.impl("thin_conv_transpose", TORCH_BOX(&fastgan::thin_conv_transpose));
   m.impl("thin_conv_weight", TORCH_BOX(&fastgan::thin_conv_weight));

@@ -181,7 +181,7 @@ Tensor winograd_conv_weight(Tensor image, Tensor positions) {
 }  // namespace
 }  // namespace fastgan
 
-STABLE_TORCH_LIBRARY_IMPL(fastgan_native, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(fastgan, CPU, m) {
   m.impl("winograd_conv", TORCH_BOX(&fastgan::winograd_conv));
   m.impl("winograd_conv_transpose", TORCH_BOX(&fastgan::winograd_conv_transpose));
   m.impl("winograd_conv_weight", TORCH_BOX(&fastgan::winograd_conv_weight));
