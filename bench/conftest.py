@@ -1,60 +1,46 @@
-"""Benchmarks run only when asked for, by --benchmark (or --benchmark-only): they want a quiet
-machine. Results are written as JSON lines when the run ends."""
+"""Benchmarks run only when asked for, by --benchmark: they want a quiet machine.
+
+What was measured is on disk, as JSON lines, as soon as it was; its tables are printed at the end.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from bench.harness import page
 from bench.harness.case import Case
 from bench.harness.machine import in_words, slug
-from bench.harness.measure import Work
 from bench.harness.results import FOLDER
 from bench.harness.session import Session
-from bench.harness.table import render
+from bench.harness.workload import Work
 
 HERE = Path(__file__).resolve().parent
 
-# For tests that run on either.
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda",
-        marks=[
-            pytest.mark.gpu,
-            pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-        ],
-    ),
+GPU = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
-Compared = Callable[[Case, str, Callable[[Case], Work]], None]
+DEVICES = ["cpu", pytest.param("cuda", marks=GPU)]  # for tests that run on either
+Compared = Callable[[Case, Callable[[Case], Work]], None]
 SESSION = pytest.StashKey[Session]()
 
 
-class Replay:
-    """A clock that shows times which were taken already: pytest-benchmark then reports the rounds
-    of the interleaved run instead of rounds of its own."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def advance(self, times: Iterator[float]) -> None:
-        self.now += next(times)
-
-
-CLOCK = Replay()
-
-
-def asked_for(config: pytest.Config) -> bool:
-    return bool(config.getoption("--benchmark") or config.getoption("benchmark_only", False))
+def on_devices(cases: Callable[[str], list[Case]], quick: Callable[[Case], bool]) -> Any:
+    """Parametrizes `case` by the cases of each device; all but the quick ones are `full`."""
+    found = []
+    for device in ("cpu", "cuda"):
+        for case in cases(device):
+            marks = [] if quick(case) else [pytest.mark.full]
+            marks += GPU if device == "cuda" else []
+            found.append(pytest.param(case, marks=marks, id=f"{case} {device}"))
+    return pytest.mark.parametrize("case", found)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -66,12 +52,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if HERE not in item.path.parents:
             continue
-        if not asked_for(config):
+        if not config.getoption("--benchmark"):
             item.add_marker(pytest.mark.skip(reason="a benchmark: run with --benchmark"))
         elif config.getoption("--quick") and item.get_closest_marker("full"):
             item.add_marker(pytest.mark.skip(reason="left out of --quick"))
-        if config.pluginmanager.hasplugin("benchmark") and "compared" in item.fixturenames:
-            item.add_marker(pytest.mark.benchmark(timer=CLOCK))
 
 
 @pytest.fixture(scope="session")
@@ -91,48 +75,21 @@ def suite(request: pytest.FixtureRequest) -> Session:
 
 
 @pytest.fixture
-def compared(request: pytest.FixtureRequest, suite: Session, benchmark: Any) -> Compared:
-    """compared(case, implementation, make): this implementation's times of a case.
+def compared(request: pytest.FixtureRequest, suite: Session) -> Compared:
+    """compared(case, make): every implementation's times of a case, interleaved.
 
-    The first implementation's test measures all of them, interleaved. Skips, with the reason, one
-    that cannot run; fails for one of ours that is wrong.
+    One that cannot run is left out with its reason; one of ours that is wrong fails the test.
     """
 
-    def report(case: Case, implementation: str, make: Callable[[Case], Work]) -> None:
+    def measure(case: Case, make: Callable[[Case], Work]) -> None:
         module = request.path.stem.removeprefix("test_")
         if (reason := suite.why_not(module, case)) is not None:
-            if hasattr(benchmark, "skipped"):
-                benchmark.skipped = True
             pytest.skip(reason)
-        found = suite.measurement(module, case, make)
-        if implementation not in found.times:
-            if hasattr(benchmark, "skipped"):
-                benchmark.skipped = True
-            reason = found.left_out.get(implementation, "left out of --quick")
-            if implementation in found.own:
-                pytest.fail(reason)
-            pytest.skip(f"{implementation}: {reason}")
-        times = found.times[implementation]
-        if benchmark is None:
-            return
-        benchmark.group = f"{case.group}, {case.variant}"
-        benchmark.name = implementation
-        benchmark.pedantic(CLOCK.advance, args=(iter(times),), rounds=len(times))
+        found = suite.measure(module, case, make)
+        wrong = [f"{name}: {found.left_out[name]}" for name in found.own if name in found.left_out]
+        assert not wrong, "\n".join(wrong)
 
-    return report
-
-
-class WithoutPlugin:
-    """Lets the suite run, and write its results, where pytest-benchmark is not installed."""
-
-    @pytest.fixture
-    def benchmark(self) -> None:
-        return None
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    if not config.pluginmanager.hasplugin("benchmark"):
-        config.pluginmanager.register(WithoutPlugin())
+    return measure
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -140,8 +97,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if session is None or not session.rows:
         return
     terminalreporter.section("fastgan")
-    every = [row for rows in session.rows.values() for row in rows]
-    terminalreporter.write_line(in_words(session.run(every)))
-    terminalreporter.write_line(render(session.measured, session.known_ceilings))
-    for module in session.rows:
-        terminalreporter.write_line(f"results: {session.path(module)}")
+    for module, rows in session.rows.items():
+        devices = {row["case"]["device"] for row in rows if "case" in row} or {"cpu"}
+        run = session.run(max(devices))
+        terminalreporter.write_line(f"{module}: {in_words(run)}")
+        terminalreporter.write_line(page.tables([page.Run("", module, run, rows)]))
+        terminalreporter.write_line(f"results: {session.path(module)}\n")

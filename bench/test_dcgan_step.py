@@ -11,16 +11,15 @@ from __future__ import annotations
 from collections import OrderedDict
 
 import pytest
-import torch
 from torch import nn
 
-from bench.conftest import DEVICES, Compared
+from bench.conftest import DEVICES, Compared, on_devices
+from bench.dcgan_step import StepImplementation, StepWorkload
 from bench.harness.breakdown import breakdown
 from bench.harness.case import STEP, Case
 from bench.harness.machine import rate
 from bench.harness.peers import PEERS
 from bench.harness.session import Session
-from bench.harness.step import StepImplementation, StepWorkload
 from fastgan.nn import FusedSequential
 
 WIDTH = 64
@@ -48,29 +47,21 @@ def implementations() -> dict[str, StepImplementation]:
     return found
 
 
-NAMES = list(implementations())
+def step(batch: int, dtype: str, device: str) -> Case:
+    return Case("DCGAN-64 step", f"batch {batch}", dtype, "channels last", STEP, device)
 
 
-def cases(device: str) -> list[object]:
-    found = []
-    for batch in BATCHES[device]:
-        for dtype in ("float32", "bfloat16"):
-            case = Case("DCGAN-64 step", f"batch {batch}", dtype, "channels last", STEP, device)
-            quick = dtype == "float32" and batch == QUICK[device]
-            found.append(
-                pytest.param(case, marks=[] if quick else [pytest.mark.full], id=str(case))
-            )
-    return found
+def cases(device: str) -> list[Case]:
+    return [step(b, dtype, device) for b in BATCHES[device] for dtype in ("float32", "bfloat16")]
 
 
 def workload(case: Case) -> StepWorkload:
     return StepWorkload(case, implementations(), int(case.shape.removeprefix("batch ")), WIDTH)
 
 
-@pytest.mark.parametrize("implementation", NAMES)
-@pytest.mark.parametrize("case", cases("cpu"))
-def test_training_step(case: Case, implementation: str, compared: Compared) -> None:
-    compared(case, implementation, workload)
+@on_devices(cases, lambda case: case == step(QUICK[case.device], "float32", case.device))
+def test_training_step(case: Case, compared: Compared) -> None:
+    compared(case, workload)
 
 
 BROKEN_DOWN = ["fused", "fused, joint", "eager (channels last)", "eager (tutorial)"]
@@ -80,9 +71,7 @@ BROKEN_DOWN = ["fused", "fused, joint", "eager (channels last)", "eager (tutoria
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("device", DEVICES)
 def test_where_the_time_goes(device: str, dtype: str, suite: Session) -> None:
-    case = Case(
-        "DCGAN-64 step", f"batch {BATCHES[device][-1]}", dtype, "channels last", STEP, device
-    )
+    case = step(BATCHES[device][-1], dtype, device)
     work = workload(case)
     rates = suite.ceilings(device)
     for name in BROKEN_DOWN:
@@ -90,11 +79,3 @@ def test_where_the_time_goes(device: str, dtype: str, suite: Session) -> None:
         parts = breakdown(work.runner(name).ready, device)
         floor = work.cost.floor(rates["bytes"], rate(rates, dtype))
         suite.add("dcgan_step", {**row, "own": name in work.own, "parts": parts, "floor": floor})
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("implementation", NAMES)
-@pytest.mark.parametrize("case", cases("cuda"))
-def test_training_step_gpu(case: Case, implementation: str, compared: Compared) -> None:
-    compared(case, implementation, workload)

@@ -110,7 +110,6 @@ def test_loop_overhead(
     steps: int,
     tmp_path: Path,
     suite: Session,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     keep_freed_memory()
     trainers = [make(model, size, channels, batch, **width) for _ in range(2)]
@@ -126,18 +125,10 @@ def test_loop_overhead(
     run = f"Trainer.fit, {model} {size}, batch {batch}"
     bare_step = percentiles(times["bare"])
     suite.add("engine", {"kind": "engine", "run": run, "bare": bare_step, "over_bare": list(over)})
-    with capsys.disabled():
-        print(
-            f"\n{run}: bare step {bare_step['p50'] * 1e3:.2f} ms, over it "
-            f"{100 * (over.value - 1):+.1f} % [{100 * (over.low - 1):+.1f}, "
-            f"{100 * (over.high - 1):+.1f}]"
-        )
 
 
 @pytest.mark.full
-def test_time_to_the_first_step(
-    tmp_path: Path, suite: Session, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_time_to_the_first_step(tmp_path: Path, suite: Session) -> None:
     """From the command to its first line of losses; the data are embedded, the device a CPU."""
     seconds = []
     command = [sys.executable, "-m", "fastgan", "train", "digits", "--steps=2", "--log-every=1"]
@@ -153,7 +144,3 @@ def test_time_to_the_first_step(
             assert process.stdout.readline().startswith("step 1/2")
             seconds.append(time.perf_counter() - started)
     suite.add("engine", {"kind": "first step", "seconds": median(seconds[1:])})
-    with capsys.disabled():
-        print(
-            f"\nfrom command to first step: {median(seconds[1:]):.2f} s (first: {seconds[0]:.2f} s)"
-        )

@@ -6,12 +6,11 @@ off: what it draws depends on the layout, so results could not be checked.
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import nn
 from zoo import ZOO
 
-from bench.conftest import Compared
+from bench.conftest import Compared, on_devices
 from bench.harness.case import BOTH, Case, of_convolutions
 from bench.harness.peers import PEERS
 from bench.harness.workload import Implementation, Workload
@@ -38,13 +37,9 @@ IMPLEMENTATIONS = {
 }
 
 
-def cases(device: str) -> list[object]:
-    found = []
-    for name in ZOO:
-        case = Case(name, f"batch {SIZES[name][1]}", "float32", "channels last", BOTH, device)
-        marks = [] if name in QUICK else [pytest.mark.full]
-        found.append(pytest.param(case, marks=marks, id=name))
-    return found
+def cases(device: str) -> list[Case]:
+    shared = "float32", "channels last", BOTH, device
+    return [Case(name, f"batch {SIZES[name][1]}", *shared) for name in ZOO]
 
 
 def workload(case: Case) -> Workload:
@@ -59,15 +54,6 @@ def workload(case: Case) -> Workload:
     return Workload(case, model, shapes, IMPLEMENTATIONS, cost, input_gradients=False, network=True)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("case", cases("cpu"))
-def test_training_pass(case: Case, implementation: str, compared: Compared) -> None:
-    compared(case, implementation, workload)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("case", cases("cuda"))
-def test_training_pass_gpu(case: Case, implementation: str, compared: Compared) -> None:
-    compared(case, implementation, workload)
+@on_devices(cases, lambda case: case.op in QUICK)
+def test_training_pass(case: Case, compared: Compared) -> None:
+    compared(case, workload)

@@ -6,19 +6,21 @@ Rounds alternate; a ratio is the median over the rounds.
 from __future__ import annotations
 
 from collections.abc import Callable
-from statistics import median
+from itertools import product
 
 import pytest
 import torch
 from torch import Tensor
 
 from bench.conftest import DEVICES
+from bench.harness.clock import clock_of
 from bench.harness.session import Session
-from bench.paired import geometric_mean, interleave, percentiles, ratio, ratio_interval
+from bench.paired import interleave, percentiles, ratio_interval
 from fastgan.ops import gather_images
 
 ROUNDS = 60
 SHAPES = {"digits": (64, 1, 28, 28), "DCGAN-64": (128, 3, 64, 64), "256": (16, 3, 256, 256)}
+PEERS = ("composition", "compiled")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -61,47 +63,16 @@ def candidates(
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.full
-def test_gather_images(device: str, suite: Session, capsys: pytest.CaptureFixture[str]) -> None:
-    lines, ratios = [], {"composition": [], "compiled": []}
-    for name in SHAPES:
-        for kind, dtype in DTYPES.items():
-            for flip in (False, True):
-                runs, values = candidates(name, dtype, flip, device)
-                if device == "cuda":
-                    runs = {who: waiting(run) for who, run in runs.items()}
-                times = interleave(runs, ROUNDS)
-                own = median(times["own"])
-                moved = values * (1 + dtype.itemsize)
-                suite.add(
-                    "gather_images",
-                    {
-                        "kind": "gather",
-                        "device": device,
-                        "batch": f"{name}, {kind}{', flips' if flip else ''}",
-                        "bytes": moved,
-                        "seconds": percentiles(times["own"]),
-                        "ratio": {p: list(ratio_interval(times[p], times["own"])) for p in ratios},
-                    },
-                )
-                found = {peer: ratio(times, peer, "own") for peer in ratios}
-                for peer, value in found.items():
-                    ratios[peer].append(value)
-                lines.append(
-                    f"{name:9} {kind:9} {'flips' if flip else '':6}{own * 1e6:8.0f} us "
-                    f"{moved / own / 1e9:6.1f} GB/s"
-                    + "".join(f"  {peer} {value:5.2f}x" for peer, value in found.items())
-                )
-    means = ", ".join(f"{geometric_mean(v):.2f}x {peer}" for peer, v in ratios.items())
-    with capsys.disabled():
-        print(f"\ngather_images on {device}, {torch.get_num_threads()} threads: {means}")
-        print("\n".join(lines))
-
-
-def waiting(run: Callable[[], object]) -> Callable[[], object]:
-    """Until the device has done it."""
-
-    def timed() -> None:
-        run()
-        torch.cuda.synchronize()
-
-    return timed
+def test_gather_images(device: str, suite: Session) -> None:
+    for name, (kind, dtype), flip in product(SHAPES, DTYPES.items(), (False, True)):
+        runs, values = candidates(name, dtype, flip, device)
+        times = interleave(runs, ROUNDS, clock=clock_of(device))
+        row = {
+            "kind": "gather",
+            "device": device,
+            "batch": f"{name}, {kind}{', flips' if flip else ''}",
+            "bytes": values * (1 + dtype.itemsize),
+            "seconds": percentiles(times["own"]),
+            "ratio": {p: list(ratio_interval(times[p], times["own"])) for p in PEERS},
+        }
+        suite.add("gather_images", row)

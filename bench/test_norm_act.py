@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from itertools import product
 
-import pytest
 import torch
 from torch import nn
 
-from bench.conftest import Compared
+from bench.conftest import Compared, on_devices
 from bench.harness.case import BACKWARD, BOTH, FORWARD, Case, of_norm_act
 from bench.harness.peers import IN_PLACE, PEERS
 from bench.harness.workload import Implementation, Workload
@@ -32,18 +31,19 @@ def fused(model: nn.Module) -> nn.Module:
     return layer
 
 
-def cases(device: str) -> list[object]:
+def cases(device: str) -> list[Case]:
     """All parts on one shape, forward + backward on the others."""
     found = []
     for batch, image, layout, dtype in product(BATCHES[device], PER_IMAGE, LAYOUTS, DTYPES):
         whole = image == (128, 16, 16) and layout == "channels last"
         for part in [BOTH, FORWARD, BACKWARD] if whole else [BOTH]:
             shape = "×".join(map(str, (batch, *image)))
-            case = Case("norm_act", shape, dtype, layout, part, device)
-            quick = part is BOTH and image == (128, 16, 16) and (layout, dtype) in QUICK
-            marks = [] if quick else [pytest.mark.full]
-            found.append(pytest.param(case, marks=marks, id=str(case)))
+            found.append(Case("norm_act", shape, dtype, layout, part, device))
     return found
+
+
+def quick(case: Case) -> bool:
+    return case.part == BOTH and "128×16×16" in case.shape and (case.layout, case.dtype) in QUICK
 
 
 def workload(case: Case) -> Workload:
@@ -64,15 +64,6 @@ def workload(case: Case) -> Workload:
     return Workload(case, model, [shape], ours | theirs, of_norm_act(shape, itemsize, case.part))
 
 
-@pytest.mark.parametrize("implementation", [*OWN["cpu"], *PEERS])
-@pytest.mark.parametrize("case", cases("cpu"))
-def test_norm_act(case: Case, implementation: str, compared: Compared) -> None:
-    compared(case, implementation, workload)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("implementation", [*OWN["cuda"], *PEERS])
-@pytest.mark.parametrize("case", cases("cuda"))
-def test_norm_act_gpu(case: Case, implementation: str, compared: Compared) -> None:
-    compared(case, implementation, workload)
+@on_devices(cases, quick)
+def test_norm_act(case: Case, compared: Compared) -> None:
+    compared(case, workload)

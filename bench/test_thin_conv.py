@@ -7,6 +7,7 @@ includes the layer's activation, for ATen in place.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 from typing import NamedTuple
 
@@ -17,7 +18,8 @@ from torch import Tensor
 
 from bench.conftest import Compared
 from bench.harness.case import FORWARD, Case, Cost
-from bench.harness.functions import Function, FunctionImplementation, FunctionWorkload
+from bench.harness.peers import PEERS
+from bench.harness.workload import Call, Implementation, Workload
 from fastgan.ops import conv
 from fastgan.ops.conv.geometry import Geometry, aten_arguments, output_shape
 from fastgan.ops.core.activation import LEAKY_RELU, TANH
@@ -26,7 +28,7 @@ BATCH = 64
 DTYPES = ["float32", "bfloat16"]
 BACKWARD_INPUT, BACKWARD_WEIGHT = "gradient of x", "gradient of weight"
 PARTS = [FORWARD, BACKWARD_INPUT, BACKWARD_WEIGHT]
-NAMES = ["fused", "eager", "eager (channels last)"]
+Function = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Layer(NamedTuple):
@@ -94,7 +96,7 @@ def cost(layer: Layer, size: tuple[int, ...], itemsize: int) -> Cost:
     return Cost(values * itemsize, 2 * BATCH * weight * pixels)
 
 
-def workload(case: Case) -> FunctionWorkload:
+def workload(case: Case) -> Workload:
     layer = LAYERS[case.op]
     size = output_shape((BATCH, *layer.x), layer.weight, layer.geometry)
 
@@ -102,14 +104,15 @@ def workload(case: Case) -> FunctionWorkload:
         weight = torch.randn(layer.weight) / 16
         return [torch.randn(BATCH, *layer.x), weight, torch.randn(size)]
 
-    peer = aten(layer, case.part)
+    fused = Call(own(layer, case.part))
     ways = {
-        "fused": FunctionImplementation(own(layer, case.part), "channels last", own=True),
-        "eager": FunctionImplementation(peer, "contiguous"),
-        "eager (channels last)": FunctionImplementation(peer, "channels last"),
+        "fused": Implementation(lambda _: fused, "channels last", own=True),
+        "eager": Implementation(PEERS["eager"], "contiguous"),
+        "eager (channels last)": Implementation(PEERS["eager"], "channels last"),
     }
-    itemsize = getattr(torch, case.dtype).itemsize
-    return FunctionWorkload(case, draw, peer, ways, cost(layer, size, itemsize))
+    costs = cost(layer, size, getattr(torch, case.dtype).itemsize)
+    peer = Call(aten(layer, case.part))
+    return Workload(case, peer, draw, ways, costs, input_gradients=False)
 
 
 def cases() -> list[object]:
@@ -123,7 +126,6 @@ def cases() -> list[object]:
     return found
 
 
-@pytest.mark.parametrize("implementation", NAMES)
 @pytest.mark.parametrize("case", cases())
-def test_against_aten(case: Case, implementation: str, compared: Compared) -> None:
-    compared(case, implementation, workload)
+def test_against_aten(case: Case, compared: Compared) -> None:
+    compared(case, workload)

@@ -15,7 +15,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import pytest
@@ -33,7 +32,6 @@ from fastgan.engine.memory import keep_freed_memory
 from fastgan.models import create_model
 from fastgan.recipes import get_recipe
 
-Capture = pytest.CaptureFixture[str]
 ROUNDS = 4
 STEPS, LOG_EVERY = 25, 5
 IMAGES = 2048
@@ -87,7 +85,7 @@ def by_hand(photos: Path) -> Callable[[], float]:
 
 
 @pytest.mark.full
-def test_train_command(photos: Path, tmp_path: Path, suite: Session, capsys: Capture) -> None:
+def test_train_command(photos: Path, tmp_path: Path, suite: Session) -> None:
     keep_freed_memory()
     ways: dict[str, Callable[[], object]] = {
         "bare loop": by_hand(photos),
@@ -95,16 +93,10 @@ def test_train_command(photos: Path, tmp_path: Path, suite: Session, capsys: Cap
         "stream": lambda: command(photos, tmp_path / "stream", "stream"),
     }
     times = interleave(ways, ROUNDS, warm_up=0, clock=own_clock)
-    with capsys.disabled():
-        print(f"\nbare loop: {median(times['bare loop']) * 1e3:.0f} ms a step")
-        for name in ("resident", "stream"):
-            cost = ratio_interval(times[name], times["bare loop"])
-            row = {"bare": percentiles(times["bare loop"]), "over_bare": list(cost)}
-            suite.add("engine", {"kind": "engine", "run": f"fastgan train dcgan-64, {name}", **row})
-            low, middle, high = (100 * (v - 1) for v in (cost.low, cost.value, cost.high))
-            rate = 64 / median(times[name])
-            interval = f"{middle:+.1f} % ({low:+.1f} to {high:+.1f})"
-            print(f"fastgan train, {name}: {interval}, {rate:.0f} img/s")
+    for name in ("resident", "stream"):
+        cost = ratio_interval(times[name], times["bare loop"])
+        row = {"bare": percentiles(times["bare loop"]), "over_bare": list(cost)}
+        suite.add("engine", {"kind": "engine", "run": f"fastgan train dcgan-64, {name}", **row})
 
 
 class Pictures(Dataset[Tensor]):
@@ -129,7 +121,7 @@ class Pictures(Dataset[Tensor]):
     ids=["64 PNG", "256 JPEG"],
 )
 def test_images_from_disk(
-    count: int, size: int, suffix: str, tmp_path: Path, suite: Session, capsys: Capture
+    count: int, size: int, suffix: str, tmp_path: Path, suite: Session
 ) -> None:
     """An epoch in batches of 64 by our two threads, and by a DataLoader's two processes."""
     write_photos(tmp_path, count, size, suffix)
@@ -152,8 +144,3 @@ def test_images_from_disk(
     faster = ratio_interval(times["DataLoader"], times["stream"])
     what = f"images a second from {size}×{size} {suffix} files, over a DataLoader's"
     suite.add("program", {"kind": "program", "what": what, "value": faster.value, "unit": "×"})
-    with capsys.disabled():
-        print(
-            f"\n{size}x{size} {suffix} from disk: {count / median(times['stream']):.0f} img/s, "
-            f"{faster.value:.2f} ({faster.low:.2f} to {faster.high:.2f}) times a DataLoader's"
-        )

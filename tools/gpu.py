@@ -38,7 +38,8 @@ STAGE_SECONDS = 520.0  # of a stage, so that it ends inside nine minutes
 GRACE = 15.0  # seconds to finish what it is writing, once it is told to stop
 # Marked, or run on the devices of a helper's list or of the fixture.
 MARK = re.compile(
-    r"pytest\.mark\.gpu|\bDEVICES\b|from devices import|def test_\w+\([^)]*\bdevice\b"
+    r"pytest\.mark\.gpu|\b(?:on_devices|DEVICES)\b|from devices import|"
+    r"def test_\w+\([^)]*\bdevice\b"
 )
 SKIPPED = -1
 OUT_OF_TIME = 124
@@ -95,7 +96,7 @@ class Stage:
 
     def pytest(self, *arguments: str) -> int:
         if importlib.util.find_spec("pytest") is None:
-            self.say(f"{sys.executable} has no pytest: install pytest and pytest-benchmark")
+            self.say(f"{sys.executable} has no pytest: install pytest")
             return 1
         # A file that cannot be imported is an error, and does not keep the others from running.
         options = ["-p", "no:cacheprovider", "--continue-on-collection-errors"]

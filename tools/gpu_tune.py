@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bench.harness.step import LATENT, discriminator, generator
+from bench.dcgan_step import LATENT, discriminator, generator
 from fastgan.fusion import tune
 from fastgan.nn import FusedSequential
 from fastgan.ops.tuning import user_table

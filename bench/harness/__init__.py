@@ -2,20 +2,13 @@
 the machine can do at best, and how results are kept.
 
     case        what is measured, and what it costs at least in bytes and operations
-    workload    modules and inputs: forward, backward, both; inputs rotate beyond the cache
-    functions   plain functions of tensors: raw kernels
-    step        whole training steps
+    workload    a model and its inputs, or a plain function; inputs rotate beyond the cache
     peers       what ours is compared with, and why a peer cannot run here
-    parity      whether an implementation's results count
-    memory      bytes saved for backward, peak memory
-    clock       the host's clock, CUDA events, graph replay, clocks and throttling of a GPU
-    measure     all of it for one case
-    kinks       what activations leave open in a gradient
-    breakdown   where the time of a call goes
+    parity      whether an implementation's results count; kinks: what activations leave open
+    measure     one case: checked, then timed in turns, with memory, on a clock
     machine     what this machine is, and its ceilings: copy bandwidth, matrix rates
-    results     JSON lines
-    session     a run: its cases, on disk as soon as they are measured
-    table       the table that a run prints
-    plots       pictures of results
-    page        the tables and pictures of docs/benchmarks.md
+    session     a run: its cases, on disk as JSON lines (results) as soon as they are measured
+    breakdown   where the time of a call goes
+    page        the tables, and with plots the pictures, of docs/benchmarks.md
+    compare     this tree against its history, or against another commit
 """

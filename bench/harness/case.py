@@ -39,15 +39,6 @@ class Case:
     part: str = BOTH
     device: str = "cpu"
 
-    @property
-    def group(self) -> str:
-        """The op and the shape, by which tables are grouped."""
-        return f"{self.op} {self.shape}"
-
-    @property
-    def variant(self) -> str:
-        return f"{self.part}, {self.dtype}, {self.layout}"
-
     def __str__(self) -> str:
         return f"{self.op} {self.shape} {self.dtype} {self.layout} {self.part}"
 

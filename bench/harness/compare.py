@@ -1,98 +1,266 @@
-"""Two runs compared: python -m bench.harness.compare A B (files or folders of results).
+"""This tree against its past, by a few CPU cases on one thread.
 
-Times of two runs are not comparable: the machine was another, or in another mood. What is compared
-is the ratio of the strongest peer's time to ours, which each run took within its own rounds.
+    python -m bench.harness.compare            against the history, as CI does: 1 if it got slower
+    python -m bench.harness.compare --record   the same, and put this machine's ratios into it
+    python -m bench.harness.compare COMMIT     against another commit, in turns
+
+The history holds ratios of eager PyTorch's time over ours, from interleaved rounds: what else the
+machine does falls on both alike. A case fails if its ratio is below 0.7 of the lowest that stands
+there for processors of the same instruction set, and two further measurements say so too. Where the
+history has no such processor, ratios are printed and nothing is judged.
+
+Another commit is checked out and built in a temporary work tree. Two processes, one on each tree's
+`fastgan` and both on this tree's cases, take turns case by case and round by round, so that the
+ratio of their times is taken within seconds.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-from bench.harness import results
+import torch
+from torch import nn
+
+from bench.harness import machine
+from bench.harness.case import BOTH, FORWARD, Case
+from bench.harness.machine import ROOT
+from bench.harness.peers import PEERS
 from bench.harness.results import Row
-from bench.paired import geometric_mean
+from bench.paired import (
+    Interval,
+    geometric_mean,
+    host_clock,
+    interleave,
+    own_clock,
+    ratio_interval,
+)  # fmt: skip
 
-Key = tuple[str, ...]
+HISTORY = ROOT / "bench" / "history" / "cpu.jsonl"
+DROP, RERUNS = 0.7, 2
+ROUNDS, CALLS = 15, 3
 
-
-class Change(NamedTuple):
-    """Ours over a peer in two runs: (median, low, high) each."""
-
-    key: Key
-    peer: str
-    before: tuple[float, float, float]
-    after: tuple[float, float, float]
-
-    @property
-    def value(self) -> float:
-        return self.after[0] / self.before[0]
-
-    @property
-    def beyond_noise(self) -> bool:
-        """The intervals do not meet."""
-        return self.after[1] > self.before[2] or self.after[2] < self.before[1]
-
-
-def changes(before: list[Row], after: list[Row]) -> list[Change]:
-    """For each implementation of ours in both runs: against the peer that was strongest before."""
-    first, second = _ratios(before), _ratios(after)
-    found = []
-    for key in first.keys() & second.keys():
-        common = first[key].keys() & second[key].keys()
-        if common:
-            peer = min(common, key=lambda name: first[key][name][0])
-            found.append(Change(key, peer, first[key][peer], second[key][peer]))
-    return sorted(found)
+# By name: kind, shape of the input, dtype and layout.
+CASES = {
+    "norm 16x16": ("norm", (32, 128, 16, 16), "float32", "channels last"),
+    "norm 16x16 bfloat16": ("norm", (32, 128, 16, 16), "bfloat16", "channels last"),
+    "norm 8x8 contiguous": ("norm", (32, 256, 8, 8), "float32", "contiguous"),
+    "to RGB": ("to RGB", (16, 64, 32, 32), "float32", "channels last"),
+    "discriminator blocks": ("blocks", (16, 3, 64, 64), "float32", "channels last"),
+}
+Ratios = dict[str, float]
 
 
-def _ratios(rows: list[Row]) -> dict[Key, dict[str, tuple[float, float, float]]]:
-    """Case and implementation of ours -> peer -> ratio."""
-    found: dict[Key, dict[str, tuple[float, float, float]]] = {}
-    for row in rows:
-        if row.get("kind") != "case" or row["own"]:
-            continue
-        for own, (value, low, high) in row.get("ratio", {}).items():
-            key = (*results.key(row)[:-1], own)
-            found.setdefault(key, {})[row["implementation"]] = value, low, high
+def workload(name: str) -> Any:
+    """A case with ours and eager; ours is of the tree on the path when this is first called."""
+    from bench.harness.workload import Implementation, Workload
+    from fastgan.fusion import fuse
+
+    kind, shape, dtype, layout = CASES[name]
+    leaky = partial(nn.LeakyReLU, 0.2, inplace=True)
+    layers: dict[str, list[nn.Module]] = {
+        "norm": [nn.BatchNorm2d(shape[1]), leaky()],
+        "to RGB": [nn.ConvTranspose2d(64, 3, 4, 2, 1), nn.Tanh()],
+        "blocks": [
+            *(nn.Conv2d(3, 32, 4, 2, 1), leaky()),
+            *(nn.Conv2d(32, 64, 4, 2, 1, bias=False), nn.BatchNorm2d(64), leaky()),
+        ],
+    }
+    part = FORWARD if kind == "to RGB" else BOTH
+    case = Case(kind, "×".join(map(str, shape)), dtype, layout, part)
+    ways = {
+        "fused": Implementation(fuse, layout, own=True),
+        "eager": Implementation(PEERS["eager"], layout),
+    }
+    return Workload(case, nn.Sequential(*layers[kind]), [shape], ways, network=kind != "norm")
+
+
+def measured(names: list[str]) -> Ratios:
+    """Eager's time over ours for each named case. RuntimeError where ours is wrong."""
+    from bench.harness.measure import Plan, measure
+
+    found = {}
+    for name in names:
+        result = measure(workload(name), Plan(seconds=2.0, least=9, most=40))
+        if "fused" not in result.times or "eager" not in result.times:
+            raise RuntimeError(f"{name}: {result.left_out}")
+        found[name] = ratio_interval(result.times["eager"], result.times["fused"]).value
     return found
 
 
-def render(found: list[Change]) -> str:
-    lines = []
-    for change in found:
-        op, shape, dtype, layout, part, device, own = change.key
-        mark = " " if not change.beyond_noise else "+" if change.value > 1 else "-"
-        lines.append(
-            f"{mark} {op} {shape} {dtype} {layout} {part} {device}: {own} against {change.peer} "
-            f"{change.before[0]:.2f}× → {change.after[0]:.2f}× ({change.value - 1:+.0%})"
-        )
-    if not found:
-        return "the two runs have no case in common"
-    mean = geometric_mean(change.value for change in found)
-    better = sum(c.beyond_noise and c.value > 1 for c in found)
-    worse = sum(c.beyond_noise and c.value < 1 for c in found)
-    lines.append(
-        f"{len(found)} cases, geometric mean {mean - 1:+.1%}; beyond noise (marked): "
-        f"{better} better, {worse} worse"
-    )
-    return "\n".join(lines)
+def bounds(history: list[Row], instructions: str) -> Ratios:
+    """The lowest ratio of each case on processors of an instruction set."""
+    lowest: Ratios = {}
+    for row in history:
+        if row["instructions"] == instructions:
+            for name, value in row["ratios"].items():
+                lowest[name] = min(value, lowest.get(name, value))
+    return lowest
+
+
+def slower(ratios: Ratios, lowest: Ratios) -> list[str]:
+    """The cases that fell by more than the gate allows."""
+    return [name for name, value in ratios.items() if value < DROP * lowest.get(name, 0.0)]
+
+
+def judge(lowest: Ratios, measure_again: Callable[[list[str]], Ratios]) -> tuple[Ratios, list[str]]:
+    """The first ratios, and the cases that are slower in this and in every further measurement."""
+    ratios = measure_again(list(CASES))
+    suspects = slower(ratios, lowest)
+    for _ in range(RERUNS):
+        if suspects:
+            suspects = slower(measure_again(suspects), lowest)
+    return ratios, suspects
+
+
+def read(path: Path = HISTORY) -> list[Row]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def record(ratios: Ratios, path: Path = HISTORY) -> None:
+    """Append this machine's ratios."""
+    known = machine.describe()
+    row = {
+        "date": known["time"][:10],
+        "commit": known["commit"][:12],
+        "torch": known["versions"]["torch"],
+        "processor": known["machine"]["name"],
+        "family": known["machine"]["family"],
+        "instructions": known["machine"]["instructions"],
+        "ratios": {name: round(value, 3) for name, value in ratios.items()},
+    }
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def against_history(recorded: bool) -> int:
+    torch.set_num_threads(1)
+    instructions = torch.backends.cpu.get_cpu_capability()
+    lowest = bounds(read(), instructions)
+    ratios, failed = judge(lowest, measured)
+    for name, value in ratios.items():
+        past = f"lowest so far {lowest[name]:.2f}" if name in lowest else "no history"
+        print(f"{name:22} eager takes {value:5.2f} times as long as ours ({past})")
+    print(f"one thread, {instructions}")
+    if recorded:
+        record(ratios)
+        print(f"recorded in {HISTORY.relative_to(ROOT)}")
+        return 0
+    for name in failed:
+        print(f"slower: {name} fell by more than {1 - DROP:.0%} in {1 + RERUNS} measurements")
+    return 1 if failed else 0
+
+
+def serve(tree: Path) -> None:
+    """Answer names of cases on stdin with the seconds of our implementation."""
+    # `fastgan` of the tree that is asked for, `bench` of this one.
+    sys.path.insert(0, str(tree))
+    import fastgan
+
+    sys.path.remove(str(tree))
+    assert Path(str(fastgan.__file__)).parent.parent == tree, fastgan.__file__
+    torch.set_num_threads(1)
+    runners = {name: workload(name).runner("fused") for name in CASES}
+    turn = 0
+    for line in sys.stdin:
+        times = []
+        for _ in range(CALLS):
+            times.append(host_clock(runners[line.strip()].ready(turn)))
+            turn += 1
+        print(min(times), flush=True)
+
+
+class Server:
+    """A process that times our implementations on one tree."""
+
+    def __init__(self, tree: Path) -> None:
+        command = [sys.executable, "-m", "bench.harness.compare", "--serve", str(tree)]
+        variables = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.process = subprocess.Popen(command, cwd=ROOT, env=variables, text=True, **pipes)  # type: ignore[call-overload]
+
+    def seconds(self, case: str) -> float:
+        print(case, file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"{case}: the process on one of the trees ended")
+        return float(answer)
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def in_turns(tree: Path, rounds: int = ROUNDS) -> dict[str, Interval]:
+    """The other tree's time over this one's, with its interval, by case."""
+    servers = {"this": Server(ROOT), "other": Server(tree)}
+    found = {}
+    try:
+        for case in CASES:
+            runs: dict[str, Callable[[], object]] = {
+                name: partial(server.seconds, case) for name, server in servers.items()
+            }
+            times = interleave(runs, rounds, warm_up=1, clock=own_clock)
+            found[case] = ratio_interval(times["other"], times["this"])
+    finally:
+        for server in servers.values():
+            server.close()
+    return found
+
+
+@contextmanager
+def checked_out(commit: str) -> Iterator[Path]:
+    """A commit's tree, built. RuntimeError where git or the build fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder).resolve() / "tree"
+        _run(["git", "-C", str(ROOT), "worktree", "add", "--detach", str(tree), commit])
+        try:
+            _run([sys.executable, "setup.py", "-q", "build_native", "--inplace"], tree)
+            yield tree
+        finally:
+            _run(["git", "-C", str(ROOT), "worktree", "remove", "--force", str(tree)])
+
+
+def _run(command: list[str], folder: Path = ROOT) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+
+
+def against_commit(commit: str) -> int:
+    try:
+        with checked_out(commit) as tree:
+            found = in_turns(tree)
+    except RuntimeError as error:
+        print(f"fastgan bench: error: {error}", file=sys.stderr)
+        return 2
+    for case, (value, low, high) in found.items():
+        print(f"{case:22} {value:.2f}× the speed of {commit} [{low:.2f}, {high:.2f}]")
+    mean = geometric_mean(value for value, _, _ in found.values())
+    print(f"geometric mean {mean:.2f}×; one thread")
+    return 0
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="fastgan bench --compare")
-    parser.add_argument("before", type=Path)
-    parser.add_argument("after", type=Path)
+    parser.add_argument("commit", nargs="?", help="instead of the history")
+    parser.add_argument("--record", action="store_true", help="append this machine's ratios")
+    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    try:
-        (_, before), (_, after) = results.read(chosen.before), results.read(chosen.after)
-    except (OSError, ValueError) as error:
-        print(f"fastgan bench: error: {error}", file=sys.stderr)
-        return 2
-    print(render(changes(before, after)))
-    return 0
+    if chosen.serve is not None:
+        serve(chosen.serve)
+        return 0
+    return against_commit(chosen.commit) if chosen.commit else against_history(chosen.record)
 
 
 if __name__ == "__main__":

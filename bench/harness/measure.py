@@ -6,9 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
-
-from torch import Tensor
 
 from bench.harness import machine
 from bench.harness.case import BACKWARD, Case, Cost
@@ -16,37 +13,11 @@ from bench.harness.clock import captured, clock_of, gpu_state
 from bench.harness.memory import peak_bytes, saved_bytes
 from bench.harness.parity import Reference
 from bench.harness.results import Row
+from bench.harness.workload import Run, Work
 from bench.paired import Times, percentiles, ratio_interval, take_turns
 
+Candidates = dict[str, Callable[[int], Callable[[], object]]]
 GRAPHED = ", replayed"  # an implementation inside a CUDA graph
-
-
-class Runs(Protocol):
-    """What measure() asks of an implementation: see workload.Runner."""
-
-    parameters: list[Tensor]
-
-    def forward(self, i: int) -> object: ...
-    def results(self, i: int) -> list[Tensor]: ...
-    def ready(self, turn: int) -> Callable[[], object]: ...
-
-
-class Work(Protocol):
-    """What measure() asks of a workload: see workload.Workload and step.StepWorkload."""
-
-    case: Case
-    cost: Cost | None
-    network: bool
-    implementations: dict[str, Any]
-
-    @property
-    def sets(self) -> int: ...
-    @property
-    def own(self) -> list[str]: ...
-    def why_not(self, name: str) -> str | None: ...
-    def runner(self, name: str) -> Runs: ...
-    def exact(self, i: int) -> list[Tensor]: ...
-    def eager(self, i: int, layout: str) -> list[Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -78,13 +49,6 @@ class Measurement:
     def rows(self, ceilings: dict[str, float]) -> list[Row]:
         return [self._row(name, ceilings) for name in (*self.times, *self.left_out)]
 
-    def floor(self, ceilings: dict[str, float]) -> float | None:
-        """The least seconds that this work takes on such a machine; None where no cost is known."""
-        if self.cost is None:
-            return None
-        rate = machine.rate(ceilings, self.case.dtype)
-        return self.cost.floor(ceilings["bytes"], rate)
-
     def _row(self, name: str, ceilings: dict[str, float]) -> Row:
         row: Row = {"kind": "case", "case": self.case.as_dict(), "implementation": name}
         row["own"] = name in self.own
@@ -102,8 +66,8 @@ class Measurement:
             row["saved_bytes"] = self.saved[name]
         if name in self.peak:
             row["peak_bytes"] = self.peak[name]
-        floor = self.floor(ceilings)
-        if self.cost is not None and floor is not None:
+        if self.cost is not None:
+            floor = self.cost.floor(ceilings["bytes"], machine.rate(ceilings, self.case.dtype))
             row |= {"bytes": self.cost.bytes, "operations": self.cost.operations, "floor": floor}
             row["share_of_roofline"] = floor / row["seconds"]["p50"]
         if self.gpu:
@@ -122,9 +86,7 @@ def measure(work: Work, plan: Plan, only: set[str] | None = None) -> Measurement
         run = runner.ready(0)
         found.peak[name] = peak_bytes(run, work.case.device)
         found.saved[name] = saved_bytes(partial(runner.forward, 0), runner.parameters)
-    candidates: dict[str, Callable[[int], Callable[[], object]]] = {
-        name: runner.ready for name, runner in runners.items()
-    }
+    candidates: Candidates = {name: runner.ready for name, runner in runners.items()}
     if work.case.device == "cuda":
         found.gpu.append(gpu_state())
         if work.case.part == BACKWARD:
@@ -144,9 +106,9 @@ def measure(work: Work, plan: Plan, only: set[str] | None = None) -> Measurement
     return found
 
 
-def _built(work: Work, only: set[str] | None) -> tuple[dict[str, Runs], dict[str, str]]:
+def _built(work: Work, only: set[str] | None) -> tuple[dict[str, Run], dict[str, str]]:
     """The implementations that can run and whose results on every set are right."""
-    runners: dict[str, Runs] = {}
+    runners: dict[str, Run] = {}
     left_out: dict[str, str] = {}
     for name in work.implementations:
         if only is not None and name not in only:
@@ -171,9 +133,7 @@ def _built(work: Work, only: set[str] | None) -> tuple[dict[str, Runs], dict[str
     return runners, left_out
 
 
-def _timed(
-    candidates: dict[str, Callable[[int], Callable[[], object]]], plan: Plan, device: str
-) -> Times:
+def _timed(candidates: Candidates, plan: Plan, device: str) -> Times:
     clock = clock_of(device)
     started = time.perf_counter()
     take_turns(candidates, rounds=1, warm_up=1, clock=clock)
@@ -182,16 +142,14 @@ def _timed(
     return take_turns(candidates, rounds, 1, clock)
 
 
-def _replayed(
-    runners: dict[str, Runs], sets: int, found: Measurement
-) -> dict[str, Callable[[int], Callable[[], object]]]:
+def _replayed(runners: dict[str, Run], sets: int, found: Measurement) -> Candidates:
     """Each implementation's calls on all sets as one CUDA graph, where it can be captured."""
-    graphs: dict[str, Callable[[int], Callable[[], object]]] = {}
+    graphs: Candidates = {}
     for name, runner in runners.items():
         if "graphs" in name:  # a compiler that captures by itself
             continue
 
-        def every_set(runner: Runs = runner) -> object:
+        def every_set(runner: Run = runner) -> object:
             return [runner.ready(i)() for i in range(sets)]
 
         try:
@@ -199,9 +157,9 @@ def _replayed(
         except RuntimeError as error:
             found.left_out[name + GRAPHED] = f"not capturable: {str(error).splitlines()[0][:200]}"
             continue
-        graphs[name + GRAPHED] = _whatever_the_turn(replay)
+        graphs[name + GRAPHED] = partial(_whatever_the_turn, replay)
     return graphs
 
 
-def _whatever_the_turn(run: Callable[[], object]) -> Callable[[int], Callable[[], object]]:
-    return lambda _turn: run
+def _whatever_the_turn(run: Callable[[], object], _turn: int) -> Callable[[], object]:
+    return run

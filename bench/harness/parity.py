@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from bench.harness.case import LAYOUTS
 from bench.harness.kinks import DOWN, UP, Branch, Margins, Signs
+from bench.harness.workload import Work
 from fastgan.ops.core.tolerance import FLOOR
 
 TIMES = 2.0
@@ -24,19 +24,10 @@ TIMES = 2.0
 MANY = 100
 
 
-class Referenced(Protocol):
-    """What tells the truth about a workload: its results in float64, and eager's in a layout."""
-
-    network: bool
-
-    def exact(self, i: int) -> list[Tensor]: ...
-    def eager(self, i: int, layout: str) -> list[Tensor]: ...
-
-
 class Reference:
     """The truth about one set of inputs."""
 
-    def __init__(self, work: Referenced, i: int) -> None:
+    def __init__(self, work: Work, i: int) -> None:
         self.work, self.i = work, i
         runs = []
         self.eager = []

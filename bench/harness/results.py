@@ -52,13 +52,6 @@ def _lines(file: Path) -> Iterator[Row]:
             raise ValueError(f"{file}, line {number}: {error}") from None
 
 
-def key(row: Row) -> tuple[str, ...]:
-    """What was measured and by whom: rows of two runs with the same key are comparable."""
-    case = row["case"]
-    names = ("op", "shape", "dtype", "layout", "part", "device")
-    return (*(case[name] for name in names), row["implementation"])
-
-
 def identity(row: Row) -> Row:
     """What a row of any kind tells of: measured again, it takes the place of the row before."""
     return {k: v for k, v in row.items() if k == "case" or isinstance(v, str)}

@@ -1,4 +1,4 @@
-"""A run of the suite: cases measured once and shared by the tests of their implementations."""
+"""A run of the suite: what is measured is on disk at once, so that a run that is cut keeps it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from bench.harness import machine, peers, results
 from bench.harness.case import Case
-from bench.harness.measure import QUICK, Measurement, Plan, Work, measure
+from bench.harness.measure import QUICK, Measurement, Plan, measure
+from bench.harness.results import Row
+from bench.harness.workload import Work
 
 
 @dataclass
@@ -25,38 +26,28 @@ class Session:
     quick: bool = False
     deadline: float = math.inf  # of time.monotonic(): no further case is begun after it
     go_on: bool = False  # keep what the folder holds of this commit, and measure only the rest
-    rows: dict[str, list[results.Row]] = field(default_factory=dict)
-    measured: list[Measurement] = field(default_factory=list)
+    rows: dict[str, list[Row]] = field(default_factory=dict)
     known_ceilings: dict[str, dict[str, float]] = field(default_factory=dict)
-    _before: dict[str, list[results.Row]] = field(default_factory=dict)
+    _before: dict[str, list[Row]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         machine.equal_settings()
 
     def why_not(self, module: str, case: Case) -> str | None:
-        """Why a case is not to be measured now; None where it is, or was a moment ago."""
-        if self.measured and self.measured[-1].case == case:
-            return None
+        """Why a case is not to be measured now; None where it is."""
         if any(row.get("case") == case.as_dict() for row in self.before(module, case.device)):
             return f"its results stand in {self.folder}"
         return "out of time (--time-limit)" if time.monotonic() > self.deadline else None
 
-    def measurement(self, module: str, case: Case, make: Callable[[Case], Work]) -> Measurement:
-        """A case's measurement: taken at the first call, kept while its implementations ask.
-
-        It is on disk when this returns: a run that is cut keeps what it measured.
-        """
-        if self.measured and self.measured[-1].case == case:
-            return self.measured[-1]
+    def measure(self, module: str, case: Case, make: Callable[[Case], Work]) -> Measurement:
         torch._dynamo.reset()
-        torch.manual_seed(len(self.measured))
+        torch.manual_seed(0)
         ceilings = self.ceilings(case.device)
         work = make(case)
         only = set(self.of_quick(work)) if self.quick else None
         found = measure(work, QUICK if self.quick else Plan(), only)
         del work
         gc.collect()
-        self.measured.append(found)
         self.add(module, *found.rows(ceilings))
         return found
 
@@ -67,17 +58,22 @@ class Session:
         short = [name for name in work.implementations if name.partition(" (")[0] in quick]
         return [*work.own, *short]
 
-    def add(self, module: str, *rows: results.Row) -> None:
+    def add(self, module: str, *rows: Row) -> None:
+        """Keep rows of a module and write its file."""
         self.rows.setdefault(module, []).extend(rows)
-        self._write(module)
+        new = self.rows[module]
+        device = new[0].get("case", {}).get("device", "cpu")
+        known = [results.identity(row) for row in new]
+        kept = [r for r in self.before(module, device) if results.identity(r) not in known]
+        results.write(self.path(module), self.run(device), [*kept, *new])
 
-    def before(self, module: str, device: str) -> list[results.Row]:
+    def before(self, module: str, device: str) -> list[Row]:
         """With `go_on`: the rows of this commit and machine that stand in the folder."""
         if not self.go_on:
             return []
         if module not in self._before:
             try:
-                run, rows = results.read(self.folder / f"{module}.jsonl")
+                run, rows = results.read(self.path(module))
             except (OSError, ValueError):
                 run, rows = {}, []
             now = machine.describe(device)
@@ -96,16 +92,6 @@ class Session:
         """One file a test module; a module that measured nothing leaves its file as it is."""
         return self.folder / f"{module}.jsonl"
 
-    def run(self, rows: list[results.Row]) -> dict[str, Any]:
+    def run(self, device: str) -> Row:
         """What the results are read with."""
-        devices = {row["case"]["device"] for row in rows if "case" in row} or {"cpu"}
-        device = "cuda" if "cuda" in devices else "cpu"
         return {**machine.describe(device), "quick": self.quick, "ceilings": self.known_ceilings}
-
-    def _write(self, module: str) -> None:
-        new = self.rows[module]
-        device = new[0].get("case", {}).get("device", "cpu")
-        known = [results.identity(row) for row in new]
-        kept = [r for r in self.before(module, device) if results.identity(r) not in known]
-        rows = [*kept, *new]
-        results.write(self.path(module), self.run(rows), rows)

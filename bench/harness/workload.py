@@ -1,24 +1,74 @@
-"""A module and its inputs, forward and backward, as every implementation runs them."""
+"""What is measured: a model with its inputs, forward and backward, by every implementation."""
 
 from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from bench.harness import peers
-from bench.harness.case import BACKWARD, BOTH, FORWARD, Case, Cost, laid, laid_model
+from bench.harness.case import BACKWARD, BOTH, Case, Cost, laid, laid_model
 from bench.harness.machine import last_level_cache
 from bench.harness.peers import Build
 from fastgan.ops import backend
 
 MAX_SETS = 64
+Shapes = Sequence[Sequence[int]] | Callable[[], Sequence[Tensor]]
+
+
+class Run(Protocol):
+    """An implementation, ready to be checked and timed. ready: makes what is timed of a turn."""
+
+    parameters: list[Tensor]
+
+    def forward(self, i: int) -> object: ...
+    def results(self, i: int) -> list[Tensor]: ...
+    def ready(self, turn: int) -> Callable[[], object]: ...
+
+
+class Work(Protocol):
+    """A case with its implementations, its input sets, and the truth about them.
+
+    exact, eager: the results of a set in float64, and by PyTorch's own layers at the case's dtype.
+    runner: an implementation, built; whatever the build raises says why it cannot run.
+    network: its own activations exceed the cache, so that two sets will do, and the kinks of its
+    activations move all that stands behind them.
+    """
+
+    case: Case
+    cost: Cost | None
+    network: bool
+    sets: int
+    implementations: Mapping[str, Any]
+
+    def runner(self, name: str) -> Run: ...
+    def exact(self, i: int) -> list[Tensor]: ...
+    def eager(self, i: int, layout: str) -> list[Tensor]: ...
+
+    @property
+    def own(self) -> list[str]:
+        return [name for name, how in self.implementations.items() if how.own]
+
+    def why_not(self, name: str) -> str | None:
+        """Why an implementation cannot run here; None where it can."""
+        return None if name in self.own else peers.why_not(name.partition(" (")[0], self.case)
+
+
+class Call(nn.Module):
+    """A plain function of tensors as a model: for raw kernels, whose gradient nobody asks for."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.function(*inputs)
 
 
 class Implementation(NamedTuple):
@@ -32,7 +82,7 @@ class Implementation(NamedTuple):
     in_place: bool = False
 
 
-class Workload:
+class Workload(Work):
     """One model, timed in one part (forward, backward or both), by several implementations.
 
     Inputs are drawn afresh for each workload: as many sets as exceed the last cache twice over, and
@@ -40,7 +90,8 @@ class Workload:
     activations exceed the cache.
 
     model: of torch.nn layers, in training mode; every implementation gets a copy.
-    shapes: of its inputs. input_gradients: whether backward goes into them.
+    shapes: of its inputs, or a function that draws them in float32.
+    input_gradients: whether backward goes into them.
     autocast: run at the case's dtype by autocast, inputs and parameters in float32.
     """
 
@@ -48,7 +99,7 @@ class Workload:
         self,
         case: Case,
         model: nn.Module,
-        shapes: Sequence[Sequence[int]],
+        shapes: Shapes,
         implementations: dict[str, Implementation],
         cost: Cost | None = None,
         *,
@@ -73,20 +124,9 @@ class Workload:
             [torch.randn(shape, device=case.device).to(dtype) for shape, dtype in self.like]
             for _ in self.given
         ]
-
-    @property
-    def sets(self) -> int:
-        return len(self.given)
-
-    @property
-    def own(self) -> list[str]:
-        return [name for name, how in self.implementations.items() if how.own]
-
-    def why_not(self, name: str) -> str | None:
-        return None if name in self.own else peers.why_not(name.partition(" (")[0], self.case)
+        self.sets = len(self.given)
 
     def runner(self, name: str) -> Runner:
-        """An implementation, built. Whatever the build raises says why it cannot run."""
         return self._build(self.implementations[name])
 
     def _build(self, how: Implementation) -> Runner:
@@ -94,7 +134,6 @@ class Workload:
         return Runner(self, how.build(model), how)
 
     def exact(self, i: int) -> list[Tensor]:
-        """The results of set i in float64."""
         _seed()
         wide = copy.deepcopy(self.model).double()
         inputs = [t.detach().double().requires_grad_(t.requires_grad) for t in self.given[i]]
@@ -103,7 +142,6 @@ class Workload:
         return _results(outputs, [*inputs, *wide.parameters()], cotangents)
 
     def eager(self, i: int, layout: str) -> list[Tensor]:
-        """The results of set i by PyTorch's own layers at the case's dtype."""
         if layout not in self._eager:
             self._eager[layout] = self._build(Implementation(lambda model: model, layout))
         return self._eager[layout].results(i)
@@ -111,10 +149,10 @@ class Workload:
     def precision(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.case.device, self.dtype, enabled=self.autocast)
 
-    def _inputs(self, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
-        dtype = torch.float32 if self.autocast else self.dtype
-        drawn = (torch.randn(tuple(s), device=self.case.device).to(dtype) for s in shapes)
-        return [t.requires_grad_(self.input_gradients) for t in drawn]
+    def _inputs(self, shapes: Shapes) -> list[Tensor]:
+        dtype, device = torch.float32 if self.autocast else self.dtype, self.case.device
+        drawn = shapes() if callable(shapes) else [torch.randn(*s, device=device) for s in shapes]
+        return [t.to(device, dtype).requires_grad_(self.input_gradients) for t in drawn]
 
     def _in_layout(self, i: int, layout: str) -> list[Tensor]:
         return [laid(t.detach(), layout).requires_grad_(t.requires_grad) for t in self.given[i]]
@@ -124,8 +162,8 @@ class Workload:
             return tree_leaves(model(*inputs))
 
 
-class Runner:
-    """An implementation of a workload, ready to be checked and timed."""
+class Runner(Run):
+    """An implementation of a workload."""
 
     def __init__(self, workload: Workload, model: Any, how: Implementation) -> None:
         self.workload, self.model, self.how = workload, model, how
@@ -159,17 +197,15 @@ class Runner:
         return [t.detach().clone() for t in (*outputs, *self.backward(i, outputs))]
 
     def ready(self, turn: int) -> Callable[[], object]:
-        """What is timed, with everything that is not timed done before."""
         i = turn % self.workload.sets
         part = self.workload.case.part
         given = self._given(i)
-        if part == FORWARD:
-            return lambda: self.forward(i, given)
+        if part == BOTH:
+            return lambda: self.backward(i, self.forward(i, given))
         if part == BACKWARD:
             outputs = self.forward(i, given)
             return lambda: self.backward(i, outputs)
-        assert part == BOTH, part
-        return lambda: self.backward(i, self.forward(i, given))
+        return lambda: self.forward(i, given)
 
 
 def _seed() -> None:
@@ -188,4 +224,6 @@ def _gradients(
     """Of all outputs but those that are functions of the inputs alone."""
     wanted = [t for t in leaves if t.requires_grad]
     kept = [(y, dy) for y, dy in zip(outputs, cotangents, strict=True) if y.requires_grad]
+    if not kept:
+        return ()
     return torch.autograd.grad([y for y, _ in kept], wanted, [dy for _, dy in kept])

@@ -7,20 +7,19 @@ machine takes is measured, with --measure, on an otherwise idle one.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
+from bench.harness.machine import ROOT
+from bench.harness.page import filled, table
 from bench.roofline.peaks import find_gpu
 from bench.roofline.step import fused_kernels, measured_lines
 from bench.roofline.table import Line, lines, step_cost, step_floor, step_measured
 from fastgan.engine.precision import Precision
 from fastgan.recipes import get_recipe
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "roofline.md"
+PAGE = ROOT / "docs" / "roofline.md"
 RECIPE = "dcgan-64"
 GPUS, BATCHES = ("H100 SXM", "H200 SXM"), (128, 1024)
 DTYPES: tuple[Precision, ...] = ("float32", "bfloat16")
@@ -45,7 +44,7 @@ def gpu_table() -> str:
         body.append([*_named(row[0]), *costs, *floors])
     whole = step_cost(columns[0])
     last = ["**step**", "", "", f"{whole.operations / 1e9:.0f}", f"{whole.moved / 2**20:.0f}"]
-    return _table(
+    return table(
         heading, [*body, [*last, *(f"**{step_floor(column):.0f}**" for column in columns)]]
     )
 
@@ -72,7 +71,7 @@ def cpu_table() -> str:
         floor, took = step_floor([*column.values()]), step_measured([*column.values()])
         assert took
         last += ["", f"**{floor / 1e3:.0f}**", f"**{took / 1e3:.0f}**", f"**{floor / took:.0%}**"]
-    return f"Rates: {'; '.join(notes)}.\n\n" + _table(heading, [*body, last])
+    return f"Rates: {'; '.join(notes)}.\n\n" + table(heading, [*body, last])
 
 
 _NAMES = ("layer", "kernel", "times")
@@ -88,17 +87,6 @@ def _times(line: Line | None) -> list[str]:
         return [""] * 4
     floor, took = line.floor / 1e3, line.measured / 1e3
     return [line.kernel.by, f"{floor:.2f}", f"{took:.2f}", f"{floor / took:.0%}"]
-
-
-def _table(heading: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    rows = [heading, ["---"] * len(heading), *body]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def filled(page: str, name: str, text: str) -> str:
-    """The page with another text between the marks of a table."""
-    marks = re.compile(rf"(<!-- roofline: {name} -->\n).*?(<!-- end of roofline -->)", re.DOTALL)
-    return marks.sub(lambda m: f"{m[1]}\n{text}\n\n{m[2]}", page)
 
 
 def main() -> int:

@@ -26,29 +26,19 @@ class Arguments:
     """Write results to this folder."""
     threads: int | None = None
     """OpenMP threads; by default as many as torch takes."""
-    compare: tuple[Path, Path] | None = None
-    """Run nothing: compare two runs' results, BEFORE and AFTER (files or folders)."""
-    plot: Path | None = None
-    """Run nothing: draw the results in this folder into it, as SVG (fastgan[plot])."""
-    against_main: bool = False
-    """Build main beside this tree and let both take turns on the cases of bench/history."""
+    compare: str | None = None
+    """Instead build this commit ("main") beside this tree; both take turns on a few cases."""
 
 
 def run(arguments: list[str]) -> int:
     chosen = parse(Arguments, arguments, prog="fastgan bench")
     if chosen.threads is not None:
         bounded("threads", chosen.threads, 1, _MAX_THREADS)
-    for folder in (chosen.results, chosen.plot):
-        if folder is not None:
-            check_folder(folder)
+    if chosen.results is not None:
+        check_folder(chosen.results)
     if chosen.compare is not None:
-        paths = [str(path.resolve()) for path in chosen.compare]
-        return in_checkout("bench.harness.compare", *paths)
-    if chosen.plot is not None:
-        return in_checkout("bench.harness.plots", str(chosen.plot.resolve()))
-    if chosen.against_main:
-        return in_checkout("bench.harness.against", "main")
-    options = ["bench", "--benchmark", "-q", "--benchmark-columns=median,iqr,rounds"]
+        return in_checkout("bench.harness.compare", chosen.compare)
+    options = ["bench", "--benchmark", "-q"]
     if chosen.quick:
         options.append("--quick")
     if chosen.only is not None:

@@ -52,18 +52,10 @@ def test_flags_become_options_of_pytest(monkeypatch):
         bench, "in_checkout", lambda *given, **threads: ran.append((given, threads))
     )
     bench.run(["--quick", "--only", "norm_act", "--threads", "1"])
-    bench.run(["--compare", "a", "b"])
-    bench.run(["--against-main"])
-    bench.run(["--plot", "a"])
+    bench.run(["--compare", "main"])
     assert {"bench", "--benchmark", "--quick", "norm_act"} <= set(ran[0][0])
     assert ran[0][1] == {"threads": 1}
-    assert ran[1][0] == (
-        "bench.harness.compare",
-        str(Path("a").resolve()),
-        str(Path("b").resolve()),
-    )
-    assert ran[2][0] == ("bench.harness.against", "main")
-    assert ran[3][0] == ("bench.harness.plots", str(Path("a").resolve()))
+    assert ran[1][0] == ("bench.harness.compare", "main")
 
 
 def test_no_threads_is_an_error():

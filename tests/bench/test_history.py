@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bench.harness import history
-from bench.harness.history import CASES, bounds, judge, read, record, slower
+import fastgan.fusion
+from bench.harness.compare import CASES, bounds, judge, measured, read, record, slower
 
 FAST = dict.fromkeys(CASES, 2.0)
 FIRST = next(iter(CASES))
@@ -58,9 +58,9 @@ def test_records_are_appended_and_read(tmp_path):
 
 
 def test_a_wrong_result_is_no_ratio(monkeypatch):
-    monkeypatch.setattr(history, "fuse", lambda model: model[0])
+    monkeypatch.setattr(fastgan.fusion, "fuse", lambda model: model[0])
     with pytest.raises(RuntimeError, match="refused"):
-        history.measured([FIRST])
+        measured([FIRST])
 
 
 def test_the_committed_history_knows_every_case():

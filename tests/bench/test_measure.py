@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from bench.dcgan_step import StepImplementation, StepWorkload, discriminator, generator
 from bench.harness.case import BACKWARD, BOTH, FORWARD, Case, Cost, of_convolutions, of_norm_act
 from bench.harness.measure import Plan, measure
 from bench.harness.memory import peak_bytes, saved_bytes
-from bench.harness.step import StepImplementation, StepWorkload, discriminator, generator
-from bench.harness.workload import Implementation, Workload
+from bench.harness.workload import Call, Implementation, Workload
 from fastgan import fuse
 
 CASE = Case("norm_act", "4×3×8×8", "float32", "contiguous")
@@ -73,6 +73,20 @@ def test_rows_hold_ratios_bytes_and_the_share_of_the_roofline():
     assert own["share_of_roofline"] == pytest.approx(own["floor"] / own["seconds"]["p50"])
     assert own["saved_bytes"] < eager["saved_bytes"]
     assert own["input_sets"] == work().sets == 64  # small inputs: the most there are
+
+
+def test_plain_functions_are_checked_and_timed():
+    ways = {
+        "own": Implementation(lambda _: Call(torch.mul), "contiguous", own=True),
+        "eager": Implementation(lambda model: model, "contiguous"),
+        "wrong": Implementation(lambda _: Call(torch.add), "contiguous"),
+    }
+    case = Case("mul", "4×3", "float32", "contiguous", FORWARD)
+    drawn = partial(torch.randn, 2, 4, 3)
+    work = Workload(case, Call(torch.mul), lambda: [*drawn()], ways, input_gradients=False)
+    found = measure(work, PLAN)
+    assert set(found.times) == {"own", "eager"}
+    assert found.left_out["wrong"].startswith("refused")
 
 
 def test_backward_alone_makes_its_forward_ready_beforehand():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
-from bench.harness import page, plots, results
+from bench.harness import page, results
 
 CASE = {
     "op": "norm_act", "shape": "4×3×8×8", "dtype": "float32", "layout": "contiguous",
@@ -76,7 +77,7 @@ def test_each_machine_has_tables_of_its_own(folder):
 def test_tables_hold_what_was_measured_and_what_was_left_out(folder):
     (run,) = runs = page.committed(folder)  # not what stands in local/
     assert run.folder == "cpu-avx2"
-    table = page.layers(runs)
+    table = page.region("layers", runs)
     assert (
         "| norm_act | 4×3×8×8 | forward, float32, contiguous | 1.00 | 50% | 2.00 (1.90–2.10)"
         in table
@@ -97,18 +98,34 @@ def test_regions_are_filled_again_and_again(folder):
         page.made(text.replace("machines", "what"), runs)
 
 
-def test_every_plot_is_drawn_where_there_are_rows_for_it(folder, tmp_path, monkeypatch, capsys):
+def test_a_run_prints_its_tables_without_pictures(folder):
+    text = page.tables(page.committed(folder))
+    assert "| norm_act | 4×3×8×8 |" in text
+    assert "pictures/" not in text
+
+
+def test_pictures_are_drawn_where_there_are_rows_for_them(tmp_path):
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr("sys.argv", ["plots", str(folder / "cpu-avx2")])
-    assert plots.main() == 0
-    names = {Path(line).name for line in capsys.readouterr().out.split()}
-    assert names == {f"plot-{n}.svg" for n in ("ratios", "roofline", "waterfall", "quality")}
-    assert "convolution" in (folder / "cpu-avx2" / "plot-waterfall.svg").read_text()
-    assert plots.draw_all([], tmp_path, "none") == []
+    cases, quality = rows()[:3], rows()[4:]
+    runs = [page.Run("m", "norm_act", RUN, cases), page.Run("m", "quality", RUN, quality)]
+    page.draw(runs, tmp_path)
+    drawn = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert drawn.keys() == {"bench-m-norm_act-ratios.svg", "bench-m-quality-quality.svg"}
+    assert "norm_act 4×3×8×8" in drawn["bench-m-norm_act-ratios.svg"]
+
+
+def test_where_the_time_of_a_step_goes_is_a_table():
+    text = page.steps(rows()[3:4])
+    assert "| implementation |  |  | convolution | optimizer |" in text
+    assert "| fused | 4×3×8×8 | float32 | 10.0 | 2.0 |" in text
 
 
 def test_without_matplotlib_the_extra_is_named(folder, monkeypatch, capsys):
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
-    monkeypatch.setattr("sys.argv", ["plots", str(folder / "cpu-avx2")])
-    assert plots.main() == 2
+    monkeypatch.delattr("bench.harness.plots", raising=False)
+    monkeypatch.setitem(sys.modules, "bench.harness.plots", None)
+    monkeypatch.setattr(page, "PAGE", folder / "page.md")
+    page.PAGE.write_text("")
+    monkeypatch.setattr(page, "ROOT", folder)
+    monkeypatch.setattr("sys.argv", ["page"])
+    assert page.main() == 2
     assert "pip install 'fastgan[plot]'" in capsys.readouterr().err

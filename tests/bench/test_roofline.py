@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from bench.harness.page import filled
 from bench.roofline import page
 from bench.roofline.cost import Cost, data_gradient_cost, forward_cost, weight_gradient_cost
 from bench.roofline.kernels import DISCRIMINATOR, GENERATOR, Kernel, Passes, step_kernels
@@ -218,4 +219,4 @@ def test_the_command(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_the_page_shows_the_floors_that_are_counted() -> None:
     text = page.PAGE.read_text(encoding="utf-8")
-    assert text == page.filled(text, "gpu", page.gpu_table())
+    assert text == filled(text, "roofline: gpu", page.gpu_table())

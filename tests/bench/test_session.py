@@ -32,8 +32,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
 
 
 def test_what_was_measured_is_on_disk_at_once(session):
-    found = session.measurement("m", CASE, workload)
-    assert session.measurement("m", CASE, workload) is found
+    session.measure("m", CASE, workload)
     run, rows = results.read(session.path("m"))
     assert [row["case"]["shape"] for row in rows] == ["4×3×8×8"]
     assert "threads" in run["settings"]
@@ -50,14 +49,13 @@ def test_the_processor_s_family_is_part_of_its_name(monkeypatch):
 
 
 def test_a_cut_run_is_continued_and_keeps_what_it_had(session, tmp_path):
-    session.measurement("m", CASE, workload)
+    session.measure("m", CASE, workload)
     late = Session(tmp_path, quick=True, deadline=time.monotonic() - 1)
     assert late.why_not("m", CASE) == "out of time (--time-limit)"
     more = Session(tmp_path, quick=True, go_on=True)
     assert "results stand" in str(more.why_not("m", CASE))
     assert more.why_not("m", OTHER_CASE) is None
-    more.measurement("m", OTHER_CASE, workload)
-    assert more.why_not("m", OTHER_CASE) is None  # its other implementations ask
+    more.measure("m", OTHER_CASE, workload)
     _, rows = results.read(tmp_path / "m.jsonl")
     assert [row["case"]["shape"] for row in rows] == ["4×3×8×8", "2×3×8×8"]
 
@@ -73,7 +71,7 @@ def test_rows_of_other_kinds_are_kept_too_and_replaced_by_their_like(session, tm
 
 
 def test_results_of_another_commit_are_not_continued(session, tmp_path, monkeypatch):
-    session.measurement("m", CASE, workload)
+    session.measure("m", CASE, workload)
     monkeypatch.setattr(machine, "_git", lambda *_: "another")
     assert Session(tmp_path, go_on=True).why_not("m", CASE) is None
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import eager
 import pytest
 import torch
+import torch.autograd.forward_ad as fwd
 import torch.nn.functional as F
+from tolerance import assert_as_exact
 from torch import Tensor, nn
+from torch.func import grad, jvp, vmap
 
 from fastgan.nn import BatchNormAct2d, FusedSequential
 from fastgan.ops import instance_norm_act, norm_act, norm_act_conv, sync_norm_act
@@ -112,3 +116,48 @@ def test_they_move_under_inference_mode() -> None:
     with torch.inference_mode():
         norm_act(torch.randn(4, C, 5, 5), mean, var, training=True)
     assert mean.abs().max() > 0
+
+
+@pytest.mark.parametrize("transform", ["jvp", "grad", "dual"])
+def test_they_move_as_torchs_under_transforms(transform: str) -> None:
+    x = torch.randn(4, 3, 5, 5, dtype=torch.float64)
+
+    def moved(function: Callable[..., Tensor]) -> list[Tensor]:
+        mean, var = torch.zeros(3).double(), torch.ones(3).double()
+
+        def call(x: Tensor) -> Tensor:
+            return function(x, mean, var, None, None, True).pow(2).sum()
+
+        if transform == "jvp":
+            jvp(call, (x,), (x,))
+        elif transform == "grad":
+            grad(call)(x)
+        else:
+            with fwd.dual_level():
+                call(fwd.make_dual(x, x))
+        return [mean, var]
+
+    for own, theirs in zip(moved(norm_act), moved(eager.norm_act), strict=True):
+        assert_as_exact("statistics", own, theirs, theirs)
+    given = torch.zeros(3).double(), torch.ones(3).double()
+    instances = torch.zeros(3).double(), torch.ones(3).double()
+    grad(lambda x: instance_norm_act(x, *given).sum())(x)
+    F.instance_norm(x, *instances)
+    for own, theirs in zip(given, instances, strict=True):
+        assert_as_exact("statistics", own, theirs, theirs)
+
+
+def test_each_sample_moves_its_own_under_vmap() -> None:
+    """As torch.nn: one for all samples is an error that moves nothing."""
+    x = torch.randn(2, 4, 3, 5, 5, dtype=torch.float64)
+    own, theirs = ([torch.zeros(2, 3).double(), torch.ones(2, 3).double()] for _ in range(2))
+    vmap(lambda x, m, v: norm_act(x, m, v, training=True))(x, *own)
+    for i in range(2):
+        F.batch_norm(x[i], theirs[0][i], theirs[1][i], training=True)
+    for a, b in zip(own, theirs, strict=True):
+        assert_as_exact("statistics", a, b, b)
+    shared = torch.zeros(3).double(), torch.ones(3).double()
+    with pytest.raises(RuntimeError, match="running_mean"):
+        vmap(lambda x: norm_act(x, *shared, training=True))(x)
+    assert torch.equal(shared[0], torch.zeros(3).double())
+    assert torch.equal(shared[1], torch.ones(3).double())

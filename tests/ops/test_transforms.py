@@ -253,54 +253,6 @@ def test_gradients_of_single_samples() -> None:
         torch.testing.assert_close(own, theirs, rtol=1e-9, atol=1e-12)
 
 
-# Running statistics.
-
-
-@pytest.mark.parametrize("transform", ["jvp", "grad", "dual"])
-def test_running_statistics_move_as_torchs(transform: str) -> None:
-    x = torch.randn(4, 3, 5, 5, dtype=torch.float64)
-
-    def moved(function: Function) -> list[Tensor]:
-        mean, var = torch.zeros(3).double(), torch.ones(3).double()
-
-        def call(x: Tensor) -> Tensor:
-            return function(x, mean, var, None, None, True).pow(2).sum()
-
-        if transform == "jvp":
-            jvp(call, (x,), (x,))
-        elif transform == "grad":
-            grad(call)(x)
-        else:
-            with fwd.dual_level():
-                call(fwd.make_dual(x, x))
-        return [mean, var]
-
-    for own, theirs in zip(moved(ops.norm_act), moved(eager.norm_act), strict=True):
-        assert_as_exact("statistics", own, theirs, theirs)
-    given = torch.zeros(3).double(), torch.ones(3).double()
-    instances = torch.zeros(3).double(), torch.ones(3).double()
-    grad(lambda x: ops.instance_norm_act(x, *given).sum())(x)
-    F.instance_norm(x, *instances)
-    for own, theirs in zip(given, instances, strict=True):
-        assert_as_exact("statistics", own, theirs, theirs)
-
-
-def test_running_statistics_under_vmap() -> None:
-    """As torch.nn: each sample moves its own, and one for all is an error that moves nothing."""
-    x = torch.randn(2, 4, 3, 5, 5, dtype=torch.float64)
-    own, theirs = ([torch.zeros(2, 3).double(), torch.ones(2, 3).double()] for _ in range(2))
-    vmap(lambda x, m, v: ops.norm_act(x, m, v, training=True))(x, *own)
-    for i in range(2):
-        F.batch_norm(x[i], theirs[0][i], theirs[1][i], training=True)
-    for a, b in zip(own, theirs, strict=True):
-        assert_as_exact("statistics", a, b, b)
-    shared = torch.zeros(3).double(), torch.ones(3).double()
-    with pytest.raises(RuntimeError, match="running_mean"):
-        vmap(lambda x: ops.norm_act(x, *shared, training=True))(x)
-    assert torch.equal(shared[0], torch.zeros(3).double())
-    assert torch.equal(shared[1], torch.ones(3).double())
-
-
 # Past the public functions.
 
 

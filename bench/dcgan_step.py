@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from bench.harness import case as costs
-from bench.harness import peers
 from bench.harness.case import BOTH, CONTIGUOUS, FORWARD, Case, Cost, laid, laid_model
 from bench.harness.peers import Build
+from bench.harness.workload import Run, Work
 from fastgan.nn import segments
 from fastgan.optim import Adam
 
@@ -57,7 +57,7 @@ class StepImplementation(NamedTuple):
     joint: bool = False
 
 
-class StepWorkload:
+class StepWorkload(Work):
     """A step of batch `batch`, at the case's dtype by autocast. Its results are the losses and both
     networks' gradients at the first weights."""
 
@@ -78,13 +78,6 @@ class StepWorkload:
             for _ in range(SETS)
         ]
         self.cost = self._cost()
-
-    @property
-    def own(self) -> list[str]:
-        return [name for name, how in self.implementations.items() if how.own]
-
-    def why_not(self, name: str) -> str | None:
-        return None if name in self.own else peers.why_not(name.partition(" (")[0], self.case)
 
     def runner(self, name: str) -> StepRunner:
         return self._build(self.implementations[name])
@@ -115,7 +108,7 @@ class StepWorkload:
         return of_g + of_d + of_d + once + once
 
 
-class StepRunner:
+class StepRunner(Run):
     """A step of one implementation, with its own weights and optimizers."""
 
     def __init__(
