@@ -278,5 +278,5 @@ def _convolution_gradients(
     return dz if need_input else None, dweight if need_weight else None
 
 
-FORWARD.differentiate(_save, _gradients)
+FORWARD.differentiate(_save, _gradients, asks_engine=True)
 BACKWARD.differentiate(_save_backward, _double_backward)

@@ -113,11 +113,13 @@ class Operator(Generic[A]):
         self,
         save: Callable[[Any, A, str, Any], None],
         backward: Callable[..., Gradients],
+        asks_engine: bool = False,
     ) -> None:
         """Derivatives by a formula: save(ctx, arguments, backend, outputs) keeps what
-        backward(ctx, needs, *gradients) reads; a gradient of zeros may be None.
+        backward(ctx, needs, *gradients) reads; a gradient of zeros may be None. asks_engine: leave
+        out what a backward does not go on to, which takes longer to find out than a norm's sums.
         """
-        self.save, self.backward = save, backward
+        self.save, self.backward, self.asks_engine = save, backward, asks_engine
 
         def save_flat(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             *values, backend = inputs
@@ -180,7 +182,7 @@ class _Eager(Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
         operator, needed, needs = ctx.operator, ctx.needs_input_grad, set()
         for i, (node, _) in zip(ctx.given, ctx.next_functions, strict=True):
-            if needed[i] and _will_run(node):
+            if needed[i] and not (operator.asks_engine and not _will_run(node)):
                 needs.add(operator.tensor_names[i])
         found = operator.backward(ctx, needs, *gradients)
         return (

@@ -235,5 +235,5 @@ def _no_double_backward(*_: Any) -> Gradients:
     )
 
 
-FORWARD.differentiate(_save, _gradients)
+FORWARD.differentiate(_save, _gradients, asks_engine=True)
 BACKWARD.differentiate(lambda *_: None, _no_double_backward)
