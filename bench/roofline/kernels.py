@@ -118,7 +118,7 @@ class _Traced:
             return
         self.x = laid_out(self.x, self.conv.weight)
         self.weight = self.conv.weight.detach()
-        whole = self.block.conv is not None and self.run.form == "composed"
+        whole = self.block.conv is not None and self.run.form == "recompute"
         whole = whole and conv.reads_float32(self.x, self.weight, self.block.geometry)
         if not (whole or self.run.form == "fused"):  # those round it as they read it
             self.weight = self.weight.to(self.x.dtype)
@@ -212,7 +212,7 @@ class _Traced:
 
     def _convolution_calls(self, direct: bool) -> tuple[Call, Call, Call]:
         x, dy, weight = self.x, self.y, self.weight
-        if self.run.form != "composed":
+        if self.run.form != "recompute":
             assert self.conv is not None
             layer = copy.deepcopy(self.conv).to(x.dtype)
             x = x.requires_grad_()
@@ -265,7 +265,7 @@ class _Traced:
     @property
     def _recomputes(self) -> bool:
         """Whether backward makes the input of the convolution again."""
-        return self.run.form == "composed" and not self.run.keeps_normalised
+        return self.run.form == "recompute" and not self.run.keeps_normalised
 
     @property
     def _geometry(self) -> ConvGeometry:

@@ -50,7 +50,7 @@ def explain(module: nn.Module, *inputs: Tensor) -> list[Row]:
     """Runs a copy of `module` on `inputs` and prints a table of its blocks; returns the rows.
 
     For each block of a fused model, of a `FusedSequential` or of `fastgan.nn.chain`: the layers it
-    is made of, shapes, form ("fused", "composed", "apart", "layers" or "as it is"; see
+    is made of, shapes, form ("fused", "recompute", "norm_fused", "unfused" or "as it is"; see
     `convolution_form`; numbered reasons stand below) and the backend of its elementwise kernels,
     what runs its convolution and, where that is another, its gradients (see
     `fastgan/ops/conv/algorithms.py`), what torch.nn's layers and the block save for backward, and
@@ -155,7 +155,7 @@ def convolution_kernels(run: Run) -> Kernels | None:
     x = laid_out(x.to(autocast_dtype(x)), block.conv.weight)
     weight = block.conv.weight.to(x.dtype)
     problem = describe(FORWARD, x, weight, block.geometry, block.after != Activation())
-    if run.form == "composed":
+    if run.form == "recompute":
         return kernels_of(problem)
     if run.form == "fused" and backend_of(x, dispatch.setting()) == "triton":
         return Kernels(*["Triton"] * 3)
@@ -196,6 +196,7 @@ def tune(
     compiled for the device of `input`; one alone leaves nothing to choose, and is measured anyway.
     """
     forms = forms or tuning.compiled_forms(input.device, autocast_dtype(input))
+    forms = tuple(map(tuning.convolution_form.current, forms))
     measured: dict[str, dict[str, float]] = {}
     for run in traced(module, input)[0]:
         block, x = run.block, run.input
@@ -220,7 +221,7 @@ def _call(run: Run, form: str) -> Callable[[], object]:
     after: dict[str, Any] = {"activation": block.after.name, "negative_slope": block.after.slope}
     dy = torch.randn_like(run.output, dtype=x.dtype)
 
-    def composed() -> object:
+    def recompute() -> object:
         norm = Norm(segments=rows) if rows else None
         y = norm_act_conv(
             x, weight, norm=norm, pre_activation=block.before.name, pre_slope=block.before.slope,
@@ -250,8 +251,8 @@ def _call(run: Run, form: str) -> Callable[[], object]:
     layers = copy.deepcopy(list(zip(block.names, block.children, strict=True)))
     own = [p for _, layer in layers for p in layer.parameters()]
 
-    def apart() -> object:
-        with tuning.convolution_form("apart"):
+    def norm_fused() -> object:
+        with tuning.convolution_form("norm_fused"):
             return torch.autograd.grad(Runner(1, True).run(x, layers), [x, *own], dy)
 
-    return {"composed": composed, "fused": fused, "apart": apart}[form]
+    return {"recompute": recompute, "fused": fused, "norm_fused": norm_fused}[form]

@@ -12,7 +12,7 @@ from fastgan.fusion.copying import sharing
 from fastgan.fusion.matching import Written
 from fastgan.fusion.plan import Plan, link, make_plan, uninstall
 from fastgan.fusion.report import FusionReport
-from fastgan.fusion.settled import chains_of
+from fastgan.fusion.specialized import chains_of
 from fastgan.fusion.tracing import Untraceable
 from fastgan.nn.layers import layer_kind
 from fastgan.ops.core.tolerance import between_networks

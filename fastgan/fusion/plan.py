@@ -13,7 +13,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from fastgan.fusion.matching import Written, fused_graph
 from fastgan.fusion.report import Block
-from fastgan.fusion.settled import chains_of, pattern, settled
+from fastgan.fusion.specialized import chains_of, pattern, specialized
 from fastgan.fusion.tracing import Trace, trace
 from fastgan.nn.layers import hooked
 from fastgan.nn.planner import MAX_KINDS, kind_of, kind_of_call
@@ -50,10 +50,10 @@ class Plan:
 
     def _forget(self) -> None:
         self.forwards: dict[Hashable, Callable[..., Any]] = {}  # by kind of call
-        self.settled: dict[Hashable, fx.GraphModule] = {}
+        self.specialized: dict[Hashable, fx.GraphModule] = {}
 
     def __getstate__(self) -> dict[str, Any]:  # a copy chooses for itself
-        return {k: v for k, v in vars(self).items() if k not in ("forwards", "settled")}
+        return {k: v for k, v in vars(self).items() if k not in ("forwards", "specialized")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -114,9 +114,9 @@ class Plan:
         if all(form.plain for chain in chains_of(graph) for form in chain.planned.last or ()):
             return _its_own
         key = training, pattern(graph)
-        if key not in self.settled:
-            self.settled[key] = settled(graph)
-        forward: Callable[..., Any] = self.settled[key].forward
+        if key not in self.specialized:
+            self.specialized[key] = specialized(graph)
+        forward: Callable[..., Any] = self.specialized[key].forward
         return forward
 
     def _holds(self) -> bool:

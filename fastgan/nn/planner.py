@@ -34,7 +34,7 @@ from fastgan.ops.core.tensors import autocast_dtype
 class Form(NamedTuple):
     """How a block runs, and why.
 
-    name: of `tuning.FORMS`; "norm_act" without a convolution; "layers" where it runs as the layers
+    name: of `tuning.FORMS`; "norm_act" without a convolution; "unfused" where it runs as the layers
     it is made of by choice, "" by need.
     """
 
@@ -43,7 +43,7 @@ class Form(NamedTuple):
 
     @property
     def plain(self) -> bool:
-        return self.name in ("", "layers")
+        return self.name in ("", "unfused")
 
 
 Leaf = tuple[str, nn.Module]
@@ -196,10 +196,10 @@ def form_of(block: Block, x: Tensor, keep_activations: bool) -> Form:
         if norm_pays:
             return Form("norm_act", "no convolution follows")
         why = "no convolution follows; a tensor of this size is as fast layer by layer"
-        return Form("layers", why)
+        return Form("unfused", why)
     form, why = choose(block, x, x.shape, keep_activations)
-    if form == "apart" and not (block.norm and norm_pays):
-        form = "layers"
+    if form == "norm_fused" and not (block.norm and norm_pays):
+        form = "unfused"
     return Form(form, why)
 
 
@@ -218,8 +218,10 @@ def choose(block: Block, x: Tensor, shape: tuple[int, ...], for_speed: bool) -> 
         problem = problem._replace(dtype=dtype, device=x.device.type)
         own = algorithms.beats_eager(problem, x.requires_grad and torch.is_grad_enabled())
     form, why = tuning.explained(x.device, dtype, tuple(shape), weight_shape, geometry, own)
-    if form == "apart" and aten.reads_beyond(shape, weight_shape, geometry, dtype, x.device.type):
-        return "composed", "in 16 bits the library's convolution reads beyond so small an image"
+    if form == "norm_fused" and aten.reads_beyond(
+        shape, weight_shape, geometry, dtype, x.device.type
+    ):
+        return "recompute", "in 16 bits the library's convolution reads beyond so small an image"
     return form, why
 
 

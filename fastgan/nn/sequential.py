@@ -32,13 +32,13 @@ from fastgan.ops.norm_act import move_running_stats
 from fastgan.ops.norm_act_conv import Norm
 
 _Moments = tuple[Tensor, Tensor]
-_KEEPING = ("layers", "apart")  # forms that keep for backward what torch.nn's layers keep
+_KEEPING = ("unfused", "norm_fused")  # forms that keep for backward what torch.nn's layers keep
 
 
 class Run(NamedTuple):
     """What became of a block: its input and output, how it ran and why.
 
-    form: of `tuning.FORMS`; "norm_act" without a convolution; "layers" where it ran as the layers
+    form: of `tuning.FORMS`; "norm_act" without a convolution; "unfused" where it ran as the layers
     it is made of by choice, "" by need. keeps_normalised: for backward, beside its input.
     """
 
@@ -65,7 +65,7 @@ class FusedSequential(nn.Sequential, Segmented):
     which applies them to its input: between blocks travels the raw convolution output, and for
     backward each block keeps that one tensor of its size (see `norm_act_conv` and `conv_block`).
     With `keep_activations` time counts and not memory: a block keeps what torch.nn's layers keep,
-    and runs in their own steps (form "apart") where no fused step is faster on the device.
+    and runs in their own steps (form "norm_fused") where no fused step is faster on the device.
     Any other child, and one with hooks, runs as it is.
     An activation right behind a convolution keeps its output for backward, LeakyReLU too: where it
     comes last, the result may not be changed in place before (`y += x` raises in backward, and
@@ -174,10 +174,10 @@ class Runner(NamedTuple):
             apart = form == "fused" and block.trains() and moments is None
             if form == "norm_act":
                 x, moments = self._norm_act(block, x), None
-            elif form == "apart" and block.norm is not None:
+            elif form == "norm_fused" and block.norm is not None:
                 x, moments = self._norm_act(block, x), None
                 x = self._as_they_are(block.children[block.before_conv :], x)
-            elif form in ("", "layers", "apart"):
+            elif form in ("", "unfused", "norm_fused"):
                 x, moments = self._as_they_are(block.children, x), None
             else:
                 if apart:  # no statistics came with x: its norm takes a pass of its own
@@ -192,7 +192,7 @@ class Runner(NamedTuple):
             found.append(chosen)
             if _records is not None:
                 keeps = apart or form in _KEEPING
-                keeps = keeps or (form == "composed" and self.keep_activations)
+                keeps = keeps or (form == "recompute" and self.keep_activations)
                 _records.append(Run(blocks[i], given, x, *chosen, keeps))
         return x, found
 
@@ -216,7 +216,7 @@ class Runner(NamedTuple):
         )  # fmt: skip
 
     def _norm_act_conv(self, block: Block, x: Tensor, weight: Tensor) -> Tensor:
-        """The composed form: the statistics of x are taken, and z made, before the convolution."""
+        """The recompute form: the statistics of x are taken, and z made, before the convolution."""
         return norm_act_conv(
             x, weight, block.conv_bias, block.norm_arguments(x, self.segments),
             pre_activation=block.before.name, pre_slope=block.before.slope,

@@ -1,10 +1,10 @@
 """Which form a convolution block runs in, by device and shape.
 
 Three forms compute the same: "fused" (`conv_block`: one kernel that normalises as it loads),
-"composed" (`norm_act_conv`: fused norm_act, then a convolution, as one op) and "apart" (norm_act,
-then the layers that stand there), which keeps as much for backward as torch.nn's layers and is
-chosen where time counts and not memory. Measured choices stand in a table that ships with the
-package (tuning.json) and in one of the user's own, which `fastgan tune` writes; for a layer in
+"recompute" (`norm_act_conv`: fused norm_act, then a convolution, as one op) and "norm_fused"
+(norm_act, then the layers that stand there), which keeps as much for backward as torch.nn's layers
+and is chosen where time counts and not memory. Measured choices stand in a table that ships with
+the package (tuning.json) and in one of the user's own, which `fastgan tune` writes; for a layer in
 neither the choice is by rule.
 """
 
@@ -29,20 +29,21 @@ from fastgan.ops.core import dispatch
 from fastgan.ops.core.setting import Setting
 from fastgan.ops.core.tensors import is_channels_last
 
-FORMS = ("composed", "fused", "apart")
+FORMS = ("recompute", "fused", "norm_fused")
 SHIPPED = Path(__file__).with_name("tuning.json")
 _FORMAT = 1
+_RENAMED = {"composed": "recompute", "apart": "norm_fused"}  # of the last release's tables, too
 
 
 class convolution_form(Setting):
     """Chooses the form of every convolution block: at once, or for a `with` block.
 
-    name: "auto" (by table and rule), "fused", "composed" or "apart"; ValueError for another. The
-    setting belongs to the process. Batch statistics must come with their tensor in the fused form:
-    where the input was not made by a fused block, its norm runs before, by itself.
+    name: "auto" (by table and rule), "fused", "recompute" or "norm_fused"; ValueError for another.
+    The setting belongs to the process. Batch statistics must come with their tensor in the fused
+    form: where the input was not made by a fused block, its norm runs before, by itself.
     """
 
-    names = FORMS
+    names, renamed = FORMS, _RENAMED
 
 
 def explained(
@@ -60,12 +61,12 @@ def explained(
     if convolution_form.value != "auto":
         return convolution_form.value, "asked for"
     fast = beats_eager is not None
-    allowed = [f for f in compiled_forms(device, dtype) if fast or f != "apart"]
+    allowed = [f for f in compiled_forms(device, dtype) if fast or f != "norm_fused"]
     if len(allowed) == 1:
         reason = None if device.type != "cuda" else dispatch.why_not("triton", "cuda", dtype)
-        return "composed", reason or f"the only form for {device.type} that saves memory"
+        return "recompute", reason or f"the only form for {device.type} that saves memory"
     if fast and torch.compiler.is_compiling() and device.type == "cpu":
-        return "apart", "a choice by size would hold the graph to its sizes"
+        return "norm_fused", "a choice by size would hold the graph to its sizes"
     if torch.compiler.is_compiling():
         fastest = of_class(
             x_shape, _measured_shapes(device, dtype, weight_shape, tuple(geometry), fast)
@@ -76,10 +77,10 @@ def explained(
     if fastest is not None:
         return fastest, "measured"
     if device.type != "cpu":
-        return "composed", "not measured on this device; fastgan tune measures"
+        return "recompute", "not measured on this device; fastgan tune measures"
     if beats_eager:
-        return "composed", "kernels of fastgan's own are faster than the library's convolution"
-    return "apart", "the library's convolution is as fast by itself"
+        return "recompute", "kernels of fastgan's own are faster than the library's convolution"
+    return "norm_fused", "the library's convolution is as fast by itself"
 
 
 def of_class(
@@ -111,7 +112,7 @@ def _measured_shapes(
 
     geometry: as a plain tuple, for the compiler makes nothing of a named one that it passes on.
     """
-    allowed = [f for f in compiled_forms(device, dtype) if fast or f != "apart"]
+    allowed = [f for f in compiled_forms(device, dtype) if fast or f != "norm_fused"]
     layers: dict[str, Any] = {}
     for path in (SHIPPED, user_table()):
         layers |= _devices(path).get(device_name(device), {}).get(_name(dtype), {})
@@ -126,7 +127,8 @@ def _measured_shapes(
 
 
 def _fastest(entry: dict[str, Any], allowed: list[str]) -> str | None:
-    measured = {k: v for k, v in entry.get("microseconds", {}).items() if k in allowed}
+    times = {_RENAMED.get(k, k): v for k, v in entry.get("microseconds", {}).items()}
+    measured = {k: v for k, v in times.items() if k in allowed}
     return min(measured, key=lambda form: measured[form]) if measured else None
 
 
@@ -183,9 +185,9 @@ def layer_key(x_shape: tuple[int, ...], weight_shape: tuple[int, ...], geometry:
 def compiled_forms(device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
     """The forms that run on a device as compiled code: no interpreter."""
     if device.type != "cuda":
-        return "composed", "apart"
+        return "recompute", "norm_fused"
     fused = dispatch.why_not("triton", device.type, dtype) is None
-    return ("composed", "fused", "apart") if fused else ("composed", "apart")
+    return ("recompute", "fused", "norm_fused") if fused else ("recompute", "norm_fused")
 
 
 def measure(

@@ -106,7 +106,7 @@ def test_fused_kernels_are_counted() -> None:
 
 
 @force(winograd=True)
-def test_composed_kernels_are_counted(native: None) -> None:
+def test_recompute_kernels_are_counted(native: None) -> None:
     found = step_kernels(network(), images(), DISCRIMINATOR)
     costs = counted(found)
     # Counted by the plain sum: the last convolution is one of its data gradients' taps.
@@ -121,7 +121,7 @@ def test_composed_kernels_are_counted(native: None) -> None:
     assert by["second", "forward"] == by["second", "weight gradient"] == "Winograd F(2x2, 2x2)"
     # 9 products for 16: four positions a side are whole tiles.
     assert costs["second", "forward"] == (3, Cost(OF_SECOND * 9 // 16, WIDE + SECOND, NARROW))
-    with convolution_form("apart"):
+    with convolution_form("norm_fused"):
         again = step_kernels(network(), images(), DISCRIMINATOR)
     assert "norm again" not in {k.name for k in again}
 
@@ -141,7 +141,7 @@ def test_a_norm_without_statistics_in_the_fused_form_is_counted_apart() -> None:
     assert found["last", "data gradient"] == (1, Cost(OF_LAST, 4 * N + LAST, NARROW))
 
 
-@pytest.mark.parametrize("form", ["composed", "fused", "apart"])
+@pytest.mark.parametrize("form", ["recompute", "fused", "norm_fused"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_every_kernel_runs_by_itself(form: str, dtype: torch.dtype) -> None:
     half = dtype is not torch.float32

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,7 +77,7 @@ def test_explain_prints_what_ran(capsys: pytest.CaptureFixture[str]) -> None:
     before = {k: v.clone() for k, v in model.state_dict().items()}
     rows = fastgan.explain(model, torch.randn(4, 3, 16, 16))
     assert "saved" in capsys.readouterr().out
-    assert [r.form for r in rows] == ["composed", "composed", "composed"]
+    assert [r.form for r in rows] == ["recompute", "recompute", "recompute"]
     assert rows[1].name == "blocks.1.conv"
     assert rows[2].name == "blocks.1.norm, output"
     torch.testing.assert_close(model.state_dict(), before)
@@ -122,7 +123,7 @@ def test_a_plain_model_is_explained_as_it_would_be_fused() -> None:
     model = nn.Sequential(*layers)
     rows = explained(model, torch.randn(2, 3, 16, 16))
     assert [(r.name, r.form, r.why) for r in rows] == [
-        ("0, 1", "layers", "the library's convolution is as fast by itself"),
+        ("0, 1", "unfused", "the library's convolution is as fast by itself"),
         ("2, 3", "as it is", "groups or dilation is not 1"),
     ]
     assert rows[0].output == (2, 4, 7, 7)
@@ -131,8 +132,8 @@ def test_a_plain_model_is_explained_as_it_would_be_fused() -> None:
     assert "forward" not in vars(model)
     fused = explained(fastgan.fuse(model), torch.randn(2, 3, 16, 16))
     assert fused == rows
-    with convolution_form("composed"):
-        assert explained(model, torch.randn(2, 3, 16, 16))[0].form == "composed"
+    with convolution_form("recompute"):
+        assert explained(model, torch.randn(2, 3, 16, 16))[0].form == "recompute"
 
 
 def test_explain_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,23 +158,23 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_the_default_is_composed(gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads(tuning.SHIPPED.read_text())["devices"] == {}
-    assert choice() == ("composed", "not measured on this device; fastgan tune measures")
+    assert choice() == ("recompute", "not measured on this device; fastgan tune measures")
     with convolution_form("fused"):
         assert choice() == ("fused", "asked for")
     cpu = tuning.explained(torch.device("cpu"), torch.float32, *LAYER)
-    assert cpu == ("composed", "the only form for cpu that saves memory")
+    assert cpu == ("recompute", "the only form for cpu that saves memory")
     monkeypatch.setattr(dispatch, "why_not", lambda *_: "triton is not installed")
-    assert choice() == ("composed", "triton is not installed")
+    assert choice() == ("recompute", "triton is not installed")
 
 
 def test_measured_choices_are_kept(gpu: str, table: Path) -> None:
     key = tuning.layer_key(*LAYER)
     assert key == "conv 64x128x16x16 to 256, kernel 4x4, stride 2x2, padding 1x1"
-    assert tuning.store(gpu, torch.bfloat16, {key: {"composed": 9.0, "fused": 7.0}}) == table
+    assert tuning.store(gpu, torch.bfloat16, {key: {"recompute": 9.0, "fused": 7.0}}) == table
     assert choice() == ("fused", "measured")
-    tuning.store(gpu, torch.bfloat16, {key: {"composed": 5.0, "fused": 7.0}})
+    tuning.store(gpu, torch.bfloat16, {key: {"recompute": 5.0, "fused": 7.0}})
     tuning.store(gpu, torch.float32, {key: {"fused": 7.0}})
-    assert choice() == ("composed", "measured")
+    assert choice() == ("recompute", "measured")
     assert [p.name for p in table.parent.iterdir()] == ["tuning.json"]
     assert tuning.explained(torch.device("cuda"), torch.float32, *LAYER)[0] == "fused"
 
@@ -183,7 +184,7 @@ def test_a_broken_table_is_ignored_with_a_warning(gpu: str, table: Path, text: s
     table.parent.mkdir()
     table.write_text(text)
     with pytest.warns(UserWarning, match="is no tuning table, and ignored"):
-        assert choice()[0] == "composed"
+        assert choice()[0] == "recompute"
 
 
 def test_a_table_is_written_whole_or_not_at_all(
@@ -197,18 +198,33 @@ def test_a_table_is_written_whole_or_not_at_all(
 
     monkeypatch.setattr("os.fsync", torn)
     with pytest.raises(OSError, match="full"):
-        tuning.store(gpu, torch.bfloat16, {key: {"composed": 7.0}})
+        tuning.store(gpu, torch.bfloat16, {key: {"recompute": 7.0}})
     assert choice() == ("fused", "measured")
     assert [p.name for p in table.parent.iterdir()] == ["tuning.json"]
 
 
+def test_old_names_of_forms(table: Path) -> None:
+    key = tuning.layer_key((2, 3, 16, 16), (8, 3, 4, 4), Geometry((2, 2), (1, 1), (0, 0), False))
+    tuning.store("cpu", torch.float32, {key: {"composed": 1.0, "apart": 2.0}})
+    model = FusedSequential(nn.Conv2d(3, 8, 4, 2, 1), nn.BatchNorm2d(8), keep_activations=True)
+    assert explained(model, torch.randn(2, 3, 16, 16))[0].form == "recompute"
+    for old, new in (("composed", "recompute"), ("apart", "norm_fused")):
+        with pytest.warns(DeprecationWarning, match=f"'{old}' is now '{new}'"):
+            setting = convolution_form(old)
+        with setting:
+            assert convolution_form.value == new
+    with warnings.catch_warnings(), convolution_form("recompute"):
+        warnings.simplefilter("error")
+        assert convolution_form.value == "recompute"
+
+
 def test_tune_measures_every_form(table: Path) -> None:
     model = create_model("dcgan_generator", image_size=16, width=4, latent_dim=4)
-    measured = tune(model, torch.randn(4, 4), rounds=1, forms=("composed", "fused"))
+    measured = tune(model, torch.randn(4, 4), rounds=1, forms=("recompute", "fused"))
     assert len(measured) == 2
     for layer, times in measured.items():
         assert layer.startswith("conv_transpose 4x")
-        assert times.keys() == {"composed", "fused"}
+        assert times.keys() == {"recompute", "fused"}
         assert min(times.values()) > 0
     kept = json.loads(table.read_text())["devices"]["cpu"]["float32"]
     assert {k: v["microseconds"] for k, v in kept.items()} == measured
@@ -219,7 +235,7 @@ def test_the_command(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len([line for line in lines if line.startswith("conv")]) == 5
-    assert all("composed" in line and "apart" in line for line in lines[-6:-1])
+    assert all("recompute" in line and "norm_fused" in line for line in lines[-6:-1])
     assert lines[-1] == f"kept in {table}"
     for arguments, message in (
         (["tune", "mlp-gan"], "there is no block to fuse in MLPGenerator"),

@@ -51,14 +51,14 @@ def test_the_report_names_the_form_of_each_block_and_why():
     model(image(128, 3, 64, 64))
     runs = model.fusion_report.runs
     assert [run.layers for run in runs] == [("0", "1"), ("2",), ("3", "4", "5", "6"), ("7",)]
-    assert [run.form for run in runs] == ["layers", "layers", "apart", "layers"]
+    assert [run.form for run in runs] == ["unfused", "unfused", "norm_fused", "unfused"]
     assert "the library's convolution is as fast" in runs[2].why
-    assert f"3, 4, 5, 6: apart: {runs[2].why}" in str(model.fusion_report)
+    assert f"3, 4, 5, 6: norm_fused: {runs[2].why}" in str(model.fusion_report)
     model(image(2, 3, 8, 8))  # the kind that came last
-    assert [run.form for run in model.fusion_report.runs] == ["layers"] * 4
+    assert [run.form for run in model.fusion_report.runs] == ["unfused"] * 4
     copied = copy.deepcopy(model)
     copied.eval()(image(128, 3, 64, 64))
-    assert copied.fusion_report.runs[2].form == "apart"
+    assert copied.fusion_report.runs[2].form == "norm_fused"
 
 
 def test_unfuse_gives_the_original_back():

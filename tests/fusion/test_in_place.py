@@ -14,7 +14,7 @@ from fastgan.fusion.plan import plan_of
 
 pytestmark = [
     pytest.mark.usefixtures("form"),
-    pytest.mark.parametrize("form", ["composed", "fused"], indirect=True),
+    pytest.mark.parametrize("form", ["recompute", "fused"], indirect=True),
 ]
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from tolerance import assert_as_exact
 from torch import Tensor, nn
 
-as_chosen = pytest.mark.parametrize("form", ["composed", "auto"], indirect=True)
+as_chosen = pytest.mark.parametrize("form", ["recompute", "auto"], indirect=True)
 
 
 class Skipping(nn.Module):

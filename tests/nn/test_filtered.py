@@ -56,7 +56,7 @@ def test_one_pass(network: str, counted: Counter[str]) -> None:
         model = model.to(dtype).to(memory_format=torch.channels_last)
         return dcgan64.trace(model, x.to(dtype), cotangent.to(dtype))
 
-    with convolution_form("composed"), force(winograd=True):
+    with convolution_form("recompute"), force(winograd=True):
         own = results(fused(copy.deepcopy(model)), torch.float32)
     assert counted.total() == 3 * 4  # three layers: forward twice, both gradients
     theirs = results(copy.deepcopy(model), torch.float32)
@@ -119,7 +119,7 @@ def test_training(setting: str, counted: Counter[str]) -> None:
     builds = dcgan64.generator, dcgan64.discriminator
     networks: list[nn.Module] = [build(**WIDTHS[setting], smooth=True) for build in builds]
     forced = {"winograd": True} if setting == "always" else {}
-    with convolution_form("composed"), force(**forced):
+    with convolution_form("recompute"), force(**forced):
         own = trained(networks, torch.float32, own=True)
     layers = 3 if setting == "always" else 2
     # Passes of a layer: of the generator one, of the discriminator three, two of them with weights.

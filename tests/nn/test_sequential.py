@@ -21,7 +21,7 @@ from fastgan.ops import backend, conv
 from fastgan.ops.tuning import convolution_form
 
 # The form of the blocks and the backend that runs them.
-MODES = [("composed", "reference"), ("composed", "cpu"), ("fused", "reference")]
+MODES = [("recompute", "reference"), ("recompute", "cpu"), ("fused", "reference")]
 
 
 @pytest.fixture(params=MODES, ids="-".join)
@@ -188,7 +188,7 @@ def test_one_activation_a_block(mode: str, network: str) -> None:
     twice = sorted(of_blocks + [size for m, size in outputs if type(m) is nn.BatchNorm2d])
     assert saved_sizes(model, x) == twice
     assert saved_sizes(fused(model), x) == sorted(of_blocks)
-    if mode == "composed":
+    if mode == "recompute":
         assert saved_sizes(fused(model, keep_activations=True), x) == twice
 
 
@@ -327,7 +327,7 @@ def test_copies_and_pickles(mode: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["composed", "fused"])
+@pytest.mark.parametrize("form", ["recompute", "fused"])
 def test_compile_without_a_graph_break(form: str, native: None) -> None:
     torch._dynamo.reset()
     model = nn.Sequential(

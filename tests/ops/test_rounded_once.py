@@ -169,7 +169,7 @@ def values(model: nn.Module, x: Tensor, penalised: bool) -> list[Tensor]:
 
 
 FORMS: dict[str, Callable[[nn.Sequential], nn.Module]] = {
-    "composed": lambda model: FusedSequential(*model),
+    "recompute": lambda model: FusedSequential(*model),
     "fused": lambda model: FusedSequential(*model),
     "auto": lambda model: fastgan.fuse(model, prefer="memory"),
 }

@@ -100,12 +100,12 @@ def test_a_measured_choice_holds_a_graph_to_a_class_of_shapes(
 ) -> None:
     """From the batch on at which a form was measured, up to the next that was."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    forms = ("composed", "fused", "apart")
+    forms = ("recompute", "fused", "norm_fused")
     monkeypatch.setattr(tuning, "compiled_forms", lambda device, dtype: forms)
     geometry = Geometry((2, 2), (1, 1), (0, 0), False)
     measured = {
         tuning.layer_key((n, 3, 8, 8), (8, 3, 4, 4), geometry): {best: 1.0, other: 2.0}
-        for n, best, other in ((4, "composed", "fused"), (8, "fused", "composed"))
+        for n, best, other in ((4, "recompute", "fused"), (8, "fused", "recompute"))
     }
     tuning.store("cpu", torch.float32, measured)
     tuning.forget()
@@ -114,7 +114,7 @@ def test_a_measured_choice_holds_a_graph_to_a_class_of_shapes(
 
 
 def test_the_class_of_a_shape() -> None:
-    measured = (((4, 3, 8, 8), "composed"), ((8, 3, 8, 8), "fused"), ((16, 3, 4, 4), "apart"))
+    measured = (((4, 3, 8, 8), "recompute"), ((8, 3, 8, 8), "fused"), ((16, 3, 4, 4), "norm_fused"))
     found = [tuning.of_class((n, 3, 8, 8), measured) for n in (2, 4, 7, 8, 100)]
-    assert found == ["composed", "composed", "composed", "fused", "fused"]
+    assert found == ["recompute", "recompute", "recompute", "fused", "fused"]
     assert tuning.of_class((16, 3, 5, 5), measured) is None

@@ -18,7 +18,7 @@ from ways import WAYS, Results, assert_right, backward, like
 from fastgan.nn import FusedSequential
 from fastgan.ops import convolution_form
 
-FORMS = {"auto": "auto", "composed": "composed", "in one kernel": "fused"}
+FORMS = {"auto": "auto", "recompute": "recompute", "in one kernel": "fused"}
 
 
 def layers() -> nn.Sequential:

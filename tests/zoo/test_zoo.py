@@ -20,7 +20,7 @@ from fastgan.ops import convolution_form
 
 # How the fused model is to run: in the forms that save memory, with every norm fused but the
 # library's convolutions, or in whatever form is chosen for each block.
-MODES = [("memory", "composed"), ("speed", "apart"), ("speed", "auto")]
+MODES = [("memory", "recompute"), ("speed", "norm_fused"), ("speed", "auto")]
 
 
 @pytest.fixture(params=MODES, ids="-".join)

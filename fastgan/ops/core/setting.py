@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import ClassVar
 
 
@@ -9,9 +10,11 @@ class Setting:
     """Chooses `name` at once, and until the `with` block ends if in one; ValueError for another.
 
     A subclass says which `names` there are beside "auto", and holds the one chosen as `value`.
+    renamed: those of the last release, by what they were; they warn.
     """
 
     names: ClassVar[tuple[str, ...]]
+    renamed: ClassVar[dict[str, str]] = {}
     value: ClassVar[str] = "auto"
     # Of all settings: differs where any of their values does, or what they were decided by.
     state: ClassVar[tuple[object, ...]] = ()
@@ -19,10 +22,20 @@ class Setting:
 
     def __init__(self, name: str) -> None:
         kind, known = type(self), ("auto", *self.names)
+        name = kind.current(name)
         if name not in known:
             raise ValueError(f"{kind.__name__}: {name!r} is not one of {', '.join(known)}")
         self.previous = kind.value
         kind._set(name)
+
+    @classmethod
+    def current(cls, name: str) -> str:
+        """What a name of the last release is called now; warns the caller's caller."""
+        if name not in cls.renamed:
+            return name
+        text = f"{cls.__name__}: {name!r} is now {cls.renamed[name]!r}"
+        warnings.warn(text, DeprecationWarning, stacklevel=3)
+        return cls.renamed[name]
 
     def __enter__(self) -> None:
         return None

@@ -18,11 +18,11 @@ def chains_of(graph: fx.GraphModule) -> list[Chain]:
 
 
 def pattern(graph: fx.GraphModule) -> Hashable:
-    """How the blocks ran in the last call; the settled graph is the same for the same pattern."""
+    """How the blocks ran in the last call: all that the specialized graph depends on."""
     return tuple(tuple(form.name for form in c.planned.last or ()) for c in chains_of(graph))
 
 
-def settled(graph: fx.GraphModule) -> fx.GraphModule:
+def specialized(graph: fx.GraphModule) -> fx.GraphModule:
     """The graph with the layers themselves where they ran as such in its last call."""
     nodes = copy.deepcopy(graph.graph)
     held: dict[str, nn.Module] = {}
@@ -64,6 +64,6 @@ def _fused(block: Block, form: Form) -> list[bool]:
     count = len(block.children)
     if form.plain:
         return [False] * count
-    if form.name == "apart":
+    if form.name == "norm_fused":
         return [i < block.before_conv for i in range(count)]
     return [True] * count
