@@ -77,7 +77,9 @@ class StepRunner:
             self._graphs[variant].replay()
 
     def forget(self) -> None:
-        """Record anew: tensors that the function works on were replaced by others."""
+        """Record anew: what the function works on was replaced, or the graphs must not live on."""
+        for graph in self._graphs.values():
+            graph.reset()
         self._graphs.clear()
         self._made.clear()
         if self.captures:

@@ -188,6 +188,10 @@ class TrainState:
         self._runner.forget()
         self.whole = True
 
+    def release(self) -> None:
+        """Give up the captured steps: a process group that they talk in waits for them to go."""
+        self._runner.forget()
+
     def reseed(self) -> None:
         """Start torch's random streams anew: each rank's own, and others after each rollback."""
         entropy = [self.config.seed, self.rollbacks, self.group.rank]

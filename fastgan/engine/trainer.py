@@ -107,8 +107,12 @@ class Trainer(TrainState):
             NonFiniteError: gradients were not finite, and ``config.nan_policy`` says to stop.
             LostRankError: another process of the run has ended.
         """
-        with float32_products(self.config.precision):
-            return Loop(self, self.callbacks, Path(out), reporter).fit(resume=resume, force=force)
+        try:
+            with float32_products(self.config.precision):
+                loop = Loop(self, self.callbacks, Path(out), reporter)
+                return loop.fit(resume=resume, force=force)
+        finally:
+            self.release()
 
     def save(self, folder: Path, **info: Any) -> Path:
         """Write a checkpoint of everything the run's future depends on; see ``save_checkpoint``."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 import torch
 
 from fastgan.cli import main
 from fastgan.data.stream_loader import _default_workers
+from fastgan.engine import Callback, distributed
 from fastgan.engine.device import resolve_device
 from fastgan.engine.distributed import launched
 from fastgan.engine.launch import Launch, local_device, read_launch
+
+from .conftest import tiny_trainer
 
 GOOD = {
     "RANK": "1",
@@ -103,6 +108,38 @@ def test_a_local_rank_beyond_the_devices_is_refused(monkeypatch):
     monkeypatch.delenv("LOCAL_RANK")
     with pytest.raises(ValueError, match="LOCAL_RANK is not set"), launched("auto"):
         raise AssertionError("joined")
+
+
+class _Graph:
+    def __init__(self, events: list[str]) -> None:
+        self.reset = lambda: events.append("graph reset")
+
+
+class _Fails(Callback):
+    def on_step(self, trainer):
+        raise OSError("the disk is full")
+
+
+@pytest.mark.parametrize("callbacks", [[], [_Fails()]], ids=["finished", "failed"])
+def test_graphs_go_before_their_process_group(callbacks, monkeypatch, tmp_path, recorder):
+    """NCCL waits for the graphs that hold its collectives when a group is destroyed."""
+    events: list[str] = []
+    put(monkeypatch, GOOD)
+    monkeypatch.setattr(distributed, "_join", lambda *_: None)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: events.append("group"))
+    # Whoever takes hold of the error, as a debugger does, keeps the frames of `fit`.
+    kept: list[BaseException] = []
+    with suppress(OSError), launched("cpu"):
+        made = tiny_trainer(steps=2, parts={"callbacks": callbacks})
+        made._runner._graphs["variant"] = _Graph(events)
+        try:
+            made.fit(tmp_path / "run", reporter=recorder)
+        except OSError as error:
+            kept.append(error)
+            raise
+    assert events == ["graph reset", "group"]
+    assert not made._runner._graphs
+    assert bool(kept) == bool(callbacks)
 
 
 @pytest.mark.timeout(60)
