@@ -7,7 +7,7 @@ import sys
 from typing import get_args
 
 from bench.roofline.step import print_roofline
-from fastgan.engine.device import resolve_device
+from fastgan.engine.device import take_device
 from fastgan.engine.precision import Precision
 from fastgan.recipes import get_recipe
 
@@ -21,7 +21,7 @@ def main() -> int:
     parser.add_argument("--gpu", default="", help="bounds of a GPU by its data sheet, unmeasured")
     chosen = parser.parse_args()
     try:
-        device = resolve_device("cpu" if chosen.gpu else chosen.device)
+        device = take_device("cpu" if chosen.gpu else chosen.device)
         recipe = get_recipe(chosen.recipe)
         print_roofline(recipe, chosen.batch_size, device, chosen.precision, chosen.gpu)
     except ValueError as error:

@@ -10,7 +10,7 @@ import tyro
 
 from fastgan.cli._common import bounded, check_seed, parse
 from fastgan.cli._output import output_file
-from fastgan.engine.device import resolve_device
+from fastgan.engine.device import take_device
 from fastgan.metrics import difference, load_scores, save_scores
 from fastgan.recipes.evaluation import Evaluation, evaluate_checkpoint
 
@@ -47,7 +47,7 @@ def run(arguments: list[str]) -> int:
     scores = evaluate_checkpoint(
         chosen.checkpoint,
         replace(chosen.evaluation, metrics=tuple(names)),
-        resolve_device(chosen.device),
+        take_device(chosen.device),
     )
     for score in scores:
         print(score)

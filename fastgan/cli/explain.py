@@ -8,7 +8,7 @@ import tyro
 
 from fastgan.cli._checkout import in_checkout
 from fastgan.cli._common import parse
-from fastgan.engine.device import resolve_device
+from fastgan.engine.device import take_device
 from fastgan.engine.precision import Precision
 from fastgan.recipes import get_recipe
 from fastgan.recipes.tuning import explain_recipe
@@ -43,5 +43,5 @@ def run(arguments: list[str]) -> int:
         return in_checkout("bench.roofline", chosen.recipe, *options)
     if chosen.gpu or chosen.precision != "float32":
         raise ValueError("--gpu and --precision belong to --roofline")
-    explain_recipe(recipe, chosen.batch_size, resolve_device(chosen.device))
+    explain_recipe(recipe, chosen.batch_size, take_device(chosen.device))
     return 0

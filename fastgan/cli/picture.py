@@ -13,7 +13,7 @@ from fastgan.cli._common import check_seed, parse
 from fastgan.cli._output import output_file
 from fastgan.data import load
 from fastgan.engine import load_generator, pictures, save_grid
-from fastgan.engine.device import resolve_device
+from fastgan.engine.device import take_device
 from fastgan.engine.grid import check_picture, scale_of, screen_scale
 from fastgan.recipes.evaluation import run_data_of
 
@@ -71,7 +71,7 @@ def _draw(chosen: Arguments) -> tuple[torch.Tensor, int]:
             raise ValueError(f"{name} must be at least 1, got {getattr(chosen, name)}")
     check_seed(chosen.seed)
     generator: Any = load_generator(
-        chosen.checkpoint, weights=chosen.weights, device=resolve_device(chosen.device)
+        chosen.checkpoint, weights=chosen.weights, device=take_device(chosen.device)
     )
     _check_size(generator, chosen)
     if chosen.kind == "classes":

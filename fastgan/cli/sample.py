@@ -12,7 +12,7 @@ import tyro
 from fastgan.cli._common import bounded, check_seed, parse
 from fastgan.cli._output import output_file
 from fastgan.engine import load_generator, sample_images, save_grid
-from fastgan.engine.device import resolve_device
+from fastgan.engine.device import take_device
 from fastgan.engine.grid import check_picture, scale_of, screen_scale
 
 _MAX_CLASSES = 2**31 - 1
@@ -49,7 +49,7 @@ def run(arguments: list[str]) -> int:
     check_seed(chosen.seed)
     out = output_file(chosen.out, chosen.force)
     generator: Any = load_generator(
-        chosen.checkpoint, weights=chosen.weights, device=resolve_device(chosen.device)
+        chosen.checkpoint, weights=chosen.weights, device=take_device(chosen.device)
     )
     size = generator.image_size
     check_picture(chosen.n, size, size, chosen.columns, scale_of(size))

@@ -8,7 +8,7 @@ from typing import Literal
 import tyro
 
 from fastgan.cli._common import bounded, parse
-from fastgan.engine.device import resolve_device
+from fastgan.engine.device import take_device
 from fastgan.ops.tuning import user_table
 from fastgan.recipes import get_recipe
 from fastgan.recipes.tuning import tune_recipe
@@ -38,7 +38,7 @@ def run(arguments: list[str]) -> int:
     bounded("rounds", chosen.rounds, 1, _MAX_ROUNDS)
     # What is measured takes minutes.
     check_writable(user_table())
-    device = resolve_device(chosen.device)
+    device = take_device(chosen.device)
     recipe = get_recipe(chosen.recipe)
     for line in tune_recipe(recipe, chosen.batch_size, device, chosen.dtype, chosen.rounds):
         print(line)

@@ -51,6 +51,7 @@ class StepRunner:
         if capture == "on" and device.type != "cuda":
             raise CaptureError(f"capture is on, but CUDA graphs need a CUDA device, got {device}")
         self.captures = capture != "off" and device.type == "cuda"
+        self._device = device
         self.latest: dict[str, Tensor] = {}
         self._function = function
         self._generators = generators
@@ -67,6 +68,11 @@ class StepRunner:
         if not self.captures:
             self._step(inputs, variant)
             return
+        # Streams are of the current device, whichever the caller has chosen.
+        with torch.cuda.device(self._device):
+            self._launch(inputs, variant)
+
+    def _launch(self, inputs: Inputs, variant: Hashable) -> None:
         held = self._hold(inputs)
         if variant in self._graphs:
             self._graphs[variant].replay()

@@ -9,8 +9,21 @@ import torch
 from fastgan.engine.launch import local_device
 
 
+def take_device(name: str) -> torch.device:
+    """What :func:`resolve_device` finds, as the current device of this process from here on.
+
+    Streams, graphs, object collectives and kernels' launches are of the current device.
+    """
+    device = resolve_device(name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
 def resolve_device(name: str) -> torch.device:
     """``auto`` is a GPU where there is one, else the CPU; torchrun's processes take one GPU each.
+
+    Without a number it is the current one, as in a process group of the user's own.
 
     Raises:
         ValueError: the name is not a device, or this machine or build of torch does not have it.
@@ -30,4 +43,6 @@ def resolve_device(name: str) -> torch.device:
             f"device {name!r} is not there: torch {torch.__version__} sees "
             f"{torch.cuda.device_count()} CUDA devices"
         )
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
     return device

@@ -16,7 +16,7 @@ from fastgan.data import ImageDataset, ImageStream, make_loader
 from fastgan.engine.autoencoding import named_step
 from fastgan.engine.capture import Inputs, StepRunner
 from fastgan.engine.config import TrainConfig
-from fastgan.engine.device import resolve_device
+from fastgan.engine.device import take_device
 from fastgan.engine.distributed import DistributedGroup, renamed
 from fastgan.engine.ema import Ema
 from fastgan.engine.parts import describe
@@ -60,7 +60,7 @@ class TrainState:
     ) -> None:
         self.config = config = config or TrainConfig()
         self.group = DistributedGroup.current()
-        self.device = resolve_device(config.device)
+        self.device = take_device(config.device)
         self.latent_dim = _latent_dim(generator, latent_dim)
         self.description = description or {}
         self.dataset = dataset

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 from devices import GPU
+from fake_cuda import FakeCuda
 from torch import Tensor
 
 from fastgan.engine import CaptureError, Trainer, find_checkpoint, gan_step
 from fastgan.engine.capture import StepRunner
+from fastgan.engine.device import take_device
 from fastgan.ops import convolution_form
 
 from .conftest import all_tensors, tiny_trainer
@@ -35,6 +37,32 @@ def test_without_capture_the_function_runs_at_every_step_and_the_newest_values_s
         run([(torch.tensor(float(i)),)], variant)
     assert calls == [True, False, False]
     assert {k: float(v) for k, v in run.latest.items()} == {"twice": 4.0, "often": 0.0}
+
+
+def doubled(inputs, variant) -> dict[str, Tensor]:
+    return {"twice": 2 * inputs[0][0]}
+
+
+def test_everything_runs_on_the_streams_of_the_device_that_was_asked_for(monkeypatch):
+    gpu = FakeCuda(monkeypatch)
+    run = StepRunner(doubled, torch.device("cuda", 1))
+    for _ in range(StepRunner.WARM_UP + 2):
+        run([(torch.ones(()),)], "variant")
+    assert {(a.device, b.device) for a, b in gpu.waits} == {(1, 1)}
+    # Before each warm-up the side stream waits, after it is waited for.
+    assert [gpu.default[1] in wait for wait in gpu.waits] == [True] * 2 * StepRunner.WARM_UP
+    assert gpu.replays == [gpu.default[1]] * 2
+    assert gpu.index == 0
+    assert gpu.streams == gpu.default
+
+
+def test_a_device_that_is_taken_is_the_current_one(monkeypatch):
+    gpu = FakeCuda(monkeypatch)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert take_device("cuda:1") == torch.device("cuda", 1)
+    assert gpu.index == 1
+    # As in a process group of the user's own, where each process has chosen its device.
+    assert take_device("cuda") == torch.device("cuda", 1)
 
 
 @pytest.fixture
