@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -121,16 +122,33 @@ class StepRunner:
         graph = torch.cuda.CUDAGraph()
         for generator in self._generators:
             graph.register_generator_state(generator)
+        current, cause = torch.cuda.current_stream(), None
         try:
             # One pool for all graphs: they run one after another, and nothing that a graph
             # allocates is read after it.
             with torch.cuda.graph(
                 graph, pool=self._pool, stream=self._side, capture_error_mode=self._error_mode
             ):
-                self._step(inputs, variant)
-        except RuntimeError as error:
+                try:
+                    self._step(inputs, variant)
+                except BaseException as error:
+                    cause = error
+                    raise
+        except BaseException as error:
+            # A capture that has become invalid cannot be ended either: torch then raises that
+            # in place of the cause, and leaves the side stream current.
+            torch.cuda.set_stream(current)
+            with suppress(RuntimeError):
+                graph.reset()
+            cause = cause or error
+            if not isinstance(cause, RuntimeError):
+                raise cause from None
             raise CaptureError(
-                f"the step cannot be captured as a CUDA graph ({str(error).splitlines()[0]}); "
+                f"the step cannot be captured as a CUDA graph ({_first_line(cause)}); "
                 "capture=off runs it as it stands"
-            ) from error
+            ) from cause
         return graph
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
