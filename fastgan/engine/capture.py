@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,6 +34,8 @@ class StepRunner:
         device: where it runs.
         capture: auto captures on CUDA devices.
         generators: random number generators that the function draws from, besides the default one.
+        settings: what the function's Python reads beside its inputs; where that has changed since a
+            step, steps are recorded anew.
         shared: the function talks to other processes (NCCL's threads then run beside the capture).
 
     Raises:
@@ -47,6 +50,7 @@ class StepRunner:
         device: torch.device,
         capture: Capture = "auto",
         generators: Sequence[torch.Generator] = (),
+        settings: Callable[[], object] = lambda: None,
         shared: bool = False,
     ) -> None:
         if capture == "on" and device.type != "cuda":
@@ -56,6 +60,8 @@ class StepRunner:
         self.latest: dict[str, Tensor] = {}
         self._function = function
         self._generators = generators
+        self._settings = settings
+        self._read: object = None
         self._error_mode = "thread_local" if shared else "global"
         self._made: Counter[Hashable] = Counter()
         self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
@@ -75,13 +81,18 @@ class StepRunner:
 
     def _launch(self, inputs: Inputs, variant: Hashable) -> None:
         held = self._hold(inputs)
+        if self._read is not None and self._read != self._settings():
+            self.forget()
         if variant in self._graphs:
             self._graphs[variant].replay()
-        elif self._made[variant] < self.WARM_UP:
+            return
+        if self._made[variant] < self.WARM_UP:
             self._warm_up(held, variant)
         else:
             self._graphs[variant] = self._record(held, variant)
             self._graphs[variant].replay()
+        # After the function: what its own Python counts is no change from outside.
+        self._read = self._settings()
 
     def forget(self) -> None:
         """Record anew: what the function works on was replaced, or the graphs must not live on."""
@@ -89,6 +100,7 @@ class StepRunner:
             graph.reset()
         self._graphs.clear()
         self._made.clear()
+        self._read = None
         if self.captures:
             self._pool = torch.cuda.graph_pool_handle()
 
@@ -148,6 +160,16 @@ class StepRunner:
                 "capture=off runs it as it stands"
             ) from cause
         return graph
+
+
+def host_values(*parts: object) -> list[tuple[Any, ...]]:
+    """The plain values that stand in the attributes of ``parts``: a graph keeps what they were."""
+    return [
+        (name, tuple(value.items()) if isinstance(value, dict) else value)
+        for part in parts
+        for name, value in getattr(part, "__dict__", {}).items()
+        if isinstance(value, (bool, int, float, str, tuple, dict)) and not name.startswith("_")
+    ]
 
 
 def _first_line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fastgan.augment import get_augmentation
 from fastgan.data import ImageDataset, ImageStream, make_loader
 from fastgan.engine.autoencoding import named_step
-from fastgan.engine.capture import Inputs, StepRunner
+from fastgan.engine.capture import Inputs, StepRunner, host_values
 from fastgan.engine.config import TrainConfig
 from fastgan.engine.device import take_device
 from fastgan.engine.distributed import DistributedGroup, renamed
@@ -126,7 +126,12 @@ class TrainState:
         self.step_function = step
         self._fetched: tuple[int, Inputs, Hashable] | None = None
         self._runner = StepRunner(
-            self._run_step, self.device, config.capture, [self.noise], shared=self.group.size > 1
+            self._run_step,
+            self.device,
+            config.capture,
+            [self.noise],
+            settings=self._host_values,
+            shared=self.group.size > 1,
         )
         if self.group.size > 1:
             self.reseed()
@@ -221,6 +226,20 @@ class TrainState:
         assert self.dataset.labels is not None
         classes = getattr(self.generator, "num_classes", 0) or int(self.dataset.labels.max()) + 1
         return torch.arange(len(self.fixed_noise), device=self.device) % classes
+
+    def _host_values(self) -> list[Any]:
+        """The settings that a captured step has read as plain numbers, such as weights of losses.
+
+        A callback may change them; those of the networks' layers are not looked at.
+        """
+        gan = self.gan
+        updates = gan.update_g, gan.update_d
+        augment = gan.augment.modules() if gan.augment else ()
+        found: list[Any] = list(
+            host_values(gan, *updates, *gan.penalties, *augment, self.step_function)
+        )
+        groups = (group for update in updates for group in update.optimizer.param_groups)
+        return found + [[group[k] for k in ("betas", "eps", "weight_decay")] for group in groups]
 
     def _run_step(self, inputs: Inputs, due: Hashable) -> Metrics:
         """The whole step as a function of tensors: from the rows of the data to the average."""

@@ -14,6 +14,7 @@ from devices import GPU
 from fake_cuda import FakeCuda
 from torch import Tensor
 
+from fastgan.augment import ADA, Chain, InstanceNoise
 from fastgan.engine import CaptureError, Trainer, find_checkpoint, gan_step
 from fastgan.engine.capture import StepRunner
 from fastgan.engine.device import take_device
@@ -93,6 +94,42 @@ def test_a_capture_that_fails_tells_its_cause_and_gives_the_stream_back(
     assert (gpu.index, gpu.streams) == (0, gpu.default)
     assert [graph.resets for graph in gpu.graphs] == [1]
     assert not run._graphs
+
+
+CHANGES = {
+    "weight of a penalty": lambda t: setattr(t.gan.penalties[0], "weight", 3.0),
+    "option of a penalty": lambda t: t.gan.penalties[0].options.update(noise=0.25),
+    "class weight": lambda t: setattr(t.gan, "class_weight", 0.5),
+    "clipping": lambda t: setattr(t.gan.update_d, "clip", 1.0),
+    "Adam": lambda t: t.optimizer_g.param_groups[0].update(betas=(0.0, 0.9)),
+    "augmentation": lambda t: setattr(t.gan.augment.augmentations[1], "interval", 2),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_a_value_that_a_callback_changes_is_recorded_anew(monkeypatch, change):
+    """A graph would keep the number that it was recorded with."""
+    parts = {"augment": Chain(InstanceNoise(), ADA()), "step": counting_step}
+    trainer = tiny_trainer(regularizer="dragan", parts=parts)
+    gpu = FakeCuda(monkeypatch)
+    trainer._runner = StepRunner(
+        trainer._run_step, torch.device("cuda", 0), settings=trainer._host_values
+    )
+    for _ in range(StepRunner.WARM_UP + 3):
+        trainer.train_step()
+    assert [graph.resets for graph in gpu.graphs] == [0]
+    assert len(gpu.replays) == 3
+    change(trainer)
+    for _ in range(StepRunner.WARM_UP + 3):
+        trainer.train_step()
+    assert [graph.resets for graph in gpu.graphs] == [1, 0]
+    assert len(gpu.replays) == 6
+
+
+def counting_step(gan, batches, due):
+    """Counts its own calls in a plain attribute, as of no consequence."""
+    counting_step.calls = getattr(counting_step, "calls", 0) + 1
+    return gan_step(gan, batches, due)
 
 
 def test_a_device_that_is_taken_is_the_current_one(monkeypatch):
@@ -182,6 +219,15 @@ class TestPackedWeightsOnGpu:
 
 class TestCheckpointsOnGpu:
     pytestmark = GPU
+
+    def test_a_penalty_whose_weight_changes_counts_with_the_new_one(self, deterministic):
+        captured, eager = (cuda_trainer(c, steps=12, regularizer="r1") for c in ("on", "off"))
+        for trainer in (captured, eager):
+            torch.manual_seed(1)
+            for _ in range(6):
+                trainer.train_step()
+            trainer.gan.penalties[0].weight = 1000.0
+        assert_same_run(captured, eager, 6)
 
     def test_a_captured_run_resumes(self, tmp_path, recorder, deterministic):
         whole = cuda_trainer("on", steps=16, checkpoint_every=8)
