@@ -318,10 +318,13 @@ class LeCam(Regularizer):
     @torch.no_grad()
     def _update(self, real: Tensor, fake: Tensor) -> None:
         means = mean_over_processes(torch.stack([real.mean(), fake.mean()]))
-        self.updates.add_(1)
+        # A batch that is not finite would stay in the averages for good.
+        finite = means.isfinite().all()
+        self.updates.add_(finite)
         # 1 at the first update: a weighted mean of what was seen, without the initial zeros.
-        weight = (1 - self.decay) / (1 - self.decay**self.updates)
-        self.anchors.lerp_(means.to(self.anchors.dtype), weight)
+        weight = (1 - self.decay) / (1 - self.decay ** self.updates.clamp_min(1))
+        moved = self.anchors.lerp(means.to(self.anchors.dtype), weight)
+        self.anchors.copy_(torch.where(finite, moved, self.anchors))
 
 
 REGULARIZERS = (*_GRADIENT_PENALTIES, "lecam")

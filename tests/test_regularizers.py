@@ -221,6 +221,20 @@ def test_lecam_averages_without_the_initial_value() -> None:
     assert torch.equal(regularizer.anchors, before)
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize("batch", [0, 2])
+def test_lecam_outlives_a_batch_that_is_not_finite(value: float, batch: int) -> None:
+    """A run that skips such updates goes on with the averages of the others."""
+    regularizer, without = LeCam(), LeCam()
+    for i, real in enumerate(torch.randn(4, 8)):
+        if i == batch:
+            spoiled = regularizer.penalty(real * value, real)
+            assert not spoiled.isfinite()
+        fake = torch.randn(8)
+        assert torch.equal(regularizer.penalty(real, fake), without.penalty(real, fake))
+    assert regularizer.updates == 4
+
+
 def test_lecam_state_is_its_future() -> None:
     first, second = LeCam(), LeCam()
     logits = [torch.randn(4) for _ in range(6)]
