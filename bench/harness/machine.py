@@ -17,6 +17,7 @@ import torch
 
 from bench.harness.clock import clock_of, gpu_state
 from bench.paired import interleave
+from fastgan.engine.precision import set_cuda_libraries
 
 ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("torch", "triton", "numpy", "inplace-abn")
@@ -83,11 +84,9 @@ def settings() -> dict[str, Any]:
 
 def equal_settings() -> None:
     """The same for every implementation, and at their best: no TF32 where float32 is compared,
-    convolutions by the fastest algorithm that cuDNN finds."""
+    convolutions by the fastest algorithm that cuDNN finds, as in training."""
     torch.set_float32_matmul_precision("highest")
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.benchmark = True
+    set_cuda_libraries("float32")
 
 
 def named(known: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from bench.harness.machine import ceilings, rate
 from bench.roofline.kernels import DISCRIMINATOR, GENERATOR, Kernel, step_kernels
 from bench.roofline.peaks import Rates, find_gpu
 from bench.roofline.table import Line, lines, measured, print_step
-from fastgan.engine.precision import Precision, autocast, float32_products
+from fastgan.engine.precision import Precision, autocast, cuda_libraries
 from fastgan.ops import tuning
 from fastgan.recipes import Recipe
 from fastgan.recipes.tuning import networks
@@ -21,7 +21,7 @@ from fastgan.recipes.tuning import networks
 def measured_rates(device: torch.device, precision: Precision) -> Rates:
     """The rates that a device was seen to reach, once a process."""
     dtype = "float32" if precision == "tf32" else precision
-    with float32_products(precision):
+    with cuda_libraries(precision):
         found = ceilings(device.type, dtypes=("float32", dtype))
     return Rates(rate(found, dtype), found["bytes"])
 
@@ -57,7 +57,7 @@ def measured_lines(
     if precision == "tf32" and device.type == "cpu":
         raise ValueError("precision: a CPU has no tf32")
     rates = measured_rates(device, precision)
-    with float32_products(precision):
+    with cuda_libraries(precision):
         kernels = _step(recipe, batch_size, device, precision)
         return measured(lines(kernels, rates), device), rates
 

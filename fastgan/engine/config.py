@@ -94,6 +94,9 @@ class TrainConfig:
     precision: Precision = "float32"
     """Of convolutions and matrix products: float32, tf32, bfloat16 or float16 (with dynamic loss
     scaling); parameters and statistics stay float32."""
+    deterministic: bool = False
+    """Let cuDNN use the algorithms that always give the same bits, in place of the fastest that it
+    finds by trying them; a resume on a GPU is then exact to the bit."""
     capture: Capture = "auto"
     """Run steps as CUDA graphs; auto does so on a GPU."""
     nan_policy: NanPolicy = "stop"
@@ -185,7 +188,7 @@ _BOUNDS = {
 RESUMABLE_FIELDS = frozenset(
     {
         "steps", "log_every", "sample_every", "checkpoint_every", "tensorboard", "device",
-        "capture", "nan_policy", "max_rollbacks", "keep_last", "keep_best",
+        "capture", "deterministic", "nan_policy", "max_rollbacks", "keep_last", "keep_best",
     }
 )  # fmt: skip
 

@@ -14,7 +14,7 @@ from fastgan.engine.checkpoint import Checkpoint
 from fastgan.engine.config import TrainConfig, TrainResult
 from fastgan.engine.log import Reporter
 from fastgan.engine.loop import Loop
-from fastgan.engine.precision import float32_products
+from fastgan.engine.precision import cuda_libraries
 from fastgan.engine.state import load_state, save_state
 from fastgan.engine.step import Penalty
 from fastgan.engine.train_state import Step, TrainState
@@ -99,7 +99,8 @@ class Trainer(TrainState):
             out: the run's folder (see :mod:`fastgan.engine.run_folder`).
             resume: go on from the newest whole checkpoint in ``out``; the weights after any step
                 are then those of an uninterrupted run, bit for bit, on the same machine and number
-                of threads and processes. Without a checkpoint there the run starts anew.
+                of threads and processes; on a GPU with ``config.deterministic``. Without a
+                checkpoint there the run starts anew.
             force: clear a run that stands in ``out``.
             reporter: who is told of progress; by default a live bar or plain lines.
 
@@ -107,8 +108,9 @@ class Trainer(TrainState):
             NonFiniteError: gradients were not finite, and ``config.nan_policy`` says to stop.
             LostRankError: another process of the run has ended.
         """
+        config = self.config
         try:
-            with float32_products(self.config.precision):
+            with cuda_libraries(config.precision, deterministic=config.deterministic):
                 loop = Loop(self, self.callbacks, Path(out), reporter)
                 return loop.fit(resume=resume, force=force)
         finally:

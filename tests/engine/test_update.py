@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.engine import Callback, NonFiniteError, TrainConfig, Trainer
-from fastgan.engine.precision import LossScale, float32_products
+from fastgan.engine.precision import LossScale, cuda_libraries
 from fastgan.engine.schedule import lr_factor
 from fastgan.engine.update import Update
 
@@ -142,13 +142,46 @@ def test_float16_trains_with_float32_parameters_and_resumes_exactly(tmp_path, re
     assert again.gan.update_g.loss_scale.value == LossScale.INITIAL
 
 
-def test_tf32_is_used_only_if_asked_for_and_the_setting_is_put_back():
+def libraries() -> tuple[bool, ...]:
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
+    return matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark
+
+
+def test_tf32_is_used_only_if_asked_for_and_the_setting_is_put_back():
+    before = libraries()
     for precision, expected in (("float32", False), ("tf32", True)):
-        with float32_products(precision):
-            assert (matmul.allow_tf32, cudnn.allow_tf32) == (expected, expected)
-        assert (matmul.allow_tf32, cudnn.allow_tf32) == before
+        with cuda_libraries(precision):
+            assert libraries()[:2] == (expected, expected)
+        assert libraries() == before
+
+
+class Libraries(Callback):
+    """What a run finds set, at its first step; then it fails."""
+
+    def on_step(self, trainer: Trainer) -> None:
+        self.found = libraries()[2:]
+        raise OSError("the disk is full")
+
+
+@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("of_the_process", [False, True])
+def test_cudnn_tries_its_algorithms_unless_the_run_is_deterministic(
+    asked, of_the_process, tmp_path, recorder, monkeypatch
+):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", of_the_process)
+    before, seen = libraries(), Libraries()
+    trainer = tiny_trainer(deterministic=asked, parts={"callbacks": [seen]})
+    with pytest.raises(OSError, match="the disk is full"):
+        trainer.fit(tmp_path / "run", reporter=recorder)
+    exact = asked or of_the_process
+    assert seen.found == (exact, not exact)
+    assert libraries() == before
+
+
+def test_a_run_may_go_on_deterministic(tmp_path, recorder):
+    tiny_trainer(steps=2).fit(tmp_path / "run", reporter=recorder)
+    again = tiny_trainer(steps=4, deterministic=True)
+    assert again.fit(tmp_path / "run", resume=True, reporter=recorder).finished
 
 
 class Failing(nn.Module):
