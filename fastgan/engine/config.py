@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from fastgan.engine.precision import PRECISIONS, Precision
+from fastgan.engine.precision import PrecisionSetting
 from fastgan.engine.schedule import SCHEDULES, Schedule
 
 UpdateRule = Literal["alternating", "simultaneous", "one_stage"]
@@ -91,9 +91,10 @@ class TrainConfig:
     """Decay of the generator's moving average, which samples are drawn from. 0 turns it off."""
     flip: bool = False
     """Mirror half of the real images."""
-    precision: Precision = "float32"
+    precision: PrecisionSetting = "auto"
     """Of convolutions and matrix products: float32, tf32, bfloat16 or float16 (with dynamic loss
-    scaling); parameters and statistics stay float32."""
+    scaling); parameters and statistics stay float32. auto is tf32 on a GPU that has it, else
+    float32."""
     deterministic: bool = False
     """Let cuDNN use the algorithms that always give the same bits, in place of the fastest that it
     finds by trying them; a resume on a GPU is then exact to the bit."""
@@ -139,7 +140,7 @@ class TrainConfig:
             if not 0 <= value < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {value!r}")
         _require_choice("objective", self.objective, get_args(Objective))
-        _require_choice("precision", self.precision, PRECISIONS)
+        _require_choice("precision", self.precision, get_args(PrecisionSetting))
         _require_choice("lr_schedule", self.lr_schedule, SCHEDULES)
         _require_choice("update_rule", self.update_rule, get_args(UpdateRule))
         _require_choice("nan_policy", self.nan_policy, get_args(NanPolicy))

@@ -24,6 +24,7 @@ from fastgan.engine.health import Health
 from fastgan.engine.log import MetricsLog, Reporter, SilentReporter, default_reporter
 from fastgan.engine.parts import changed_parts
 from fastgan.engine.pictures import reconstruction_pairs
+from fastgan.engine.precision import cuda_libraries
 from fastgan.engine.run_folder import RunFolder, read_run
 from fastgan.engine.signals import StopOnSignal
 from fastgan.engine.state import is_finite, load_state, open_state, save_state
@@ -79,7 +80,9 @@ class Loop:
                 if resumed:
                     self._resume()
                 self._describe(finished=False)
-                result = self._run()
+                precision, exact = self.trainer.gan.precision, self.config.deterministic
+                with cuda_libraries(precision, deterministic=exact):
+                    result = self._run()
                 self._describe(finished=result.finished)
                 return result
             finally:
@@ -93,6 +96,8 @@ class Loop:
         self._non_finite = self._count_non_finite()
         self._open_log()
         self.reporter.start(config.steps, first)
+        if trainer.device.type == "cuda":
+            self.reporter.note(trainer.on_device())
         try:
             stopped_by = self._agreed(at_log_point=True)
             while trainer.step < config.steps and stopped_by is None:
@@ -378,7 +383,8 @@ class Loop:
 
     def _start_anew(self) -> None:
         run = read_run(self.out) or {}
-        changed = changed_fields(run.get("config", {}), self.config)
+        self.trainer.keep_precision(run.get("config", {}))
+        changed = changed_fields(run.get("config", {}), self.trainer.config)
         changed += changed_parts(run.get("parts", {}), self.trainer.facts()["parts"])
         if changed:
             raise CheckpointError(

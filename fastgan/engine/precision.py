@@ -10,9 +10,20 @@ import torch
 from torch import Tensor
 
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
-PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
+PrecisionSetting = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
+
+_FIRST_WITH_TF32 = 8  # Ampere: the major number of its compute capability
 
 _LOWER = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_precision(setting: PrecisionSetting, device: torch.device) -> Precision:
+    """``auto`` is tf32 on a GPU that has it, as in PyTorch's own convolutions, else float32."""
+    if setting != "auto":
+        return setting
+    on_gpu = device.type == "cuda"
+    fast = on_gpu and torch.cuda.get_device_capability(device)[0] >= _FIRST_WITH_TF32
+    return "tf32" if fast else "float32"
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:

@@ -88,6 +88,7 @@ def load_state(trainer: TrainState, checkpoint: Checkpoint) -> None:
     """
     _require_trained(checkpoint)
     saved = checkpoint.manifest
+    trainer.keep_precision(saved["config"])
     if changed := _changed(trainer, saved):
         raise CheckpointError(
             f"{checkpoint.path} cannot be resumed with another setting: {'; '.join(changed)}"

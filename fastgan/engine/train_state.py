@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -20,7 +20,7 @@ from fastgan.engine.device import take_device
 from fastgan.engine.distributed import DistributedGroup, renamed
 from fastgan.engine.ema import Ema
 from fastgan.engine.parts import describe
-from fastgan.engine.precision import LossScale
+from fastgan.engine.precision import LossScale, resolve_precision
 from fastgan.engine.schedule import lr_factor
 from fastgan.engine.step import GAN, Batch, Metrics, Penalty
 from fastgan.engine.update import Update
@@ -58,9 +58,13 @@ class TrainState:
         step: Step | None = None,
         description: dict[str, Any] | None = None,
     ) -> None:
-        self.config = config = config or TrainConfig()
+        config = config or TrainConfig()
         self.group = DistributedGroup.current()
         self.device = take_device(config.device)
+        # What a run is recorded with is what it computes in, wherever it goes on.
+        precision = resolve_precision(config.precision, self.device)
+        self.chose_precision = config.precision == "auto"
+        self.config = config = replace(config, precision=precision)
         self.latent_dim = _latent_dim(generator, latent_dim)
         self.description = description or {}
         self.dataset = dataset
@@ -108,7 +112,7 @@ class TrainState:
             penalties,
             augment,
             self.group,
-            precision=config.precision,
+            precision=precision,
             discriminator_steps=config.discriminator_steps,
             joint_batch=config.joint_batch,
             share_fakes=config.share_fakes,
@@ -187,6 +191,19 @@ class TrainState:
             return images[0] if len(images) == 1 else torch.cat(images)
         finally:
             model.train(was_training)
+
+    def keep_precision(self, recorded: Mapping[str, Any]) -> None:
+        """A run that goes on keeps the precision of its configuration, where none is asked for."""
+        saved = recorded.get("precision")
+        # The two differ by a switch of the libraries alone.
+        if self.chose_precision and saved in ("float32", "tf32"):
+            self.config = replace(self.config, precision=saved)
+            self.gan.precision = saved
+
+    def on_device(self) -> str:
+        """In words: the GPU, and what it computes in."""
+        name, precision = torch.cuda.get_device_name(self.device), self.gan.precision
+        return f"on {name}, precision {precision}{' (auto)' if self.chose_precision else ''}"
 
     def restored(self) -> None:
         """Another state was loaded: captured steps belong to the one before."""

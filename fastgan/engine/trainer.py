@@ -14,7 +14,6 @@ from fastgan.engine.checkpoint import Checkpoint
 from fastgan.engine.config import TrainConfig, TrainResult
 from fastgan.engine.log import Reporter
 from fastgan.engine.loop import Loop
-from fastgan.engine.precision import cuda_libraries
 from fastgan.engine.state import load_state, save_state
 from fastgan.engine.step import Penalty
 from fastgan.engine.train_state import Step, TrainState
@@ -108,11 +107,8 @@ class Trainer(TrainState):
             NonFiniteError: gradients were not finite, and ``config.nan_policy`` says to stop.
             LostRankError: another process of the run has ended.
         """
-        config = self.config
         try:
-            with cuda_libraries(config.precision, deterministic=config.deterministic):
-                loop = Loop(self, self.callbacks, Path(out), reporter)
-                return loop.fit(resume=resume, force=force)
+            return Loop(self, self.callbacks, Path(out), reporter).fit(resume=resume, force=force)
         finally:
             self.release()
 

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fastgan.engine import Callback, NonFiniteError, TrainConfig, Trainer
-from fastgan.engine.precision import LossScale, cuda_libraries
+from fastgan.engine import (
+    Callback,
+    CheckpointError,
+    NonFiniteError,
+    TrainConfig,
+    Trainer,
+    train_state,
+)
+from fastgan.engine.precision import LossScale, cuda_libraries, resolve_precision
 from fastgan.engine.schedule import lr_factor
 from fastgan.engine.update import Update
 
@@ -155,11 +163,43 @@ def test_tf32_is_used_only_if_asked_for_and_the_setting_is_put_back():
         assert libraries() == before
 
 
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), "float32"), ((8, 0), "tf32")])
+def test_auto_is_tf32_where_a_gpu_has_it(capability, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "some GPU")
+    gpu = torch.device("cuda", 0)
+    assert resolve_precision("auto", gpu) == expected
+    assert resolve_precision("float16", gpu) == "float16"
+    trainer = tiny_trainer(device="cpu")
+    assert trainer.config.precision == trainer.gan.precision == "float32"
+    trainer.gan.precision = expected
+    assert trainer.on_device() == f"on some GPU, precision {expected} (auto)"
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["with a checkpoint", "without"])
+def test_a_run_goes_on_in_the_precision_it_was_recorded_with(kept, tmp_path, recorder, monkeypatch):
+    out = tmp_path / "run"
+    tiny_trainer(steps=2, precision="float32").fit(out, reporter=recorder)
+    if not kept:
+        shutil.rmtree(out / "checkpoints")
+    monkeypatch.setattr(train_state, "resolve_precision", lambda *_: "tf32")
+    with pytest.raises(CheckpointError, match="precision: 'float32' in the checkpoint, 'tf32' now"):
+        tiny_trainer(steps=4, precision="tf32").fit(out, resume=True, reporter=recorder)
+    seen = Libraries()
+    again = tiny_trainer(steps=4, parts={"callbacks": [seen]})
+    assert again.config.precision == "tf32"
+    with pytest.raises(OSError, match="the disk is full"):
+        again.fit(out, resume=True, reporter=recorder)
+    assert seen.tf32 == (False, False)
+    assert again.config.precision == again.gan.precision == "float32"
+    assert json.loads((out / "run.json").read_text())["config"]["precision"] == "float32"
+
+
 class Libraries(Callback):
     """What a run finds set, at its first step; then it fails."""
 
     def on_step(self, trainer: Trainer) -> None:
-        self.found = libraries()[2:]
+        self.tf32, self.found = libraries()[:2], libraries()[2:]
         raise OSError("the disk is full")
 
 
