@@ -24,7 +24,7 @@ from fastgan.engine.precision import LossScale, resolve_precision
 from fastgan.engine.schedule import lr_factor
 from fastgan.engine.step import GAN, Batch, Metrics, Penalty
 from fastgan.engine.update import Update
-from fastgan.engine.validate import check_choices
+from fastgan.engine.validate import capture_of, check_choices
 from fastgan.losses import GANLoss, get_loss
 from fastgan.nn import convert_sync_batchnorm
 from fastgan.optim import Adam
@@ -132,7 +132,7 @@ class TrainState:
         self._runner = StepRunner(
             self._run_step,
             self.device,
-            config.capture,
+            capture_of(config, self.generator, self.discriminator),
             [self.noise],
             settings=self._host_values,
             shared=self.group.size > 1,

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from fastgan.data import ImageDataset, ImageStream
-from fastgan.engine.config import TrainConfig
+from fastgan.engine.capture import CaptureError
+from fastgan.engine.config import Capture, TrainConfig
 from fastgan.engine.distributed import DistributedGroup
 from fastgan.engine.grid import check_picture, scale_of
 from fastgan.engine.memory import require_memory
@@ -57,6 +58,26 @@ def check_choices(
         raise ValueError(f"update_rule {config.update_rule} shares the fakes: share_fakes is off")
     if config.update_rule == "one_stage":
         _check_one_stage(config, discriminator)
+
+
+def capture_of(config: TrainConfig, *networks: nn.Module) -> Capture:
+    """``config.capture``, but that auto leaves a step as it is that cannot be captured.
+
+    Raises:
+        CaptureError: it is on, and a layer of a network reads a value on the host.
+    """
+    for network in networks:
+        for name, layer in network.named_modules():
+            counts = isinstance(layer, _BatchNorm) and layer.track_running_stats
+            if not counts or layer.momentum is not None:
+                continue
+            if config.capture != "on":
+                return "off"
+            raise CaptureError(
+                f"capture is on, but {type(network).__name__}'s {name} has momentum=None, an "
+                "average over a count that the host reads: give it a number"
+            )
+    return config.capture
 
 
 def _check_sizes(

@@ -23,6 +23,7 @@ from fastgan.ops.core.tensors import (
     check_flag,
     check_order,
     check_tensor,
+    is_captured,
     momentum_of_average,
     real,
     whole,
@@ -155,6 +156,11 @@ def batch_norm(layer: nn.modules.batchnorm._BatchNorm, segments: int) -> Norm:
         if batches is not None:
             batches.add_(segments)
             if momentum is None:
+                if is_captured(batches):
+                    raise RuntimeError(
+                        f"{type(layer).__name__}: momentum is None, an average over a count that "
+                        "the host reads, which a CUDA graph cannot: give it a number"
+                    )
                 # The mean of all batches so far, in which this call's segments weigh one each.
                 momentum, average = segments / float(batches), True
     if momentum is None:

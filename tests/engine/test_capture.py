@@ -12,12 +12,14 @@ import pytest
 import torch
 from devices import GPU
 from fake_cuda import FakeCuda
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastgan.augment import ADA, Chain, InstanceNoise
-from fastgan.engine import CaptureError, Trainer, find_checkpoint, gan_step
+from fastgan.engine import CaptureError, TrainConfig, Trainer, find_checkpoint, gan_step
 from fastgan.engine.capture import StepRunner
 from fastgan.engine.device import take_device
+from fastgan.engine.validate import capture_of
+from fastgan.nn import BatchNormAct2d, norm_act
 from fastgan.ops import convolution_form
 
 from .conftest import all_tensors, tiny_trainer
@@ -130,6 +132,23 @@ def counting_step(gan, batches, due):
     """Counts its own calls in a plain attribute, as of no consequence."""
     counting_step.calls = getattr(counting_step, "calls", 0) + 1
     return gan_step(gan, batches, due)
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, BatchNormAct2d])
+def test_a_cumulative_average_is_not_captured(kind, monkeypatch):
+    """Its weight is one over a count, which the host reads."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), kind(4, momentum=None))
+    assert capture_of(TrainConfig(), nn.Module(), network) == "off"
+    with pytest.raises(CaptureError, match=r"capture is on, but Sequential's 1 has momentum=None"):
+        capture_of(TrainConfig(capture="on"), network)
+    network[1].track_running_stats = False
+    assert capture_of(TrainConfig(), network) == "auto"
+
+
+def test_a_cumulative_average_in_a_graph_of_the_user_says_so(monkeypatch):
+    monkeypatch.setattr(norm_act, "is_captured", lambda _: True)
+    with pytest.raises(RuntimeError, match="BatchNormAct2d: momentum is None"):
+        BatchNormAct2d(4, momentum=None)(torch.randn(2, 4, 3, 3))
 
 
 def test_a_device_that_is_taken_is_the_current_one(monkeypatch):

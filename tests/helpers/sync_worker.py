@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import copy
 import sys
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 import fastgan.nn as fnn
 from fastgan.augment import ADA
 from fastgan.ops import backend, sync_norm_act
+from fastgan.ops.norm_act import sync
 from fastgan.regularizers import LeCam
 
 Result = dict[str, Any]
@@ -130,6 +133,25 @@ def edges(rank: int) -> Result:
     }
 
 
+def recorded(rank: int) -> Result:
+    """One value a channel on each process, as ever and as in a CUDA graph, which reads no value."""
+    x, results = torch.randn(1, 3, generator=torch.Generator().manual_seed(rank)), {}
+
+    def read(_: Tensor) -> Any:
+        raise AssertionError("the host reads a value")
+
+    for captured in (False, True):
+        stats = torch.zeros(3), torch.ones(3)
+        with ExitStack() as stack:
+            if captured:
+                stack.enter_context(mock.patch.object(sync, "is_captured", return_value=True))
+                for name in ("__int__", "__float__", "__bool__", "item"):
+                    stack.enter_context(mock.patch.object(Tensor, name, read))
+            z = sync_norm_act(x, *stats, momentum=0.5)
+        results[captured] = (z, *stats)
+    return results
+
+
 def adapt(logits: list[Tensor]) -> Result:
     """The state of what adapts to logits, after some updates."""
     ada, lecam = ADA(kimg=0.1, interval=2), LeCam()
@@ -155,6 +177,7 @@ def main(rank: int, world: int, folder: Path) -> None:
         },
         "normalise": {k: normalise(parts[rank], True) for k, parts in cases["normalise"].items()},
         "edges": edges(rank),
+        "recorded": recorded(rank),
         "adapt": adapt([logits.chunk(world)[rank] for logits in cases["adapt"]]),
     }
     torch.save(results, folder / f"result{rank}.pt")

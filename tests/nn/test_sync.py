@@ -213,6 +213,13 @@ def test_batches_that_are_all_empty_move_nothing(results: list[dict[str, Any]]) 
         assert torch.equal(var, torch.ones(2))
 
 
+def test_a_graph_of_one_value_a_process_reads_no_value(results: list[dict[str, Any]]) -> None:
+    for result in results:
+        for eager, captured in zip(*result["recorded"].values(), strict=True):
+            assert torch.equal(eager, captured)
+        assert result["recorded"][True][1].all()
+
+
 def test_layout_and_half_precision_are_kept(results: list[dict[str, Any]]) -> None:
     inputs, outputs = zip(*(result["edges"]["half"] for result in results), strict=True)
     assert all(result["edges"]["layout"] for result in results)

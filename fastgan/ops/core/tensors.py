@@ -343,3 +343,8 @@ def dense_like(t: Tensor, x: Tensor) -> Tensor:
     if x.is_contiguous():
         return t.contiguous()
     return t.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def is_captured(t: Tensor) -> bool:
+    """Whether work on t is being recorded in a CUDA graph, so that the host cannot read a value."""
+    return t.is_cuda and torch.cuda.is_current_stream_capturing()

@@ -18,6 +18,7 @@ from fastgan.ops.core.tensors import (
     check_order,
     check_segments,
     dense,
+    is_captured,
     kind,
     norm_scalars,
     parameter,
@@ -92,12 +93,12 @@ def sync_norm_act(
         u = act(u, code, slope)
     count = x.shape[0] // segments * spatial_size(x)
     mean, var, total = _merged_moments(u, count, process_group, world)
-    # Where the total is 1, no process has more: one that has need not wait for the number.
-    if count <= 1 and int(total) == 1:
+    # Where the total is 1, no process has more: one that has need not wait for the number. A graph
+    # has been asked already, when its step was run before it was recorded.
+    if count <= 1 and not is_captured(total) and int(total) == 1:
         raise ValueError("x: expected more than 1 value per channel over all processes, got 1")
-    if count > 1 or int(total):
-        given = running_mean, running_var
-        _update(given, mean.detach(), var.detach(), momentum, total, average_segments)
+    given = running_mean, running_var
+    _update(given, mean.detach(), var.detach(), momentum, total, average_segments)
 
     over_batch = (segments, 1, x.shape[1], *(1,) * (x.dim() - 2))
     over_all = over_batch[1:]
@@ -168,14 +169,14 @@ def _update(
     total: Tensor,
     average: bool,
 ) -> None:
-    """Moves the running statistics, rounding once."""
+    """Moves the running statistics, rounding once; of no value at all they stay."""
     for running, batch in zip(given, (mean, var * (total / (total - 1))), strict=True):
         if running is None:
             continue
         moved = running.to(batch.dtype)
         for value in [batch.mean(0)] if average else batch.unbind(0):
             moved = moved * (1 - momentum) + value * momentum
-        running.copy_(moved)
+        running.copy_(torch.where(total > 0, moved, running))
 
 
 class _AllGather(Function):
