@@ -107,3 +107,8 @@ def check_folder(path: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, "is a file, expected a folder", str(above))
     if not os.access(above, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, "no permission to write into the folder", str(above))
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says in its first line, or its type where it says nothing."""
+    return (str(error) or type(error).__name__).splitlines()[0]

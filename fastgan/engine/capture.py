@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastgan.engine.config import Capture
+from fastgan.system import first_line
 
 Inputs = Sequence[tuple[Tensor | None, ...]]
 StepFunction = Callable[[Inputs, Hashable], dict[str, Tensor]]
@@ -156,7 +157,7 @@ class StepRunner:
             if not isinstance(cause, RuntimeError):
                 raise cause from None
             raise CaptureError(
-                f"the step cannot be captured as a CUDA graph ({_first_line(cause)}); "
+                f"the step cannot be captured as a CUDA graph ({first_line(cause)}); "
                 "capture=off runs it as it stands"
             ) from cause
         return graph
@@ -170,7 +171,3 @@ def host_values(*parts: object) -> list[tuple[Any, ...]]:
         for name, value in getattr(part, "__dict__", {}).items()
         if isinstance(value, (bool, int, float, str, tuple, dict)) and not name.startswith("_")
     ]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

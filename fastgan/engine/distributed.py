@@ -17,13 +17,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from fastgan.engine.heartbeat import Heartbeat, lost_rank
 from fastgan.engine.launch import local_device, read_launch
 
 T = TypeVar("T")
 
-
-class LostRankError(ConnectionError):
-    """Another process of the run has ended or cannot be reached."""
+# Of the group that `launched` has joined.
+_heartbeat: Heartbeat | None = None
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,15 @@ class DistributedGroup:
 
     rank: int = 0
     size: int = 1
+    heartbeat: Heartbeat | None = None
+    """Of a run on several GPUs."""
     _buffers: dict[tuple[int, ...], list[_Flat]] = field(default_factory=dict, repr=False)
 
     @staticmethod
     def current() -> DistributedGroup:
         """Of the default process group, if one is initialised."""
         if dist.is_available() and dist.is_initialized():
-            return DistributedGroup(dist.get_rank(), dist.get_world_size())
+            return DistributedGroup(dist.get_rank(), dist.get_world_size(), _heartbeat)
         return DistributedGroup()
 
     @property
@@ -98,11 +100,10 @@ class DistributedGroup:
             values = values / self.size
         return values
 
-    def any(self, flag: bool, device: torch.device) -> bool:
-        """Whether ``flag`` is true on any rank; waits for all of them."""
-        if self.size == 1:
-            return flag
-        return bool(self.mean(torch.tensor(float(flag), device=device)) > 0)
+    def require_all(self) -> None:
+        """Raises LostRankError where it is known that a process is lost; waits for nothing."""
+        if self.heartbeat is not None:
+            self.heartbeat.require_all()
 
     def collect(self, value: T) -> list[T]:
         """Every rank's ``value``, in the order of the ranks."""
@@ -158,8 +159,8 @@ def renamed(old: str, new: str) -> None:
 def launched(device: str = "auto") -> Iterator[DistributedGroup]:
     """The processes of a run that torchrun started, joined inside; otherwise this one alone.
 
-    Uses NCCL where the run is on GPUs and gloo on CPUs. A group that is initialised already is
-    taken as it is.
+    On GPUs tensors travel by NCCL and what the host knows by gloo, and a heartbeat watches over the
+    processes; on CPUs all is gloo. A group that is initialised already is taken as it is.
 
     Raises:
         ValueError: the launcher's variables are incomplete or contradict each other; nothing is
@@ -172,23 +173,32 @@ def launched(device: str = "auto") -> Iterator[DistributedGroup]:
     if launch is None or launch.size == 1:
         yield DistributedGroup.current()
         return
+    global _heartbeat
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    if on_gpu:
-        torch.cuda.set_device(local_device())
-    backend = "nccl" if on_gpu else "gloo"
+    gpu = torch.device("cuda", local_device()) if on_gpu else None
+    if gpu is not None:
+        torch.cuda.set_device(gpu)
     with _told():
-        _join(backend)
+        _join(gpu)
+        heartbeat = _heartbeat = Heartbeat() if on_gpu else None
     try:
         yield DistributedGroup.current()
     except BaseException:
-        # Where a rank is lost, NCCL would wait for it; gloo's calls have all ended by now.
-        if backend == "gloo":
+        if heartbeat is None:
             dist.destroy_process_group()
+        else:
+            # Destroying a group of NCCL waits for its collectives, which a lost rank never joins.
+            heartbeat.fail()
+            dist.distributed_c10d._abort_process_group()
         raise
+    finally:
+        _heartbeat = None
+    if heartbeat is not None:
+        heartbeat.stop()
     dist.destroy_process_group()
 
 
-def _join(backend: str) -> None:
+def _join(gpu: torch.device | None) -> None:
     # Its functions take the group that stands at their first import as a default: one that they
     # hold cannot be destroyed, and its threads then abort the interpreter's end about one time
     # in three. Optimizers import it (through torch._dynamo), so it must come before the group.
@@ -198,7 +208,9 @@ def _join(backend: str) -> None:
     # torchrun restarts workers on the same store, where the addresses of the dead ones stand.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = dist.PrefixStore(f"attempt {attempt}", store)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    # With a backend for the CPU, objects are exchanged there.
+    backend = "gloo" if gpu is None else "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, device_id=gpu)
 
 
 @dataclass(frozen=True)
@@ -246,7 +258,4 @@ def _told() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise LostRankError(
-            "another process of this run has ended or cannot be reached "
-            f"({str(error).splitlines()[0]}); resume continues from the newest checkpoint"
-        ) from error
+        raise lost_rank(error) from error

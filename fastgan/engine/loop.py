@@ -18,9 +18,9 @@ from fastgan.engine.checkpoint import (
     prune_checkpoints,
 )
 from fastgan.engine.config import TrainResult, changed_fields
-from fastgan.engine.distributed import LostRankError
 from fastgan.engine.grid import save_grid, screen_scale
 from fastgan.engine.health import Health
+from fastgan.engine.heartbeat import LostRankError
 from fastgan.engine.log import MetricsLog, Reporter, SilentReporter, default_reporter
 from fastgan.engine.parts import changed_parts
 from fastgan.engine.pictures import reconstruction_pairs
@@ -118,6 +118,7 @@ class Loop:
     def _step(self) -> int | None:
         """One step and what follows it; returns the signal that ends the run."""
         trainer, config = self.trainer, self.config
+        self.group.require_all()
         trainer.train_step()
         for callback in self.callbacks:
             callback.on_step(trainer)
@@ -260,7 +261,7 @@ class Loop:
 
     def _unspoiled(self) -> bool:
         """Updates that were not made may still have spoiled statistics and averages."""
-        return not self.group.any(not is_finite(self.trainer), self.trainer.device)
+        return all(self.group.collect(is_finite(self.trainer)))
 
     def _newest(self) -> Checkpoint | None:
         return self.group.from_first(

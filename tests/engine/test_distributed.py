@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,17 +24,11 @@ from .distributed_worker import CASES, RUN
 WORKER = Path(__file__).with_name("distributed_worker.py")
 
 
-def free_port() -> str:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return str(bound.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, free_port: str) -> Path:
     """What two processes made, and what one made."""
     folder = tmp_path_factory.mktemp("processes")
-    together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port}
     settings = [{}, *({**together, "RANK": str(r), "LOCAL_RANK": str(r)} for r in range(2))]
     workers = [
         subprocess.Popen(
@@ -116,7 +109,6 @@ def test_a_single_process_is_a_rank_of_its_own():
     group, values = DistributedGroup.current(), torch.ones(2)
     assert (group.rank, group.size, group.is_first) == (0, 1, True)
     assert group.gather(values) is group.mean(values) is group.part(values) is values
-    assert group.any(True, values.device)
     assert group.collect(3) == [3]
     assert group.in_turn(lambda: 4) == group.from_first(lambda: 4) == 4
 
