@@ -88,6 +88,11 @@ class Checkpoint:
             ) from error
 
 
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step stands."""
+    return folder / f"step-{step:08d}"
+
+
 def save_checkpoint(
     folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], info: dict[str, Any]
 ) -> Path:
@@ -101,7 +106,7 @@ def save_checkpoint(
         OSError: the disk is full or not writable; no part of this checkpoint is left behind, and
             checkpoints that stood before are untouched.
     """
-    final = folder / f"step-{step:08d}"
+    final = checkpoint_path(folder, step)
     partial = _beside(final)
     folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(partial, ignore_errors=True)

@@ -21,14 +21,15 @@ from fastgan.engine.config import TrainResult, changed_fields
 from fastgan.engine.grid import save_grid, screen_scale
 from fastgan.engine.health import Health
 from fastgan.engine.heartbeat import LostRankError
-from fastgan.engine.log import MetricsLog, Reporter, SilentReporter, default_reporter
+from fastgan.engine.log import LineReporter, MetricsLog, Reporter, SilentReporter, default_reporter
 from fastgan.engine.parts import changed_parts
-from fastgan.engine.pictures import reconstruction_pairs
+from fastgan.engine.pictures import save_reconstructions
 from fastgan.engine.precision import cuda_libraries
 from fastgan.engine.run_folder import RunFolder, read_run
 from fastgan.engine.signals import StopOnSignal
-from fastgan.engine.state import is_finite, load_state, open_state, save_state
+from fastgan.engine.state import is_finite, load_state, open_state, save_alone, save_state
 from fastgan.engine.train_state import TrainState
+from fastgan.system import first_line
 
 # torchrun passes on the signal that the terminal has sent to all processes already.
 _SAME_REQUEST_SECONDS = 5.0
@@ -150,12 +151,12 @@ class Loop:
         if not (on_cpu or at_log_point):
             return None
         failure = self._unreadable() if on_cpu else None
-        answers = self.group.collect((received or 0, failure is not None))
-        if any(failed for _, failed in answers):
+        answers = self.group.collect((received or 0, first_line(failure) if failure else ""))
+        if told := next((told for _, told in answers if told), ""):
             self._together = True
             raise failure or LostRankError(
                 "another process of this run could not read its part of the data of step "
-                f"{self.trainer.step + 1}"
+                f"{self.trainer.step + 1}: {told}"
             )
         return max(signal for signal, _ in answers) or None
 
@@ -171,22 +172,27 @@ class Loop:
     def _rescue(self, error: BaseException) -> None:
         """Save what was trained before ``error`` ends the run, where the state is that of a step.
 
-        Several ranks save together or not at all: a checkpoint holds the random state of each.
+        Of several ranks the one that the error is of saves alone: the others wait for it.
         """
         trainer, step = self.trainer, self.trainer.step
-        alone = self.group.size > 1 and not self._together
-        if alone or isinstance(error, NonFiniteError) or step in (0, self._saved_at, self._tried):
+        if isinstance(error, NonFiniteError) or step in (0, self._saved_at, self._tried):
             return
+        alone = self.group.size > 1 and not self._together
+        if alone and (isinstance(error, LostRankError) or not isinstance(error, Exception)):
+            return  # its device may wait without end, for a lost process or for one that stops too
+        if alone and not self.group.is_first:
+            self.reporter = LineReporter()
+            self.reporter.note(f"process {self.group.rank} ends the run: {error}")
         if trainer.whole:
-            self._note(error, self._saved_or_not())
+            self._note(error, self._saved_or_not(alone))
         else:
             where = f"; the newest checkpoint is {self.checkpoint}" if self.checkpoint else ""
             self._note(error, f"the run has ended in the middle of step {step + 1}{where}")
 
-    def _saved_or_not(self) -> str:
+    def _saved_or_not(self, alone: bool = False) -> str:
         step = self.trainer.step
         try:
-            path = self._write_checkpoint()
+            path = self._write_checkpoint({}, alone)
         except Exception as error:
             return f"step {step} could not be saved either: {error}"
         return f"step {step} is saved in {path}: resume goes on from there"
@@ -291,34 +297,25 @@ class Loop:
             images = trainer.sample(trainer.fixed_noise, trainer.fixed_labels)
             save_grid(images, self.samples, scale=screen_scale(images))
             self._tell(self.health.samples(images))
-            self._draw_reconstructions()
-
-    def _draw_reconstructions(self) -> None:
-        """Images of the data beside their reconstructions, where the model encodes."""
-        trainer = self.trainer
-        model = trainer.ema.average if trainer.ema else trainer.generator
-        if not hasattr(model, "reconstruct"):
-            return
-        reals = trainer.dataset.some(trainer.config.sample_count).float() / 127.5 - 1
-        was_training = model.training
-        images, columns = reconstruction_pairs(model.eval(), reals)
-        model.train(was_training)
-        path = self.folder.samples / f"reconstructions-{trainer.step:08d}.png"
-        save_grid(images, path, columns, scale=screen_scale(images))
+            path = self.folder.samples / f"reconstructions-{trainer.step:08d}.png"
+            save_reconstructions(trainer, path)
 
     def _save(self) -> None:
         trainer, config = self.trainer, self.config
         scores = [s for c in self.callbacks if (s := c.score(trainer)) is not None]
         info = {"score": float(scores[0])} if scores and math.isfinite(scores[0]) else {}
-        path = self._write_checkpoint(**info)
+        path = self._write_checkpoint(info)
         if self.group.is_first:
             prune_checkpoints(self.folder.checkpoints, config.keep_last, config.keep_best)
         for callback in self.callbacks:
             callback.on_checkpoint(trainer, path)
 
-    def _write_checkpoint(self, **info: Any) -> Path:
-        self._tried = self.trainer.step
-        self.checkpoint = save_state(self.trainer, self.folder.checkpoints, **info)
+    def _write_checkpoint(self, info: dict[str, Any], alone: bool = False) -> Path:
+        self._tried, folder = self.trainer.step, self.folder.checkpoints
+        if alone:
+            self.checkpoint = save_alone(self.trainer, folder)
+        else:
+            self.checkpoint = save_state(self.trainer, folder, **info)
         self._saved_at = self.trainer.step
         return self.checkpoint
 

@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from fastgan.engine.grid import save_grid, screen_scale
 from fastgan.engine.sampling import draw_noise, fitting_labels, images_of, sample_images
+from fastgan.engine.train_state import TrainState
 from fastgan.system import whole_file
 
 
@@ -80,6 +82,18 @@ def reconstruction_pairs(generator: nn.Module, images: Tensor) -> tuple[Tensor, 
     again = torch.cat([reconstruct(part.to(device)).float().cpu() for part in images.split(256)])
     columns = 2 * max(1, round((len(images) / 2) ** 0.5))
     return torch.stack([images.float().cpu(), again], 1).flatten(0, 1), columns
+
+
+def save_reconstructions(trainer: TrainState, path: Path) -> None:
+    """Images of the data beside their reconstructions, where the model encodes; else nothing."""
+    model = trainer.ema.average if trainer.ema else trainer.generator
+    if not hasattr(model, "reconstruct"):
+        return
+    reals = trainer.dataset.some(trainer.config.sample_count).float() / 127.5 - 1
+    was_training = model.training
+    images, columns = reconstruction_pairs(model.eval(), reals)
+    model.train(was_training)
+    save_grid(images, path, columns, scale=screen_scale(images))
 
 
 def nearest_real(

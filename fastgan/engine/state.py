@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from fastgan.engine.checkpoint import (
     MANIFEST,
     Checkpoint,
     CheckpointError,
+    checkpoint_path,
     kind_of,
     open_checkpoint,
     require_alike,
@@ -49,6 +52,27 @@ def save_state(trainer: TrainState, folder: Path, **info: Any) -> Path:
     for rank, state in enumerate(trainer.group.collect(_rng_state(trainer))):
         rng |= {_of_rank(name, rank): value for name, value in state.items()}
     return trainer.group.from_first(lambda: _write(trainer, folder, rng, info))
+
+
+def save_alone(trainer: TrainState, folder: Path) -> Path:
+    """Write a checkpoint without meeting the other ranks, which may wait for this one.
+
+    Networks and optimizers are alike on all ranks, and so is the noise; of torch's own streams it
+    holds this rank's, and a resume starts the others' anew. One that stands is left as it is.
+    """
+    rank, state = trainer.group.rank, _rng_state(trainer)
+    rng = {_of_rank(name, rank): value for name, value in state.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        # Ranks of one machine may come here at the same time.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        standing = checkpoint_path(folder, trainer.step)
+        if standing.exists():
+            return standing
+        return _write(trainer, folder, rng | {"noise": state["noise"]}, {})
+    finally:
+        os.close(lock)
 
 
 def _write(trainer: TrainState, folder: Path, rng: _Rng, info: dict[str, Any]) -> Path:
@@ -196,14 +220,15 @@ def _check_rng_state(trainer: TrainState, saved: _Rng) -> None:
 
 def _restored(trainer: TrainState, saved: _Rng) -> _Rng:
     """This rank's states of ``saved``, by the names that they have on the first."""
-    if "noise" not in saved or "torch" not in saved:
+    kinds = {name.partition(".")[0] for name in saved}
+    if "noise" not in saved or "torch" not in kinds:
         raise CheckpointError("the checkpoint's rng does not fit: it has no noise or no torch")
     rank = trainer.group.rank
     states = {name: saved.get(_of_rank(name, rank)) for name in ("torch", "cuda")}
     on_gpu = trainer.device.type == "cuda"
     if not on_gpu:
         del states["cuda"]
-    if on_gpu == ("cuda" in saved):
+    if on_gpu == ("cuda" in kinds):
         # One stream for all ranks, whatever their number; another kind of device draws another.
         states["noise"] = saved["noise"]
     return {name: state for name, state in states.items() if state is not None}

@@ -88,6 +88,7 @@ def test_data_that_one_process_cannot_read_loses_nothing(results):
     assert first["saved"] == second["saved"] == 3
     assert second["told"] == "RuntimeError: a file of the set is gone"
     assert first["told"].startswith("LostRankError: another process of this run could not read")
+    assert first["told"].endswith("of step 4: a file of the set is gone")
     whole = results["0"]["run"]["whole"]
     assert not [k for k, v in whole.items() if not torch.equal(v, first["weights"][k])]
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from fastgan.engine import Callback, Trainer, find_checkpoint
+from fastgan.engine import Callback, DistributedGroup, LostRankError, Trainer, find_checkpoint
 from fastgan.engine.checkpoint import list_checkpoints
-from fastgan.engine.state import save_state
+from fastgan.engine.loop import Loop
+from fastgan.engine.state import save_alone, save_state
 from fastgan.engine.train_state import TrainState
 
 from .conftest import all_tensors, tiny_trainer
@@ -88,6 +89,80 @@ def test_an_error_between_two_steps_loses_nothing(tmp_path, recorder, whole, wha
     assert f"step {STRUCK} is saved in {saved.path}: resume goes on" in recorder.notes[-1]
     assert getattr(error, "__notes__", recorder.notes)[-1] == recorder.notes[-1]
     assert_goes_on(tmp_path / "run", whole, recorder)
+
+
+class _Second(DistributedGroup):
+    """The second of two processes, the first of which waits for it once an error has struck."""
+
+    def collect(self, value):
+        assert trainer_of(self).step < STRUCK, "a collective"
+        return [value]
+
+    def from_first(self, function):
+        return self.collect(function())[0]
+
+    def mean(self, values):
+        return values
+
+    def part(self, whole):
+        return whole
+
+
+def trainer_of(group: _Second) -> Trainer:
+    return group._buffers["trainer"]
+
+
+def second_of_two(trainer: Trainer) -> Trainer:
+    trainer.group = _Second(1, 2, None, {"trainer": trainer})
+    return trainer
+
+
+@pytest.mark.parametrize("what", ["data", "on_step"])
+def test_an_error_of_one_process_of_several_loses_nothing(
+    tmp_path, capsys, what, whole, monkeypatch
+):
+    """It saves alone, without meeting the others."""
+    # As on GPUs between two log points.
+    monkeypatch.setattr(Loop, "_agreed", lambda *_, **__: None)
+    error, out = RuntimeError("a file of the set is gone"), tmp_path / "run"
+    trainer = second_of_two(tiny_trainer(**{**SETTINGS, "log_every": 100}))
+    torch.manual_seed(7)
+    fail_at(trainer, what, error)
+    with pytest.raises(RuntimeError) as raised:
+        trainer.fit(out)
+    assert raised.value is error
+    saved = find_checkpoint(out)
+    assert saved.step == STRUCK
+    assert set(saved.tensors("rng")) == {"noise", "noise.1", "torch.1"}
+    said = capsys.readouterr().out
+    assert "process 1 ends the run: a file of the set is gone" in said
+    assert f"step 3 is saved in {saved.path}" in said
+    # The second goes on as if nothing had been; the first has other masks of dropout.
+    again = tiny_trainer(**SETTINGS)
+    second_of_two(again).load(saved)
+    while again.step < again.config.steps:
+        again.train_step()
+    assert not [k for k, v in whole.items() if not torch.equal(v, all_tensors(again)[k])]
+    tiny_trainer(**SETTINGS).load(saved)
+
+
+def test_processes_that_save_alone_do_not_meet_in_the_folder(tmp_path):
+    trainer = second_of_two(tiny_trainer(**SETTINGS))
+    first = save_alone(trainer, tmp_path)
+    content = (first / "checkpoint.json").read_bytes()
+    trainer.generator.requires_grad_(False)
+    next(trainer.generator.parameters()).fill_(1.0)
+    assert save_alone(trainer, tmp_path) == first
+    assert (first / "checkpoint.json").read_bytes() == content
+
+
+@pytest.mark.parametrize("error", [LostRankError("it has failed"), KeyboardInterrupt()])
+def test_a_process_whose_device_may_wait_without_end_saves_nothing(tmp_path, recorder, error):
+    trainer = second_of_two(tiny_trainer(**{**SETTINGS, "log_every": 100}))
+    fail_at(trainer, "on_step", error)
+    with pytest.raises(type(error)):
+        trainer.fit(tmp_path / "run", reporter=recorder)
+    assert not list_checkpoints(tmp_path / "run" / "checkpoints")
 
 
 def test_an_error_in_the_middle_of_a_step_saves_nothing_of_it(tmp_path, recorder, whole):
