@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+import setuptools
 from setuptools import Command, Distribution, find_packages, setup
 from setuptools.command.build import build
 from setuptools.command.build_py import build_py
@@ -40,9 +41,10 @@ except ImportError:  # setuptools before 70.1
     from wheel.bdist_wheel import bdist_wheel
 
 ROOT = Path(__file__).resolve().parent
+SETUPTOOLS_MINIMUM = 77  # the first that reads a licence given by its SPDX name
 TORCH_MINIMUM = (2, 11)
 TORCH_TARGET_VERSION = "0x020b000000000000"
-CUDA_ARCHS = ("80", "90", "100", "120")
+CUDA_ARCHS = ("75", "80", "90", "100", "120")
 
 # The inner loops, csrc/cpu/**/kernel.cpp, are compiled once for each instruction set; the
 # processor's is chosen when the library is used.
@@ -116,11 +118,20 @@ def find_nvcc(torch: Torch) -> tuple[str | None, str]:
     nvcc = os.environ.get("CUDACXX") or shutil.which("nvcc") or shutil.which(f"{home}/bin/nvcc")
     if nvcc is None:
         return None, "nvcc is not on PATH"
+    version = nvcc_version(nvcc)
+    if version.partition(".")[0] != torch.cuda.partition(".")[0]:
+        return None, f"{nvcc} is of CUDA {version}, torch {torch.version} of CUDA {torch.cuda}"
     return nvcc, ""
 
 
-def cuda_arch_flags(nvcc: str) -> list[str]:
-    """Machine code for each architecture this nvcc knows, and PTX of the newest for later ones."""
+def nvcc_version(nvcc: str) -> str:
+    told = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False)
+    release = re.search(r"release (\d+\.\d+)", told.stdout)
+    return release[1] if release else "unknown"
+
+
+def cuda_archs(nvcc: str) -> list[str]:
+    """The architectures to compile for: those asked for, or of CUDA_ARCHS what this nvcc knows."""
     asked = os.environ.get("FASTGAN_CUDA_ARCHS")
     listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True)
     known = set(re.findall(r"compute_(\w+)", listed.stdout))
@@ -128,16 +139,24 @@ def cuda_arch_flags(nvcc: str) -> list[str]:
     unknown = [a for a in archs if a not in known]
     if unknown or not archs:
         raise NotBuildable(f"nvcc does not know the architectures {unknown or asked!r}")
+    return archs
+
+
+def newest_plain(archs: list[str]) -> str:
+    """The one whose PTX later GPUs can run; empty where all are of one GPU's own features."""
+    return max((a for a in archs if a.isdigit()), key=int, default="")
+
+
+def cuda_arch_flags(archs: list[str]) -> list[str]:
+    """Machine code for each architecture, and PTX of the newest for later ones."""
     flags = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
-    plain = [a for a in archs if a.isdigit()]
-    if plain:
-        newest = max(plain, key=int)
+    if newest := newest_plain(archs):
         flags.append(f"-gencode=arch=compute_{newest},code=compute_{newest}")
     return flags
 
 
 def compile_commands(
-    torch: Torch, cxx: list[str], nvcc: str | None, objects: Path
+    torch: Torch, cxx: list[str], nvcc: str | None, archs: list[str], objects: Path
 ) -> list[tuple[Path, list[str]]]:
     """(object, command) of every translation unit."""
     defines = [f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}"]
@@ -163,7 +182,6 @@ def compile_commands(
         if source not in loops:
             add(source, named(source), [*defines, *includes])
     if nvcc is not None:
-        archs = cuda_arch_flags(nvcc)
         for source in sorted((csrc / "cuda").rglob("*.cu")):
             target = objects / f"{named(source)}.o"
             flags = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden"]
@@ -171,7 +189,7 @@ def compile_commands(
                 "--expt-relaxed-constexpr",
                 "-DUSE_CUDA",
                 f"-I{csrc}",
-                *archs,
+                *cuda_arch_flags(archs),
                 "-ccbin",
                 cxx[0],
             ]
@@ -200,8 +218,9 @@ def build_native(output: Path, objects: Path) -> dict[str, object]:
     cxx = find_compiler()
     torch = find_torch()
     nvcc, cuda_reason = find_nvcc(torch)
+    archs = cuda_archs(nvcc) if nvcc else []
     objects.mkdir(parents=True, exist_ok=True)
-    commands = compile_commands(torch, cxx, nvcc, objects)
+    commands = compile_commands(torch, cxx, nvcc, archs, objects)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(run, (command for _, command in commands)))
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -221,6 +240,9 @@ def build_native(output: Path, objects: Path) -> dict[str, object]:
     os.replace(beside, output)
     reason = build_autograd(torch, cxx, output.with_name("_autograd.so"))
     record = {"cuda": nvcc is not None, "cuda_reason": cuda_reason, "torch": torch.version}
+    if nvcc is not None:
+        record |= {"cuda_version": nvcc_version(nvcc), "cuda_archs": archs}
+        record["cuda_ptx"] = newest_plain(archs)
     return {**record, "autograd": not reason, "autograd_reason": reason}
 
 
@@ -323,6 +345,16 @@ class Build(build):
     sub_commands = [*build.sub_commands, ("build_native", None)]  # noqa: RUF012
 
 
+def require_setuptools(version: str) -> None:
+    """What an older one says of pyproject.toml names neither itself nor the remedy."""
+    if int(version.partition(".")[0]) < SETUPTOOLS_MINIMUM:
+        raise SystemExit(
+            f"fastgan: setuptools {version} is older than {SETUPTOOLS_MINIMUM}: pip install -U "
+            "setuptools, or leave out --no-build-isolation"
+        )
+
+
+require_setuptools(setuptools.__version__)
 setup(
     # kernels/ is no package (see BuildPython); everything else under fastgan/ is.
     packages=find_packages(include=["fastgan", "fastgan.*"]),

@@ -12,6 +12,7 @@ import torch
 
 import fastgan
 from fastgan.ops import available
+from fastgan.ops.core import native
 
 
 def report() -> str:
@@ -38,6 +39,10 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[package] = "not installed"
     found["cuda"] = f"torch is built for {torch.version.cuda or 'no CUDA'}"
+    record = native.build_record()
+    if "cuda_archs" in record:
+        archs = ", sm_".join(record["cuda_archs"])
+        found["cuda"] += f", the kernels with {record['cuda_version']} for sm_{archs}"
     return found
 
 
@@ -48,7 +53,8 @@ def _devices() -> dict[str, str]:
         properties = torch.cuda.get_device_properties(index)
         devices[f"cuda:{index}"] = (
             f"{properties.name}, sm_{properties.major}{properties.minor}, "
-            f"{properties.total_memory / 2**30:.0f} GiB"
+            f"{properties.total_memory / 2**30:.0f} GiB, "
+            f"CUDA kernels: {native.why_no_cuda(index) or 'built for it'}"
         )
     return devices
 

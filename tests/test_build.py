@@ -94,16 +94,42 @@ def test_architectures(
 ) -> None:
     nvcc = fake_nvcc(tmp_path)
     monkeypatch.delenv("FASTGAN_CUDA_ARCHS", raising=False)
-    assert setup_py.cuda_arch_flags(nvcc) == [
+    assert setup_py.cuda_archs(nvcc) == ["80", "90"]
+    assert setup_py.newest_plain(["80", "100", "90a"]) == "100"
+    assert setup_py.cuda_arch_flags(["80", "90"]) == [
         "-gencode=arch=compute_80,code=sm_80",
         "-gencode=arch=compute_90,code=sm_90",
         "-gencode=arch=compute_90,code=compute_90",
     ]
     monkeypatch.setenv("FASTGAN_CUDA_ARCHS", "90a")
-    assert setup_py.cuda_arch_flags(nvcc) == ["-gencode=arch=compute_90a,code=sm_90a"]
+    assert setup_py.cuda_archs(nvcc) == ["90a"]
+    assert setup_py.newest_plain(["90a"]) == ""
+    assert setup_py.cuda_arch_flags(["90a"]) == ["-gencode=arch=compute_90a,code=sm_90a"]
     monkeypatch.setenv("FASTGAN_CUDA_ARCHS", "80;777")
     with pytest.raises(setup_py.NotBuildable, match="777"):
-        setup_py.cuda_arch_flags(nvcc)
+        setup_py.cuda_archs(nvcc)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "reason"),
+    [("13.0", ""), ("13.2", ""), ("12.8", "is of CUDA 13.0, torch 2.13.0 of CUDA 12.8")],
+)
+def test_nvcc_is_of_torchs_cuda(
+    setup_py: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuda: str, reason: str
+) -> None:
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 13.0, V13.0.88'\n")
+    nvcc.chmod(0o755)
+    monkeypatch.setenv("CUDACXX", str(nvcc))
+    installed_torch(tmp_path, "2.13.0", cuda)
+    found, why = setup_py.find_nvcc(setup_py.find_torch(iter([tmp_path])))
+    assert (found is None, reason in why) == (bool(reason), True)
+
+
+def test_setuptools_that_is_too_old_is_named(setup_py: ModuleType) -> None:
+    setup_py.require_setuptools("77.0.3")
+    with pytest.raises(SystemExit, match=r"setuptools 76\.1\.0 is older than 77: pip install -U"):
+        setup_py.require_setuptools("76.1.0")
 
 
 def build(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:

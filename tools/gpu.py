@@ -135,7 +135,13 @@ def build(stage: Stage) -> int:
     major, minor = torch.cuda.get_device_capability()
     settings = {"FASTGAN_REQUIRE_NATIVE": "1"}
     settings["FASTGAN_CUDA_ARCHS"] = os.environ.get("FASTGAN_CUDA_ARCHS", f"{major}{minor}")
-    return stage.run([sys.executable, "setup.py", "-q", "build_native", "--inplace"], **settings)
+    command = [sys.executable, "setup.py", "-q", "build_native", "--inplace"]
+    if code := stage.run(command, **settings):
+        return code
+    record = json.loads((ROOT / "fastgan" / "_build.json").read_text())
+    if not record["cuda"]:
+        stage.say(f"built without the CUDA kernels: {record['cuda_reason']}")
+    return int(not record["cuda"])
 
 
 def test(stage: Stage) -> int:

@@ -27,7 +27,6 @@ from .conftest import all_tensors, tiny_trainer
 ROOT = Path(__file__).resolve().parents[2]
 
 
-
 def test_capture_needs_a_cuda_device():
     with pytest.raises(CaptureError, match="CUDA graphs need a CUDA device, got cpu"):
         tiny_trainer(capture="on", device="cpu")

@@ -78,6 +78,56 @@ def test_a_library_that_does_not_load(monkeypatch: pytest.MonkeyPatch, tmp_path)
     assert "not installed" in native.build_record.__wrapped__()["reason"]
 
 
+@pytest.mark.parametrize(
+    ("capability", "archs", "ptx", "runs"),
+    [
+        ((9, 0), ["80", "90"], "90", True),
+        ((8, 6), ["80"], "", True),  # the same major number, a later minor
+        ((7, 5), ["80", "90"], "90", False),
+        ((8, 0), ["86"], "", False),
+        ((11, 0), ["100", "120"], "120", False),
+        ((12, 1), ["100", "120"], "120", True),
+        ((13, 0), ["120"], "120", True),
+        ((9, 0), ["90a"], "", True),
+        ((10, 3), ["100a"], "", False),
+        ((10, 3), ["100f"], "", True),
+    ],
+)
+def test_kernels_that_were_not_built_for_a_gpu_are_not_chosen(
+    monkeypatch: pytest.MonkeyPatch,
+    capability: tuple[int, int],
+    archs: list[str],
+    ptx: str,
+    runs: bool,
+) -> None:
+    version = torch.version.cuda or ""
+    record = {"native": True, "cuda": True, "cuda_archs": archs, "cuda_ptx": ptx}
+    monkeypatch.setattr(native, "build_record", lambda: record | {"cuda_version": version})
+    monkeypatch.setattr(native, "load", lambda: None)
+    monkeypatch.setattr(native, "_why_not_built", native._why_not_built.__wrapped__)
+    monkeypatch.setattr(native, "_why_not_on", native._why_not_on.__wrapped__)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", {1: capability}.get)
+    reason = dispatch.why_not("cuda", "cuda", torch.float32)
+    assert (reason is None) == runs, reason
+    if not runs:
+        number = "".join(map(str, capability))
+        assert f"this GPU is sm_{number}: install again with FASTGAN_CUDA_ARCHS={number}" in reason
+
+
+def test_kernels_of_another_cuda_are_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = {"native": True, "cuda": True, "cuda_archs": ["90"], "cuda_version": "13.0"}
+    monkeypatch.setattr(native, "build_record", lambda: record)
+    monkeypatch.setattr(native, "load", lambda: None)
+    monkeypatch.setattr(native, "_why_not_built", native._why_not_built.__wrapped__)
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    reason = dispatch.why_not("cuda", "cuda", torch.float32)
+    assert reason is not None
+    assert reason.startswith("built with CUDA 13.0, torch")
+    assert reason.endswith("is of CUDA 12.8")
+
+
 def test_what_keeps_a_call_from_the_raw_kernels() -> None:
     """Whoever watches operators must see them: modes, transforms, traces, other classes."""
     x, answers = torch.ones(2, 3), []

@@ -14,7 +14,12 @@ _PACKAGE = Path(__file__).resolve().parents[2]
 
 @cache
 def build_record() -> dict[str, Any]:
-    """What the installation recorded in `_build.json`: native, cuda, reason, torch."""
+    """What the installation recorded in `_build.json`.
+
+    native, cuda, autograd: what was built, with a reason beside each that was not. torch,
+    cuda_version: what with. cuda_archs: the architectures that have machine code, and cuda_ptx the
+    one whose PTX later ones compile when they load it.
+    """
     path = _PACKAGE / "_build.json"
     if not path.is_file():
         return {"native": False, "cuda": False, "reason": "fastgan was not installed (no build)"}
@@ -68,13 +73,49 @@ def why_no_autograd() -> str | None:
     return None
 
 
-@cache
-def why_no_cuda() -> str | None:
-    """None where the library holds the CUDA kernels, else why it does not."""
-    reason = load()
-    if reason is None and not build_record()["cuda"]:
-        reason = str(build_record().get("cuda_reason") or "built without CUDA")
+def why_no_cuda(device: int | None = None) -> str | None:
+    """None where the library holds CUDA kernels for a GPU, by default the current one."""
+    reason = _why_not_built()
+    if reason is None and torch.cuda.is_available():
+        reason = _why_not_on(torch.cuda.current_device() if device is None else device)
     return reason
+
+
+@cache
+def _why_not_built() -> str | None:
+    record, reason = build_record(), load()
+    if reason is None and not record["cuda"]:
+        reason = str(record.get("cuda_reason") or "built without CUDA")
+    built, here = record.get("cuda_version", ""), torch.version.cuda or ""
+    if reason is None and built and built.partition(".")[0] != here.partition(".")[0]:
+        reason = f"built with CUDA {built}, torch {torch.__version__} is of CUDA {here or 'none'}"
+    return reason
+
+
+@cache
+def _why_not_on(device: int) -> str | None:
+    major, minor = torch.cuda.get_device_capability(device)
+    record = build_record()
+    archs, ptx = record.get("cuda_archs"), record.get("cuda_ptx", "")
+    later = bool(ptx) and (major, minor) >= _capability(ptx)
+    if archs is None or later or any(_runs(arch, (major, minor)) for arch in archs):
+        return None
+    return (
+        f"built for sm_{', sm_'.join(archs)}, and this GPU is sm_{major}{minor}: install again "
+        f"with FASTGAN_CUDA_ARCHS={major}{minor}"
+    )
+
+
+def _runs(arch: str, capability: tuple[int, int]) -> bool:
+    """Whether machine code runs on a GPU: on later minor numbers too, but a GPU's own ("90a")."""
+    major, minor = _capability(arch)
+    if arch.endswith("a"):
+        return capability == (major, minor)
+    return capability[0] == major and capability[1] >= minor
+
+
+def _capability(arch: str) -> tuple[int, int]:
+    return divmod(int(arch.rstrip("af")), 10)
 
 
 def kept_memory(limit: int | None = None) -> int:
