@@ -198,6 +198,7 @@ def tune(
     forms = forms or tuning.compiled_forms(input.device, autocast_dtype(input))
     forms = tuple(map(tuning.convolution_form.current, forms))
     measured: dict[str, dict[str, float]] = {}
+    warm: dict[str, dict[str, float]] = {}
     for run in traced(module, input)[0]:
         block, x = run.block, run.input
         if not run.form or block.conv is None:
@@ -206,7 +207,9 @@ def tune(
         if layer not in measured:
             calls = {form: _call(run, form) for form in forms}
             measured[layer] = tuning.measure(calls, x.device, rounds)
-    tuning.store(tuning.device_name(input.device), autocast_dtype(input), measured)
+            if x.device.type == "cuda":
+                warm[layer] = tuning.measure(calls, x.device, rounds, cold=False)
+    tuning.store(tuning.device_name(input.device), autocast_dtype(input), measured, warm)
     return measured
 
 
