@@ -1,10 +1,10 @@
-// norm_act and bias_act of plain eager calls, with their derivatives: no Python between PyTorch and the
-// raw kernels, which costs as much as the kernels of a small layer.
+// norm_act and bias_act of plain eager calls, with their derivatives: no Python between PyTorch and
+// the raw kernels, which costs as much as the kernels of a small layer.
 //
 // This is a library of its own, for PyTorch's autograd has no stable ABI: it serves the version of
-// torch that it was built with, and where it is missing fastgan/ops does the same in Python. A backward
-// that is itself recorded (`create_graph`), or whose gradient something watches, is the dispatcher
-// operator with a choice of backend, which has a derivative.
+// torch that it was built with, and where it is missing fastgan/ops does the same in Python. A
+// backward that is itself recorded (`create_graph`), or whose gradient something watches, is the
+// dispatcher operator with a choice of backend, which has a derivative.
 #include <ATen/MemoryOverlap.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
@@ -79,11 +79,11 @@ Tensor dense_like(Tensor t, const Tensor& x) {
 
 Three run_train(const Tensor& x, const Optional& weight, const Optional& bias, const Spec& s,
                 const Running& running) {
-  static const auto train =
-      find<Three(const Tensor&, const Optional&, const Optional&, double, int64_t, double, int64_t,
-                 bool)>("fastgan::norm_act_train");
-  static const auto update = find<void(Tensor, Tensor, const Tensor&, const Tensor&, double, int64_t,
-                                       bool)>("fastgan::update_running_stats_");
+  static const auto train = find<Three(const Tensor&, const Optional&, const Optional&, double,
+                                       int64_t, double, int64_t, bool)>("fastgan::norm_act_train");
+  static const auto update =
+      find<void(Tensor, Tensor, const Tensor&, const Tensor&, double, int64_t, bool)>(
+          "fastgan::update_running_stats_");
   const at::AutoDispatchBelowADInplaceOrView raw;
   Three results = train.call(x, weight, bias, s.eps, s.activation, s.slope, s.segments, s.act_first);
   if (running.mean.has_value()) {
@@ -98,8 +98,8 @@ Three run_train(const Tensor& x, const Optional& weight, const Optional& bias, c
 Tensor run_eval(const Tensor& x, const Tensor& mean, const Tensor& var, const Optional& weight,
                 const Optional& bias, const Spec& s) {
   static const auto eval =
-      find<Tensor(const Tensor&, const Tensor&, const Tensor&, const Optional&, const Optional&, double,
-                  int64_t, double, int64_t, bool)>("fastgan::norm_act_eval");
+      find<Tensor(const Tensor&, const Tensor&, const Tensor&, const Optional&, const Optional&,
+                  double, int64_t, double, int64_t, bool)>("fastgan::norm_act_eval");
   const at::AutoDispatchBelowADInplaceOrView raw;
   return eval.call(x, mean, var, weight, bias, s.eps, s.activation, s.slope, s.segments, s.act_first);
 }
@@ -300,7 +300,8 @@ Tensor bias_act(const Tensor& x, const Optional& bias, int64_t activation, doubl
 TORCH_LIBRARY_FRAGMENT(fastgan, m) {
   m.def(
       "norm_act_eager(Tensor x, Tensor(a!)? running_mean, Tensor(b!)? running_var, Tensor? weight, "
-      "Tensor? bias, bool training, float momentum, float eps, int activation, float negative_slope, "
+      "Tensor? bias, bool training, float momentum, float eps, int activation, float "
+      "negative_slope, "
       "int segments, bool act_first, bool average, str backend) -> Tensor?",
       &fastgan::norm_act);
   m.def(

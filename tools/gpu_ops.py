@@ -45,7 +45,7 @@ def calls() -> Iterator[str]:
         conv.forward(x, weight, None, geometry, LEAKY_RELU, 0.2)
         conv.backward_input(dy, x, weight, geometry)
         conv.backward_weight(dy, x, weight, geometry)
-        yield f"thin convolution {x_shape} {dtype}"
+        yield f"small-channel convolution {x_shape} {dtype}"
     images = torch.randint(0, 256, (20, 3, 13, 9), dtype=torch.uint8, device="cuda")
     images = images.to(memory_format=torch.channels_last)
     index, flips = torch.randint(0, 20, (7,), device="cuda"), torch.rand(7, device="cuda") < 0.5

@@ -19,7 +19,7 @@ from fastgan.fusion import tune
 from fastgan.nn import FusedSequential
 from fastgan.ops.tuning import user_table
 
-BATCHES = (128, 1024)  # of the classes of batches that a choice holds for
+BATCHES = (64, 512)
 DTYPES = (torch.float32, torch.bfloat16)
 
 

@@ -198,7 +198,6 @@ def tune(
     forms = forms or tuning.compiled_forms(input.device, autocast_dtype(input))
     forms = tuple(map(tuning.convolution_form.current, forms))
     measured: dict[str, dict[str, float]] = {}
-    warm: dict[str, dict[str, float]] = {}
     for run in traced(module, input)[0]:
         block, x = run.block, run.input
         if not run.form or block.conv is None:
@@ -207,9 +206,7 @@ def tune(
         if layer not in measured:
             calls = {form: _call(run, form) for form in forms}
             measured[layer] = tuning.measure(calls, x.device, rounds)
-            if x.device.type == "cuda":
-                warm[layer] = tuning.measure(calls, x.device, rounds, cold=False)
-    tuning.store(tuning.device_name(input.device), autocast_dtype(input), measured, warm)
+    tuning.store(tuning.device_name(input.device), autocast_dtype(input), measured)
     return measured
 
 

@@ -1,11 +1,14 @@
 """Fused operators, each with a reference, a C++ CPU, a Triton and a CUDA backend."""
 
+import warnings
+from typing import Any
+
 from fastgan.kernels.conv_block.packed import packed_weights
 from fastgan.ops.bias_act import bias_act
 from fastgan.ops.conv_block import conv_block
 from fastgan.ops.conv_norm_act import conv_norm_act, conv_transpose_norm_act
 from fastgan.ops.core.dispatch import available, backend
-from fastgan.ops.core.native import kept_memory
+from fastgan.ops.core.native import cached_memory
 from fastgan.ops.gather_images import gather_images
 from fastgan.ops.norm_act import instance_norm_act, norm_act
 from fastgan.ops.norm_act.sync import sync_norm_act
@@ -16,15 +19,23 @@ __all__ = [
     "available",
     "backend",
     "bias_act",
+    "cached_memory",
     "conv_block",
     "conv_norm_act",
     "conv_transpose_norm_act",
     "convolution_form",
     "gather_images",
     "instance_norm_act",
-    "kept_memory",
     "norm_act",
     "norm_act_conv",
     "packed_weights",
     "sync_norm_act",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "kept_memory":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    message = "fastgan.ops.kept_memory is now fastgan.ops.cached_memory"
+    warnings.warn(message, DeprecationWarning, stacklevel=2)
+    return cached_memory

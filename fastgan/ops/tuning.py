@@ -17,7 +17,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -68,8 +67,13 @@ def explained(
         return "recompute", reason or f"the only form for {device.type} that saves memory"
     if fast and torch.compiler.is_compiling() and device.type == "cpu":
         return "norm_fused", "a choice by size would hold the graph to its sizes"
-    measured = _measured_shapes(device, dtype, weight_shape, tuple(geometry), fast)
-    fastest = of_class(x_shape, measured)
+    if torch.compiler.is_compiling():
+        fastest = of_class(
+            x_shape, _measured_shapes(device, dtype, weight_shape, tuple(geometry), fast)
+        )
+    else:
+        layer = layer_key(x_shape, weight_shape, geometry)
+        fastest = _fastest(lookup(device_name(device), dtype, layer) or {}, allowed)
     if fastest is not None:
         return fastest, "measured"
     if device.type != "cpu":
@@ -84,9 +88,9 @@ def of_class(
 ) -> str | None:
     """What was fastest at the largest measured batch that x's reaches, else at the smallest.
 
-    So a choice holds for a class of batches, up to the next that was measured. A compiled graph is
-    for such a class too, whose sizes may be symbols: it is asked whether they reach or equal
-    measured ones, and no more. measured: (shape, form), by batch.
+    A compiled graph is for a class of shapes, whose sizes may be symbols: it is asked whether they
+    reach or equal measured ones, which holds it to the class, and no more. measured: (shape, form),
+    by batch.
     """
     found = None
     for (batch, *sizes), form in measured:
@@ -108,18 +112,6 @@ def _measured_shapes(
 
     geometry: as a plain tuple, for the compiler makes nothing of a named one that it passes on.
     """
-    return _in_tables(device, dtype, weight_shape, geometry, fast, Setting.state)
-
-
-@cache
-def _in_tables(
-    device: torch.device,
-    dtype: torch.dtype,
-    weight_shape: tuple[int, ...],
-    geometry: tuple[Any, ...],
-    fast: bool,
-    state: tuple[object, ...],
-) -> tuple[tuple[tuple[int, ...], str], ...]:
     allowed = [f for f in compiled_forms(device, dtype) if fast or f != "norm_fused"]
     layers: dict[str, Any] = {}
     for path in (SHIPPED, user_table()):
@@ -199,69 +191,24 @@ def compiled_forms(device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
 
 
 def measure(
-    calls: dict[str, Callable[[], object]], device: torch.device, rounds: int, cold: bool = True
+    calls: dict[str, Callable[[], object]], device: torch.device, rounds: int
 ) -> dict[str, float]:
-    """Microseconds of each call: the median over rounds in which each runs once, after two more.
-
-    On a GPU it is the time on the device, of a launch of the call as a CUDA graph: the host takes
-    no part. cold: the GPU's L2 cache holds nothing of the call when it begins, as in a training
-    step, whose layers push each other out; otherwise what the same call has left there.
-    """
-    time_of = _time_on_gpu(device, cold) if device.type == "cuda" else _time_on_cpu
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        if device.type == "cuda":
-            calls = {name: _captured(call) for name, call in calls.items()}
-        times: dict[str, list[float]] = {name: [] for name in calls}
-        for i in range(rounds + 2):
-            for name, call in calls.items():
-                seconds = time_of(call)
-                if i >= 2:
-                    times[name].append(seconds)
+    """Microseconds of each call: the median over rounds in which each runs once, after two more."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for i in range(rounds + 2):
+        for name, call in calls.items():
+            _wait(device)
+            start = time.perf_counter()
+            call()
+            _wait(device)
+            if i >= 2:
+                times[name].append(time.perf_counter() - start)
     return {name: round(median(seconds) * 1e6, 2) for name, seconds in times.items()}
 
 
-def _time_on_cpu(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def _time_on_gpu(device: torch.device, cold: bool) -> Callable[[Callable[[], object]], float]:
-    size = torch.cuda.get_device_properties(device).L2_cache_size
-    wiped = torch.empty(2 * size, dtype=torch.int8, device=device)
-
-    def time_of(call: Callable[[], object]) -> float:
-        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        # The device is kept busy while the host launches what is timed.
-        if cold:
-            wiped.zero_()
-        else:
-            call()
-        start.record()
-        call()
-        stop.record()
-        stop.synchronize()
-        return float(start.elapsed_time(stop)) / 1e3
-
-    return time_of
-
-
-def _captured(call: Callable[[], object]) -> Callable[[], object]:
-    """A launch of a call as a CUDA graph; the call itself where it cannot be captured."""
-    side, current = torch.cuda.Stream(), torch.cuda.current_stream()
-    side.wait_stream(current)
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            call()
-    current.wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph, stream=side):
-            call()
-    except RuntimeError:
-        torch.cuda.set_stream(current)
-        return call
-    return graph.replay
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def user_table() -> Path:
@@ -270,24 +217,23 @@ def user_table() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "fastgan" / "tuning.json"
 
 
-def store(
-    device: str,
-    dtype: torch.dtype,
-    measured: dict[str, dict[str, float]],
-    warm: dict[str, dict[str, float]] | None = None,
-) -> Path:
-    """Adds {layer: {form: microseconds}} to the user's table, whole or not at all; its path.
+def lookup(device: str, dtype: torch.dtype, layer: str) -> dict[str, Any] | None:
+    """What was measured for a layer, in the user's table or the shipped one."""
+    for path in (user_table(), SHIPPED):
+        found = _devices(path).get(device, {}).get(_name(dtype), {}).get(layer)
+        if found is not None:
+            return dict(found)
+    return None
 
-    warm: the same with a warm cache, kept beside; the choice is by the first.
-    """
+
+def store(device: str, dtype: torch.dtype, measured: dict[str, dict[str, float]]) -> Path:
+    """Adds {layer: {form: microseconds}} to the user's table, whole or not at all; its path."""
     path = user_table()
     devices = json.loads(json.dumps(_devices(path)))
     layers = devices.setdefault(device, {}).setdefault(_name(dtype), {})
     for layer, times in measured.items():
         fastest = min(times, key=lambda form: times[form])
         layers[layer] = {"form": fastest, "microseconds": times}
-        if warm:
-            layers[layer]["warm_microseconds"] = warm[layer]
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     try:

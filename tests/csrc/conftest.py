@@ -14,7 +14,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-SOURCES = ("emulate", "emulate_gather", "emulate_thin")
+SOURCES = ("emulate", "emulate_gather", "emulate_small_channels")
 KINDS = {"leaky_relu": 0, "tanh": 1, "sigmoid": 2}
 
 
@@ -66,7 +66,7 @@ class Problem:
     def shape(self) -> tuple[int, int, int]:
         return (self.batch, self.channels, self.spatial)
 
-    def onchip(self, kib: int = 227, cluster: int = 1) -> Problem:
+    def single_pass(self, kib: int = 227, cluster: int = 1) -> Problem:
         return replace(self, shared_per_block=kib * 1024, max_cluster=cluster)
 
     def lay(self, x: torch.Tensor) -> torch.Tensor:
@@ -94,7 +94,7 @@ class Ran:
 
 
 class Emulator:
-    """csrc/cuda's steps over a host executor. Outputs start as NaN, inside guarded memory."""
+    """csrc/cuda's launch sequences on the host. Outputs start as NaN, inside guarded memory."""
 
     GUARD = 64
 

@@ -38,38 +38,44 @@ void for_layout(const Problem& p, const F& f) {
 
 template <typename F>
 int run(const Problem& p, const F& f) {
-  HostExecutor exec(p.sms, p.shared_per_block, p.max_cluster);
+  HostExecutor launcher(p.sms, p.shared_per_block, p.max_cluster);
   const Act act{p.kind, p.first != 0, p.slope};
-  const auto body = [&](auto kase) {
+  const auto kernel = [&](auto kase) {
     using K = decltype(kase);
     const Geometry g = make_geometry(K::L, K::V, p.segments, p.batch, p.channels, p.spatial);
-    f(kase, exec, g, act);
+    f(kase, launcher, g, act);
   };
   switch (p.dtype) {
-    case 0: for_layout<float>(p, body); break;
-    case 1: for_layout<Bf16>(p, body); break;
-    case 2: for_layout<Fp16>(p, body); break;
+    case 0:
+      for_layout<float>(p, kernel);
+      break;
+    case 1:
+      for_layout<Bf16>(p, kernel);
+      break;
+    case 2:
+      for_layout<Fp16>(p, kernel);
+      break;
     default: return -1;
   }
-  return exec.launches() * 16 + exec.cluster();
+  return launcher.launches() * 16 + launcher.cluster();
 }
 
-// Counts, for every element of memory, how often the plan's walk visits it, and notes the
-// (segment, channel) that the walk takes it for.
+// Counts, for every element of memory, how often the tile iterator visits it, and notes the
+// (segment, channel) that the iterator takes it for.
 template <typename K>
 void cover(const Geometry& g, const Plan& plan, int* visits, long long* stat) {
   constexpr int tile = kTile<K::V, 1>;
   for (std::int64_t block = 0; block < plan.blocks(); ++block) {
     for (int thread = 0; thread < kThreads; ++thread) {
-      const Walk<K::L, K::V> walk(g, plan, block, thread);
-      if (walk.idle(g)) {
+      const TileIterator<K::L, K::V> iter(g, plan, block, thread);
+      if (iter.idle(g)) {
         continue;
       }
-      const Column<K::L, K::V> column(g, walk.column_index);
-      for (std::int64_t step = 0; step < walk.template steps<tile>(); ++step) {
+      const Column<K::L, K::V> column(g, iter.column_index);
+      for (std::int64_t step = 0; step < iter.template steps<tile>(); ++step) {
         for (int k = 0; k < tile; ++k) {
-          const std::int64_t unit = walk.template unit<tile>(step, k);
-          for (int v = 0; walk.holds(unit) && v < K::V; ++v) {
+          const std::int64_t unit = iter.template unit<tile>(step, k);
+          for (int v = 0; iter.holds(unit) && v < K::V; ++v) {
             const std::int64_t at = column.offset(g, unit) + v;
             visits[at] += 1;
             stat[at] = column.stat + v % kSlots<K::L, K::V>;
@@ -82,16 +88,17 @@ void cover(const Geometry& g, const Plan& plan, int* visits, long long* stat) {
 
 extern "C" {
 
-// `onchip`: 1 for the single-launch plan. Returns the chunks of a column; 0: does not fit on chip.
-int emulate_cover(const Problem* p, int onchip, int tensors, int* visits, long long* stat) {
+// `single_pass`: 1 for the single-launch plan. Returns the chunks of a column; 0: does not fit on
+// chip.
+int emulate_cover(const Problem* p, int single_pass, int tensors, int* visits, long long* stat) {
   int chunks = 0;
   run(*p, [&](auto kase, HostExecutor&, const Geometry& g, const Act&) {
     using K = decltype(kase);
     constexpr int tile = kTile<K::V, 1>;
     Plan plan = plan_stream(K::L, g, tile, p->sms * 3);
-    if (onchip) {
-      const OnchipPlan fitted = plan_onchip(K::L, g, tile, tensors, 20000,
-                                            {p->sms, p->shared_per_block, p->max_cluster});
+    if (single_pass) {
+      const SinglePassPlan fitted = plan_single_pass(K::L, g, tile, tensors, 20000,
+                                                     {p->sms, p->shared_per_block, p->max_cluster});
       if (!fitted.fits) {
         return;
       }
@@ -114,7 +121,7 @@ void emulate_chunk_counts(const Problem* p, long long capacity, float* counts) {
   });
 }
 
-// 64-bit offsets: where the walk puts one (segment, channel, sample of it, position).
+// 64-bit offsets: where the iterator puts one (segment, channel, sample of it, position).
 long long emulate_offset(const Problem* p, long long segment, long long channel, long long run_,
                          long long position) {
   long long offset = -1;
@@ -141,20 +148,20 @@ unsigned short emulate_from_float(int dtype, float value) {
 
 int emulate_train(const Problem* p, const void* x, const float* weight, const float* bias,
                   float eps, void* z, float* mean, float* var) {
-  return run(*p, [&](auto kase, HostExecutor& exec, const Geometry& g, const Act& act) {
+  return run(*p, [&](auto kase, HostExecutor& launcher, const Geometry& g, const Act& act) {
     using K = decltype(kase);
     using T = typename K::T;
-    run_train<T, K::V, K::L>(exec, g, act, ChannelStats{mean, var, weight, bias, eps},
+    run_train<T, K::V, K::L>(launcher, g, act, ChannelStats{mean, var, weight, bias, eps},
                              static_cast<const T*>(x), mean, var, static_cast<T*>(z));
   });
 }
 
 int emulate_eval(const Problem* p, const void* x, const float* mean, const float* var,
                  const float* weight, const float* bias, float eps, void* z) {
-  return run(*p, [&](auto kase, HostExecutor& exec, const Geometry& g, const Act& act) {
+  return run(*p, [&](auto kase, HostExecutor& launcher, const Geometry& g, const Act& act) {
     using K = decltype(kase);
     using T = typename K::T;
-    run_normalise<T, K::V, K::L>(exec, g, act, ChannelStats{mean, var, weight, bias, eps},
+    run_normalise<T, K::V, K::L>(launcher, g, act, ChannelStats{mean, var, weight, bias, eps},
                                  static_cast<const T*>(x), static_cast<T*>(z));
   });
 }
@@ -162,41 +169,41 @@ int emulate_eval(const Problem* p, const void* x, const float* mean, const float
 int emulate_backward(const Problem* p, const void* dz, const void* x, const float* mean,
                      const float* var, const float* weight, const float* bias, float eps,
                      int training, void* dx, float* dweight, float* dbias) {
-  return run(*p, [&](auto kase, HostExecutor& exec, const Geometry& g, const Act& act) {
+  return run(*p, [&](auto kase, HostExecutor& launcher, const Geometry& g, const Act& act) {
     using K = decltype(kase);
     using T = typename K::T;
     run_backward<T, K::V, K::L>(
-        exec, Backward<T>{g, act, ChannelStats{mean, var, weight, bias, eps}, training != 0,
-                          static_cast<const T*>(dz), static_cast<const T*>(x),
-                          static_cast<T*>(dx), dweight, dbias});
+        launcher, Backward<T>{g, act, ChannelStats{mean, var, weight, bias, eps}, training != 0,
+                              static_cast<const T*>(dz), static_cast<const T*>(x),
+                              static_cast<T*>(dx), dweight, dbias});
   });
 }
 
 int emulate_running(long long segments, long long channels, float momentum, long long count,
                     int average, const float* mean, const float* var, float* running_mean,
                     float* running_var) {
-  HostExecutor exec(1, 0, 1);
-  exec.map(RunningBody{segments, channels, momentum, float(double(count) / double(count - 1)),
-                       average != 0, mean, var, running_mean, running_var},
-           ceil_div(channels, kThreads));
-  return exec.launches() * 16;
+  HostExecutor launcher(1, 0, 1);
+  launcher.map(RunningKernel{segments, channels, momentum, float(double(count) / double(count - 1)),
+                             average != 0, mean, var, running_mean, running_var},
+               ceil_div(channels, kThreads));
+  return launcher.launches() * 16;
 }
 
 int emulate_bias_forward(const Problem* p, const void* x, const float* bias, void* z) {
-  return run(*p, [&](auto kase, HostExecutor& exec, const Geometry& g, const Act& act) {
+  return run(*p, [&](auto kase, HostExecutor& launcher, const Geometry& g, const Act& act) {
     using K = decltype(kase);
     using T = typename K::T;
-    run_bias_forward<T, K::V, K::L>(exec, g, act, bias, static_cast<const T*>(x),
+    run_bias_forward<T, K::V, K::L>(launcher, g, act, bias, static_cast<const T*>(x),
                                     static_cast<T*>(z));
   });
 }
 
 int emulate_bias_backward(const Problem* p, const void* dz, const void* z, void* dx,
                           float* dbias) {
-  return run(*p, [&](auto kase, HostExecutor& exec, const Geometry& g, const Act& act) {
+  return run(*p, [&](auto kase, HostExecutor& launcher, const Geometry& g, const Act& act) {
     using K = decltype(kase);
     using T = typename K::T;
-    run_bias_backward<T, K::V, K::L>(exec, g, act, static_cast<const T*>(dz),
+    run_bias_backward<T, K::V, K::L>(launcher, g, act, static_cast<const T*>(dz),
                                      static_cast<const T*>(z), static_cast<T*>(dx), dbias);
   });
 }

@@ -1,6 +1,6 @@
-// An executor of csrc/cuda's steps on the host: every thread of every block runs the body that the
-// device runs, one after another between barriers. Workspace, scratch and stash start as NaN, so
-// that a read of what nobody wrote shows.
+// A launcher of csrc/cuda's launch sequences on the host: every thread of every block runs the
+// kernel that the device runs, one after another between barriers. Workspace, scratch and shared
+// memory start as NaN, so that a read of what nobody wrote shows.
 #pragma once
 
 #include <limits>
@@ -28,12 +28,12 @@ class HostExecutor {
   HostExecutor(int sms, int shared_per_block, int max_cluster)
       : limits_{sms, shared_per_block, max_cluster} {}
 
-  template <typename Body>
+  template <typename Kernel>
   int wave() const {
-    return limits_.sms * Body::kBlocksPerSm;
+    return limits_.sms * Kernel::kBlocksPerSm;
   }
 
-  template <typename Body>
+  template <typename Kernel>
   DeviceLimits limits() const {
     return limits_;
   }
@@ -43,39 +43,39 @@ class HostExecutor {
     return workspace_.back().data();
   }
 
-  template <typename Body>
-  void map(const Body& body, std::int64_t blocks) {
+  template <typename Kernel>
+  void map(const Kernel& kernel, std::int64_t blocks) {
     ++launches_;
     for (std::int64_t block = 0; block < blocks; ++block) {
       for (int thread = 0; thread < kThreads; ++thread) {
-        body.run(block, thread);
+        kernel.run(block, thread);
       }
     }
   }
 
-  template <typename Body>
-  void reduce(const Body& body, std::int64_t blocks) {
+  template <typename Kernel>
+  void reduce(const Kernel& kernel, std::int64_t blocks) {
     ++launches_;
-    const auto scratch = std::make_unique<typename Body::Scratch>();
+    const auto scratch = std::make_unique<typename Kernel::Scratch>();
     for (std::int64_t block = 0; block < blocks; ++block) {
       poison(*scratch);
       for (int thread = 0; thread < kThreads; ++thread) {
-        body.begin(block, thread, *scratch);
+        kernel.begin(block, thread, *scratch);
       }
-      if (body.reduces()) {
-        fold(body, body.lanes(), *scratch);
+      if (kernel.reduces()) {
+        fold(kernel, kernel.lanes(), *scratch);
         for (int thread = 0; thread < kThreads; ++thread) {
-          body.finish(block, thread, *scratch);
+          kernel.finish(block, thread, *scratch);
         }
       }
     }
   }
 
-  template <typename Body>
-  void staged(const Body& body, std::int64_t blocks) {
+  template <typename Kernel>
+  void staged(const Kernel& kernel, std::int64_t blocks) {
     ++launches_;
-    const auto shared = std::make_unique<typename Body::Shared>();
-    std::vector<typename Body::State> state(kThreads);
+    const auto shared = std::make_unique<typename Kernel::Shared>();
+    std::vector<typename Kernel::State> state(kThreads);
     const auto threads = [](const auto& f) {
       for (int thread = kThreads - 1; thread >= 0; --thread) {
         f(thread);
@@ -83,48 +83,48 @@ class HostExecutor {
     };
     for (std::int64_t block = 0; block < blocks; ++block) {
       poison(*shared);
-      threads([&](int t) { body.begin(block, t, state[t]); });
-      for (int step = 0; step < body.steps(); ++step) {
-        threads([&](int t) { body.stage(block, t, step, *shared); });
-        threads([&](int t) { body.absorb(block, t, step, *shared, state[t]); });
+      threads([&](int t) { kernel.begin(block, t, state[t]); });
+      for (int step = 0; step < kernel.steps(); ++step) {
+        threads([&](int t) { kernel.stage(block, t, step, *shared); });
+        threads([&](int t) { kernel.absorb(block, t, step, *shared, state[t]); });
         poison(*shared);
       }
-      threads([&](int t) { body.publish(t, *shared, state[t]); });
-      threads([&](int t) { body.finish(block, t, *shared, state[t]); });
+      threads([&](int t) { kernel.publish(t, *shared, state[t]); });
+      threads([&](int t) { kernel.finish(block, t, *shared, state[t]); });
     }
   }
 
-  template <typename Body>
-  void onchip(const Body& body, int stash_bytes) {
+  template <typename Kernel>
+  void single_pass(const Kernel& kernel, int shared_bytes) {
     ++launches_;
-    using Scratch = typename Body::Scratch;
-    const int ranks = int(body.plan().chunks);
+    using Scratch = typename Kernel::Scratch;
+    const int ranks = int(kernel.plan().chunks);
     cluster_ = ranks;
-    for (std::int64_t tile = 0; tile < body.plan().tiles; ++tile) {
+    for (std::int64_t tile = 0; tile < kernel.plan().tiles; ++tile) {
       const std::int64_t first = tile * ranks;
       std::vector<std::unique_ptr<Scratch>> scratch;
-      std::vector<std::vector<Line>> stash;
+      std::vector<std::vector<Line>> shared_tile;
       for (int rank = 0; rank < ranks; ++rank) {
         scratch.push_back(std::make_unique<Scratch>());
         poison(*scratch.back());
         Line line;
         poison(line);
-        stash.emplace_back(stash_bytes / sizeof(Line), line);
-        const auto kept = body.stash_of(stash[rank].data());
+        shared_tile.emplace_back(shared_bytes / sizeof(Line), line);
+        const auto kept = kernel.shared_tile_of(shared_tile[rank].data());
         for (int thread = 0; thread < kThreads; ++thread) {
-          body.begin(first + rank, thread, *scratch[rank], kept);
+          kernel.begin(first + rank, thread, *scratch[rank], kept);
         }
-        fold(body, body.plan().lanes(), *scratch[rank]);
+        fold(kernel, kernel.plan().lanes(), *scratch[rank]);
       }
       for (int rank = 0; rank < ranks; ++rank) {
         for (int thread = 0; thread < kThreads; ++thread) {
-          body.gather(first + rank, thread, *scratch[rank], HostPeers<Scratch>{scratch});
+          kernel.gather(first + rank, thread, *scratch[rank], HostPeers<Scratch>{scratch});
         }
       }
       for (int rank = 0; rank < ranks; ++rank) {
-        const auto kept = body.stash_of(stash[rank].data());
+        const auto kept = kernel.shared_tile_of(shared_tile[rank].data());
         for (int thread = 0; thread < kThreads; ++thread) {
-          body.finish(first + rank, thread, *scratch[rank], kept);
+          kernel.finish(first + rank, thread, *scratch[rank], kept);
         }
       }
     }
@@ -141,11 +141,11 @@ class HostExecutor {
 
   // Within one step of the tree no thread reads what another writes, so their order is free; here
   // it is last to first, the opposite of everywhere else.
-  template <typename Body, typename Scratch>
-  void fold(const Body& body, int lanes, Scratch& scratch) {
+  template <typename Kernel, typename Scratch>
+  void fold(const Kernel& kernel, int lanes, Scratch& scratch) {
     for (int half = lanes / 2; half > 0; half /= 2) {
       for (int thread = kThreads - 1; thread >= 0; --thread) {
-        body.step(thread, half, scratch);
+        kernel.step(thread, half, scratch);
       }
     }
   }

@@ -10,13 +10,13 @@ using namespace fastgan::cuda;
 
 template <typename T, typename... Args>
 int run(bool wide, void* out, const Args&... args) {
-  HostExecutor exec(4, 0, 1);
+  HostExecutor launcher(4, 0, 1);
   if (wide) {
-    run_gather<T, kWide<T>>(exec, args..., static_cast<T*>(out));
+    run_gather<T, kWide<T>>(launcher, args..., static_cast<T*>(out));
   } else {
-    run_gather<T, 1>(exec, args..., static_cast<T*>(out));
+    run_gather<T, 1>(launcher, args..., static_cast<T*>(out));
   }
-  return exec.launches() * 16;
+  return launcher.launches() * 16;
 }
 
 extern "C" int emulate_gather(long long dtype, long long wide, long long count, long long batch,

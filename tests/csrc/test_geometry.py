@@ -29,12 +29,12 @@ SHAPES = [
 ]
 
 
-def cover(emulator: Any, p: Any, onchip: bool, tensors: int = 1) -> int:
+def cover(emulator: Any, p: Any, single_pass: bool, tensors: int = 1) -> int:
     """Checks the walk over p and returns the chunks of a column (0: does not fit on chip)."""
     visits = torch.zeros(math.prod(p.shape), dtype=torch.int32)
     stat = torch.full((math.prod(p.shape),), -1, dtype=torch.int64)
     chunks: int = emulator.library.emulate_cover(
-        ctypes.byref(p.struct()), int(onchip), tensors,
+        ctypes.byref(p.struct()), int(single_pass), tensors,
         ctypes.c_void_p(visits.data_ptr()), ctypes.c_void_p(stat.data_ptr()),
     )  # fmt: skip
     if chunks == 0:
@@ -58,9 +58,9 @@ def test_every_element_is_visited_once(emulator, problem, shape, channels_last, 
     n, c, s, segments = shape
     for sms in (1, 5, 132):
         p = problem(n, c, s, dtype, channels_last, segments, sms=sms)
-        assert cover(emulator, p, onchip=False) >= 1
+        assert cover(emulator, p, single_pass=False) >= 1
         for cluster in (1, 8):
-            cover(emulator, p.onchip(99, cluster), onchip=True)
+            cover(emulator, p.single_pass(99, cluster), single_pass=True)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -79,25 +79,25 @@ def test_every_element_is_visited_once_anywhere(
 ):
     dtype = torch.float16 if half else torch.float32
     p = problem(runs * segments, channels, spatial, dtype, channels_last, segments, sms=sms)
-    cover(emulator, p, onchip=False)
-    cover(emulator, p.onchip(tight, 8), onchip=True, tensors=2)
+    cover(emulator, p, single_pass=False)
+    cover(emulator, p.single_pass(tight, 8), single_pass=True, tensors=2)
 
 
 def test_clusters_grow_with_the_tensor(emulator, problem):
     found = []
     for rows in (256, 4096, 16384, 65536):
-        p = problem(1, 32, rows, torch.bfloat16, sms=132).onchip(99, 8)
-        found.append(cover(emulator, p, onchip=True))
+        p = problem(1, 32, rows, torch.bfloat16, sms=132).single_pass(99, 8)
+        found.append(cover(emulator, p, single_pass=True))
     # 16, 256 and 1024 KiB in tiles of 64 or 32 bytes a row; 32 bytes of 65536 rows are 2 MiB, more
     # than eight blocks' shared memory.
     assert found == [1, 4, 8, 0]
 
 
 def test_without_clusters_only_what_one_block_holds_fits(emulator, problem):
-    fits = problem(1, 32, 4096, torch.bfloat16).onchip(163, 1)
-    assert cover(emulator, fits, onchip=True) == 1
-    assert cover(emulator, replace(fits, spatial=8192), onchip=True) == 0
-    assert cover(emulator, replace(fits, spatial=8192, max_cluster=8), onchip=True) >= 2
+    fits = problem(1, 32, 4096, torch.bfloat16).single_pass(163, 1)
+    assert cover(emulator, fits, single_pass=True) == 1
+    assert cover(emulator, replace(fits, spatial=8192), single_pass=True) == 0
+    assert cover(emulator, replace(fits, spatial=8192, max_cluster=8), single_pass=True) >= 2
 
 
 @pytest.mark.parametrize("channels_last", [True, False])

@@ -26,9 +26,9 @@ CODE = """
 
 def test_figures_are_read_kernel_by_kernel(monkeypatch):
     names = {
-        "_Z1a": "void fastgan::cuda::map_kernel<fastgan::cuda::NormaliseBody"
+        "_Z1a": "void fastgan::cuda::map_kernel<fastgan::cuda::NormaliseKernel"
         "<fastgan::cuda::Bf16, 8, (fastgan::cuda::Layout)0> >(x)",
-        "_Z1b": "void fastgan::cuda::reduce_kernel<fastgan::cuda::RowSumBody>(x)",
+        "_Z1b": "void fastgan::cuda::reduce_kernel<fastgan::cuda::RowSumKernel>(x)",
     }
     monkeypatch.setattr(
         cuda_part, "_output", lambda command, text: "\n".join(names[n] for n in text.splitlines())
@@ -43,12 +43,12 @@ def test_figures_are_read_kernel_by_kernel(monkeypatch):
 
 
 def test_a_kernel_of_one_layout():
-    name = "void staged_kernel<fastgan::cuda::ThinConvBody<fastgan::cuda::Fp16, 1> >(x)"
-    assert cuda_part._describe(name) == ("thin-conv", "float16 channels-last one element")
+    name = "void staged_kernel<fastgan::cuda::SmallChannelConvKernel<fastgan::cuda::Fp16, 1> >(x)"
+    assert cuda_part._describe(name) == ("small-channel-conv", "float16 channels-last one element")
 
 
 def test_a_kernel_of_another_kind_is_an_error():
-    with pytest.raises(ValueError, match="expected a kernel over a body, got stray"):
+    with pytest.raises(ValueError, match="expected an instance of a kernel, got stray"):
         cuda_part._describe("stray(int)")
 
 

@@ -16,7 +16,7 @@ EPS = 1e-5
 SHAPES = [
     (4, 8, 16, 1), (6, 7, 9, 3), (8, 24, 40, 2), (5, 16, 8, 5), (3, 2, 301, 1), (32, 40, 1, 2),
 ]  # fmt: skip
-PATHS = ["streamed", "onchip", "cluster"]
+PATHS = ["streamed", "single_pass", "cluster"]
 
 
 class Case(NamedTuple):
@@ -122,7 +122,7 @@ def check(found: Result, truth: Result, own: Result) -> None:
 def on_path(p: Any, path: str) -> Any:
     if path == "streamed":
         return p
-    return p.onchip() if path == "onchip" else p.onchip(40, 8)
+    return p.single_pass() if path == "single_pass" else p.single_pass(40, 8)
 
 
 @pytest.mark.parametrize("path", PATHS)

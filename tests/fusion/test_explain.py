@@ -8,14 +8,11 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import dcgan64
-import fake_cuda
 import pytest
 import torch
-from fake_cuda import FakeCuda
 from torch import Tensor, nn
 
 import fastgan
@@ -34,9 +31,9 @@ LAYER = (64, 128, 16, 16), (256, 128, 4, 4), Geometry((2, 2), (1, 1), (0, 0), Fa
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The user's table, in a cache folder of the test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    tuning.forget()
+    tuning._devices.cache_clear()
     yield tmp_path / "fastgan" / "tuning.json"
-    tuning.forget()
+    tuning._devices.cache_clear()
 
 
 def saved_bytes(model: nn.Module, x: Tensor) -> int:
@@ -180,67 +177,6 @@ def test_measured_choices_are_kept(gpu: str, table: Path) -> None:
     assert choice() == ("recompute", "measured")
     assert [p.name for p in table.parent.iterdir()] == ["tuning.json"]
     assert tuning.explained(torch.device("cuda"), torch.float32, *LAYER)[0] == "fused"
-
-
-def test_a_choice_holds_for_a_class_of_batches(gpu: str) -> None:
-    x_shape, *layer = LAYER
-    device, dtype = torch.device("cuda"), torch.bfloat16
-    for batch, slower in ((128, "recompute"), (1024, "fused")):
-        key = tuning.layer_key((batch, *x_shape[1:]), *layer)
-        times = {"recompute": 8.0, "fused": 8.0} | {slower: 9.0}
-        tuning.store(gpu, dtype, {key: times})
-    chosen = {}
-    for batch in (64, 128, 1000, 1024, 4096):
-        chosen[batch] = tuning.explained(device, dtype, (batch, *x_shape[1:]), *layer)[0]
-    small, large = dict.fromkeys((64, 128, 1000), "fused"), dict.fromkeys((1024, 4096), "recompute")
-    assert chosen == small | large
-    assert "not measured" in tuning.explained(device, dtype, (1024, 128, 8, 8), *layer)[1]
-
-
-class _Event:
-    """Between two of them so many milliseconds pass as calls were made."""
-
-    calls = 0
-
-    def __init__(self, enable_timing: bool) -> None:
-        assert enable_timing
-
-    def record(self) -> None:
-        self.at = _Event.calls
-
-    def synchronize(self) -> None:
-        pass
-
-    def elapsed_time(self, other: _Event) -> float:
-        return float(other.at - self.at)
-
-
-@pytest.mark.parametrize("cold", [True, False])
-@pytest.mark.parametrize("captures", [True, False])
-def test_a_gpu_is_timed_by_its_own_clock(
-    monkeypatch: pytest.MonkeyPatch, cold: bool, captures: bool
-) -> None:
-    """One launch of a graph between two events, behind a wiped cache or a launch of the same."""
-    fake, done = FakeCuda(monkeypatch), []
-    fake.end_fails = None if captures else RuntimeError("it cannot be captured")
-
-    def note(what: str) -> None:
-        done.append(what)
-        _Event.calls += what != "wiped"
-
-    monkeypatch.setattr(fake_cuda.Graph, "replay", lambda _: note("graph"))
-    properties = SimpleNamespace(L2_cache_size=8)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
-    monkeypatch.setattr(torch.cuda, "Event", _Event)
-    wiped = SimpleNamespace(zero_=lambda: note("wiped"))
-    monkeypatch.setattr(torch, "empty", lambda size, **_: wiped if size == 16 else None)
-    calls = {"fused": lambda: note("call")}
-    times = tuning.measure(calls, torch.device("cuda", 1), rounds=2, cold=cold)
-    assert times == {"fused": 1000.0}
-    launched = "graph" if captures else "call"
-    assert done[:4] == ["call"] * 4  # three to warm up, one to capture
-    assert done[4:] == ["wiped" if cold else launched, launched] * 4
-    assert fake.streams == fake.default
 
 
 @pytest.mark.parametrize("text", ["{", '{"format": 0, "devices": {}}', "[]"])

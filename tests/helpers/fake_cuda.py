@@ -49,14 +49,11 @@ class FakeCuda:
         """What ends a capture, as torch's error does for one that has become invalid."""
         for name in ("current_stream", "set_stream", "set_device", "device", "stream", "graph"):
             monkeypatch.setattr(torch.cuda, name, getattr(self, name))
-        monkeypatch.setattr(torch.cuda, "Stream", self._new_stream)
+        monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream(self, device.index))
         monkeypatch.setattr(torch.cuda, "CUDAGraph", self._new_graph)
         monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
         monkeypatch.setattr(torch.cuda, "current_device", lambda: self.index)
-
-    def _new_stream(self, device: torch.device | None = None) -> Stream:
-        return Stream(self, self.index if device is None else device.index)
 
     def _new_graph(self) -> Graph:
         self.graphs.append(Graph(self))

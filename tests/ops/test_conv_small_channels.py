@@ -147,4 +147,4 @@ def test_raw_checks(native: None, change: dict[str, object], match: str) -> None
         **change,
     }
     with pytest.raises(RuntimeError, match=match):
-        torch.ops.fastgan.thin_conv(**arguments)
+        torch.ops.fastgan.small_channel_conv(**arguments)

@@ -76,7 +76,7 @@ def test_the_same_on_any_number_of_threads(
 
 
 def test_weight_gradients_on_any_number_of_threads(always: None) -> None:
-    """Threads that begin within a row of squares, with tiles in several parts."""
+    """Threads that begin within a row of output tiles, with tiles in several parts."""
     x, weight = channels_last(torch.randn(5, 80, 16, 16)), torch.randn(144, 80, 4, 4)
     dy = channels_last(torch.randn(5, 144, 8, 8))
     assert_same_on_any_number_of_threads(lambda: [conv.backward_weight(dy, x, weight, HALVED)])
@@ -114,7 +114,7 @@ def test_where_it_is_chosen(native: None, monkeypatch: pytest.MonkeyPatch) -> No
         ("winograd_conv", ((1, 12, 8, 8), (16, 12, 4, 4)), "image: expected a multiple of 16"),
         ("winograd_conv", ((1, 16, 8, 8), (16, 32, 4, 4)), "weight: expected"),
         ("winograd_conv_transpose", ((1, 16, 4, 4), (16, 16, 4, 8)), "weight: expected"),
-        ("winograd_conv_weight", ((1, 16, 8, 8), (1, 16, 4, 5)), "positions: expected the batch"),
+        ("winograd_conv_weight", ((1, 16, 8, 8), (1, 16, 4, 5)), "strided: expected the batch"),
         ("winograd_conv", ((0, 16, 8, 8), (16, 16, 4, 4)), "x: expected at least one sample"),
     ],
 )

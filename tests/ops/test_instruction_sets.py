@@ -69,9 +69,11 @@ def thin_results() -> list[Tensor]:
             weight = (torch.randn(wide, c, 5, 4) / 8).to(dtype)
             place = ((2, 2), (1, 1))
             found += [
-                native.thin_conv(image, weight, None, *place, (5, 6), 0, 0.2),
-                native.thin_conv_transpose(other, weight, None, *place, (11, 13), 1, 0.0, True),
-                native.thin_conv_weight(image, other, (5, 4), *place),
+                native.small_channel_conv(image, weight, None, *place, (5, 6), 0, 0.2),
+                native.small_channel_conv_transpose(
+                    other, weight, None, *place, (11, 13), 1, 0.0, True
+                ),
+                native.small_channel_conv_weight(image, other, (5, 4), *place),
             ]
     return found
 
@@ -100,10 +102,10 @@ def dot_results() -> list[Tensor]:
         for shape in ((3, 48, 10, 6), (3, 80, 5, 5), (80, 48, 4, 4))
     )
     return [
-        native.dot_conv(image, weight, *place, (5, 5)),
-        native.dot_conv_transpose(positions, weight, *place, (10, 6)),
-        native.dot_conv_transpose(positions, weight.float(), *place, (10, 6)),
-        native.dot_conv_weight(image, positions, (4, 4), *place, torch.float32),
+        native.bf16_conv(image, weight, *place, (5, 5)),
+        native.bf16_conv_transpose(positions, weight, *place, (10, 6)),
+        native.bf16_conv_transpose(positions, weight.float(), *place, (10, 6)),
+        native.bf16_conv_weight(image, positions, (4, 4), *place, torch.float32),
     ]
 
 

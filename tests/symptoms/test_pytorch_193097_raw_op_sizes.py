@@ -60,24 +60,24 @@ NATIVE: dict[str, tuple[Any, ...]] = {
     **_NORM,
     "bias_act": (X, ROW, 0, 0.2),
     "gather_images": (IMAGES, INDEX, FLIPS, torch.float32),
-    "thin_conv": (_THIN, torch.randn(16, 3, 4, 4), ROW, [2, 2], [1, 1], [3, 3], 0, 0.2),
-    "thin_conv_transpose": (
+    "small_channel_conv": (_THIN, torch.randn(16, 3, 4, 4), ROW, [2, 2], [1, 1], [3, 3], 0, 0.2),
+    "small_channel_conv_transpose": (
         last(X), torch.randn(16, 3, 4, 4), ROW[:3], [2, 2], [1, 1], [12, 12], 0, 0.2, True,
     ),
-    "thin_conv_weight": (_THIN, last(Y), [4, 4], [2, 2], [1, 1]),
+    "small_channel_conv_weight": (_THIN, last(Y), [4, 4], [2, 2], [1, 1]),
     "winograd_conv": (last(X), last(W)),
     "winograd_conv_transpose": (last(Y), last(W)),
     "winograd_conv_weight": (last(X), last(Y)),
-    "dot_conv": (last(X).bfloat16(), last(W).bfloat16(), [2, 2], [1, 1], [3, 3]),
-    "dot_conv_transpose": (last(Y).bfloat16(), last(W).bfloat16(), [2, 2], [1, 1], [6, 6]),
-    "dot_conv_weight": (
+    "bf16_conv": (last(X).bfloat16(), last(W).bfloat16(), [2, 2], [1, 1], [3, 3]),
+    "bf16_conv_transpose": (last(Y).bfloat16(), last(W).bfloat16(), [2, 2], [1, 1], [6, 6]),
+    "bf16_conv_weight": (
         last(X).bfloat16(), last(Y).bfloat16(), [4, 4], [2, 2], [1, 1], torch.float32,
     ),
 }  # fmt: skip
 # What an operator takes: more outputs, another wide side; gradients of any strides.
 FREE = {
     ("winograd_conv", "weight", "more"), ("winograd_conv_transpose", "weight", "more of dim 1"),
-    ("dot_conv", "weight", "more"), ("thin_conv_weight", "wide", "cut 1"),
+    ("bf16_conv", "weight", "more"), ("small_channel_conv_weight", "wide", "cut 1"),
     *(("conv_block_backward", name, "expanded") for name in ("g_mean", "g_var", "y_mean")),
 }  # fmt: skip
 

@@ -21,10 +21,12 @@ DEFINES = ("-DTORCH_TARGET_VERSION=0x020b000000000000",)
 DTYPES = {"float": "float32", "Bf16": "bfloat16", "Fp16": "float16"}
 LAYOUTS = {"0": "channels-last", "1": "contiguous"}
 
-# Such as map_kernel<NormaliseBody<Bf16, 8, (Layout)0> >, reduce_kernel<RowSumBody>,
-# onchip_kernel<OnchipForwardBody<float, (Layout)1> > or, of one layout only,
-# staged_kernel<ThinConvBody<Bf16, 8> >, once namespaces are taken off.
-_TEMPLATE = re.compile(r"(\w+)_kernel<(\w+?)Body(?:<(\w+)(?:, (\d+))?(?:, \(Layout\)(\d))?>)?\s*>")
+# Such as map_kernel<NormaliseKernel<Bf16, 8, (Layout)0> >, reduce_kernel<RowSumKernel>,
+# single_pass_kernel<SinglePassForwardKernel<float, (Layout)1> > or, of one layout only,
+# staged_kernel<SmallChannelConvKernel<Bf16, 8> >, once namespaces are taken off.
+_TEMPLATE = re.compile(
+    r"(\w+)_kernel<(\w+?)Kernel(?:<(\w+)(?:, (\d+))?(?:, \(Layout\)(\d))?>)?\s*>"
+)
 
 
 def unavailable() -> str | None:
@@ -80,15 +82,15 @@ def _rows(usage: str, code: str, target: str) -> Iterable[Row]:
 
 
 def _describe(name: str) -> tuple[str, str]:
-    """("normalise", "bfloat16 channels-last 16 bytes") for a kernel of one body.
+    """("normalise", "bfloat16 channels-last 16 bytes") for an instance of a kernel.
 
     Shared memory is the static part; the single-launch kernels add what the tensor needs.
     """
     found = _TEMPLATE.search(name.replace("fastgan::cuda::", ""))
     if found is None:
-        raise ValueError(f"expected a kernel over a body, got {name}")
-    kind, body, dtype, vector, layout = found.groups()
-    kernel = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", body).lower()
+        raise ValueError(f"expected an instance of a kernel, got {name}")
+    kind, own, dtype, vector, layout = found.groups()
+    kernel = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", own).lower()
     if dtype is None:
         return kernel, kind
     access = "one element" if vector == "1" else "16 bytes"

@@ -44,7 +44,7 @@ void forward_pass(const Tensor& x, const Tensor& z, const std::optional<Tensor>&
     t.x = at(x, offset);
     t.out = at_mutable(z, offset);
     w.bind(t, 0, k);
-    tile_loops().forward(t);
+    tile_kernels().forward(t);
   });
 }
 
@@ -62,13 +62,13 @@ void backward_pass(const Tensor& dz, const Tensor& z, const Tensor& dx, const Te
     t.dz = at(dz, offset);
     t.out = at_mutable(dx, offset);
     w.bind(t, 0, k);
-    tile_loops().bias_backward(t);
+    tile_kernels().bias_backward(t);
   });
   if (dbias.numel() == 0) return;
   P* out = static_cast<P*>(dbias.data_ptr());
   for_channels(plan, 1, [&](int64_t, const Channels& ch) {
     std::vector<double> sums(ch.count);
-    tile_loops().merge_sums(merge_of(plan, w, 0, ch, sums.data(), nullptr));
+    tile_kernels().merge_sums(merge_of(plan, w, 0, ch, sums.data(), nullptr));
     for (int64_t c = 0; c < ch.count; ++c) out[ch.first + c] = P(sums[c]);
   });
 }

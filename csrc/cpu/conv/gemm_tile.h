@@ -16,25 +16,25 @@ namespace fastgan {
 namespace {
 
 constexpr int64_t kWidth = kLanes<float>;
-constexpr int64_t kMostRows = 8;
+constexpr int64_t kMaxRows = 8;
 #if defined(__AVX512F__)
-constexpr int64_t kMostVectors = 4, kAccumulators = 24;  // of 32 registers
+constexpr int64_t kMaxVectors = 4, kAccumulators = 24;  // of 32 registers
 #else
-constexpr int64_t kMostVectors = 2, kAccumulators = 12;  // of 16
+constexpr int64_t kMaxVectors = 2, kAccumulators = 12;  // of 16
 #endif
-constexpr int64_t most_rows(int64_t vectors) { return std::min(kMostRows, kAccumulators / vectors); }
+constexpr int64_t max_rows(int64_t vectors) { return std::min(kMaxRows, kAccumulators / vectors); }
 
 // Tile::run<P, V>, of P rows by V vectors, at [V - 1][P - 1].
 template <typename Operands, typename Tile>
 struct RegisterTiles {
-  void (*of[kMostVectors][kMostRows])(const Operands&) = {};
+  void (*of[kMaxVectors][kMaxRows])(const Operands&) = {};
 
-  constexpr RegisterTiles() { fill(std::make_integer_sequence<int, kMostVectors>{}); }
+  constexpr RegisterTiles() { fill(std::make_integer_sequence<int, kMaxVectors>{}); }
 
  private:
   template <int... V>
   constexpr void fill(std::integer_sequence<int, V...>) {
-    (fill_rows<V>(std::make_integer_sequence<int, most_rows(V + 1)>{}), ...);
+    (fill_rows<V>(std::make_integer_sequence<int, max_rows(V + 1)>{}), ...);
   }
   template <int V, int... P>
   constexpr void fill_rows(std::integer_sequence<int, P...>) {
@@ -83,7 +83,7 @@ FASTGAN_HD void put_sums(float* c, VecF sum) {
 // c[p][v] = (or +=) the sum over t < n of a[p][offset[t]] * b[t][v].
 template <typename Value>
 struct ProductOf {
-  const Value* a[kMostRows];
+  const Value* a[kMaxRows];
   const int32_t* offset;
   int64_t n;
   const Value* b;

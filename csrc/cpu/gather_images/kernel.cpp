@@ -1,4 +1,4 @@
-// The loops of gather_images: bytes to numbers in [-1, 1], rows mirrored where asked for.
+// The kernels of gather_images: bytes to numbers in [-1, 1], rows mirrored where asked for.
 #include <cstring>
 
 #include "cpu/gather_images/kernel.h"
@@ -70,7 +70,7 @@ void scale_any(const ImageRows& r) {
 
 }  // namespace
 
-extern const GatherLoops FASTGAN_OF_ISA(kGatherLoops);
-const GatherLoops FASTGAN_OF_ISA(kGatherLoops) = {scale_any};
+extern const GatherKernels FASTGAN_OF_ISA(kGatherKernels);
+const GatherKernels FASTGAN_OF_ISA(kGatherKernels) = {scale_any};
 
 }  // namespace fastgan

@@ -18,11 +18,11 @@ struct ImageRows {
   uint8_t* scratch;  // a row of bytes, where mirrored
 };
 
-struct GatherLoops {
+struct GatherKernels {
   void (*scale)(const ImageRows&);  // out = source / 127.5 - 1
 };
 
-// The widest set of loops this processor runs.
-const GatherLoops& gather_loops();
+// The widest set of kernels this processor runs.
+const GatherKernels& gather_kernels();
 
 }  // namespace fastgan

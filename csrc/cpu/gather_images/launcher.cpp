@@ -51,9 +51,9 @@ Tensor gather_images(Tensor images, Tensor index, std::optional<Tensor> flips, S
     while (begin < end) {
       const int64_t b = begin / height, y = begin % height;
       const int64_t rows = std::min(height - y, end - begin);
-      gather_loops().scale({kind, source + (chosen[b] * height + y) * row,
-                            target + begin * row * bytes, rows, width, channels,
-                            mirrored && mirrored[b], scratch.data()});
+      gather_kernels().scale({kind, source + (chosen[b] * height + y) * row,
+                              target + begin * row * bytes, rows, width, channels,
+                              mirrored && mirrored[b], scratch.data()});
       begin += rows;
     }
   });

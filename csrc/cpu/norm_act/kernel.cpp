@@ -8,7 +8,7 @@
 namespace fastgan {
 
 #if defined(__AVX512BF16__)
-extern const TileLoops kTileLoops_avx512;
+extern const TileKernels kTileKernels_avx512;
 #endif
 
 namespace {
@@ -54,8 +54,9 @@ FASTGAN_HD void put_data(T* p, V v, Part part, bool = false) {
   store(p, v, part.lanes);
 }
 
-// To the second cache: the rows of a block and those fetched ahead of it do not fit the first. Without
-// the empty statement GCC takes the function for one that has no effect, and drops its calls.
+// To the second cache: the rows of a block and those prefetched after it do not fit the first.
+// Without the empty statement GCC takes the function for one that has no effect, and drops its
+// calls.
 template <int hint>
 FASTGAN_HD void fetch_line(const void* p) {
   __builtin_prefetch(p, 0, hint);
@@ -318,10 +319,10 @@ void bias_backward(const Tile& t) {
   }
 #if defined(__AVX512BF16__)
 // These instructions serve bfloat16 alone; the rest would be the AVX-512 copy again.
-#define FASTGAN_ENTRY(KERNEL, SELECT)                                \
-  void KERNEL##_entry(const Tile& t) {                               \
-    if (t.dtype != Dtype::kBFloat16) return kTileLoops_avx512.KERNEL(t); \
-    SELECT(KERNEL, BFloat16)                                         \
+#define FASTGAN_ENTRY(KERNEL, SELECT)                                      \
+  void KERNEL##_entry(const Tile& t) {                                     \
+    if (t.dtype != Dtype::kBFloat16) return kTileKernels_avx512.KERNEL(t); \
+    SELECT(KERNEL, BFloat16)                                               \
   }
 #else
 #define FASTGAN_ENTRY(KERNEL, SELECT)                                \
@@ -359,9 +360,9 @@ void merge_sums_entry(const Merge& m) { m.wide ? merge_sums<double>(m) : merge_s
 
 }  // namespace
 
-extern const TileLoops FASTGAN_OF_ISA(kTileLoops);
-const TileLoops FASTGAN_OF_ISA(kTileLoops) = {
-    FASTGAN_TEXT(FASTGAN_ISA), stats_entry, forward_entry, reduce_entry, dx_entry,
-    bias_backward_entry, merge_moments_entry, merge_sums_entry};
+extern const TileKernels FASTGAN_OF_ISA(kTileKernels);
+const TileKernels FASTGAN_OF_ISA(kTileKernels) = {
+    FASTGAN_TEXT(FASTGAN_ISA), stats_entry,         forward_entry,   reduce_entry, dx_entry,
+    bias_backward_entry,       merge_moments_entry, merge_sums_entry};
 
 }  // namespace fastgan

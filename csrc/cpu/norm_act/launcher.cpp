@@ -67,7 +67,7 @@ void forward_pass(const Tensor& x, const Tensor& z, const Tensor& mean, const Te
   P* means = static_cast<P*>(mean.data_ptr());
   P* vars = static_cast<P*>(var.data_ptr());
   const P *weights = data_or_null<P>(weight), *biases = data_or_null<P>(bias);
-  const TileLoops& loops = tile_loops();
+  const TileKernels& loops = tile_kernels();
   const auto tile = [&](int64_t segment, int64_t index, bool reversed = false) {
     Tile t = tile_of(x, spec);
     t.reversed = reversed;
@@ -165,7 +165,7 @@ void backward_pass(const Tensor& dz, const Tensor& x, const Tensor& dx, const Te
   const P* means = static_cast<const P*>(mean.data_ptr());
   const P* vars = static_cast<const P*>(var.data_ptr());
   const P *weights = data_or_null<P>(weight), *biases = data_or_null<P>(bias);
-  const TileLoops& loops = tile_loops();
+  const TileKernels& loops = tile_kernels();
   const int64_t channels = l.channels;
   const double n = static_cast<double>(plan.channel_count());
 

@@ -1,4 +1,4 @@
-// Walks over a tile, and sums over its columns or channels.
+// Loops over a tile, and sums over its columns or channels.
 #pragma once
 
 #include <algorithm>
@@ -19,15 +19,15 @@ struct Part {
   int64_t lanes;
 };
 
-// Vectors of adjacent columns that are walked down the rows together, their coefficients and sums in
-// registers, and the bytes of rows that are walked before the next such block.
+// Vectors of adjacent columns that are taken down the rows together, their coefficients and sums in
+// registers, and the bytes of rows that are taken before the next such block.
 constexpr int kBlock = 4;
 constexpr int64_t kChunkBytes = 16384;
 // How far ahead memory is asked for, at least. The processor's own prefetching stops at each page's
 // end, and loses its way among rows.
 constexpr int64_t kBytesAhead = 8192;
 
-// A piece of a tile of columns: rows [first, last), and the element that is fetched ahead next.
+// A piece of a tile of columns: rows [first, last), and the element that is prefetched next.
 struct Chunk {
   int64_t first, last, ahead;
 };
@@ -148,11 +148,11 @@ FASTGAN_HD void sum_planes(const Tile& t, const Term& term, int64_t c, int64_t b
   }
 }
 
-// Sums of one or two terms over a tile, to r1 and r2. Halves of floats are walked in blocks whatever
+// Sums of one or two terms over a tile, to r1 and r2. Halves of floats are taken in blocks whatever
 // their size, unless the term Writes: there is less to wait for. A term has
 //   at<V>(index)                   the coefficients of a channel, or of a vector of columns
-//   add(offset, k, s1, s2, lanes)  adds to s1 and s2, whose type says how many elements it is asked for
-//   fetch(offset)                  asks for the memory of the elements from there on
+//   add(offset, k, s1, s2, lanes)  adds to s1 and s2, whose type says how many elements it is asked
+//   for fetch(offset)                  asks for the memory of the elements from there on
 template <typename T, int A, int Terms, int Rows, bool Planes, bool Writes = false, typename Term>
 FASTGAN_HD void accumulate(const Tile& t, const Term& term) {
   using P = AccOf<T>;

@@ -95,7 +95,7 @@ Kept& kept() {
   return kept;
 }
 
-int64_t kept_memory(std::optional<int64_t> limit) {
+int64_t cached_memory(std::optional<int64_t> limit) {
   return kept().held(limit);
 }
 
@@ -124,5 +124,5 @@ void give(void* taken) noexcept {
 }  // namespace fastgan
 
 STABLE_TORCH_LIBRARY_IMPL(fastgan, CompositeExplicitAutograd, m) {
-  m.impl("kept_memory", TORCH_BOX(&fastgan::kept_memory));
+  m.impl("cached_memory", TORCH_BOX(&fastgan::cached_memory));
 }

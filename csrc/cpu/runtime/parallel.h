@@ -1,4 +1,4 @@
-// The workspace of an op, the walks over its tiles, and the merging of partial results.
+// The workspace of an op, the loops over its tiles, and the merging of partial results.
 #pragma once
 
 #include <type_traits>

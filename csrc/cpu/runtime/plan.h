@@ -78,16 +78,17 @@ constexpr int64_t kTileElements = 32768;
 // other.
 constexpr int64_t kMinColumns = 256;
 
-// Up to this size a tensor, of halves of floats or of others, is written down blocks of rows; a larger
-// one comes from memory, whose fetching such a walk of writes disturbs more than it saves.
+// Up to this size a tensor, of halves of floats or of others, is written down blocks of rows; a
+// larger one comes from memory, whose fetching such a run of writes disturbs more than it saves.
 constexpr int64_t kBlockedBytesOfHalves = int64_t{4} << 20, kBlockedBytes = int64_t{2} << 20;
 
-// From this size on a tensor is written past the caches: beside what it is made from it does not fit the
-// last one, which would read its memory first and have dropped most of it before it is read.
+// From this size on a tensor is written by non-temporal stores: beside what it is made from it does
+// not fit the last one, which would read its memory first and have dropped most of it before it is
+// read.
 constexpr int64_t kStreamedBytes = int64_t{16} << 20;
 
-// Tiles of one segment, numbered in the order of memory: the processor's prefetching wants long runs,
-// and walking one group of channels at a time is several times slower, cached or not.
+// Tiles of one segment, numbered in the order of memory: the processor's prefetching wants long
+// runs, and taking one group of channels at a time is several times slower, cached or not.
 //
 // A tile covers a group of channels `unit` (all of them in the column layout) and a piece k of the
 // rest; partial results are kept by (k, column).

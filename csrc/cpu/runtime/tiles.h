@@ -28,7 +28,8 @@ struct Tile {
   bool planes;
   bool blocked;   // columns are written down blocks of rows, not along each row
   bool reversed;  // the tiles before this one come next
-  bool streamed;  // whole vectors are written past the caches; they lie on multiples of their size
+  bool streamed;  // whole vectors are written by non-temporal stores; they lie on multiples of
+                  // their size
   double slope;
 
   const void* x;
@@ -56,7 +57,7 @@ struct Merge {
   double *out1, *out2;        // `count` zeros each; out2 of sums may be null
 };
 
-struct TileLoops {
+struct TileKernels {
   const char* name;
   void (*stats)(const Tile&);          // r1 + r3 = mean, r2 = M2 of this tile
   void (*forward)(const Tile&);        // out = z
@@ -67,8 +68,8 @@ struct TileLoops {
   void (*merge_sums)(const Merge&);     // out1 = sum r1, out2 = sum r2
 };
 
-// The widest set of loops this processor runs.
-const TileLoops& tile_loops();
+// The widest set of kernels this processor runs.
+const TileKernels& tile_kernels();
 
 // Columns are padded to a multiple of this: the widest vector, in floats.
 constexpr int64_t kColumnQuantum = 16;

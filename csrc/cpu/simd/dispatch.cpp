@@ -1,4 +1,4 @@
-// Chooses the loops for the processor at hand, once.
+// Chooses the kernels for the processor at hand, once.
 #include <cstdlib>
 #include <cstring>
 
@@ -10,17 +10,19 @@
 
 namespace fastgan {
 
-extern const GatherLoops kGatherLoops_baseline;
-extern const TileLoops kTileLoops_baseline;
-extern const ThinLoops kThinLoops_baseline;
-extern const WinogradLoops kWinogradLoops_baseline;
-extern const DotLoops kDotLoops_baseline;
+extern const GatherKernels kGatherKernels_baseline;
+extern const TileKernels kTileKernels_baseline;
+extern const SmallChannelKernels kSmallChannelKernels_baseline;
+extern const WinogradKernels kWinogradKernels_baseline;
+extern const Bf16Kernels kBf16Kernels_baseline;
 #if defined(__x86_64__)
-extern const GatherLoops kGatherLoops_avx2, kGatherLoops_avx512, kGatherLoops_avx512bf16;
-extern const TileLoops kTileLoops_avx2, kTileLoops_avx512, kTileLoops_avx512bf16;
-extern const ThinLoops kThinLoops_avx2, kThinLoops_avx512, kThinLoops_avx512bf16;
-extern const WinogradLoops kWinogradLoops_avx2, kWinogradLoops_avx512, kWinogradLoops_avx512bf16;
-extern const DotLoops kDotLoops_avx2, kDotLoops_avx512, kDotLoops_avx512bf16;
+extern const GatherKernels kGatherKernels_avx2, kGatherKernels_avx512, kGatherKernels_avx512bf16;
+extern const TileKernels kTileKernels_avx2, kTileKernels_avx512, kTileKernels_avx512bf16;
+extern const SmallChannelKernels kSmallChannelKernels_avx2, kSmallChannelKernels_avx512,
+    kSmallChannelKernels_avx512bf16;
+extern const WinogradKernels kWinogradKernels_avx2, kWinogradKernels_avx512,
+    kWinogradKernels_avx512bf16;
+extern const Bf16Kernels kBf16Kernels_avx2, kBf16Kernels_avx512, kBf16Kernels_avx512bf16;
 #endif
 
 namespace {
@@ -37,15 +39,15 @@ bool allowed(const char* isa) {
   return true;
 }
 
-struct AllLoops {
-  const TileLoops& tiles;
-  const ThinLoops& thin;
-  const GatherLoops& gather;
-  const WinogradLoops& winograd;
-  const DotLoops& dot;
+struct AllKernels {
+  const TileKernels& tiles;
+  const SmallChannelKernels& thin;
+  const GatherKernels& gather;
+  const WinogradKernels& winograd;
+  const Bf16Kernels& dot;
 };
 
-AllLoops widest() {
+AllKernels widest() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   const bool avx2 = allowed("avx2") && __builtin_cpu_supports("avx2") &&
@@ -54,37 +56,37 @@ AllLoops widest() {
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512dq");
   if (avx512 && allowed("avx512bf16") && __builtin_cpu_supports("avx512bf16")) {
-    return {kTileLoops_avx512bf16, kThinLoops_avx512bf16, kGatherLoops_avx512bf16,
-            kWinogradLoops_avx512bf16, kDotLoops_avx512bf16};
+    return {kTileKernels_avx512bf16, kSmallChannelKernels_avx512bf16, kGatherKernels_avx512bf16,
+            kWinogradKernels_avx512bf16, kBf16Kernels_avx512bf16};
   }
   if (avx512) {
-    return {kTileLoops_avx512, kThinLoops_avx512, kGatherLoops_avx512, kWinogradLoops_avx512,
-            kDotLoops_avx512};
+    return {kTileKernels_avx512, kSmallChannelKernels_avx512, kGatherKernels_avx512,
+            kWinogradKernels_avx512, kBf16Kernels_avx512};
   }
   if (avx2) {
-    return {kTileLoops_avx2, kThinLoops_avx2, kGatherLoops_avx2, kWinogradLoops_avx2,
-            kDotLoops_avx2};
+    return {kTileKernels_avx2, kSmallChannelKernels_avx2, kGatherKernels_avx2,
+            kWinogradKernels_avx2, kBf16Kernels_avx2};
   }
 #endif
-  return {kTileLoops_baseline, kThinLoops_baseline, kGatherLoops_baseline, kWinogradLoops_baseline,
-          kDotLoops_baseline};
+  return {kTileKernels_baseline, kSmallChannelKernels_baseline, kGatherKernels_baseline,
+          kWinogradKernels_baseline, kBf16Kernels_baseline};
 }
 
-const AllLoops& loops() {
-  static const AllLoops chosen = widest();
+const AllKernels& loops() {
+  static const AllKernels chosen = widest();
   return chosen;
 }
 
 }  // namespace
 
-const TileLoops& tile_loops() { return loops().tiles; }
+const TileKernels& tile_kernels() { return loops().tiles; }
 
-const ThinLoops& thin_loops() { return loops().thin; }
+const SmallChannelKernels& small_channel_kernels() { return loops().thin; }
 
-const GatherLoops& gather_loops() { return loops().gather; }
+const GatherKernels& gather_kernels() { return loops().gather; }
 
-const WinogradLoops& winograd_loops() { return loops().winograd; }
+const WinogradKernels& winograd_kernels() { return loops().winograd; }
 
-const DotLoops& dot_loops() { return loops().dot; }
+const Bf16Kernels& bf16_kernels() { return loops().dot; }
 
 }  // namespace fastgan

@@ -168,7 +168,7 @@ FASTGAN_HD void store(Half* p, VecF v) {
 #endif
 }
 
-// ---- past the caches
+// ---- non-temporal stores
 
 // Writes a whole vector to memory aligned to its size, without a cache's reading that memory first.
 template <typename T>

@@ -9,7 +9,7 @@ namespace cuda {
 
 // z = act(x + bias). Reads x, writes z.
 template <typename T_, int V, Layout L>
-struct BiasForwardBody {
+struct BiasForwardKernel {
   using T = T_;
   static constexpr int kS = kSlots<L, V>;
   static constexpr int kU = kTile<V, 1>;
@@ -23,24 +23,24 @@ struct BiasForwardBody {
   T* z;
 
   FASTGAN_HD void run(std::int64_t block, int thread) const {
-    const Walk<L, V> walk(geometry, plan, block, thread);
-    if (walk.idle(geometry)) {
+    const TileIterator<L, V> iter(geometry, plan, block, thread);
+    if (iter.idle(geometry)) {
       return;
     }
-    const Column<L, V> column(geometry, walk.column_index);
+    const Column<L, V> column(geometry, iter.column_index);
     float shift[kS];
     FASTGAN_UNROLL
     for (int s = 0; s < kS; ++s) {
       shift[s] = bias ? bias[column.channel + s] : 0.0f;
     }
-    const std::int64_t steps = walk.template steps<kU>();
+    const std::int64_t steps = iter.template steps<kU>();
     for (std::int64_t step = 0; step < steps; ++step) {
       Pack<T, V> raw[kU];
-      load_tile(geometry, walk, column, x, step, raw);
+      load_tile(geometry, iter, column, x, step, raw);
       FASTGAN_UNROLL
       for (int k = 0; k < kU; ++k) {
-        const std::int64_t unit = walk.template unit<kU>(step, k);
-        if (walk.holds(unit)) {
+        const std::int64_t unit = iter.template unit<kU>(step, k);
+        if (iter.holds(unit)) {
           store<T, V>(z + column.offset(geometry, unit), transform(shift, raw[k]));
         }
       }
@@ -76,7 +76,7 @@ struct BiasScratch {
 // dx = dz * act'(.) from the output z, and the chunk's sums of dx for dbias. Reads two tensors,
 // writes one; the sums ride along.
 template <typename T_, int V, Layout L>
-struct BiasBackwardBody {
+struct BiasBackwardKernel {
   using T = T_;
   static constexpr int kS = kSlots<L, V>;
   static constexpr int kU = kTile<V, 2>;
@@ -95,20 +95,20 @@ struct BiasBackwardBody {
   FASTGAN_HD int lanes() const { return plan.lanes(); }
 
   FASTGAN_HD void begin(std::int64_t block, int thread, Scratch& scratch) const {
-    const Walk<L, V> walk(geometry, plan, block, thread);
+    const TileIterator<L, V> iter(geometry, plan, block, thread);
     float sum_of[kS] = {};
-    if (!walk.idle(geometry)) {
-      const Column<L, V> column(geometry, walk.column_index);
-      const std::int64_t steps = walk.template steps<kU>();
+    if (!iter.idle(geometry)) {
+      const Column<L, V> column(geometry, iter.column_index);
+      const std::int64_t steps = iter.template steps<kU>();
       for (std::int64_t step = 0; step < steps; ++step) {
         Pack<T, V> raw_dz[kU];
         Pack<T, V> raw_z[kU];
-        load_tile(geometry, walk, column, dz, step, raw_dz);
-        load_tile(geometry, walk, column, z, step, raw_z);
+        load_tile(geometry, iter, column, dz, step, raw_dz);
+        load_tile(geometry, iter, column, z, step, raw_z);
         FASTGAN_UNROLL
         for (int k = 0; k < kU; ++k) {
-          const std::int64_t unit = walk.template unit<kU>(step, k);
-          if (walk.holds(unit)) {
+          const std::int64_t unit = iter.template unit<kU>(step, k);
+          if (iter.holds(unit)) {
             store<T, V>(dx + column.offset(geometry, unit), absorb(raw_dz[k], raw_z[k], sum_of));
           }
         }
@@ -143,14 +143,14 @@ struct BiasBackwardBody {
   }
 
   FASTGAN_HD void finish(std::int64_t block, int thread, const Scratch& scratch) const {
-    const Walk<L, V> walk(geometry, plan, block, thread);
-    if (walk.place.lane != 0 || walk.idle(geometry)) {
+    const TileIterator<L, V> iter(geometry, plan, block, thread);
+    if (iter.place.lane != 0 || iter.idle(geometry)) {
       return;
     }
-    const Column<L, V> column(geometry, walk.column_index);
+    const Column<L, V> column(geometry, iter.column_index);
     FASTGAN_UNROLL
     for (int s = 0; s < kS; ++s) {
-      sum[walk.work.chunk * geometry.channels + column.channel + s] = scratch.sum[s][thread];
+      sum[iter.work.chunk * geometry.channels + column.channel + s] = scratch.sum[s][thread];
     }
   }
 };

@@ -13,25 +13,25 @@ namespace fastgan {
 namespace cuda {
 
 template <typename T, int V, Layout L, typename Exec>
-void run_bias_forward(Exec& exec, const Geometry& geometry, const Act& act, const float* bias,
+void run_bias_forward(Exec& launcher, const Geometry& geometry, const Act& act, const float* bias,
                       const T* x, T* z) {
-  using Body = BiasForwardBody<T, V, L>;
-  const Plan plan = plan_stream(L, geometry, Body::kU, exec.template wave<Body>());
-  exec.map(Body{geometry, plan, act, bias, x, z}, plan.blocks());
+  using Kernel = BiasForwardKernel<T, V, L>;
+  const Plan plan = plan_stream(L, geometry, Kernel::kU, launcher.template wave<Kernel>());
+  launcher.map(Kernel{geometry, plan, act, bias, x, z}, plan.blocks());
 }
 
 // dbias may be null: not wanted.
 template <typename T, int V, Layout L, typename Exec>
-void run_bias_backward(Exec& exec, const Geometry& geometry, const Act& act, const T* dz,
+void run_bias_backward(Exec& launcher, const Geometry& geometry, const Act& act, const T* dz,
                        const T* z, T* dx, float* dbias) {
-  using Body = BiasBackwardBody<T, V, L>;
-  const Plan plan = plan_stream(L, geometry, Body::kU, exec.template wave<Body>());
+  using Kernel = BiasBackwardKernel<T, V, L>;
+  const Plan plan = plan_stream(L, geometry, Kernel::kU, launcher.template wave<Kernel>());
   const bool partial = dbias && plan.chunks > 1;
-  float* const sum = partial ? exec.floats(plan.chunks * geometry.channels) : dbias;
-  exec.reduce(Body{geometry, plan, act, dz, z, dx, sum}, plan.blocks());
+  float* const sum = partial ? launcher.floats(plan.chunks * geometry.channels) : dbias;
+  launcher.reduce(Kernel{geometry, plan, act, dz, z, dx, sum}, plan.blocks());
   if (partial) {
-    exec.reduce(RowSumBody{plan.chunks, geometry.channels, sum, nullptr, dbias, nullptr},
-                ceil_div(geometry.channels, kMergeColumns));
+    launcher.reduce(RowSumKernel{plan.chunks, geometry.channels, sum, nullptr, dbias, nullptr},
+                    ceil_div(geometry.channels, kMergeColumns));
   }
 }
 

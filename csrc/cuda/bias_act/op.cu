@@ -10,7 +10,7 @@ static Tensor bias_act_forward(Tensor x, OptionalTensor bias, std::int64_t activ
                                double negative_slope) {
   const Shape shape = shape_of(x, "x");
   const Act act = make_act(activation, negative_slope, false);
-  Executor exec(x);
+  Launcher launcher(x);
   Tensor z = torch::stable::empty_like(x);
   for_dtype(x, [&](auto type) {
     using T = typename decltype(type)::T;
@@ -21,7 +21,7 @@ static Tensor bias_act_forward(Tensor x, OptionalTensor bias, std::int64_t activ
     for_kind<T>(shape, aligned(x) && aligned(z), [&](auto kind) {
       constexpr int V = decltype(kind)::V;
       constexpr Layout L = decltype(kind)::L;
-      run_bias_forward<T, V, L>(exec, geometry_of(shape, V, 1), act, shift, in<T>(x), out<T>(z));
+      run_bias_forward<T, V, L>(launcher, geometry_of(shape, V, 1), act, shift, in<T>(x), out<T>(z));
     });
   });
   return z;
@@ -32,7 +32,7 @@ static std::tuple<Tensor, Tensor> bias_act_backward(Tensor dz, Tensor z, std::in
   const Shape shape = shape_of(z, "z");
   check_like(dz, "dz", z, shape);
   const Act act = make_act(activation, negative_slope, false);
-  Executor exec(z);
+  Launcher launcher(z);
   Tensor dx = torch::stable::empty_like(z);
   Tensor dbias = new_floats(z, {need_dbias ? shape.channels : 0});
   for_dtype(z, [&](auto type) {
@@ -44,7 +44,7 @@ static std::tuple<Tensor, Tensor> bias_act_backward(Tensor dz, Tensor z, std::in
     for_kind<T>(shape, aligned(z) && aligned(dz) && aligned(dx), [&](auto kind) {
       constexpr int V = decltype(kind)::V;
       constexpr Layout L = decltype(kind)::L;
-      run_bias_backward<T, V, L>(exec, geometry_of(shape, V, 1), act, in<T>(dz), in<T>(z),
+      run_bias_backward<T, V, L>(launcher, geometry_of(shape, V, 1), act, in<T>(dz), in<T>(z),
                                  out<T>(dx), need_dbias ? float_out(dbias) : nullptr);
     });
   });

@@ -1,4 +1,4 @@
-// Runs bodies on the device: knows its limits, holds the guard, the stream and the workspace of one
+// Runs kernels on the device: knows its limits, holds the guard, the stream and the workspace of one
 // op, launches and checks. Never waits for the device. Stable ABI only: no ATen.
 #pragma once
 
@@ -26,30 +26,30 @@
 namespace fastgan {
 namespace cuda {
 
-// A body without barriers.
-template <typename Body>
-__global__ void __launch_bounds__(kThreads, Body::kBlocksPerSm) map_kernel(const Body body) {
-  body.run(blockIdx.x, threadIdx.x);
+// A kernel without barriers.
+template <typename Kernel>
+__global__ void __launch_bounds__(kThreads, Kernel::kBlocksPerSm) map_kernel(const Kernel kernel) {
+  kernel.run(blockIdx.x, threadIdx.x);
 }
 
 // The tree over lanes: `lanes` is the same in every thread of the block.
-template <typename Body, typename Scratch>
-__device__ __forceinline__ void fold_block(const Body& body, int lanes, Scratch& scratch) {
+template <typename Kernel, typename Scratch>
+__device__ __forceinline__ void fold_block(const Kernel& kernel, int lanes, Scratch& scratch) {
   for (int half = lanes / 2; half > 0; half /= 2) {
     __syncthreads();
-    body.step(threadIdx.x, half, scratch);
+    kernel.step(threadIdx.x, half, scratch);
   }
   __syncthreads();
 }
 
-// A body that reduces over its block.
-template <typename Body>
-__global__ void __launch_bounds__(kThreads, Body::kBlocksPerSm) reduce_kernel(const Body body) {
-  __shared__ typename Body::Scratch scratch;
-  body.begin(blockIdx.x, threadIdx.x, scratch);
-  if (body.reduces()) {
-    fold_block(body, body.lanes(), scratch);
-    body.finish(blockIdx.x, threadIdx.x, scratch);
+// A kernel that reduces over its block.
+template <typename Kernel>
+__global__ void __launch_bounds__(kThreads, Kernel::kBlocksPerSm) reduce_kernel(const Kernel kernel) {
+  __shared__ typename Kernel::Scratch scratch;
+  kernel.begin(blockIdx.x, threadIdx.x, scratch);
+  if (kernel.reduces()) {
+    fold_block(kernel, kernel.lanes(), scratch);
+    kernel.finish(blockIdx.x, threadIdx.x, scratch);
   }
 }
 
@@ -68,7 +68,7 @@ struct ClusterPeers {
 };
 
 // A barrier over the cluster, or over the block where it stands alone. Code for devices before
-// sm_90 has no cluster barrier, and the host then asks for no cluster (Executor::cluster_limit).
+// sm_90 has no cluster barrier, and the host then asks for no cluster (Launcher::cluster_limit).
 __device__ __forceinline__ void cluster_barrier(std::int64_t blocks) {
 #if __CUDA_ARCH__ >= 900
   if (blocks > 1) {
@@ -80,36 +80,36 @@ __device__ __forceinline__ void cluster_barrier(std::int64_t blocks) {
 }
 
 // A cluster keeps a tile of columns in its shared memory between the statistics and their use.
-template <typename Body>
-__global__ void __launch_bounds__(kThreads, Body::kBlocksPerSm) onchip_kernel(const Body body) {
-  extern __shared__ __align__(16) unsigned char stash[];
-  __shared__ typename Body::Scratch scratch;
-  const auto kept = body.stash_of(stash);
-  const std::int64_t blocks = body.plan().chunks;
-  body.begin(blockIdx.x, threadIdx.x, scratch, kept);
-  fold_block(body, body.plan().lanes(), scratch);
+template <typename Kernel>
+__global__ void __launch_bounds__(kThreads, Kernel::kBlocksPerSm) single_pass_kernel(const Kernel kernel) {
+  extern __shared__ __align__(16) unsigned char shared_tile[];
+  __shared__ typename Kernel::Scratch scratch;
+  const auto kept = kernel.shared_tile_of(shared_tile);
+  const std::int64_t blocks = kernel.plan().chunks;
+  kernel.begin(blockIdx.x, threadIdx.x, scratch, kept);
+  fold_block(kernel, kernel.plan().lanes(), scratch);
   cluster_barrier(blocks);  // every block's totals are in place
-  body.gather(blockIdx.x, threadIdx.x, scratch, ClusterPeers<typename Body::Scratch>{&scratch});
+  kernel.gather(blockIdx.x, threadIdx.x, scratch, ClusterPeers<typename Kernel::Scratch>{&scratch});
   cluster_barrier(blocks);  // read by all: a block may end, and its shared memory go
-  body.finish(blockIdx.x, threadIdx.x, scratch, kept);
+  kernel.finish(blockIdx.x, threadIdx.x, scratch, kept);
 }
 
-// A body that works through shared memory in steps; see cuda/small_channels/kernel.h.
-template <typename Body>
-__global__ void __launch_bounds__(kThreads, Body::kBlocksPerSm) staged_kernel(const Body body) {
-  __shared__ typename Body::Shared shared;
-  typename Body::State state;
-  body.begin(blockIdx.x, threadIdx.x, state);
-  const int steps = body.steps();
+// A kernel that works through shared memory in steps; see cuda/small_channels/kernel.h.
+template <typename Kernel>
+__global__ void __launch_bounds__(kThreads, Kernel::kBlocksPerSm) staged_kernel(const Kernel kernel) {
+  __shared__ typename Kernel::Shared shared;
+  typename Kernel::State state;
+  kernel.begin(blockIdx.x, threadIdx.x, state);
+  const int steps = kernel.steps();
   for (int step = 0; step < steps; ++step) {
-    body.stage(blockIdx.x, threadIdx.x, step, shared);
+    kernel.stage(blockIdx.x, threadIdx.x, step, shared);
     __syncthreads();
-    body.absorb(blockIdx.x, threadIdx.x, step, shared, state);
+    kernel.absorb(blockIdx.x, threadIdx.x, step, shared, state);
     __syncthreads();
   }
-  body.publish(threadIdx.x, shared, state);
+  kernel.publish(threadIdx.x, shared, state);
   __syncthreads();
-  body.finish(blockIdx.x, threadIdx.x, shared, state);
+  kernel.finish(blockIdx.x, threadIdx.x, shared, state);
 }
 
 constexpr int kMaxDevices = 64;
@@ -146,10 +146,10 @@ inline unsigned grid_of(std::int64_t blocks) {
   return static_cast<unsigned>(blocks);
 }
 
-// The CUDA executor of the steps in */launches.h.
-class Executor {
+// The CUDA launcher of the launch sequences in */launches.h.
+class Launcher {
  public:
-  explicit Executor(const Tensor& like)
+  explicit Launcher(const Tensor& like)
       : like_(like),
         device_(like.get_device_index()),
         guard_(device_),
@@ -159,15 +159,15 @@ class Executor {
     stream_ = static_cast<cudaStream_t>(stream);
   }
 
-  // Blocks of a body that run at once: its launch bounds make room for kBlocksPerSm on each SM.
-  template <typename Body>
+  // Blocks of a kernel that run at once: its launch bounds make room for kBlocksPerSm on each SM.
+  template <typename Kernel>
   int wave() const {
-    return info_.sms * Body::kBlocksPerSm;
+    return info_.sms * Kernel::kBlocksPerSm;
   }
 
-  template <typename Body>
+  template <typename Kernel>
   DeviceLimits limits() const {
-    return {info_.sms, info_.shared_per_block, cluster_limit<Body>()};
+    return {info_.sms, info_.shared_per_block, cluster_limit<Kernel>()};
   }
 
   // Float32 workspace that lives as long as the op; the allocator orders its reuse by stream.
@@ -176,36 +176,36 @@ class Executor {
     return float_out(workspace_.back());
   }
 
-  template <typename Body>
-  void map(const Body& body, std::int64_t blocks) const {
-    map_kernel<Body><<<grid_of(blocks), kThreads, 0, stream_>>>(body);
+  template <typename Kernel>
+  void map(const Kernel& kernel, std::int64_t blocks) const {
+    map_kernel<Kernel><<<grid_of(blocks), kThreads, 0, stream_>>>(kernel);
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   }
 
-  template <typename Body>
-  void reduce(const Body& body, std::int64_t blocks) const {
-    reduce_kernel<Body><<<grid_of(blocks), kThreads, 0, stream_>>>(body);
+  template <typename Kernel>
+  void reduce(const Kernel& kernel, std::int64_t blocks) const {
+    reduce_kernel<Kernel><<<grid_of(blocks), kThreads, 0, stream_>>>(kernel);
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   }
 
-  template <typename Body>
-  void staged(const Body& body, std::int64_t blocks) const {
-    staged_kernel<Body><<<grid_of(blocks), kThreads, 0, stream_>>>(body);
+  template <typename Kernel>
+  void staged(const Kernel& kernel, std::int64_t blocks) const {
+    staged_kernel<Kernel><<<grid_of(blocks), kThreads, 0, stream_>>>(kernel);
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   }
 
-  template <typename Body>
-  void onchip(const Body& body, int stash_bytes) const {
-    const Plan& plan = body.plan();
+  template <typename Kernel>
+  void single_pass(const Kernel& kernel, int shared_bytes) const {
+    const Plan& plan = kernel.plan();
     cudaLaunchAttribute cluster = cluster_of(plan.chunks);
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(grid_of(plan.blocks()));
     config.blockDim = dim3(kThreads);
-    config.dynamicSmemBytes = static_cast<std::size_t>(stash_bytes);
+    config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
     config.stream = stream_;
     config.attrs = &cluster;
     config.numAttrs = plan.chunks > 1 ? 1 : 0;
-    STD_CUDA_CHECK(cudaLaunchKernelEx(&config, onchip_kernel<Body>, body));
+    STD_CUDA_CHECK(cudaLaunchKernelEx(&config, single_pass_kernel<Kernel>, kernel));
   }
 
  private:
@@ -213,19 +213,19 @@ class Executor {
   // compiled for sm_90 or later (code for sm_80 that the driver translates for a newer device has
   // no cluster barrier in it). Also lets the kernel use all of the shared memory. Asked once for
   // each device.
-  template <typename Body>
+  template <typename Kernel>
   int cluster_limit() const {
     static std::array<std::atomic<int>, kMaxDevices> limits;  // 0: not yet known
     std::atomic<int>& limit = limits[device_];
     int known = limit.load(std::memory_order_acquire);
     if (known == 0) {
       cudaFuncAttributes attributes{};
-      STD_CUDA_CHECK(cudaFuncGetAttributes(&attributes, onchip_kernel<Body>));
+      STD_CUDA_CHECK(cudaFuncGetAttributes(&attributes, single_pass_kernel<Kernel>));
       const int dynamic = info_.shared_per_block - int(attributes.sharedSizeBytes);
-      STD_CUDA_CHECK(cudaFuncSetAttribute(onchip_kernel<Body>,
+      STD_CUDA_CHECK(cudaFuncSetAttribute(single_pass_kernel<Kernel>,
                                           cudaFuncAttributeMaxDynamicSharedMemorySize, dynamic));
       const bool may = info_.clusters && attributes.ptxVersion >= 90;
-      known = may ? largest_cluster<Body>(dynamic) : 1;
+      known = may ? largest_cluster<Kernel>(dynamic) : 1;
       limit.store(known, std::memory_order_release);
     }
     return known;
@@ -233,7 +233,7 @@ class Executor {
 
   // Up to 8 blocks (the portable maximum), if the device can hold that many at once, each with
   // `dynamic` bytes: a slice of a device may not.
-  template <typename Body>
+  template <typename Kernel>
   static int largest_cluster(int dynamic) {
     int blocks = 8;
     for (; blocks > 1; blocks /= 2) {
@@ -245,7 +245,7 @@ class Executor {
       config.attrs = &cluster;
       config.numAttrs = 1;
       int active = 0;
-      STD_CUDA_CHECK(cudaOccupancyMaxActiveClusters(&active, onchip_kernel<Body>, &config));
+      STD_CUDA_CHECK(cudaOccupancyMaxActiveClusters(&active, single_pass_kernel<Kernel>, &config));
       if (active > 0) {
         break;
       }

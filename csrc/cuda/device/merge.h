@@ -12,7 +12,7 @@ constexpr int kMergeColumns = 8;
 constexpr int kMergeLanes = kThreads / kMergeColumns;
 
 // (chunks, statistics) partial moments to mean and biased variance.
-struct MomentsMergeBody {
+struct MomentsMergeKernel {
   using Scratch = MomentsScratch<1>;
   static constexpr int kBlocksPerSm = 2;
   Geometry geometry;
@@ -60,7 +60,7 @@ struct MomentsMergeBody {
 };
 
 // Sums over the rows of one or two (rows, columns) arrays.
-struct RowSumBody {
+struct RowSumKernel {
   using Scratch = SumScratch<1>;
   static constexpr int kBlocksPerSm = 4;
   std::int64_t rows;
@@ -109,7 +109,7 @@ struct RowSumBody {
 
 // Running statistics of one channel: the segments in order, or (average) their mean once, as
 // torch.nn.functional.instance_norm does.
-struct RunningBody {
+struct RunningKernel {
   static constexpr int kBlocksPerSm = 4;
   std::int64_t segments;
   std::int64_t channels;

@@ -64,28 +64,28 @@ inline Plan plan_stream(Layout layout, const Geometry& g, int tile_units, int wa
   return plan;
 }
 
-struct OnchipPlan {
+struct SinglePassPlan {
   bool fits;
   Plan plan;
-  int stash_bytes;  // dynamic shared memory
+  int shared_bytes;  // dynamic shared memory
 };
 
-inline std::int64_t stash_bytes(const Plan& plan, int tensors) {
+inline std::int64_t shared_bytes(const Plan& plan, int tensors) {
   return ceil_div(plan.chunk_len, plan.lanes()) * kThreads * 16 * tensors;
 }
 
 // Splits a tile over 1, 2, 4 or 8 blocks of a cluster: as few as hold it, and then more while SMs
 // are idle and a block has over 32 KiB to stream (below that a cluster barrier costs more than the
 // second SM gains).
-inline OnchipPlan split_tile(const Geometry& g, int log_tx, int tensors, int scratch_bytes,
-                             const DeviceLimits& limits) {
+inline SinglePassPlan split_tile(const Geometry& g, int log_tx, int tensors, int scratch_bytes,
+                                 const DeviceLimits& limits) {
   Plan plan{};
   plan.log_tx = log_tx;
   plan.tiles = ceil_div(g.columns, std::int64_t(1) << log_tx);
   for (int cluster = 1; cluster <= limits.max_cluster; cluster *= 2) {
     plan.chunks = cluster;
     plan.chunk_len = ceil_div(g.units, cluster);
-    const std::int64_t bytes = stash_bytes(plan, tensors);
+    const std::int64_t bytes = shared_bytes(plan, tensors);
     const bool fits = bytes + scratch_bytes <= limits.shared_per_block;
     const bool spread = 2 * cluster <= limits.max_cluster && bytes > 32 * 1024 &&
                         plan.blocks() < limits.sms;
@@ -100,15 +100,15 @@ inline OnchipPlan split_tile(const Geometry& g, int log_tx, int tensors, int scr
 // last tries tiles of 64 and then 32 bytes (a memory sector) of a row; the narrower also where the
 // wider leaves half of the SMs without a block. By reasoning over bytes and barriers, not yet by
 // measurement.
-inline OnchipPlan plan_onchip(Layout layout, const Geometry& g, int tile_units, int tensors,
-                              int scratch_bytes, const DeviceLimits& limits) {
+inline SinglePassPlan plan_single_pass(Layout layout, const Geometry& g, int tile_units,
+                                       int tensors, int scratch_bytes, const DeviceLimits& limits) {
   if (layout == Layout::kContiguous) {
     return split_tile(g, tile_columns_log2(layout, g, tile_units), tensors, scratch_bytes, limits);
   }
   const int widest = std::min(2, log2_ceil(g.columns));
-  OnchipPlan best = split_tile(g, widest, tensors, scratch_bytes, limits);
+  SinglePassPlan best = split_tile(g, widest, tensors, scratch_bytes, limits);
   if (widest > 1 && (!best.fits || best.plan.blocks() * 2 < limits.sms)) {
-    const OnchipPlan narrow = split_tile(g, widest - 1, tensors, scratch_bytes, limits);
+    const SinglePassPlan narrow = split_tile(g, widest - 1, tensors, scratch_bytes, limits);
     best = narrow.fits ? narrow : best;
   }
   return best;

@@ -1,5 +1,5 @@
-// How one thread walks its units of a chunk, a tile of independent loads at a time, and the scratch
-// that joins the threads of a block. No torch or CUDA includes.
+// How one thread iterates over its units of a chunk, a tile of independent loads at a time, and the
+// scratch that joins the threads of a block. No torch or CUDA includes.
 #pragma once
 
 #include "cuda/device/geometry.h"
@@ -14,13 +14,13 @@ constexpr int kTile = (V == 1 ? 8 : 4) / Tensors;
 
 // A thread's share of a block's work.
 template <Layout L, int V>
-struct Walk {
+struct TileIterator {
   Place<L> place;
   BlockWork work;
   std::int64_t column_index;
   int lanes;
 
-  FASTGAN_HD Walk(const Geometry& g, const Plan& plan, std::int64_t block, int thread)
+  FASTGAN_HD TileIterator(const Geometry& g, const Plan& plan, std::int64_t block, int thread)
       : place(plan, thread),
         work(g, plan, block),
         column_index(work.first_column + place.tx),
@@ -45,7 +45,7 @@ struct Walk {
 // A thread's packs of one tensor, kept in shared memory by the single-launch kernels. Each thread
 // reads back only what it wrote, neighbouring threads 16 bytes apart: no conflicts, no barrier.
 template <typename T, int V>
-struct Stash {
+struct SharedTile {
   Pack<T, V>* packs;  // null: nothing is kept
 
   FASTGAN_HD Pack<T, V>& at(std::int64_t index, int thread) const {
@@ -55,22 +55,23 @@ struct Stash {
 
 // Loads tile `step` of `source`; units past the chunk become zeros.
 template <typename T, int V, Layout L, int Tile>
-FASTGAN_HD void load_tile(const Geometry& g, const Walk<L, V>& walk, const Column<L, V>& column,
-                          const T* source, std::int64_t step, Pack<T, V> (&raw)[Tile]) {
+FASTGAN_HD void load_tile(const Geometry& g, const TileIterator<L, V>& iter,
+                          const Column<L, V>& column, const T* source, std::int64_t step,
+                          Pack<T, V> (&raw)[Tile]) {
   FASTGAN_UNROLL
   for (int k = 0; k < Tile; ++k) {
-    const std::int64_t unit = walk.template unit<Tile>(step, k);
-    raw[k] = walk.holds(unit) ? load<T, V>(source + column.offset(g, unit)) : Pack<T, V>::zero();
+    const std::int64_t unit = iter.template unit<Tile>(step, k);
+    raw[k] = iter.holds(unit) ? load<T, V>(source + column.offset(g, unit)) : Pack<T, V>::zero();
   }
 }
 
 template <typename T, int V, Layout L, int Tile>
-FASTGAN_HD void keep_tile(const Walk<L, V>& walk, const Stash<T, V>& stash, int thread,
-                          std::int64_t step, const Pack<T, V> (&raw)[Tile]) {
+FASTGAN_HD void keep_tile(const TileIterator<L, V>& iter, const SharedTile<T, V>& shared_tile,
+                          int thread, std::int64_t step, const Pack<T, V> (&raw)[Tile]) {
   FASTGAN_UNROLL
   for (int k = 0; k < Tile; ++k) {
-    if (walk.holds(walk.template unit<Tile>(step, k))) {
-      stash.at(step * Tile + k, thread) = raw[k];
+    if (iter.holds(iter.template unit<Tile>(step, k))) {
+      shared_tile.at(step * Tile + k, thread) = raw[k];
     }
   }
 }

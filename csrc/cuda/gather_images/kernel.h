@@ -10,7 +10,7 @@ namespace cuda {
 // out[b] = images[index[b]] / 127.5 - 1, mirrored where flips[b] says so; NaN where the index is
 // outside. Reads a byte and writes a value for each. Images are (height, width, channels).
 template <typename T_, int V>
-struct GatherBody {
+struct GatherKernel {
   using T = T_;
   static constexpr int kBlocksPerSm = 4;
 
@@ -53,17 +53,23 @@ struct GatherBody {
 };
 
 template <typename T, int V, typename Exec>
-void run_gather(Exec& exec, std::int64_t count, std::int64_t batch, std::int64_t height,
+void run_gather(Exec& launcher, std::int64_t count, std::int64_t batch, std::int64_t height,
                 std::int64_t width, std::int64_t channels, const std::uint8_t* images,
                 const std::int64_t* index, const bool* flips, T* out) {
   const std::int64_t size = height * width * channels;
   const std::int64_t blocks = ceil_div(size, kThreads * V);
-  const GatherBody<T, V> body{count, size, blocks,
-                              make_fast_div(std::uint32_t(channels)),
-                              make_fast_div(std::uint32_t(width)),
-                              std::uint32_t(channels), std::uint32_t(width),
-                              images, index, flips, out};
-  exec.map(body, batch * blocks);
+  const GatherKernel<T, V> kernel{count,
+                                  size,
+                                  blocks,
+                                  make_fast_div(std::uint32_t(channels)),
+                                  make_fast_div(std::uint32_t(width)),
+                                  std::uint32_t(channels),
+                                  std::uint32_t(width),
+                                  images,
+                                  index,
+                                  flips,
+                                  out};
+  launcher.map(kernel, batch * blocks);
 }
 
 }  // namespace cuda

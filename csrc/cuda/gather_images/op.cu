@@ -24,7 +24,7 @@ static void check(const Tensor& images, const Tensor& index, const OptionalTenso
 
 static Tensor gather_images(Tensor images, Tensor index, OptionalTensor flips, ScalarType dtype) {
   check(images, index, flips);
-  Executor exec(images);
+  Launcher launcher(images);
   const std::int64_t batch = index.size(0);
   const std::int64_t height = images.size(1), width = images.size(2), channels = images.size(3);
   Tensor out = torch::stable::new_empty(images, {batch, height, width, channels}, dtype);
@@ -34,7 +34,7 @@ static Tensor gather_images(Tensor images, Tensor index, OptionalTensor flips, S
       return;
     }
     const auto launch = [&](auto pack) {
-      run_gather<T, decltype(pack)::value>(exec, images.size(0), batch, height, width, channels,
+      run_gather<T, decltype(pack)::value>(launcher, images.size(0), batch, height, width, channels,
                                            in<std::uint8_t>(images), in<std::int64_t>(index),
                                            flips ? in<bool>(*flips) : nullptr,
                                            fastgan::cuda::out<T>(out));

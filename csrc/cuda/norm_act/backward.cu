@@ -15,7 +15,7 @@ static std::tuple<Tensor, Tensor, Tensor> norm_act_backward(
   check_like(dz, "dz", x, shape);
   check_segments(shape, segments);
   const Act act = make_act(activation, negative_slope, act_first);
-  Executor exec(x);
+  Launcher launcher(x);
   Tensor dx = need_dx ? torch::stable::empty_like(x) : no_elements(x);
   const std::int64_t parameters = need_dparams ? shape.channels : 0;
   Tensor dweight = new_floats(x, {parameters});
@@ -36,7 +36,7 @@ static std::tuple<Tensor, Tensor, Tensor> norm_act_backward(
       constexpr int V = decltype(kind)::V;
       constexpr Layout L = decltype(kind)::L;
       run_backward<T, V, L>(
-          exec, Backward<T>{geometry_of(shape, V, segments), act, stats, training, in<T>(dz),
+          launcher, Backward<T>{geometry_of(shape, V, segments), act, stats, training, in<T>(dz),
                             in<T>(x), need_dx ? out<T>(dx) : nullptr,
                             need_dparams ? float_out(dweight) : nullptr,
                             need_dparams ? float_out(dbias) : nullptr});

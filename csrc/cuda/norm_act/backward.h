@@ -9,7 +9,7 @@ namespace cuda {
 // sum a and rstd * sum a * centred (dbias and dweight) of one chunk of every column of a tile.
 // Reads dz and x once.
 template <typename T_, int V, Layout L>
-struct GradSumsBody {
+struct GradSumsKernel {
   using T = T_;
   static constexpr int kS = kSlots<L, V>;
   static constexpr int kU = kTile<V, 2>;
@@ -29,27 +29,27 @@ struct GradSumsBody {
   FASTGAN_HD int lanes() const { return plan.lanes(); }
 
   FASTGAN_HD void begin(std::int64_t block, int thread, Scratch& scratch,
-                        const Stash<T, V>& kept_dz = {nullptr},
-                        const Stash<T, V>& kept_x = {nullptr}) const {
-    const Walk<L, V> walk(geometry, plan, block, thread);
+                        const SharedTile<T, V>& kept_dz = {nullptr},
+                        const SharedTile<T, V>& kept_x = {nullptr}) const {
+    const TileIterator<L, V> iter(geometry, plan, block, thread);
     float a_of[kS] = {};
     float ax_of[kS] = {};
-    if (!walk.idle(geometry)) {
-      const Column<L, V> column(geometry, walk.column_index);
+    if (!iter.idle(geometry)) {
+      const Column<L, V> column(geometry, iter.column_index);
       const SlotAffine<kS> p = load_affine(stats, column);
-      const std::int64_t steps = walk.template steps<kU>();
+      const std::int64_t steps = iter.template steps<kU>();
       for (std::int64_t step = 0; step < steps; ++step) {
         Pack<T, V> raw_dz[kU];
         Pack<T, V> raw_x[kU];
-        load_tile(geometry, walk, column, dz, step, raw_dz);
-        load_tile(geometry, walk, column, x, step, raw_x);
+        load_tile(geometry, iter, column, dz, step, raw_dz);
+        load_tile(geometry, iter, column, x, step, raw_x);
         if (kept_x.packs) {
-          keep_tile(walk, kept_dz, thread, step, raw_dz);
-          keep_tile(walk, kept_x, thread, step, raw_x);
+          keep_tile(iter, kept_dz, thread, step, raw_dz);
+          keep_tile(iter, kept_x, thread, step, raw_x);
         }
         FASTGAN_UNROLL
         for (int k = 0; k < kU; ++k) {
-          if (walk.holds(walk.template unit<kU>(step, k))) {
+          if (iter.holds(iter.template unit<kU>(step, k))) {
             absorb(p, raw_dz[k], raw_x[k], a_of, ax_of);
           }
         }
@@ -93,12 +93,12 @@ struct GradSumsBody {
   }
 
   FASTGAN_HD void finish(std::int64_t block, int thread, const Scratch& scratch) const {
-    const Walk<L, V> walk(geometry, plan, block, thread);
-    if (walk.place.lane != 0 || walk.idle(geometry)) {
+    const TileIterator<L, V> iter(geometry, plan, block, thread);
+    if (iter.place.lane != 0 || iter.idle(geometry)) {
       return;
     }
-    const Column<L, V> column(geometry, walk.column_index);
-    const std::int64_t row = walk.work.chunk * geometry.segments * geometry.channels;
+    const Column<L, V> column(geometry, iter.column_index);
+    const std::int64_t row = iter.work.chunk * geometry.segments * geometry.channels;
     FASTGAN_UNROLL
     for (int s = 0; s < kS; ++s) {
       sum_a[row + column.stat + s] = scratch.first[s][thread];
@@ -147,7 +147,7 @@ FASTGAN_HD Pack<T, V> dx_of(const Act& act, bool training, const GradCoefficient
 
 // dx from dz, x and the sums (eval: without them). Reads two tensors, writes one.
 template <typename T_, int V, Layout L>
-struct GradApplyBody {
+struct GradApplyKernel {
   using T = T_;
   static constexpr int kS = kSlots<L, V>;
   static constexpr int kU = kTile<V, 2>;
@@ -164,13 +164,13 @@ struct GradApplyBody {
   const T* x;
   T* dx;
 
-  // Backwards through the chunk, as NormaliseBody.
+  // Backwards through the chunk, as NormaliseKernel.
   FASTGAN_HD void run(std::int64_t block, int thread) const {
-    const Walk<L, V> walk(geometry, plan, block, thread);
-    if (walk.idle(geometry)) {
+    const TileIterator<L, V> iter(geometry, plan, block, thread);
+    if (iter.idle(geometry)) {
       return;
     }
-    const Column<L, V> column(geometry, walk.column_index);
+    const Column<L, V> column(geometry, iter.column_index);
     GradCoefficients<kS> c;
     c.affine = load_affine(stats, column);
     const float count = float(geometry.values());
@@ -183,15 +183,15 @@ struct GradApplyBody {
         grad_coefficients(sum_a[i], sum_ax[i], stats.var[i], stats.eps, count, c.k0[s], c.k1[s]);
       }
     }
-    for (std::int64_t step = walk.template steps<kU>() - 1; step >= 0; --step) {
+    for (std::int64_t step = iter.template steps<kU>() - 1; step >= 0; --step) {
       Pack<T, V> raw_dz[kU];
       Pack<T, V> raw_x[kU];
-      load_tile(geometry, walk, column, dz, step, raw_dz);
-      load_tile(geometry, walk, column, x, step, raw_x);
+      load_tile(geometry, iter, column, dz, step, raw_dz);
+      load_tile(geometry, iter, column, x, step, raw_x);
       FASTGAN_UNROLL
       for (int k = 0; k < kU; ++k) {
-        const std::int64_t unit = walk.template unit<kU>(step, k);
-        if (walk.holds(unit)) {
+        const std::int64_t unit = iter.template unit<kU>(step, k);
+        if (iter.holds(unit)) {
           store<T, V>(dx + column.offset(geometry, unit),
                       dx_of<T, V, kS>(act, training, c, raw_dz[k], raw_x[k]));
         }
@@ -203,7 +203,7 @@ struct GradApplyBody {
 // Training in one launch: dz and x stay in the shared memory of a cluster. Reads two tensors once,
 // writes one.
 template <typename T_, Layout L>
-struct OnchipBackwardBody {
+struct SinglePassBackwardKernel {
   using T = T_;
   static constexpr int V = kWide<T>;
   static constexpr int kS = kSlots<L, V>;
@@ -211,16 +211,16 @@ struct OnchipBackwardBody {
   static constexpr int kBlocksPerSm = 2;
   using Scratch = SumScratch<kS>;
   struct Kept {
-    Stash<T, V> dz;
-    Stash<T, V> x;
+    SharedTile<T, V> dz;
+    SharedTile<T, V> x;
   };
 
-  GradSumsBody<T, V, L> sums;  // its sum_a and sum_ax are the results, (segments, channels)
+  GradSumsKernel<T, V, L> sums;  // its sum_a and sum_ax are the results, (segments, channels)
   T* dx;
 
   FASTGAN_HD const Plan& plan() const { return sums.plan; }
 
-  FASTGAN_HD Kept stash_of(void* shared) const {
+  FASTGAN_HD Kept shared_tile_of(void* shared) const {
     Pack<T, V>* const first = static_cast<Pack<T, V>*>(shared);
     const std::int64_t packs = ceil_div(sums.plan.chunk_len, sums.plan.lanes()) * kThreads;
     return {{first}, {first + packs}};
@@ -263,24 +263,24 @@ struct OnchipBackwardBody {
   FASTGAN_HD void finish(std::int64_t block, int thread, const Scratch& scratch,
                          const Kept& kept) const {
     const Geometry& g = sums.geometry;
-    const Walk<L, V> walk(g, sums.plan, block, thread);
-    if (walk.idle(g)) {
+    const TileIterator<L, V> iter(g, sums.plan, block, thread);
+    if (iter.idle(g)) {
       return;
     }
-    const Column<L, V> column(g, walk.column_index);
+    const Column<L, V> column(g, iter.column_index);
     GradCoefficients<kS> c;
     c.affine = load_affine(sums.stats, column);
     const float count = float(g.values());
     FASTGAN_UNROLL
     for (int s = 0; s < kS; ++s) {
-      const int at = (s << sums.plan.log_tx) + walk.place.tx;
+      const int at = (s << sums.plan.log_tx) + iter.place.tx;
       grad_coefficients(scratch.total_first[at], scratch.total_second[at],
                         sums.stats.var[column.stat + s], sums.stats.eps, count, c.k0[s], c.k1[s]);
     }
-    const std::int64_t steps = walk.template steps<1>();
+    const std::int64_t steps = iter.template steps<1>();
     for (std::int64_t i = 0; i < steps; ++i) {
-      const std::int64_t unit = walk.template unit<1>(i, 0);
-      if (walk.holds(unit)) {
+      const std::int64_t unit = iter.template unit<1>(i, 0);
+      if (iter.holds(unit)) {
         store<T, V>(dx + column.offset(g, unit),
                     dx_of<T, V, kS>(sums.act, true, c, kept.dz.at(i, thread),
                                     kept.x.at(i, thread)));

@@ -40,98 +40,99 @@ struct Sums {
 };
 
 template <typename Exec>
-Sums new_sums(Exec& exec, std::int64_t count) {
-  float* const a = exec.floats(2 * count);
+Sums new_sums(Exec& launcher, std::int64_t count) {
+  float* const a = launcher.floats(2 * count);
   return {a, a + count};
 }
 
 template <typename Exec>
-void run_row_sum(Exec& exec, std::int64_t rows, std::int64_t columns, const Sums& from,
+void run_row_sum(Exec& launcher, std::int64_t rows, std::int64_t columns, const Sums& from,
                  const Sums& to) {
-  exec.reduce(RowSumBody{rows, columns, from.a, from.ax, to.a, to.ax},
-              ceil_div(columns, kMergeColumns));
+  launcher.reduce(RowSumKernel{rows, columns, from.a, from.ax, to.a, to.ax},
+                  ceil_div(columns, kMergeColumns));
 }
 
 // Where the sums of each (segment, channel) go: with one segment they are the gradients.
 template <typename T, typename Exec>
-Sums segment_sums(Exec& exec, const Backward<T>& b) {
+Sums segment_sums(Exec& launcher, const Backward<T>& b) {
   if (b.dweight && b.geometry.segments == 1) {
     return {b.dbias, b.dweight};
   }
-  return new_sums(exec, b.statistics());
+  return new_sums(launcher, b.statistics());
 }
 
 template <typename T, typename Exec>
-void run_parameter_sums(Exec& exec, const Backward<T>& b, const Sums& sums) {
+void run_parameter_sums(Exec& launcher, const Backward<T>& b, const Sums& sums) {
   if (b.dweight && b.geometry.segments > 1) {
-    run_row_sum(exec, b.geometry.segments, b.geometry.channels, sums, {b.dbias, b.dweight});
+    run_row_sum(launcher, b.geometry.segments, b.geometry.channels, sums, {b.dbias, b.dweight});
   }
 }
 
 template <typename T, int V, Layout L, typename Exec>
-void run_apply(Exec& exec, const Backward<T>& b, const Sums& sums) {
-  using Body = GradApplyBody<T, V, L>;
-  const Plan plan = plan_stream(L, b.geometry, Body::kU, exec.template wave<Body>());
-  exec.map(
-      Body{b.geometry, plan, b.act, b.stats, b.training, sums.a, sums.ax, b.dz, b.x, b.dx},
+void run_apply(Exec& launcher, const Backward<T>& b, const Sums& sums) {
+  using Kernel = GradApplyKernel<T, V, L>;
+  const Plan plan = plan_stream(L, b.geometry, Kernel::kU, launcher.template wave<Kernel>());
+  launcher.map(
+      Kernel{b.geometry, plan, b.act, b.stats, b.training, sums.a, sums.ax, b.dz, b.x, b.dx},
       plan.blocks());
 }
 
 // The chunks' sums, added over rows that `to` has `columns` of: chunks alone, or chunks * segments.
 template <typename T, int V, Layout L, typename Exec>
-void run_sums(Exec& exec, const Backward<T>& b, std::int64_t columns, const Sums& to) {
-  using Body = GradSumsBody<T, V, L>;
-  const Plan plan = plan_stream(L, b.geometry, Body::kU, exec.template wave<Body>());
+void run_sums(Exec& launcher, const Backward<T>& b, std::int64_t columns, const Sums& to) {
+  using Kernel = GradSumsKernel<T, V, L>;
+  const Plan plan = plan_stream(L, b.geometry, Kernel::kU, launcher.template wave<Kernel>());
   const std::int64_t rows = plan.chunks * b.statistics() / columns;
-  const Sums sums = rows == 1 ? to : new_sums(exec, rows * columns);
-  exec.reduce(Body{b.geometry, plan, b.act, b.stats, b.dz, b.x, sums.a, sums.ax}, plan.blocks());
+  const Sums sums = rows == 1 ? to : new_sums(launcher, rows * columns);
+  launcher.reduce(Kernel{b.geometry, plan, b.act, b.stats, b.dz, b.x, sums.a, sums.ax},
+                  plan.blocks());
   if (rows > 1) {
-    run_row_sum(exec, rows, columns, sums, to);
+    run_row_sum(launcher, rows, columns, sums, to);
   }
 }
 
 template <typename T, int V, Layout L, typename Exec>
-void run_backward_streamed(Exec& exec, const Backward<T>& b) {
+void run_backward_streamed(Exec& launcher, const Backward<T>& b) {
   Sums sums{nullptr, nullptr};
   if (b.per_segment()) {
-    sums = segment_sums(exec, b);
-    run_sums<T, V, L>(exec, b, b.statistics(), sums);
-    run_parameter_sums(exec, b, sums);
+    sums = segment_sums(launcher, b);
+    run_sums<T, V, L>(launcher, b, b.statistics(), sums);
+    run_parameter_sums(launcher, b, sums);
   } else if (b.dweight) {
-    run_sums<T, V, L>(exec, b, b.geometry.channels, {b.dbias, b.dweight});
+    run_sums<T, V, L>(launcher, b, b.geometry.channels, {b.dbias, b.dweight});
   }
   if (b.dx) {
-    run_apply<T, V, L>(exec, b, sums);
+    run_apply<T, V, L>(launcher, b, sums);
   }
 }
 
 // False where the tensors do not fit on chip; nothing has run then.
 template <typename T, Layout L, typename Exec>
-bool run_backward_onchip(Exec& exec, const Backward<T>& b) {
-  using Body = OnchipBackwardBody<T, L>;
-  using SumsBody = GradSumsBody<T, kWide<T>, L>;
-  const OnchipPlan onchip =
-      plan_onchip(L, b.geometry, SumsBody::kU, Body::kTensors, int(sizeof(typename Body::Scratch)),
-                  exec.template limits<Body>());
-  if (!onchip.fits) {
+bool run_backward_onchip(Exec& launcher, const Backward<T>& b) {
+  using Kernel = SinglePassBackwardKernel<T, L>;
+  using SumsKernel = GradSumsKernel<T, kWide<T>, L>;
+  const SinglePassPlan single_pass =
+      plan_single_pass(L, b.geometry, SumsKernel::kU, Kernel::kTensors,
+                       int(sizeof(typename Kernel::Scratch)), launcher.template limits<Kernel>());
+  if (!single_pass.fits) {
     return false;
   }
-  const Sums sums = segment_sums(exec, b);
-  exec.onchip(
-      Body{{b.geometry, onchip.plan, b.act, b.stats, b.dz, b.x, sums.a, sums.ax}, b.dx},
-      onchip.stash_bytes);
-  run_parameter_sums(exec, b, sums);
+  const Sums sums = segment_sums(launcher, b);
+  launcher.single_pass(
+      Kernel{{b.geometry, single_pass.plan, b.act, b.stats, b.dz, b.x, sums.a, sums.ax}, b.dx},
+      single_pass.shared_bytes);
+  run_parameter_sums(launcher, b, sums);
   return true;
 }
 
 template <typename T, int V, Layout L, typename Exec>
-void run_backward(Exec& exec, const Backward<T>& b) {
+void run_backward(Exec& launcher, const Backward<T>& b) {
   if constexpr (V > 1) {
-    if (b.per_segment() && run_backward_onchip<T, L>(exec, b)) {
+    if (b.per_segment() && run_backward_onchip<T, L>(launcher, b)) {
       return;
     }
   }
-  run_backward_streamed<T, V, L>(exec, b);
+  run_backward_streamed<T, V, L>(launcher, b);
 }
 
 }  // namespace cuda

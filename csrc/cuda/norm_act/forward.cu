@@ -12,7 +12,7 @@ static std::tuple<Tensor, Tensor, Tensor> norm_act_train(
   const Shape shape = shape_of(x, "x");
   check_segments(shape, segments);
   const Act act = make_act(activation, negative_slope, act_first);
-  Executor exec(x);
+  Launcher launcher(x);
   Tensor z = torch::stable::empty_like(x);
   Tensor mean = new_floats(x, {segments, shape.channels});
   Tensor var = new_floats(x, {segments, shape.channels});
@@ -29,7 +29,7 @@ static std::tuple<Tensor, Tensor, Tensor> norm_act_train(
     for_kind<T>(shape, aligned(x) && aligned(z), [&](auto kind) {
       constexpr int V = decltype(kind)::V;
       constexpr Layout L = decltype(kind)::L;
-      run_train<T, V, L>(exec, geometry_of(shape, V, segments), act, stats, in<T>(x),
+      run_train<T, V, L>(launcher, geometry_of(shape, V, segments), act, stats, in<T>(x),
                          float_out(mean), float_out(var), out<T>(z));
     });
   });
@@ -42,7 +42,7 @@ static Tensor norm_act_eval(Tensor x, Tensor mean, Tensor var, OptionalTensor we
   const Shape shape = shape_of(x, "x");
   check_segments(shape, segments);
   const Act act = make_act(activation, negative_slope, act_first);
-  Executor exec(x);
+  Launcher launcher(x);
   Tensor z = torch::stable::empty_like(x);
   for_dtype(x, [&](auto type) {
     using T = typename decltype(type)::T;
@@ -56,7 +56,7 @@ static Tensor norm_act_eval(Tensor x, Tensor mean, Tensor var, OptionalTensor we
     for_kind<T>(shape, aligned(x) && aligned(z), [&](auto kind) {
       constexpr int V = decltype(kind)::V;
       constexpr Layout L = decltype(kind)::L;
-      run_normalise<T, V, L>(exec, geometry_of(shape, V, segments), act, stats, in<T>(x),
+      run_normalise<T, V, L>(launcher, geometry_of(shape, V, segments), act, stats, in<T>(x),
                              out<T>(z));
     });
   });
@@ -73,7 +73,7 @@ static void update_running_stats_(Tensor running_mean, Tensor running_var, Tenso
   const std::int64_t channels = mean.size(1);
   float_data(running_mean, "running_mean", channels, mean);
   float_data(running_var, "running_var", channels, mean);
-  const RunningBody body{segments,
+  const RunningKernel kernel{segments,
                          channels,
                          float(momentum),
                          float(double(count) / double(count - 1)),
@@ -83,8 +83,8 @@ static void update_running_stats_(Tensor running_mean, Tensor running_var, Tenso
                          float_out(running_mean),
                          float_out(running_var)};
   if (segments * channels > 0) {
-    Executor exec(mean);
-    exec.map(body, ceil_div(channels, kThreads));
+    Launcher launcher(mean);
+    launcher.map(kernel, ceil_div(channels, kThreads));
   }
 }
 

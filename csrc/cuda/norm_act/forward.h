@@ -1,5 +1,6 @@
-// norm_act forward, as seen by one thread. Each struct is a kernel's argument and its body; the
-// kernels in cuda/device/launcher.cuh add only barriers, and a host test runs the same bodies thread by thread.
+// norm_act forward, as seen by one thread. Each struct is a kernel's argument and its code; the
+// kernels in cuda/device/launcher.cuh add only barriers, and a host test runs the same kernels
+// thread by thread.
 #pragma once
 
 #include "cuda/device/tile_iterator.h"
@@ -42,7 +43,7 @@ FASTGAN_HD SlotAffine<kSlots<L, V>> load_affine(const ChannelStats& stats,
 
 // Moments of one chunk of every column of a tile. Reads x once.
 template <typename T_, int V, Layout L>
-struct MomentsBody {
+struct MomentsKernel {
   using T = T_;
   static constexpr int kS = kSlots<L, V>;
   static constexpr int kU = kTile<V, 1>;
@@ -60,21 +61,21 @@ struct MomentsBody {
   FASTGAN_HD int lanes() const { return plan.lanes(); }
 
   FASTGAN_HD void begin(std::int64_t block, int thread, Scratch& scratch,
-                        const Stash<T, V>& stash = {nullptr}) const {
-    const Walk<L, V> walk(geometry, plan, block, thread);
+                        const SharedTile<T, V>& shared_tile = {nullptr}) const {
+    const TileIterator<L, V> iter(geometry, plan, block, thread);
     float count = 0.0f;
     float mean_of[kS] = {};
     float m2_of[kS] = {};
-    if (!walk.idle(geometry)) {
-      const Column<L, V> column(geometry, walk.column_index);
-      const std::int64_t steps = walk.template steps<kU>();
+    if (!iter.idle(geometry)) {
+      const Column<L, V> column(geometry, iter.column_index);
+      const std::int64_t steps = iter.template steps<kU>();
       for (std::int64_t step = 0; step < steps; ++step) {
         Pack<T, V> raw[kU];
-        load_tile(geometry, walk, column, x, step, raw);
-        if (stash.packs) {
-          keep_tile(walk, stash, thread, step, raw);
+        load_tile(geometry, iter, column, x, step, raw);
+        if (shared_tile.packs) {
+          keep_tile(iter, shared_tile, thread, step, raw);
         }
-        absorb(walk, step, raw, count, mean_of, m2_of);
+        absorb(iter, step, raw, count, mean_of, m2_of);
       }
     }
     scratch.count[thread] = count;
@@ -86,15 +87,16 @@ struct MomentsBody {
 
   // The tile's own mean and squared deviations, from registers, then one merge: no value is ever
   // squared before its mean is taken off.
-  FASTGAN_HD void absorb(const Walk<L, V>& walk, std::int64_t step, const Pack<T, V> (&raw)[kU],
-                         float& count, float (&mean_of)[kS], float (&m2_of)[kS]) const {
+  FASTGAN_HD void absorb(const TileIterator<L, V>& iter, std::int64_t step,
+                         const Pack<T, V> (&raw)[kU], float& count, float (&mean_of)[kS],
+                         float (&m2_of)[kS]) const {
     float value[kU][V];
     float weight[kU];
     float held = 0.0f;
     FASTGAN_UNROLL
     for (int k = 0; k < kU; ++k) {
       raw[k].unpack(value[k]);
-      weight[k] = walk.holds(walk.template unit<kU>(step, k)) ? 1.0f : 0.0f;
+      weight[k] = iter.holds(iter.template unit<kU>(step, k)) ? 1.0f : 0.0f;
       held += weight[k];
     }
     if (!(held > 0.0f)) {
@@ -142,12 +144,12 @@ struct MomentsBody {
   }
 
   FASTGAN_HD void finish(std::int64_t block, int thread, const Scratch& scratch) const {
-    const Walk<L, V> walk(geometry, plan, block, thread);
-    if (walk.place.lane != 0 || walk.idle(geometry)) {
+    const TileIterator<L, V> iter(geometry, plan, block, thread);
+    if (iter.place.lane != 0 || iter.idle(geometry)) {
       return;
     }
-    const Column<L, V> column(geometry, walk.column_index);
-    const std::int64_t row = walk.work.chunk * geometry.segments * geometry.channels;
+    const Column<L, V> column(geometry, iter.column_index);
+    const std::int64_t row = iter.work.chunk * geometry.segments * geometry.channels;
     FASTGAN_UNROLL
     for (int s = 0; s < kS; ++s) {
       const WideMoments m = scratch.get(s, thread);
@@ -159,7 +161,7 @@ struct MomentsBody {
 
 // z from x and known statistics: the second half of training, and all of eval.
 template <typename T_, int V, Layout L>
-struct NormaliseBody {
+struct NormaliseKernel {
   using T = T_;
   static constexpr int kS = kSlots<L, V>;
   static constexpr int kU = kTile<V, 1>;
@@ -188,21 +190,21 @@ struct NormaliseBody {
     return Pack<T, V>::pack(value);
   }
 
-  // The chunk is walked backwards: what the moments kernel read last is still in the L2 cache.
+  // The chunk is read backwards: what the moments kernel read last is still in the L2 cache.
   FASTGAN_HD void run(std::int64_t block, int thread) const {
-    const Walk<L, V> walk(geometry, plan, block, thread);
-    if (walk.idle(geometry)) {
+    const TileIterator<L, V> iter(geometry, plan, block, thread);
+    if (iter.idle(geometry)) {
       return;
     }
-    const Column<L, V> column(geometry, walk.column_index);
+    const Column<L, V> column(geometry, iter.column_index);
     const SlotAffine<kS> p = load_affine(stats, column);
-    for (std::int64_t step = walk.template steps<kU>() - 1; step >= 0; --step) {
+    for (std::int64_t step = iter.template steps<kU>() - 1; step >= 0; --step) {
       Pack<T, V> raw[kU];
-      load_tile(geometry, walk, column, x, step, raw);
+      load_tile(geometry, iter, column, x, step, raw);
       FASTGAN_UNROLL
       for (int k = 0; k < kU; ++k) {
-        const std::int64_t unit = walk.template unit<kU>(step, k);
-        if (walk.holds(unit)) {
+        const std::int64_t unit = iter.template unit<kU>(step, k);
+        if (iter.holds(unit)) {
           store<T, V>(z + column.offset(geometry, unit), transform(act, p, raw[k]));
         }
       }
@@ -213,22 +215,22 @@ struct NormaliseBody {
 // Training in one launch: the blocks of a cluster keep a tile's columns in shared memory, merge
 // their moments and write z. x is read once, z written once.
 template <typename T_, Layout L>
-struct OnchipForwardBody {
+struct SinglePassForwardKernel {
   using T = T_;
   static constexpr int V = kWide<T>;
   static constexpr int kS = kSlots<L, V>;
   static constexpr int kTensors = 1;
   static constexpr int kBlocksPerSm = 2;
   using Scratch = MomentsScratch<kS>;
-  using Kept = Stash<T, V>;
+  using Kept = SharedTile<T, V>;
 
-  MomentsBody<T, V, L> moments;  // its mean and m2 are the results: mean and variance
+  MomentsKernel<T, V, L> moments;  // its mean and m2 are the results: mean and variance
   ChannelStats stats;
   T* z;
 
   FASTGAN_HD const Plan& plan() const { return moments.plan; }
 
-  FASTGAN_HD Kept stash_of(void* shared) const { return {static_cast<Pack<T, V>*>(shared)}; }
+  FASTGAN_HD Kept shared_tile_of(void* shared) const { return {static_cast<Pack<T, V>*>(shared)}; }
 
   FASTGAN_HD void begin(std::int64_t block, int thread, Scratch& scratch, const Kept& kept) const {
     moments.begin(block, thread, scratch, kept);
@@ -267,24 +269,24 @@ struct OnchipForwardBody {
   FASTGAN_HD void finish(std::int64_t block, int thread, const Scratch& scratch,
                          const Kept& kept) const {
     const Geometry& g = moments.geometry;
-    const Walk<L, V> walk(g, moments.plan, block, thread);
-    if (walk.idle(g)) {
+    const TileIterator<L, V> iter(g, moments.plan, block, thread);
+    if (iter.idle(g)) {
       return;
     }
-    const Column<L, V> column(g, walk.column_index);
+    const Column<L, V> column(g, iter.column_index);
     SlotAffine<kS> p;
     FASTGAN_UNROLL
     for (int s = 0; s < kS; ++s) {
-      const int at = (s << moments.plan.log_tx) + walk.place.tx;
+      const int at = (s << moments.plan.log_tx) + iter.place.tx;
       p.slot[s] = channel_affine(stats, column.channel + s, scratch.total_mean[at],
                                  scratch.total_var[at]);
     }
-    const std::int64_t count = walk.template steps<1>();
+    const std::int64_t count = iter.template steps<1>();
     for (std::int64_t i = 0; i < count; ++i) {
-      const std::int64_t unit = walk.template unit<1>(i, 0);
-      if (walk.holds(unit)) {
+      const std::int64_t unit = iter.template unit<1>(i, 0);
+      if (iter.holds(unit)) {
         store<T, V>(z + column.offset(g, unit),
-                    NormaliseBody<T, V, L>::transform(moments.act, p, kept.at(i, thread)));
+                    NormaliseKernel<T, V, L>::transform(moments.act, p, kept.at(i, thread)));
       }
     }
   }

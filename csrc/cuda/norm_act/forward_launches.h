@@ -1,5 +1,6 @@
-// The launches that make up norm_act forward, over an executor: the CUDA one (cuda/device/launcher.cuh), or a
-// host test's that runs the same bodies thread by thread. No torch or CUDA includes.
+// The launches that make up norm_act forward, over a launcher: the CUDA one
+// (cuda/device/launcher.cuh), or a host test's that runs the same kernels thread by thread. No
+// torch or CUDA includes.
 //
 // Bytes moved, with B the bytes of x (per-channel tensors are negligible):
 //   training, on chip       1 launch       x read once, z written            2 B
@@ -16,57 +17,58 @@ namespace fastgan {
 namespace cuda {
 
 template <typename T, int V, Layout L, typename Exec>
-void run_normalise(Exec& exec, const Geometry& geometry, const Act& act, const ChannelStats& stats,
-                   const T* x, T* z) {
-  using Body = NormaliseBody<T, V, L>;
-  const Plan plan = plan_stream(L, geometry, Body::kU, exec.template wave<Body>());
-  exec.map(Body{geometry, plan, act, stats, x, z}, plan.blocks());
+void run_normalise(Exec& launcher, const Geometry& geometry, const Act& act,
+                   const ChannelStats& stats, const T* x, T* z) {
+  using Kernel = NormaliseKernel<T, V, L>;
+  const Plan plan = plan_stream(L, geometry, Kernel::kU, launcher.template wave<Kernel>());
+  launcher.map(Kernel{geometry, plan, act, stats, x, z}, plan.blocks());
 }
 
 // Chunk moments, their merge (where there is more than one chunk), then z.
 template <typename T, int V, Layout L, typename Exec>
-void run_train_streamed(Exec& exec, const Geometry& geometry, const Act& act,
+void run_train_streamed(Exec& launcher, const Geometry& geometry, const Act& act,
                         const ChannelStats& stats, const T* x, float* mean, float* var, T* z) {
-  using Body = MomentsBody<T, V, L>;
-  const Plan plan = plan_stream(L, geometry, Body::kU, exec.template wave<Body>());
+  using Kernel = MomentsKernel<T, V, L>;
+  const Plan plan = plan_stream(L, geometry, Kernel::kU, launcher.template wave<Kernel>());
   if (plan.chunks == 1) {
-    exec.reduce(Body{geometry, plan, act, x, mean, var}, plan.blocks());
+    launcher.reduce(Kernel{geometry, plan, act, x, mean, var}, plan.blocks());
   } else {
     const std::int64_t statistics = geometry.segments * geometry.channels;
-    float* const part_mean = exec.floats(2 * plan.chunks * statistics);
+    float* const part_mean = launcher.floats(2 * plan.chunks * statistics);
     float* const part_m2 = part_mean + plan.chunks * statistics;
-    exec.reduce(Body{geometry, plan, act, x, part_mean, part_m2}, plan.blocks());
-    exec.reduce(MomentsMergeBody{geometry, plan, part_mean, part_m2, mean, var},
-                ceil_div(statistics, kMergeColumns));
+    launcher.reduce(Kernel{geometry, plan, act, x, part_mean, part_m2}, plan.blocks());
+    launcher.reduce(MomentsMergeKernel{geometry, plan, part_mean, part_m2, mean, var},
+                    ceil_div(statistics, kMergeColumns));
   }
-  run_normalise<T, V, L>(exec, geometry, act, stats, x, z);
+  run_normalise<T, V, L>(launcher, geometry, act, stats, x, z);
 }
 
 // False where the tensor does not fit on chip; nothing has run then.
 template <typename T, Layout L, typename Exec>
-bool run_train_onchip(Exec& exec, const Geometry& geometry, const Act& act,
+bool run_train_onchip(Exec& launcher, const Geometry& geometry, const Act& act,
                       const ChannelStats& stats, const T* x, float* mean, float* var, T* z) {
-  using Body = OnchipForwardBody<T, L>;
-  using Moments = MomentsBody<T, kWide<T>, L>;
-  const OnchipPlan onchip =
-      plan_onchip(L, geometry, Moments::kU, Body::kTensors, int(sizeof(typename Body::Scratch)),
-                  exec.template limits<Body>());
-  if (onchip.fits) {
-    exec.onchip(Body{{geometry, onchip.plan, act, x, mean, var}, stats, z}, onchip.stash_bytes);
+  using Kernel = SinglePassForwardKernel<T, L>;
+  using Moments = MomentsKernel<T, kWide<T>, L>;
+  const SinglePassPlan single_pass =
+      plan_single_pass(L, geometry, Moments::kU, Kernel::kTensors,
+                       int(sizeof(typename Kernel::Scratch)), launcher.template limits<Kernel>());
+  if (single_pass.fits) {
+    launcher.single_pass(Kernel{{geometry, single_pass.plan, act, x, mean, var}, stats, z},
+                         single_pass.shared_bytes);
   }
-  return onchip.fits;
+  return single_pass.fits;
 }
 
 // Statistics and z. `stats.mean` and `stats.var` are `mean` and `var`.
 template <typename T, int V, Layout L, typename Exec>
-void run_train(Exec& exec, const Geometry& geometry, const Act& act, const ChannelStats& stats,
+void run_train(Exec& launcher, const Geometry& geometry, const Act& act, const ChannelStats& stats,
                const T* x, float* mean, float* var, T* z) {
   if constexpr (V > 1) {
-    if (run_train_onchip<T, L>(exec, geometry, act, stats, x, mean, var, z)) {
+    if (run_train_onchip<T, L>(launcher, geometry, act, stats, x, mean, var, z)) {
       return;
     }
   }
-  run_train_streamed<T, V, L>(exec, geometry, act, stats, x, mean, var, z);
+  run_train_streamed<T, V, L>(launcher, geometry, act, stats, x, mean, var, z);
 }
 
 }  // namespace cuda

@@ -1,5 +1,5 @@
 // Convolutions from and to an image of few channels, and their weight gradient, as seen by one
-// thread. Between barriers the executor runs, for every step,
+// thread. Between barriers the launcher runs, for every step,
 //
 //   stage(block, thread, step, shared) | absorb(block, thread, step, shared, state) |
 //
@@ -12,7 +12,7 @@ namespace fastgan {
 namespace cuda {
 
 // What follows the sums: a bias of each output channel (null: none) and the activation.
-struct ThinEpilogue {
+struct SmallChannelEpilogue {
   const float* bias;
   Act act;
 
@@ -28,44 +28,44 @@ struct ThinEpilogue {
 // wide = act(conv(image) + bias). A block makes 128 positions by 64 channels, in steps of 32 taps
 // whose image values and weights it lays out in shared memory.
 template <typename T_, int V>
-struct ThinConvBody {
+struct SmallChannelConvKernel {
   using T = T_;
-  using Place = ThinPlace<V>;
-  using State = ThinTile<V>;
+  using Place = SmallChannelPlace<V>;
+  using State = SmallChannelTile<V>;
   static constexpr int kTaps = 32;
   static constexpr int kBlocksPerSm = 2;
   struct Shared {
-    alignas(16) float patch[kTaps][kThinBlockRows];
-    alignas(16) float weight[kTaps][kThinWide];
+    alignas(16) float patch[kTaps][kBlockRows];
+    alignas(16) float weight[kTaps][kWideChannels];
   };
 
-  ThinShape shape;
-  ThinEpilogue epilogue;
+  SmallChannelShape shape;
+  SmallChannelEpilogue epilogue;
   const T* image;
   const T* weight;
   T* wide;
 
   FASTGAN_HD int steps() const { return (shape.taps() + kTaps - 1) / kTaps; }
   FASTGAN_HD std::int64_t first_position(std::int64_t block) const {
-    return std::int64_t(int(block) / shape.wide_chunks()) * kThinBlockRows;
+    return std::int64_t(int(block) / shape.wide_chunks()) * kBlockRows;
   }
   FASTGAN_HD int first_channel(std::int64_t block) const {
-    return int(block) % shape.wide_chunks() * kThinWide;
+    return int(block) % shape.wide_chunks() * kWideChannels;
   }
 
   FASTGAN_HD void begin(std::int64_t, int, State& state) const { state.clear(); }
 
   FASTGAN_HD void stage(std::int64_t block, int thread, int step, Shared& shared) const {
     const int taps = shape.taps();
-    const int row = thread % kThinBlockRows;
+    const int row = thread % kBlockRows;
     const Corner corner(shape, first_position(block) + row);
-    for (int t = thread / kThinBlockRows; t < kTaps; t += kThreads / kThinBlockRows) {
+    for (int t = thread / kBlockRows; t < kTaps; t += kThreads / kBlockRows) {
       const int tap = step * kTaps + t;
       shared.patch[t][row] = tap < taps ? image_value(shape, image, corner, Tap(shape, tap)) : 0.0f;
     }
-    const int lane = thread % kThinWide;
+    const int lane = thread % kWideChannels;
     const int k = first_channel(block) + lane;
-    for (int t = thread / kThinWide; t < kTaps; t += kThreads / kThinWide) {
+    for (int t = thread / kWideChannels; t < kTaps; t += kThreads / kWideChannels) {
       const int tap = step * kTaps + t;
       const bool held = tap < taps && k < shape.wide;
       shared.weight[t][lane] = held ? weight_value(shape, weight, k, Tap(shape, tap)) : 0.0f;
@@ -77,8 +77,7 @@ struct ThinConvBody {
     const Place place(thread);
     const int left = shape.taps() - step * kTaps;
     for (int t = 0; t < (left < kTaps ? left : kTaps); ++t) {
-      state.absorb(&shared.patch[t][place.group * kThinRows<V>],
-                   &shared.weight[t][place.channel()]);
+      state.absorb(&shared.patch[t][place.group * kRows<V>], &shared.weight[t][place.channel()]);
     }
   }
 
@@ -87,12 +86,12 @@ struct ThinConvBody {
   FASTGAN_HD void finish(std::int64_t block, int thread, const Shared&, const State& state) const {
     const Place place(thread);
     const int k = first_channel(block) + place.channel();
-    const std::int64_t position = first_position(block) + place.group * kThinRows<V>;
+    const std::int64_t position = first_position(block) + place.group * kRows<V>;
     if (k >= shape.wide) {
       return;
     }
     FASTGAN_UNROLL
-    for (int r = 0; r < kThinRows<V>; ++r) {
+    for (int r = 0; r < kRows<V>; ++r) {
       float value[V];
       FASTGAN_UNROLL
       for (int v = 0; v < V; ++v) {
@@ -110,9 +109,9 @@ struct ThinConvBody {
 // channels and four pixels of one row and one rest by column, so that a weight serves four times.
 // The threads that share pixels add up through shared memory, in order.
 template <typename T_, int V>
-struct ThinTransposeBody {
+struct SmallChannelTransposeKernel {
   using T = T_;
-  using Place = ThinPlace<V>;
+  using Place = SmallChannelPlace<V>;
   static constexpr int kPixels = 4;
   static constexpr int kBlocksPerSm = 2;
   // Four pixels, in coordinates that count from the padding's edge.
@@ -125,15 +124,15 @@ struct ThinTransposeBody {
   };
   struct State {
     Pixels at;
-    float sum[kPixels][kThinMost];
+    float sum[kPixels][kMaxSmallChannels];
   };
   struct Shared {
-    alignas(16) float weight[kThinKernel][kThinMost][kThinWide];
-    float sum[kPixels * kThinMost][kThreads];
+    alignas(16) float weight[kMaxSmallKernel][kMaxSmallChannels][kWideChannels];
+    float sum[kPixels * kMaxSmallChannels][kThreads];
   };
 
-  ThinShape shape;
-  ThinEpilogue epilogue;
+  SmallChannelShape shape;
+  SmallChannelEpilogue epilogue;
   const T* wide;
   const T* weight;
   T* image;
@@ -176,14 +175,14 @@ struct ThinTransposeBody {
   FASTGAN_HD int tap_row(std::int64_t block, int step) const {
     return int(block) % shape.stride[0] + step % tap_rows() * shape.stride[0];
   }
-  FASTGAN_HD int first_channel(int step) const { return step / tap_rows() * kThinWide; }
+  FASTGAN_HD int first_channel(int step) const { return step / tap_rows() * kWideChannels; }
 
   FASTGAN_HD void begin(std::int64_t block, int thread, State& state) const {
     state.at = pixels(block, Place(thread).group);
     FASTGAN_UNROLL
     for (int p = 0; p < kPixels; ++p) {
       FASTGAN_UNROLL
-      for (int c = 0; c < kThinMost; ++c) {
+      for (int c = 0; c < kMaxSmallChannels; ++c) {
         state.sum[p][c] = 0.0f;
       }
     }
@@ -192,11 +191,12 @@ struct ThinTransposeBody {
   // One row of the kernel.
   FASTGAN_HD void stage(std::int64_t block, int thread, int step, Shared& shared) const {
     const int i = tap_row(block, step);
-    const int lane = thread % kThinWide;
+    const int lane = thread % kWideChannels;
     const int k = first_channel(step) + lane;
-    for (int t = thread / kThinWide; t < kThinKernel * kThinMost; t += kThreads / kThinWide) {
-      const int j = t / kThinMost;
-      const int c = t % kThinMost;
+    for (int t = thread / kWideChannels; t < kMaxSmallKernel * kMaxSmallChannels;
+         t += kThreads / kWideChannels) {
+      const int j = t / kMaxSmallChannels;
+      const int c = t % kMaxSmallChannels;
       const bool held = i < shape.kernel[0] && j < shape.kernel[1] && c < shape.channels &&
                         k < shape.wide;
       const std::int64_t at = k * shape.weight_stride[0] + c * shape.weight_stride[1] +
@@ -226,7 +226,7 @@ struct ThinTransposeBody {
         (held ? load<T, V>(line + std::int64_t(q) * shape.wide) : Pack<T, V>::zero()).unpack(x[p]);
       }
       FASTGAN_UNROLL
-      for (int c = 0; c < kThinMost; ++c) {
+      for (int c = 0; c < kMaxSmallChannels; ++c) {
         if (c < shape.channels) {
           absorb_channel(&shared.weight[j][c][place.channel()], x, c, state);
         }
@@ -254,8 +254,8 @@ struct ThinTransposeBody {
     FASTGAN_UNROLL
     for (int p = 0; p < kPixels; ++p) {
       FASTGAN_UNROLL
-      for (int c = 0; c < kThinMost; ++c) {
-        shared.sum[p * kThinMost + c][thread] = state.sum[p][c];
+      for (int c = 0; c < kMaxSmallChannels; ++c) {
+        shared.sum[p * kMaxSmallChannels + c][thread] = state.sum[p][c];
       }
     }
   }
@@ -263,11 +263,11 @@ struct ThinTransposeBody {
   // A thread for each (group, pixel, channel).
   FASTGAN_HD void finish(std::int64_t block, int thread, const Shared& shared,
                          const State&) const {
-    constexpr int kSlots = kPixels * kThinMost;
+    constexpr int kSlots = kPixels * kMaxSmallChannels;
     for (int slot = thread; slot < Place::kGroups * kSlots; slot += kThreads) {
       const int group = slot / kSlots;
-      const int p = slot % kSlots / kThinMost;
-      const int c = slot % kThinMost;
+      const int p = slot % kSlots / kMaxSmallChannels;
+      const int c = slot % kMaxSmallChannels;
       const Pixels at = pixels(block, group);
       const int row = at.row - shape.padding[0];
       const int column = (at.column + p) * shape.stride[1] + at.rest - shape.padding[1];

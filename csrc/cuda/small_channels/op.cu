@@ -25,14 +25,14 @@ static void check_4d(const Tensor& x, const char* name) {
 }
 
 // The sizes and strides of both tensors; the weight's strides are set apart.
-static ThinShape shape_of(const Tensor& image, const Tensor& wide, const Sizes& kernel,
+static SmallChannelShape shape_of(const Tensor& image, const Tensor& wide, const Sizes& kernel,
                           const Sizes& stride, const Sizes& padding) {
   constexpr std::int64_t most = std::numeric_limits<std::int32_t>::max();
-  check_pair(kernel, "kernel", 1, kThinKernel);
-  check_pair(stride, "stride", 1, kThinMost);
+  check_pair(kernel, "kernel", 1, kMaxSmallKernel);
+  check_pair(stride, "stride", 1, kMaxSmallChannels);
   check_pair(padding, "padding", 0, 1 << 20);
-  STD_TORCH_CHECK(image.size(1) >= 1 && image.size(1) <= kThinMost, "image: expected 1 to ",
-                  kThinMost, " channels, got ", image.size(1));
+  STD_TORCH_CHECK(image.size(1) >= 1 && image.size(1) <= kMaxSmallChannels, "image: expected 1 to ",
+                  kMaxSmallChannels, " channels, got ", image.size(1));
   STD_TORCH_CHECK(image.scalar_type() == wide.scalar_type() &&
                       image.get_device_index() == wide.get_device_index() &&
                       image.size(0) == wide.size(0),
@@ -41,7 +41,7 @@ static ThinShape shape_of(const Tensor& image, const Tensor& wide, const Sizes& 
   STD_TORCH_CHECK(image.numel() > 0 && wide.numel() > 0 && image.numel() <= most &&
                       wide.size(0) * wide.size(2) * wide.size(3) <= most,
                   "image: expected 1 to ", most, " elements, and as many positions at most");
-  ThinShape s{};
+  SmallChannelShape s{};
   s.batch = int(image.size(0));
   s.channels = int(image.size(1));
   s.height = int(image.size(2));
@@ -61,7 +61,7 @@ static ThinShape shape_of(const Tensor& image, const Tensor& wide, const Sizes& 
   return s;
 }
 
-static void set_weight(ThinShape& s, const Tensor& weight, const Tensor& x) {
+static void set_weight(SmallChannelShape& s, const Tensor& weight, const Tensor& x) {
   STD_TORCH_CHECK(weight.dim() == 4 && weight.size(0) == s.wide && weight.size(1) == s.channels &&
                       weight.scalar_type() == x.scalar_type() && weight.is_cuda() &&
                       weight.get_device_index() == x.get_device_index(),
@@ -90,58 +90,58 @@ static void for_wide(const Tensor& wide, const F& f) {
   });
 }
 
-static Tensor thin_conv(Tensor image, Tensor weight, OptionalTensor bias, Sizes stride,
+static Tensor small_channel_conv(Tensor image, Tensor weight, OptionalTensor bias, Sizes stride,
                         Sizes padding, Sizes size, std::int64_t activation, double slope) {
   check_4d(image, "image");
   check_4d(weight, "weight");
   check_pair(size, "size", 1, 1 << 20);
-  Executor exec(image);
+  Launcher launcher(image);
   Tensor wide = empty_channels_last(image, {image.size(0), weight.size(0), size[0], size[1]});
-  ThinShape shape = shape_of(image, wide, {weight.size(2), weight.size(3)}, stride, padding);
+  SmallChannelShape shape = shape_of(image, wide, {weight.size(2), weight.size(3)}, stride, padding);
   set_weight(shape, weight, image);
-  const ThinEpilogue epilogue{float_data(bias, "bias", shape.wide, image),
+  const SmallChannelEpilogue epilogue{float_data(bias, "bias", shape.wide, image),
                               make_act(activation, slope, false)};
   for_wide(wide, [&](auto type, auto kind) {
     using T = typename decltype(type)::T;
-    run_thin_conv<T, decltype(kind)::V>(exec, shape, epilogue, in<T>(image), in<T>(weight),
+    run_small_channel_conv<T, decltype(kind)::V>(launcher, shape, epilogue, in<T>(image), in<T>(weight),
                                         out<T>(wide));
   });
   return wide;
 }
 
-static Tensor thin_conv_transpose(Tensor wide, Tensor weight, OptionalTensor bias, Sizes stride,
+static Tensor small_channel_conv_transpose(Tensor wide, Tensor weight, OptionalTensor bias, Sizes stride,
                                   Sizes padding, Sizes size, std::int64_t activation, double slope,
                                   bool channels_last) {
   check_4d(wide, "wide");
   check_4d(weight, "weight");
   check_pair(size, "size", 1, 1 << 20);
-  Executor exec(wide);
+  Launcher launcher(wide);
   const Sizes sizes = {wide.size(0), weight.size(1), size[0], size[1]};
   Tensor image = channels_last
                      ? empty_channels_last(wide, sizes)
                      : torch::stable::new_empty(wide, {sizes[0], sizes[1], sizes[2], sizes[3]});
-  ThinShape shape = shape_of(image, wide, {weight.size(2), weight.size(3)}, stride, padding);
+  SmallChannelShape shape = shape_of(image, wide, {weight.size(2), weight.size(3)}, stride, padding);
   set_weight(shape, weight, wide);
-  const ThinEpilogue epilogue{float_data(bias, "bias", shape.channels, wide),
+  const SmallChannelEpilogue epilogue{float_data(bias, "bias", shape.channels, wide),
                               make_act(activation, slope, false)};
   for_wide(wide, [&](auto type, auto kind) {
     using T = typename decltype(type)::T;
-    run_thin_transpose<T, decltype(kind)::V>(exec, shape, epilogue, in<T>(wide), in<T>(weight),
+    run_small_channel_transpose<T, decltype(kind)::V>(launcher, shape, epilogue, in<T>(wide), in<T>(weight),
                                              out<T>(image));
   });
   return image;
 }
 
-static Tensor thin_conv_weight(Tensor image, Tensor wide, Sizes kernel, Sizes stride,
+static Tensor small_channel_conv_weight(Tensor image, Tensor wide, Sizes kernel, Sizes stride,
                                Sizes padding) {
   check_4d(image, "image");
   check_4d(wide, "wide");
-  Executor exec(image);
-  const ThinShape shape = shape_of(image, wide, kernel, stride, padding);
+  Launcher launcher(image);
+  const SmallChannelShape shape = shape_of(image, wide, kernel, stride, padding);
   Tensor dweight = new_floats(image, {shape.wide, shape.channels, kernel[0], kernel[1]});
   for_wide(wide, [&](auto type, auto kind) {
     using T = typename decltype(type)::T;
-    run_thin_weight<T, decltype(kind)::V>(exec, shape, in<T>(image), in<T>(wide),
+    run_small_channel_weight<T, decltype(kind)::V>(launcher, shape, in<T>(image), in<T>(wide),
                                           float_out(dweight));
   });
   return dweight;
@@ -151,7 +151,7 @@ static Tensor thin_conv_weight(Tensor image, Tensor wide, Sizes kernel, Sizes st
 }  // namespace fastgan
 
 STABLE_TORCH_LIBRARY_IMPL(fastgan, CUDA, m) {
-  m.impl("thin_conv", TORCH_BOX(&fastgan::cuda::thin_conv));
-  m.impl("thin_conv_transpose", TORCH_BOX(&fastgan::cuda::thin_conv_transpose));
-  m.impl("thin_conv_weight", TORCH_BOX(&fastgan::cuda::thin_conv_weight));
+  m.impl("small_channel_conv", TORCH_BOX(&fastgan::cuda::small_channel_conv));
+  m.impl("small_channel_conv_transpose", TORCH_BOX(&fastgan::cuda::small_channel_conv_transpose));
+  m.impl("small_channel_conv_weight", TORCH_BOX(&fastgan::cuda::small_channel_conv_weight));
 }

@@ -10,11 +10,11 @@
 namespace fastgan {
 namespace cuda {
 
-constexpr int kThinMost = 4;    // channels of the image, and steps of the stride
-constexpr int kThinKernel = 7;  // rows or columns of the kernel
-constexpr int kThinWide = 64;   // wide channels that a block takes
+constexpr int kMaxSmallChannels = 4;  // channels of the image, and steps of the stride
+constexpr int kMaxSmallKernel = 7;    // rows or columns of the kernel
+constexpr int kWideChannels = 64;     // wide channels that a block takes
 
-struct ThinShape {
+struct SmallChannelShape {
   int batch;
   int channels, height, width;            // the image
   std::int64_t image_stride[4];           // of (n, c, row, column)
@@ -25,10 +25,10 @@ struct ThinShape {
 
   FASTGAN_HD int taps() const { return channels * kernel[0] * kernel[1]; }
   FASTGAN_HD std::int64_t positions() const { return std::int64_t(batch) * rows * columns; }
-  FASTGAN_HD int wide_chunks() const { return (wide + kThinWide - 1) / kThinWide; }
+  FASTGAN_HD int wide_chunks() const { return (wide + kWideChannels - 1) / kWideChannels; }
 };
 
-inline void set_divisors(ThinShape& s) {
+inline void set_divisors(SmallChannelShape& s) {
   s.by_columns = make_fast_div(std::uint32_t(s.columns));
   s.by_rows = make_fast_div(std::uint32_t(s.rows));
   s.by_kernel_columns = make_fast_div(std::uint32_t(s.kernel[1]));
@@ -38,7 +38,7 @@ inline void set_divisors(ThinShape& s) {
 struct Tap {
   int c, i, j;
 
-  FASTGAN_HD Tap(const ThinShape& s, int tap) {
+  FASTGAN_HD Tap(const SmallChannelShape& s, int tap) {
     c = int(s.by_kernel(std::uint32_t(tap)));
     const int inside = tap - c * s.kernel[0] * s.kernel[1];
     i = int(s.by_kernel_columns(std::uint32_t(inside)));
@@ -51,10 +51,10 @@ struct Corner {
   std::int64_t sample;
   int row, column;
 
-  FASTGAN_HD Corner(const ThinShape& s, std::int64_t position) {
+  FASTGAN_HD Corner(const SmallChannelShape& s, std::int64_t position) {
     if (position >= s.positions()) {
       sample = 0;
-      row = -kThinKernel;
+      row = -kMaxSmallKernel;
       column = 0;
       return;
     }
@@ -67,7 +67,8 @@ struct Corner {
 };
 
 template <typename T>
-FASTGAN_HD float image_value(const ThinShape& s, const T* image, const Corner& at, const Tap& tap) {
+FASTGAN_HD float image_value(const SmallChannelShape& s, const T* image, const Corner& at,
+                             const Tap& tap) {
   const int row = at.row + tap.i;
   const int column = at.column + tap.j;
   const bool inside = std::uint32_t(row) < std::uint32_t(s.height) &&
@@ -78,35 +79,36 @@ FASTGAN_HD float image_value(const ThinShape& s, const T* image, const Corner& a
 }
 
 template <typename T>
-FASTGAN_HD float weight_value(const ThinShape& s, const T* weight, int k, const Tap& tap) {
+FASTGAN_HD float weight_value(const SmallChannelShape& s, const T* weight, int k, const Tap& tap) {
   return to_float(weight[k * s.weight_stride[0] + tap.c * s.weight_stride[1] +
                          tap.i * s.weight_stride[2] + tap.j * s.weight_stride[3]]);
 }
 
 // A thread's place among the channels of a block's chunk, V each, and the threads that share them.
 template <int V>
-struct ThinPlace {
-  static constexpr int kLanes = kThinWide / V;
+struct SmallChannelPlace {
+  static constexpr int kLanes = kWideChannels / V;
   static constexpr int kGroups = kThreads / kLanes;
 
   int lane, group;
 
-  FASTGAN_HD explicit ThinPlace(int thread) : lane(thread % kLanes), group(thread / kLanes) {}
+  FASTGAN_HD explicit SmallChannelPlace(int thread)
+      : lane(thread % kLanes), group(thread / kLanes) {}
   FASTGAN_HD int channel() const { return lane * V; }  // of the chunk
 };
 
 // Rows x V products that a thread keeps in registers, and the rows that a block has.
 template <int V>
-constexpr int kThinRows = 32 / V;
-constexpr int kThinBlockRows = 128;
+constexpr int kRows = 32 / V;
+constexpr int kBlockRows = 128;
 
 template <int V>
-struct ThinTile {
-  float sum[kThinRows<V>][V];
+struct SmallChannelTile {
+  float sum[kRows<V>][V];
 
   FASTGAN_HD void clear() {
     FASTGAN_UNROLL
-    for (int r = 0; r < kThinRows<V>; ++r) {
+    for (int r = 0; r < kRows<V>; ++r) {
       FASTGAN_UNROLL
       for (int v = 0; v < V; ++v) {
         sum[r][v] = 0.0f;
@@ -116,10 +118,10 @@ struct ThinTile {
 
   // `rows` and `columns` are in shared memory; a 16-byte load brings four.
   FASTGAN_HD void absorb(const float* rows, const float* columns) {
-    float row[kThinRows<V>];
+    float row[kRows<V>];
     float column[V];
     FASTGAN_UNROLL
-    for (int r = 0; r < kThinRows<V>; ++r) {
+    for (int r = 0; r < kRows<V>; ++r) {
       row[r] = rows[r];
     }
     FASTGAN_UNROLL
@@ -127,7 +129,7 @@ struct ThinTile {
       column[v] = columns[v];
     }
     FASTGAN_UNROLL
-    for (int r = 0; r < kThinRows<V>; ++r) {
+    for (int r = 0; r < kRows<V>; ++r) {
       FASTGAN_UNROLL
       for (int v = 0; v < V; ++v) {
         sum[r][v] += row[r] * column[v];

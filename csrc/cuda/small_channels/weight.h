@@ -1,4 +1,5 @@
-// The weight gradient of the thin convolutions, as seen by one thread; see cuda/small_channels/kernel.h.
+// The weight gradient of the small-channel convolutions, as seen by one thread; see
+// cuda/small_channels/kernel.h.
 #pragma once
 
 #include "cuda/small_channels/shape.h"
@@ -9,13 +10,13 @@ namespace cuda {
 // How the positions are cut into chunks, one for each block of 64 wide channels and 128 taps, and how
 // a block's groups of threads share out the taps: where these need half of the groups or fewer, the
 // others take every second position, or fourth.
-struct ThinWeightPlan {
+struct SmallChannelWeightPlan {
   std::int64_t chunks;
   std::int64_t chunk_len;  // a multiple of the positions of a step
   int tap_tiles;
   int tap_groups;  // a power of two
 
-  FASTGAN_HD std::int64_t blocks(const ThinShape& s) const {
+  FASTGAN_HD std::int64_t blocks(const SmallChannelShape& s) const {
     return chunks * s.wide_chunks() * tap_tiles;
   }
 };
@@ -23,23 +24,23 @@ struct ThinWeightPlan {
 // part[chunk][wide channel][tap] = the sum over the chunk's positions of wide * image. A step lays out
 // 32 positions in shared memory, whose memory the threads' sums then take.
 template <typename T_, int V>
-struct ThinWeightBody {
+struct SmallChannelWeightKernel {
   using T = T_;
-  using Place = ThinPlace<V>;
-  using State = ThinTile<V>;
+  using Place = SmallChannelPlace<V>;
+  using State = SmallChannelTile<V>;
   static constexpr int kPositions = 32;
   static constexpr int kBlocksPerSm = 2;
   struct Step {
-    float patch[kPositions][kThinBlockRows];
-    float wide[kPositions][kThinWide];
+    float patch[kPositions][kBlockRows];
+    float wide[kPositions][kWideChannels];
   };
   union Shared {
     alignas(16) Step step;
-    float sum[kThinRows<V> * V][kThreads];
+    float sum[kRows<V> * V][kThreads];
   };
 
-  ThinShape shape;
-  ThinWeightPlan plan;
+  SmallChannelShape shape;
+  SmallChannelWeightPlan plan;
   const T* image;
   const T* wide;
   float* part;
@@ -48,10 +49,10 @@ struct ThinWeightBody {
     std::int64_t chunk;
     int first_channel, first_tap;
 
-    FASTGAN_HD Work(const ThinWeightBody& b, std::int64_t block) {
+    FASTGAN_HD Work(const SmallChannelWeightKernel& b, std::int64_t block) {
       const int rest = int(block) / b.plan.tap_tiles;
-      first_tap = int(block) % b.plan.tap_tiles * kThinBlockRows;
-      first_channel = rest % b.shape.wide_chunks() * kThinWide;
+      first_tap = int(block) % b.plan.tap_tiles * kBlockRows;
+      first_channel = rest % b.shape.wide_chunks() * kWideChannels;
       chunk = rest / b.shape.wide_chunks();
     }
   };
@@ -66,15 +67,15 @@ struct ThinWeightBody {
   FASTGAN_HD void stage(std::int64_t block, int thread, int step, Shared& shared) const {
     const Work work(*this, block);
     const std::int64_t first = first_position(work, step);
-    const int row = thread % kThinBlockRows;
+    const int row = thread % kBlockRows;
     const int tap = work.first_tap + row;
     const bool held = tap < shape.taps();
     const Tap at(shape, held ? tap : 0);
-    for (int m = thread / kThinBlockRows; m < kPositions; m += kThreads / kThinBlockRows) {
+    for (int m = thread / kBlockRows; m < kPositions; m += kThreads / kBlockRows) {
       const Corner corner(shape, first + m);
       shared.step.patch[m][row] = held ? image_value(shape, image, corner, at) : 0.0f;
     }
-    constexpr int packs = kThinWide / V;
+    constexpr int packs = kWideChannels / V;
     for (int e = thread; e < kPositions * packs; e += kThreads) {
       const std::int64_t position = first + e / packs;
       const int lane = e % packs * V;
@@ -91,7 +92,7 @@ struct ThinWeightBody {
 
   FASTGAN_HD void absorb(std::int64_t, int thread, int, const Shared& shared, State& state) const {
     const Place place(thread);
-    const int row = place.group % plan.tap_groups * kThinRows<V>;
+    const int row = place.group % plan.tap_groups * kRows<V>;
     for (int m = place.group / plan.tap_groups; m < kPositions;
          m += Place::kGroups / plan.tap_groups) {
       state.absorb(&shared.step.patch[m][row], &shared.step.wide[m][place.channel()]);
@@ -100,7 +101,7 @@ struct ThinWeightBody {
 
   FASTGAN_HD void publish(int thread, Shared& shared, const State& state) const {
     FASTGAN_UNROLL
-    for (int r = 0; r < kThinRows<V>; ++r) {
+    for (int r = 0; r < kRows<V>; ++r) {
       FASTGAN_UNROLL
       for (int v = 0; v < V; ++v) {
         shared.sum[r * V + v][thread] = state.sum[r][v];
@@ -116,8 +117,8 @@ struct ThinWeightBody {
     if (place.group >= plan.tap_groups) {
       return;
     }
-    for (int slot = 0; slot < kThinRows<V> * V; ++slot) {
-      const int tap = work.first_tap + place.group * kThinRows<V> + slot / V;
+    for (int slot = 0; slot < kRows<V> * V; ++slot) {
+      const int tap = work.first_tap + place.group * kRows<V> + slot / V;
       const int k = work.first_channel + place.channel() + slot % V;
       if (tap >= taps || k >= shape.wide) {
         continue;

@@ -54,7 +54,7 @@ def beats_eager(p: Problem, grad_x: bool) -> bool:
 
 def to_map(p: Problem, image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     stride, padding, *_ = p.geometry
-    found: Tensor = torch.ops.fastgan.dot_conv(
+    found: Tensor = torch.ops.fastgan.bf16_conv(
         laid_out(p, image), laid_out(p, weight), stride, padding, p.map[2:], bias
     )
     return found
@@ -62,7 +62,7 @@ def to_map(p: Problem, image: Tensor, weight: Tensor, bias: Tensor | None) -> Te
 
 def to_image(p: Problem, map: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     stride, padding, *_ = p.geometry
-    found: Tensor = torch.ops.fastgan.dot_conv_transpose(
+    found: Tensor = torch.ops.fastgan.bf16_conv_transpose(
         laid_out(p, map), laid_out(p, weight), stride, padding, p.image[2:], bias
     )
     return found
@@ -70,7 +70,7 @@ def to_image(p: Problem, map: Tensor, weight: Tensor, bias: Tensor | None) -> Te
 
 def to_weight(p: Problem, image: Tensor, map: Tensor) -> Tensor:
     stride, padding, *_ = p.geometry
-    found: Tensor = torch.ops.fastgan.dot_conv_weight(
+    found: Tensor = torch.ops.fastgan.bf16_conv_weight(
         laid_out(p, image), laid_out(p, map), list(p.kernel), stride, padding, p.weight_dtype
     )
     return found

@@ -127,10 +127,10 @@ def run(p: Problem, a: Tensor, b: Tensor, epilogue: Epilogue) -> Tensor:
     bias, *after = epilogue
     arguments = weight, bias, p.geometry.stride, layer.padding, p.result[2:], *after
     if (p.of == FORWARD) == layer.few_is_x:
-        wide: Tensor = torch.ops.fastgan.thin_conv(dense(a), *arguments)
+        wide: Tensor = torch.ops.fastgan.small_channel_conv(dense(a), *arguments)
         return wide
     # A contiguous tensor is worth a copy: ATen's kernels are slower still in that layout.
-    few: Tensor = torch.ops.fastgan.thin_conv_transpose(
+    few: Tensor = torch.ops.fastgan.small_channel_conv_transpose(
         _channels_last(a), *arguments, p.channels_last
     )
     return few
@@ -138,7 +138,7 @@ def run(p: Problem, a: Tensor, b: Tensor, epilogue: Epilogue) -> Tensor:
 
 def _to_weight(p: Problem, layer: _Layer, few: Tensor, wide: Tensor) -> Tensor:
     """In float32, contiguous or a view of that."""
-    gradient: Tensor = torch.ops.fastgan.thin_conv_weight(
+    gradient: Tensor = torch.ops.fastgan.small_channel_conv_weight(
         dense(few), _channels_last(wide), list(p.kernel), p.geometry.stride, layer.padding
     )
     return gradient.transpose(0, 1).flip(2, 3) if layer.flipped else gradient

@@ -118,17 +118,22 @@ def _capability(arch: str) -> tuple[int, int]:
     return divmod(int(arch.rstrip("af")), 10)
 
 
-def kept_memory(limit: int | None = None) -> int:
-    """Bytes of freed blocks that the CPU kernels hold for their next outputs.
+def cached_memory(limit: int | None = None) -> int:
+    """Bytes of freed blocks that the caching CPU allocator holds for the kernels' next outputs.
 
     Memory fresh from the system is slow to write to first, so large outputs of norm_act, bias_act
-    and fastgan's convolutions come back to a store of up to 512 MiB when they are freed. limit: so
-    many bytes at most from here on, in this process; 0 holds nothing. ValueError for a negative
-    one. 0 where there is no compiled library.
+    and fastgan's convolutions come back to the allocator, up to 512 MiB of them, when they are
+    freed. 0 where there is no compiled library.
+
+    Args:
+        limit: so many bytes at most from here on, in this process; 0 holds nothing.
+
+    Raises:
+        ValueError: limit is negative.
     """
     if limit is not None and limit < 0:
         raise ValueError(f"limit: expected a number of bytes >= 0, got {limit}")
     if load() is not None:
         return 0
-    held: int = torch.ops.fastgan.kept_memory(limit)
+    held: int = torch.ops.fastgan.cached_memory(limit)
     return held

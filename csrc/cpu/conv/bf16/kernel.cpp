@@ -1,4 +1,5 @@
-// The loops of bfloat16's convolutions (cpu/conv/bf16/kernel.h). Compiled once for each instruction set.
+// The kernels of bfloat16's convolutions (cpu/conv/bf16/kernel.h). Compiled once for each
+// instruction set.
 #include <algorithm>
 #include <cstdint>
 
@@ -13,16 +14,16 @@ namespace {
 
 // ---- weights
 
-// A convolution sums over the image's channels, its transpose over the positions'.
+// A convolution sums over the image's channels, its transpose over the strided map's.
 struct Sides {
   int64_t depth, columns;  // channels summed over, and of the output
 
-  Sides(const DotShape& s, bool transposed)
-      : depth(transposed ? s.positions : s.image), columns(transposed ? s.image : s.positions) {}
+  Sides(const Bf16Shape& s, bool transposed)
+      : depth(transposed ? s.strided : s.image), columns(transposed ? s.image : s.strided) {}
   int64_t pairs() const { return depth / 2; }
 };
 
-int64_t packed_pairs(const DotShape& s, bool transposed) {
+int64_t packed_pairs(const Bf16Shape& s, bool transposed) {
   const Sides of(s, transposed);
   return s.across(of.columns) * kPanel * s.taps() * of.pairs();
 }
@@ -31,13 +32,13 @@ int64_t packed_pairs(const DotShape& s, bool transposed) {
 struct Spread {
   int64_t rows, columns;
 
-  Spread(const DotShape& s, bool transposed)
+  Spread(const Bf16Shape& s, bool transposed)
       : rows(transposed ? s.stride[0] : 1), columns(transposed ? s.stride[1] : 1) {}
 };
 
 // Calls function(tap) for those of each output one after the other.
 template <typename Function>
-void for_taps(const DotShape& s, bool transposed, const Function& function) {
+void for_taps(const Bf16Shape& s, bool transposed, const Function& function) {
   const Spread by(s, transposed);
   for (int64_t row = 0; row < by.rows; ++row) {
     for (int64_t column = 0; column < by.columns; ++column) {
@@ -49,7 +50,7 @@ void for_taps(const DotShape& s, bool transposed, const Function& function) {
 }
 
 // The place in this order of the taps that begin at (row, column).
-int64_t taps_before(const DotShape& s, bool transposed, int64_t row, int64_t column) {
+int64_t taps_before(const Bf16Shape& s, bool transposed, int64_t row, int64_t column) {
   const Spread by(s, transposed);
   int64_t rows = 0, columns = 0;
   for (int64_t i = 0; i < row; ++i) rows += taps_from(i, s.kernel[0], by.rows);
@@ -69,41 +70,41 @@ FASTGAN_HD VecU pairs_at(const float* p) {
   return pairs_at(low);
 }
 
-// Pairs of channels [0, depth) for a vector of columns whose weights lie `apart`.
+// Pairs of channels [0, depth) for a vector of columns whose weights lie `pitch` apart.
 template <typename T>
-void pack_tap(const T* w, int64_t apart, int64_t depth, uint32_t* to) {
+void pack_tap(const T* w, int64_t pitch, int64_t depth, uint32_t* to) {
   int64_t c = 0;
   for (; c + 2 * kWidth <= depth; c += 2 * kWidth) {
     VecF v[kWidth];
-    for (int64_t i = 0; i < kWidth; ++i) v[i] = bits_as<VecF>(pairs_at(w + i * apart + c));
+    for (int64_t i = 0; i < kWidth; ++i) v[i] = bits_as<VecF>(pairs_at(w + i * pitch + c));
     transpose(v);
     for (int64_t i = 0; i < kWidth; ++i) store_pairs(to + (c / 2 + i) * kPanel, bits_as<VecU>(v[i]));
   }
   for (; c < depth; c += 2) {
     for (int64_t i = 0; i < kWidth; ++i) {
       BFloat16 pair[2];
-      for (int half = 0; half < 2; ++half) store1(pair + half, load1(w + i * apart + c + half));
+      for (int half = 0; half < 2; ++half) store1(pair + half, load1(w + i * pitch + c + half));
       std::memcpy(to + c / 2 * kPanel + i, pair, sizeof pair);
     }
   }
 }
 
-// `columns` weights of rows that lie `apart`, two rows to pairs.
+// `columns` weights of rows that lie `pitch` apart, two rows to pairs.
 template <typename T>
-void pair_rows(const T* w, int64_t apart, int64_t pairs, int64_t columns, uint32_t* to) {
-  for (int64_t k = 0; k < pairs; ++k, w += 2 * apart, to += kPanel) {
+void pair_rows(const T* w, int64_t pitch, int64_t pairs, int64_t columns, uint32_t* to) {
+  for (int64_t k = 0; k < pairs; ++k, w += 2 * pitch, to += kPanel) {
     for (int64_t c = 0; c < columns; c += kWidth) {
-      store_pairs(to + c, interleave(w + c, w + apart + c));
+      store_pairs(to + c, interleave(w + c, w + pitch + c));
     }
   }
 }
 
 // [panel][tap][pair][column], taps in the order of for_taps.
 template <typename T>
-void pack_of(const DotShape& s, bool transposed, const T* w, int64_t first, int64_t last,
+void pack_of(const Bf16Shape& s, bool transposed, const T* w, int64_t first, int64_t last,
              uint32_t* packed) {
   const Sides of(s, transposed);
-  const int64_t apart = s.taps() * s.image;  // weights of two positions' channels
+  const int64_t pitch = s.taps() * s.image;  // weights of two channels of the strided map
   // For a convolution few columns at a time: the taps of one lie side by side.
   const int64_t step = transposed ? kPanel : kWidth, end = std::min(last * kPanel, of.columns);
   for (int64_t column = first * kPanel; column < end; column += step) {
@@ -111,16 +112,16 @@ void pack_of(const DotShape& s, bool transposed, const T* w, int64_t first, int6
     for_taps(s, transposed, [&](int64_t tap) {
       const T* const at = w + tap * s.image;
       if (transposed) {
-        pair_rows(at + column, apart, of.pairs(), std::min(step, end - column), to);
+        pair_rows(at + column, pitch, of.pairs(), std::min(step, end - column), to);
       } else {
-        pack_tap(at + column * apart, apart, of.depth, to);
+        pack_tap(at + column * pitch, pitch, of.depth, to);
       }
       to += of.pairs() * kPanel;
     });
   }
 }
 
-void pack(const DotShape& s, bool transposed, const void* weight, int64_t first, int64_t last,
+void pack(const Bf16Shape& s, bool transposed, const void* weight, int64_t first, int64_t last,
           uint32_t* packed) {
   if (s.weight == Dtype::kFloat32) {
     return pack_of(s, transposed, static_cast<const float*>(weight), first, last, packed);
@@ -132,10 +133,10 @@ void pack(const DotShape& s, bool transposed, const void* weight, int64_t first,
 
 constexpr int64_t kPointerFloats = sizeof(void*) / sizeof(float);
 
-int64_t scratch_floats(const DotShape& s, bool transposed, int64_t outputs) {
+int64_t scratch_floats(const Bf16Shape& s, bool transposed, int64_t outputs) {
   // A source position of zeros, and pointers: of each output one for itself and one for each tap, of
   // the tile after the last, and of the taps' weights.
-  const int64_t pointers = outputs * (s.taps() + 1) + kMostRows + s.taps();
+  const int64_t pointers = outputs * (s.taps() + 1) + kMaxRows + s.taps();
   return Sides(s, transposed).pairs() + pointers * kPointerFloats;
 }
 
@@ -145,12 +146,12 @@ struct Outputs {
   const uint32_t** met;  // [tap][output]
   BFloat16** out;
 
-  void find(const DotShape& s, bool transposed, const DotPiece& piece, int64_t first,
+  void find(const Bf16Shape& s, bool transposed, const Bf16Piece& piece, int64_t first,
             const uint32_t* from, const uint32_t* nothing, BFloat16* to) const {
     const Sides of(s, transposed);
-    const DotAxis down = DotAxis::rows(s, transposed, piece.phase);
-    const DotAxis along = DotAxis::columns(s, transposed, piece.phase);
-    const DotSpan &rows = piece.rows, &columns = piece.columns;
+    const Bf16Axis down = Bf16Axis::rows(s, transposed, piece.phase);
+    const Bf16Axis along = Bf16Axis::columns(s, transposed, piece.phase);
+    const Bf16Span &rows = piece.rows, &columns = piece.columns;
     const int64_t out_rows = transposed ? s.height : s.rows, out_columns = transposed ? s.width : s.columns;
     for (int64_t o = 0, length; o < count; o += length) {  // a row of them at a time
       const int64_t before = (first + o) % columns.outputs, line = (first + o) / columns.outputs;
@@ -173,15 +174,15 @@ struct Outputs {
         }
       }
     }
-    std::fill_n(met + piece.taps() * count, kMostRows, nothing);
+    std::fill_n(met + piece.taps() * count, kMaxRows, nothing);
   }
 };
 
 // The weights of a piece's taps in a panel.
-void find_weights(const DotShape& s, bool transposed, const DotPiece& piece, const uint32_t* panel,
-                  const uint32_t** found) {
-  const DotAxis down = DotAxis::rows(s, transposed, piece.phase);
-  const DotAxis along = DotAxis::columns(s, transposed, piece.phase);
+void find_weights(const Bf16Shape& s, bool transposed, const Bf16Piece& piece,
+                  const uint32_t* panel, const uint32_t** found) {
+  const Bf16Axis down = Bf16Axis::rows(s, transposed, piece.phase);
+  const Bf16Axis along = Bf16Axis::columns(s, transposed, piece.phase);
   const int64_t before = taps_before(s, transposed, down.first, along.first);
   for (int64_t i = piece.rows.tap; i < piece.rows.tap + piece.rows.taps; ++i) {
     for (int64_t j = piece.columns.tap; j < piece.columns.tap + piece.columns.taps; ++j) {
@@ -190,8 +191,8 @@ void find_weights(const DotShape& s, bool transposed, const DotPiece& piece, con
   }
 }
 
-void conv(const DotShape& s, bool transposed, const void* source, const uint32_t* packed,
-          const float* bias, const DotPiece& piece, int64_t first, int64_t last, void* target,
+void conv(const Bf16Shape& s, bool transposed, const void* source, const uint32_t* packed,
+          const float* bias, const Bf16Piece& piece, int64_t first, int64_t last, void* target,
           float* scratch) {
   const Sides of(s, transposed);
   const int64_t count = last - first, taps = piece.taps();
@@ -200,7 +201,7 @@ void conv(const DotShape& s, bool transposed, const void* source, const uint32_t
   uint32_t* const pointers = nothing + of.pairs();
   auto** const out = reinterpret_cast<BFloat16**>(pointers);
   const auto** const met = reinterpret_cast<const uint32_t**>(pointers + count * kPointerFloats);
-  const auto** const weights = met + taps * count + kMostRows;
+  const auto** const weights = met + taps * count + kMaxRows;
   const Outputs outputs{count, met, out};
   outputs.find(s, transposed, piece, first, static_cast<const uint32_t*>(source), nothing,
                static_cast<BFloat16*>(target));
@@ -218,21 +219,21 @@ void conv(const DotShape& s, bool transposed, const void* source, const uint32_t
 
 // ---- the weight gradient
 
-void weight(const DotShape& s, const void* image, const void* positions, int64_t first, int64_t last,
+void weight(const Bf16Shape& s, const void* image, const void* strided, int64_t first, int64_t last,
             void* out, float* scratch) {
-  const int64_t each = s.squares() / s.stride[0];  // of one parity
+  const int64_t each = s.output_tiles() / s.stride[0];  // of one parity
   for (int64_t parity = first / each; parity * each < last; ++parity) {
     const int64_t begin = std::max(first - parity * each, int64_t{0});
     const int64_t end = std::min(last - parity * each, each);
-    const DotGradient gradient(s, parity, begin, end, scratch);
-    gradient.run(static_cast<const BFloat16*>(image), static_cast<const BFloat16*>(positions), out);
+    const Bf16Gradient gradient(s, parity, begin, end, scratch);
+    gradient.run(static_cast<const BFloat16*>(image), static_cast<const BFloat16*>(strided), out);
   }
 }
 
 }  // namespace
 
-extern const DotLoops FASTGAN_OF_ISA(kDotLoops);
-const DotLoops FASTGAN_OF_ISA(kDotLoops) = {packed_pairs, pack, scratch_floats, conv,
-                                            DotGradient::scratch_floats, weight};
+extern const Bf16Kernels FASTGAN_OF_ISA(kBf16Kernels);
+const Bf16Kernels FASTGAN_OF_ISA(kBf16Kernels) = {
+    packed_pairs, pack, scratch_floats, conv, Bf16Gradient::scratch_floats, weight};
 
 }  // namespace fastgan

@@ -11,7 +11,7 @@
 namespace fastgan {
 namespace {
 
-constexpr int64_t kPanel = kDotPanel;
+constexpr int64_t kPanel = kBf16Panel;
 
 FASTGAN_HD VecF add_dot(VecF sum, VecU a, VecU b) {
 #if defined(__AVX512BF16__)
@@ -72,9 +72,9 @@ FASTGAN_HD void fetch_for_writing(const T* to) {
 // Calls function(first column, its vectors, first row, rows) for the register tiles of a panel.
 template <typename Function>
 FASTGAN_HD void tiles(int64_t columns, int64_t rows, const Function& function) {
-  for (int64_t column = 0; column < columns; column += kMostVectors * kWidth) {
-    const int64_t vectors = std::min(kMostVectors, (columns - column) / kWidth);
-    in_pieces(rows, most_rows(vectors),
+  for (int64_t column = 0; column < columns; column += kMaxVectors * kWidth) {
+    const int64_t vectors = std::min(kMaxVectors, (columns - column) / kWidth);
+    in_pieces(rows, max_rows(vectors),
               [&](int64_t row, int64_t count) { function(column, vectors, row, count); });
   }
 }

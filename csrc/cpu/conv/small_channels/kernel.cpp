@@ -1,5 +1,6 @@
-// The loops of the thin convolutions. Compiled once for each instruction set; FASTGAN_ISA names the
-// copy. All three are one product of register tiles over different operands, left one broadcast:
+// The kernels of the small-channel convolutions. Compiled once for each instruction set;
+// FASTGAN_ISA names the copy. All three are one product of register tiles over different operands,
+// left one broadcast:
 //   from_image   positions x taps (of the padded image)      by  taps x wide channels
 //   to_image     positions x wide channels                   by  wide channels x taps
 //   weight       taps (of the padded image) x positions      by  positions x wide channels
@@ -18,17 +19,18 @@ namespace {
 // first-level cache.
 constexpr int64_t kBlock = 64;
 
-ThinSizes sizes(const ThinShape& s, bool to_image, int64_t rows) {
+SmallChannelSizes sizes(const SmallChannelShape& s, bool to_image, int64_t rows) {
   const int64_t vectors = wide_vectors(s), offsets = std::max({s.taps(), s.wide, kBlock});
-  const int64_t tile = kMostRows * kMostVectors * kWidth, row = s.columns * s.wide;
+  const int64_t tile = kMaxRows * kMaxVectors * kWidth, row = s.columns * s.wide;
   if (!to_image) {
-    const int64_t block = std::max(tile, kBlock * kMostVectors * kWidth);
+    const int64_t block = std::max(tile, kBlock * kMaxVectors * kWidth);
     const int64_t scratch = Padded(s, rows).size() + block;
     return {s.taps() * vectors * kWidth, scratch, offsets + s.taps(), vectors * kWidth};
   }
   const Chunks k(s);
   // A vector past the end of a chunk is read, or of the line written.
-  const int64_t scratch = k.ring * s.columns * k.padded + 2 * k.line(s) + row + 8 * kWidth * kMostRows;
+  const int64_t scratch =
+      k.ring * s.columns * k.padded + 2 * k.line(s) + row + 8 * kWidth * kMaxRows;
   return {s.wide * k.padded, scratch, offsets, 0};
 }
 
@@ -36,8 +38,8 @@ ThinSizes sizes(const ThinShape& s, bool to_image, int64_t rows) {
 
 // Activates a tile of sums and stores its channels from vector `v` on.
 template <typename T, int A>
-void store_wide(const ThinShape& s, const ThinEpilogue& e, const float* sums, int64_t positions,
-                int64_t v, int64_t vectors, T* out) {
+void store_wide(const SmallChannelShape& s, const SmallChannelEpilogue& e, const float* sums,
+                int64_t positions, int64_t v, int64_t vectors, T* out) {
   for (int64_t p = 0; p < positions; ++p, out += s.wide) {
     for (int64_t k = v * kWidth; k < (v + vectors) * kWidth; k += kWidth, sums += kWidth) {
       const VecF z = act<A>(load(sums) + load(e.bias + k), e.slope);
@@ -51,8 +53,9 @@ void store_wide(const ThinShape& s, const ThinEpilogue& e, const float* sums, in
 }
 
 template <typename T, int A, typename O>
-void from_image(const ThinShape& s, const ThinEpilogue& e, const float* packed, const void* image,
-                int64_t first, int64_t last, void* out, const ThinScratch& scratch) {
+void from_image(const SmallChannelShape& s, const SmallChannelEpilogue& e, const float* packed,
+                const void* image, int64_t first, int64_t last, void* out,
+                const SmallChannelScratch& scratch) {
   using Value = Operand<O>;
   constexpr int64_t terms = kTerms<O>;
   const Padded padded(s, last - first);
@@ -66,10 +69,10 @@ void from_image(const ThinShape& s, const ThinEpilogue& e, const float* packed, 
   for (int64_t r = first; r < last; ++r) {
     const Value* const line = reinterpret_cast<const Value*>(pixels) +
                               (r - first) * s.stride[0] * padded.row() / terms;
-    in_pieces(wide_vectors(s), kMostVectors, [&](int64_t v, int64_t vectors) {
+    in_pieces(wide_vectors(s), kMaxVectors, [&](int64_t v, int64_t vectors) {
       o.b = reinterpret_cast<const Value*>(packed) + v * kWidth * o.n;
       o.ldb = o.ldc = vectors * kWidth;
-      in_pieces(s.columns, most_rows(vectors), [&](int64_t q, int64_t count) {
+      in_pieces(s.columns, max_rows(vectors), [&](int64_t q, int64_t count) {
         for (int64_t p = 0; p < count; ++p) {
           o.a[p] = line + (q + p) * s.stride[1] * padded.inner / terms;
         }
@@ -85,7 +88,7 @@ void from_image(const ThinShape& s, const ThinEpilogue& e, const float* packed, 
 
 // The products of one row of the wide tensor, [position][tap].
 template <typename T, typename O>
-void row_products(const ThinShape& s, const Chunks& k, const float* packed, const T* row,
+void row_products(const SmallChannelShape& s, const Chunks& k, const float* packed, const T* row,
                   float* widened, float* to, const int32_t* offsets) {
   using Value = Operand<O>;
   constexpr int64_t terms = kTerms<O>;
@@ -98,11 +101,12 @@ void row_products(const ThinShape& s, const Chunks& k, const float* packed, cons
   o.offset = offsets;
   o.n = s.wide / terms;
   o.ldc = k.padded;
-  in_pieces(k.padded / kWidth, kMostVectors, [&](int64_t v, int64_t vectors) {
+  in_pieces(k.padded / kWidth, kMaxVectors, [&](int64_t v, int64_t vectors) {
     o.b = reinterpret_cast<const Value*>(packed) + v * kWidth * o.n;
     o.ldb = vectors * kWidth;
-    in_pieces(s.columns, most_rows(vectors), [&](int64_t q, int64_t count) {
-      for (int64_t p = 0; p < count; ++p) o.a[p] = static_cast<const Value*>(values) + (q + p) * o.n;
+    in_pieces(s.columns, max_rows(vectors), [&](int64_t q, int64_t count) {
+      for (int64_t p = 0; p < count; ++p)
+        o.a[p] = static_cast<const Value*>(values) + (q + p) * o.n;
       o.c = to + q * k.padded + v * kWidth;
       multiply<false>(o, vectors, count);
     });
@@ -112,7 +116,7 @@ void row_products(const ThinShape& s, const Chunks& k, const float* packed, cons
 // Adds the chunks that fall on each chunk of a line of the image. Whole vectors are stored: the next
 // chunk overwrites what is beyond this one, which nothing has to wait for.
 template <int W>
-void gather(const ThinShape& s, const Chunks& k, const float* const* rows, int64_t count,
+void gather(const SmallChannelShape& s, const Chunks& k, const float* const* rows, int64_t count,
             float* line) {
   for (int64_t q = 0; q < k.in_line(s); ++q) {
     const int64_t begin = std::max<int64_t>(0, q - s.columns + 1);
@@ -129,8 +133,8 @@ void gather(const ThinShape& s, const Chunks& k, const float* const* rows, int64
 }
 
 template <typename T, int A>
-void store_image_row(const ThinShape& s, const ThinEpilogue& e, const float* bias, float* line,
-                     int64_t row, T* out) {
+void store_image_row(const SmallChannelShape& s, const SmallChannelEpilogue& e, const float* bias,
+                     float* line, int64_t row, T* out) {
   const int64_t n = s.width * s.channels;
   for (int64_t i = 0; i < n; i += kWidth) {
     store(line + i, act<A>(load(line + i) + load(bias + i), e.slope));
@@ -149,10 +153,11 @@ void store_image_row(const ThinShape& s, const ThinEpilogue& e, const float* bia
 }
 
 template <typename T, int A, typename O>
-void to_image(const ThinShape& s, const ThinEpilogue& e, const float* packed, const void* wide,
-              int64_t first, int64_t last, void* out, const ThinScratch& scratch) {
+void to_image(const SmallChannelShape& s, const SmallChannelEpilogue& e, const float* packed,
+              const void* wide, int64_t first, int64_t last, void* out,
+              const SmallChannelScratch& scratch) {
   const Chunks k(s);
-  const int64_t slack = kMostRows * kWidth, slot = s.columns * k.padded;
+  const int64_t slack = kMaxRows * kWidth, slot = s.columns * k.padded;
   float* const products = scratch.floats;
   float* const line = products + k.ring * slot + slack;
   float* const bias = line + k.line(s) + slack;
@@ -166,7 +171,7 @@ void to_image(const ThinShape& s, const ThinEpilogue& e, const float* packed, co
     const int64_t above = r + s.padding[0], step = s.stride[0];
     const int64_t low = std::max<int64_t>(0, ceil_div(above - s.kernel[0] + 1, step));
     const int64_t high = std::min(s.rows - 1, above / step);
-    const float* rows[kThinKernel];
+    const float* rows[kMaxSmallKernel];
     int64_t count = 0;
     for (int64_t h = low; h <= high; ++h) {
       float* const at = products + h % k.ring * slot;
@@ -193,7 +198,7 @@ void to_image(const ThinShape& s, const ThinEpilogue& e, const float* packed, co
 
 // Positions [0, count) and channels of `vectors` vectors, side by side and filled with zeros.
 template <typename T>
-void gather_wide(const ThinShape& s, const T* from, int64_t count, int64_t channels,
+void gather_wide(const SmallChannelShape& s, const T* from, int64_t count, int64_t channels,
                  int64_t vectors, float* to) {
   for (int64_t p = 0; p < count; ++p, to += vectors * kWidth) {
     convert(from + p * s.wide, channels, to);
@@ -202,7 +207,7 @@ void gather_wide(const ThinShape& s, const T* from, int64_t count, int64_t chann
 }
 // Pairs [0, count) of positions.
 template <typename T>
-void gather_wide(const ThinShape& s, const T* from, int64_t count, int64_t, int64_t vectors,
+void gather_wide(const SmallChannelShape& s, const T* from, int64_t count, int64_t, int64_t vectors,
                  uint32_t* to) {
   for (int64_t p = 0; p < count; ++p, from += 2 * s.wide) {
     for (int64_t k = 0; k < vectors * kWidth; k += kWidth, to += kWidth) {
@@ -220,8 +225,8 @@ void pair_up(float* values, int64_t n, int64_t apart) {
 }
 
 template <typename T, typename O>
-void weight(const ThinShape& s, const void* image, const void* wide, int64_t first, int64_t last,
-            float* sums, const ThinScratch& scratch) {
+void weight(const SmallChannelShape& s, const void* image, const void* wide, int64_t first,
+            int64_t last, float* sums, const SmallChannelScratch& scratch) {
   using Value = Operand<O>;
   constexpr int64_t terms = kTerms<O>;
   const Padded padded(s, last - first);
@@ -232,8 +237,8 @@ void weight(const ThinShape& s, const void* image, const void* wide, int64_t fir
   if (terms == 2) pair_up(pixels, padded.size(), s.stride[1] * padded.inner);
   tap_offsets(s, padded, taps);
   const int64_t columns = wide_vectors(s) * kWidth;
-  const bool in_place = std::is_same_v<T, float> && s.wide <= kMostVectors * kWidth &&
-                        s.wide % kWidth == 0;
+  const bool in_place =
+      std::is_same_v<T, float> && s.wide <= kMaxVectors * kWidth && s.wide % kWidth == 0;
   O o{};
   o.offset = positions;
   o.ldc = columns;
@@ -245,7 +250,7 @@ void weight(const ThinShape& s, const void* image, const void* wide, int64_t fir
                                           q * s.stride[1] * padded.inner);
     }
     o.n = count;
-    in_pieces(wide_vectors(s), kMostVectors, [&](int64_t v, int64_t vectors) {
+    in_pieces(wide_vectors(s), kMaxVectors, [&](int64_t v, int64_t vectors) {
       o.b = block;
       o.ldb = vectors * kWidth;
       if (in_place) {
@@ -254,7 +259,7 @@ void weight(const ThinShape& s, const void* image, const void* wide, int64_t fir
         const int64_t channels = std::min(vectors * kWidth, s.wide - v * kWidth);
         gather_wide(s, from + v * kWidth, count, channels, vectors, block);
       }
-      in_pieces(s.taps(), most_rows(vectors), [&](int64_t tap, int64_t taps_here) {
+      in_pieces(s.taps(), max_rows(vectors), [&](int64_t tap, int64_t taps_here) {
         for (int64_t p = 0; p < taps_here; ++p) {
           o.a[p] = reinterpret_cast<const Value*>(pixels) + taps[tap + p];
         }
@@ -281,7 +286,8 @@ void with_types(Dtype dtype, int activation, const Function& function) {
   });
 }
 
-void pack_any(const ThinShape& s, const ThinWeight& w, bool to_image, float* packed) {
+void pack_any(const SmallChannelShape& s, const SmallChannelWeight& w, bool to_image,
+              float* packed) {
   with_type(s.dtype, [&](auto type) { pack_weight<decltype(type)>(s, w, to_image, packed); });
 }
 
@@ -294,8 +300,9 @@ void with_operands(Type, bool in_pairs, const Function& function) {
   function(ProductOf<float>{});
 }
 
-void from_any(const ThinShape& s, const ThinEpilogue& e, const float* packed, const void* image,
-              int64_t first, int64_t last, void* out, const ThinScratch& scratch) {
+void from_any(const SmallChannelShape& s, const SmallChannelEpilogue& e, const float* packed,
+              const void* image, int64_t first, int64_t last, void* out,
+              const SmallChannelScratch& scratch) {
   with_types(s.dtype, e.activation, [&](auto type, auto code) {
     with_operands(type, pairs_from_image(s), [&](auto product) {
       from_image<decltype(type), decltype(code)::value, decltype(product)>(s, e, packed, image, first,
@@ -304,8 +311,9 @@ void from_any(const ThinShape& s, const ThinEpilogue& e, const float* packed, co
   });
 }
 
-void to_any(const ThinShape& s, const ThinEpilogue& e, const float* packed, const void* wide,
-            int64_t first, int64_t last, void* out, const ThinScratch& scratch) {
+void to_any(const SmallChannelShape& s, const SmallChannelEpilogue& e, const float* packed,
+            const void* wide, int64_t first, int64_t last, void* out,
+            const SmallChannelScratch& scratch) {
   with_types(s.dtype, e.activation, [&](auto type, auto code) {
     with_operands(type, pairs_to_image(s), [&](auto product) {
       to_image<decltype(type), decltype(code)::value, decltype(product)>(s, e, packed, wide, first,
@@ -314,8 +322,8 @@ void to_any(const ThinShape& s, const ThinEpilogue& e, const float* packed, cons
   });
 }
 
-void weight_any(const ThinShape& s, const void* image, const void* wide, int64_t first, int64_t last,
-                float* sums, const ThinScratch& scratch) {
+void weight_any(const SmallChannelShape& s, const void* image, const void* wide, int64_t first,
+                int64_t last, float* sums, const SmallChannelScratch& scratch) {
   with_type(s.dtype, [&](auto type) {
     with_operands(type, pairs_of_weight(s), [&](auto product) {
       weight<decltype(type), decltype(product)>(s, image, wide, first, last, sums, scratch);
@@ -325,7 +333,8 @@ void weight_any(const ThinShape& s, const void* image, const void* wide, int64_t
 
 }  // namespace
 
-extern const ThinLoops FASTGAN_OF_ISA(kThinLoops);
-const ThinLoops FASTGAN_OF_ISA(kThinLoops) = {sizes, pack_any, from_any, to_any, weight_any};
+extern const SmallChannelKernels FASTGAN_OF_ISA(kSmallChannelKernels);
+const SmallChannelKernels FASTGAN_OF_ISA(kSmallChannelKernels) = {sizes, pack_any, from_any, to_any,
+                                                                  weight_any};
 
 }  // namespace fastgan

@@ -1,5 +1,6 @@
-// The operands of the thin convolutions' products: the image padded with zeros, the weights packed, and
-// which of them are pairs of bfloat16. In an unnamed namespace, as cpu/simd/vec.h and for the same reason.
+// The operands of the small-channel convolutions' products: the image padded with zeros, the
+// weights packed, and which of them are pairs of bfloat16. In an unnamed namespace, as
+// cpu/simd/vec.h and for the same reason.
 #pragma once
 
 #include <algorithm>
@@ -25,16 +26,16 @@ constexpr int64_t kTerms = std::is_same_v<O, ProductOf<uint32_t>> ? 2 : 1;
 template <typename O>
 using Operand = std::conditional_t<kTerms<O> == 2, uint32_t, float>;
 
-bool pairs(const ThinShape& s) { return kPairs && s.dtype == Dtype::kBFloat16; }
+bool pairs(const SmallChannelShape& s) { return kPairs && s.dtype == Dtype::kBFloat16; }
 // Pairs are of taps in a row, all as far from memory's start as a pair is long.
-bool pairs_from_image(const ThinShape& s) {
+bool pairs_from_image(const SmallChannelShape& s) {
   const bool even = s.kernel[1] * s.channels % 2 == 0 && s.stride[1] * s.channels % 2 == 0;
   return pairs(s) && s.interleaved && even;
 }
 // Of channels.
-bool pairs_to_image(const ThinShape& s) { return pairs(s) && s.wide % 2 == 0; }
+bool pairs_to_image(const SmallChannelShape& s) { return pairs(s) && s.wide % 2 == 0; }
 // Of positions in a row.
-bool pairs_of_weight(const ThinShape& s) {
+bool pairs_of_weight(const SmallChannelShape& s) {
   return pairs(s) && s.columns % 2 == 0 && s.wide % kWidth == 0;
 }
 
@@ -54,7 +55,7 @@ FASTGAN_HD void convert(const T* from, int64_t n, To* to) {
 struct Padded {
   int64_t height, width, inner, planes;
 
-  Padded(const ThinShape& s, int64_t rows)
+  Padded(const SmallChannelShape& s, int64_t rows)
       : height((rows - 1) * s.stride[0] + s.kernel[0]),
         width((s.columns - 1) * s.stride[1] + s.kernel[1]),
         inner(s.interleaved ? s.channels : 1),
@@ -67,7 +68,7 @@ struct Padded {
 
 // The part of the image that rows [first, ..) of the wide tensor meet.
 template <typename T, typename To>
-void pad(const ThinShape& s, const Padded& p, const T* image, int64_t first, To* to) {
+void pad(const SmallChannelShape& s, const Padded& p, const T* image, int64_t first, To* to) {
   const int64_t left = std::min(s.padding[1], p.width), held = std::min(s.width, p.width - left);
   for (int64_t plane = 0; plane < p.planes; ++plane) {
     for (int64_t r = 0; r < p.height; ++r, to += p.row()) {
@@ -84,7 +85,7 @@ void pad(const ThinShape& s, const Padded& p, const T* image, int64_t first, To*
   }
 }
 
-void tap_offsets(const ThinShape& s, const Padded& p, int32_t* to) {
+void tap_offsets(const SmallChannelShape& s, const Padded& p, int32_t* to) {
   for (int64_t c = 0; c < s.channels; ++c) {
     for (int64_t i = 0; i < s.kernel[0]; ++i) {
       for (int64_t j = 0; j < s.kernel[1]; ++j) {
@@ -95,7 +96,7 @@ void tap_offsets(const ThinShape& s, const Padded& p, int32_t* to) {
 }
 
 // Of the pairs of taps in an interleaved image, in pairs.
-void pair_offsets(const ThinShape& s, const Padded& p, int32_t* to) {
+void pair_offsets(const SmallChannelShape& s, const Padded& p, int32_t* to) {
   for (int64_t i = 0; i < s.kernel[0]; ++i) {
     for (int64_t k = 0; k < s.kernel[1] * p.inner; k += 2) {
       *to++ = static_cast<int32_t>((i * p.row() + k) / 2);
@@ -108,24 +109,25 @@ void pair_offsets(const ThinShape& s, const Padded& p, int32_t* to) {
 struct Chunks {
   int64_t length, in_row, columns, padded, ring;
 
-  explicit Chunks(const ThinShape& s)
+  explicit Chunks(const SmallChannelShape& s)
       : length(s.stride[1] * s.channels),
         in_row(ceil_div(s.kernel[1], s.stride[1])),
         columns(s.kernel[0] * in_row * length),
         padded(ceil_div(columns, kWidth) * kWidth),
         ring(ceil_div(s.kernel[0], s.stride[0])) {}
 
-  int64_t in_line(const ThinShape& s) const { return s.columns + in_row - 1; }
+  int64_t in_line(const SmallChannelShape& s) const { return s.columns + in_row - 1; }
   // From the left padding on, far enough for the image where output padding enlarges it.
-  int64_t line(const ThinShape& s) const {
+  int64_t line(const SmallChannelShape& s) const {
     return std::max(in_line(s) * length, (s.padding[1] + s.width) * s.channels);
   }
 };
 
-int64_t wide_vectors(const ThinShape& s) { return ceil_div(s.wide, kWidth); }
+int64_t wide_vectors(const SmallChannelShape& s) { return ceil_div(s.wide, kWidth); }
 
 template <typename T>
-void pack_weight(const ThinShape& s, const ThinWeight& w, bool to_image, float* packed) {
+void pack_weight(const SmallChannelShape& s, const SmallChannelWeight& w, bool to_image,
+                 float* packed) {
   const Chunks chunks(s);
   const int64_t terms = (to_image ? pairs_to_image(s) : pairs_from_image(s)) ? 2 : 1;
   const int64_t depth = to_image ? s.wide : s.taps();
@@ -137,7 +139,7 @@ void pack_weight(const ThinShape& s, const ThinWeight& w, bool to_image, float* 
                             terms == 1 ? 1 : s.channels};
   // Groups of as many vectors as a tile has lie one after the other, [depth][group's columns] each.
   const auto place = [&](int64_t at, int64_t column, float value) {
-    in_pieces(columns / kWidth, kMostVectors, [&](int64_t v, int64_t vectors) {
+    in_pieces(columns / kWidth, kMaxVectors, [&](int64_t v, int64_t vectors) {
       const int64_t inside = column - v * kWidth, width = vectors * kWidth;
       if (inside < 0 || inside >= width) return;
       float* const to = packed + v * kWidth * (depth / terms) + at / terms * width + inside;

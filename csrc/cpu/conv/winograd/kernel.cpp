@@ -1,4 +1,4 @@
-// The loops of the minimal-filtering convolutions. Compiled once for each instruction set;
+// The kernels of the Winograd convolutions. Compiled once for each instruction set;
 // FASTGAN_ISA names the copy.
 #include <algorithm>
 #include <cstdint>
@@ -12,8 +12,8 @@ namespace fastgan {
 namespace {
 
 constexpr int64_t kPad = kLine;  // floats between planes, which else would meet in one cache set
-// What packing fetches: channels of the image, or of the positions, so many further on.
-constexpr int64_t kImageAhead = 2 * kLine, kPositionsAhead = 4;
+// What packing fetches: channels of the image, or of the strided map, so many further on.
+constexpr int64_t kImageAhead = 2 * kLine, kStridedAhead = 4;
 
 // ---- products
 
@@ -32,7 +32,7 @@ void multiply(const float* a, int64_t rows, int64_t depth, const float* b, int64
                           : end < depth  ? b + end * kPanel
                                          : b + panels * depth * kPanel;
       int64_t pass = 0;
-      in_pieces(rows, most_rows(vectors), [&](int64_t row, int64_t count) {
+      in_pieces(rows, max_rows(vectors), [&](int64_t row, int64_t count) {
         Panel o{{}, terms, panel, next + pass++ * kLine % kPanel, kPanel,
                 c + row * columns + column, columns};
         for (int64_t p = 0; p < count; ++p) o.a[p] = a + (row + p) * depth + first;
@@ -53,11 +53,12 @@ constexpr int64_t tap_of(int64_t phase, int64_t i, int64_t j) {
 
 int64_t packed_plane(int64_t depth, int64_t channels) { return depth * padded(channels) + kPad; }
 int64_t packed_floats(const WinogradShape& s, bool transposed, int64_t channels) {
-  return kNines * (transposed ? kPhases * packed_plane(s.positions, channels)
+  return kNines * (transposed ? kPhases * packed_plane(s.strided, channels)
                               : packed_plane(kPhases * s.image, channels));
 }
 
-// The taps of a phase for a vector of the image's channels, turned to a vector of positions for each.
+// The taps of a phase for a vector of the image's channels, turned to a vector of the strided map's
+// for each.
 template <typename T>
 FASTGAN_HD void turned_taps(const WinogradShape& s, const T* weight, int64_t phase,
                             VecF (&taps)[2][2][kWidth]) {
@@ -73,7 +74,7 @@ FASTGAN_HD void turned_taps(const WinogradShape& s, const T* weight, int64_t pha
   }
 }
 
-// By product: panels of positions, each (phase, channel of the image) x kPanel.
+// By product: panels of the strided map's channels, each (phase, channel of the image) x kPanel.
 template <typename T>
 void pack_conv(const WinogradShape& s, const T* weight, const WinogradPart& part, float* packed) {
   const int64_t depth = kPhases * s.image, plane = packed_plane(depth, part.channels());
@@ -81,7 +82,7 @@ void pack_conv(const WinogradShape& s, const T* weight, const WinogradPart& part
     const int64_t vectors = std::min(kPanel, part.end - k) / kWidth;
     for (int64_t phase = 0; phase < kPhases; ++phase) {
       for (int64_t c = 0; c < s.image; c += kWidth) {
-        VecF taps[kMostVectors][2][2][kWidth];
+        VecF taps[kMaxVectors][2][2][kWidth];
         for (int64_t v = 0; v < vectors; ++v) {
           turned_taps(s, weight + (k + v * kWidth) * kTaps * s.image + c, phase, taps[v]);
         }
@@ -99,15 +100,15 @@ void pack_conv(const WinogradShape& s, const T* weight, const WinogradPart& part
   }
 }
 
-// By phase and product: panels of the image's channels, each (channel of the positions) x kPanel.
+// By phase and product: panels of the image's channels, each (channel of the strided map) x kPanel.
 template <typename T>
 void pack_transpose(const WinogradShape& s, const T* weight, const WinogradPart& part, float* packed) {
-  const int64_t plane = packed_plane(s.positions, part.channels());
+  const int64_t plane = packed_plane(s.strided, part.channels());
   for (int64_t phase = 0; phase < kPhases; ++phase) {
     float* row = packed + phase * kNines * plane;
     for (int64_t first = part.begin; first < part.end; first += kPanel) {
       const int64_t n = std::min(kPanel, part.end - first);
-      for (int64_t k = 0; k < s.positions; ++k, row += kPanel) {
+      for (int64_t k = 0; k < s.strided; ++k, row += kPanel) {
         for (int64_t c = 0; c < n; c += kWidth) {
           VecF g[2][2];
           Nine u;
@@ -117,7 +118,7 @@ void pack_transpose(const WinogradShape& s, const T* weight, const WinogradPart&
             for (int j = 0; j < 2; ++j) {
               const T* from = weight + (k * kTaps + tap_of(phase, 1 - i, 1 - j)) * s.image + first + c;
               g[i][j] = load(from);
-              __builtin_prefetch(from + kPositionsAhead * kTaps * s.image, 0, 2);
+              __builtin_prefetch(from + kStridedAhead * kTaps * s.image, 0, 2);
             }
           }
           spread(g, u);
@@ -131,15 +132,15 @@ void pack_transpose(const WinogradShape& s, const T* weight, const WinogradPart&
 // ---- the three passes
 
 int64_t scratch_floats(const WinogradShape& s, bool transposed, const WinogradPart& part) {
-  const int64_t depth = transposed ? s.positions : kPhases * s.image;
+  const int64_t depth = transposed ? s.strided : kPhases * s.image;
   return kNines * (part.tiles() * (depth + part.channels()) + 2 * kPad);
 }
 
 template <typename T>
 void conv(const WinogradShape& s, const T* image, const float* packed, const float* bias,
-          const WinogradPart& part, T* positions, float* scratch) {
+          const WinogradPart& part, T* strided, float* scratch) {
   const Grid<const T> from{image, 2 * s.rows, 2 * s.columns, s.image};
-  const Grid<T> to{positions, s.rows, s.columns, s.positions};
+  const Grid<T> to{strided, s.rows, s.columns, s.strided};
   const int64_t tiles = part.tiles(), channels = part.channels(), depth = kPhases * s.image;
   const int64_t plane = tiles * depth + kPad, plane_out = tiles * channels + kPad;
   float* const products = scratch + kNines * plane;
@@ -162,11 +163,11 @@ void conv(const WinogradShape& s, const T* image, const float* packed, const flo
 }
 
 template <typename T>
-void conv_transpose(const WinogradShape& s, const T* positions, const float* packed, const float* bias,
-                    const WinogradPart& part, T* image, float* scratch) {
-  const Grid<const T> from{positions, s.rows, s.columns, s.positions};
+void conv_transpose(const WinogradShape& s, const T* strided, const float* packed,
+                    const float* bias, const WinogradPart& part, T* image, float* scratch) {
+  const Grid<const T> from{strided, s.rows, s.columns, s.strided};
   const Grid<T> to{image, 2 * s.rows, 2 * s.columns, s.image};
-  const int64_t tiles = part.tiles(), channels = part.channels(), depth = s.positions;
+  const int64_t tiles = part.tiles(), channels = part.channels(), depth = s.strided;
   const int64_t plane = tiles * depth + kPad, plane_out = tiles * channels + kPad;
   float* const products = scratch + kNines * plane;
   for (int64_t phase = 0; phase < kPhases; ++phase) {
@@ -174,7 +175,7 @@ void conv_transpose(const WinogradShape& s, const T* positions, const float* pac
     const int64_t row = phase / 2, column = phase % 2;
     for (int64_t t = 0; t < tiles; ++t) {
       const Place p = place_of(s, part.first + t);
-      // Later phases find the positions near.
+      // Later phases find the strided map near.
       const int64_t ahead = phase == 0 ? to_later(s, from, part.first + t) : 0;
       input(from, p.sample, p.row - row, p.column - column, 1, 0, depth, ahead, scratch + t * depth,
             plane);
@@ -190,8 +191,8 @@ void conv_transpose(const WinogradShape& s, const T* positions, const float* pac
   }
 }
 
-// A 2x2 tile of the positions' gradient, channels [first, first + n), spread over the 9 products.
-// Fetches the tile that lies `ahead`.
+// A 2x2 tile of the strided map's gradient, channels [first, first + n), spread over the 9
+// products. Fetches the tile that lies `ahead`.
 template <typename T>
 void spread_tile(const Grid<const T>& from, const Place& p, int64_t first, int64_t n, int64_t ahead,
                  float* to, int64_t plane) {
@@ -219,35 +220,35 @@ void spread_tile(const Grid<const T>& from, const Place& p, int64_t first, int64
 
 // Transformed, a block of so many channels (of the image: of a phase, too) is 9 planes of a row for
 // each tile, those of the image first.
-constexpr int64_t transformed_block(int64_t tiles) { return kNines * (tiles * kWeightSquare + kPad); }
-constexpr int64_t kSumPlane = kWeightSquare * kWeightSquare + kPad;
+constexpr int64_t transformed_block(int64_t tiles) { return kNines * (tiles * kOutputTile + kPad); }
+constexpr int64_t kSumPlane = kOutputTile * kOutputTile + kPad;
 int64_t transformed_floats(const WinogradShape& s, int64_t tiles) {
-  return (kPhases * s.across(s.image) + s.across(s.positions)) * transformed_block(tiles);
+  return (kPhases * s.across(s.image) + s.across(s.strided)) * transformed_block(tiles);
 }
 int64_t sums_floats() { return kNines * kSumPlane; }
 
-// Where a square lies in the gradient.
+// Where an output tile lies in the gradient.
 struct Square {
-  int64_t phase, c, k;  // the first channel of the image and of the positions
+  int64_t phase, c, k;  // the first channel of the image and of the strided map
   int64_t wide, high;   // and how many
 };
 Square square_of(const WinogradShape& s, int64_t i) {
-  const int64_t block = i / s.across(s.positions), phase = block % kPhases;
-  const int64_t c = block / kPhases * kWeightSquare, k = i % s.across(s.positions) * kWeightSquare;
-  return {phase, c, k, std::min(kWeightSquare, s.image - c), std::min(kWeightSquare, s.positions - k)};
+  const int64_t block = i / s.across(s.strided), phase = block % kPhases;
+  const int64_t c = block / kPhases * kOutputTile, k = i % s.across(s.strided) * kOutputTile;
+  return {phase, c, k, std::min(kOutputTile, s.image - c), std::min(kOutputTile, s.strided - k)};
 }
 
 template <typename T>
-void weight_transform(const WinogradShape& s, const T* image, const T* positions, int64_t first,
+void weight_transform(const WinogradShape& s, const T* image, const T* strided, int64_t first,
                       int64_t tiles, int64_t begin, int64_t end, float* transformed) {
   const Grid<const T> pixels{image, 2 * s.rows, 2 * s.columns, s.image};
-  const Grid<const T> gradient{positions, s.rows, s.columns, s.positions};
+  const Grid<const T> gradient{strided, s.rows, s.columns, s.strided};
   const int64_t block = transformed_block(tiles), plane = block / kNines;
-  const int64_t across = s.across(s.positions), last = std::min(end, begin + across);
+  const int64_t across = s.across(s.strided), last = std::min(end, begin + across);
   float* const spread_to = transformed + kPhases * s.across(s.image) * block;
   for (int64_t t = 0; t < tiles; ++t) {
     const Place p = place_of(s, first + t);
-    const int64_t row = t * kWeightSquare;
+    const int64_t row = t * kOutputTile;
     const int64_t pixels_ahead = to_later(s, pixels, first + t);
     const int64_t gradient_ahead = to_later(s, gradient, first + t);
     for (int64_t i = begin / across; i < ceil_div(end, across); ++i) {
@@ -263,29 +264,33 @@ void weight_transform(const WinogradShape& s, const T* image, const T* positions
   }
 }
 
-void weight_multiply(const WinogradShape& s, const float* transformed, int64_t tiles, int64_t square,
-                     bool add, float* sums) {
-  const Square q = square_of(s, square);
+void weight_multiply(const WinogradShape& s, const float* transformed, int64_t tiles,
+                     int64_t output_tile, bool add, float* sums) {
+  const Square q = square_of(s, output_tile);
   const int64_t block = transformed_block(tiles), plane = block / kNines;
-  const int64_t across = s.across(s.positions);
-  const float* right = transformed + square / across * block;
-  const float* left = transformed + (kPhases * s.across(s.image) + square % across) * block;
+  const int64_t across = s.across(s.strided);
+  const float* right = transformed + output_tile / across * block;
+  const float* left = transformed + (kPhases * s.across(s.image) + output_tile % across) * block;
   for (int64_t n = 0; n < kNines; ++n, left += plane, right += plane, sums += kSumPlane) {
     for (int64_t t = 0; t < tiles; t += kDepth) {
-      const int64_t terms = std::min(kDepth, tiles - t), first = t * kWeightSquare;
+      const int64_t terms = std::min(kDepth, tiles - t), first = t * kOutputTile;
       const auto& products =
-          add || t ? kPanels<true, kWeightSquare>.of : kPanels<false, kWeightSquare>.of;
-      // All three go on where they end, but for the last of a square.
-      const int64_t next = first + terms * kWeightSquare;
+          add || t ? kPanels<true, kOutputTile>.of : kPanels<false, kOutputTile>.of;
+      // All three go on where they end, but for the last of an output tile.
+      const int64_t next = first + terms * kOutputTile;
       const float* const ahead[] = {right + next, left + next, sums + kSumPlane};
       int64_t pass = 0;
       for (int64_t at = 0; at < q.wide; at += kPanel) {
         const int64_t vectors = std::min(kPanel, q.wide - at) / kWidth;
-        in_pieces(q.high, most_rows(vectors), [&](int64_t row, int64_t count) {
+        in_pieces(q.high, max_rows(vectors), [&](int64_t row, int64_t count) {
           const int64_t line = pass++ * kLine;
-          Panel o{{}, terms, right + first + at,
-                  ahead[line / kWeightSquare % 3] + line % kWeightSquare, kWeightSquare,
-                  sums + row * kWeightSquare + at, kWeightSquare};
+          Panel o{{},
+                  terms,
+                  right + first + at,
+                  ahead[line / kOutputTile % 3] + line % kOutputTile,
+                  kOutputTile,
+                  sums + row * kOutputTile + at,
+                  kOutputTile};
           for (int64_t p = 0; p < count; ++p) o.a[p] = left + first + row + p;
           products[vectors - 1][count - 1](o);
         });
@@ -295,13 +300,13 @@ void weight_multiply(const WinogradShape& s, const float* transformed, int64_t t
 }
 
 template <typename T>
-void weight_gather(const WinogradShape& s, const float* sums, int64_t square, T* out) {
-  const Square q = square_of(s, square);
+void weight_gather(const WinogradShape& s, const float* sums, int64_t output_tile, T* out) {
+  const Square q = square_of(s, output_tile);
   for (int64_t i = 0; i < q.high; ++i) {
     for (int64_t at = 0; at < q.wide; at += kWidth) {
       Nine m;
       VecF g[2][2];
-      load_nine(sums + i * kWeightSquare + at, kSumPlane, m);
+      load_nine(sums + i * kOutputTile + at, kSumPlane, m);
       gather(m, g);
       for (int y = 0; y < 2; ++y) {
         for (int x = 0; x < 2; ++x) {
@@ -324,35 +329,35 @@ void pack_any(const WinogradShape& s, bool transposed, const void* weight, const
 }
 
 void conv_any(const WinogradShape& s, const void* image, const float* packed, const float* bias,
-              const WinogradPart& part, void* positions, float* scratch) {
+              const WinogradPart& part, void* strided, float* scratch) {
   with_type(s.dtype, [&](auto type) {
-    conv(s, as(type, image), packed, bias, part, as(type, positions), scratch);
+    conv(s, as(type, image), packed, bias, part, as(type, strided), scratch);
   });
 }
 
-void transpose_any(const WinogradShape& s, const void* positions, const float* packed,
+void transpose_any(const WinogradShape& s, const void* strided, const float* packed,
                    const float* bias, const WinogradPart& part, void* image, float* scratch) {
   with_type(s.dtype, [&](auto type) {
-    conv_transpose(s, as(type, positions), packed, bias, part, as(type, image), scratch);
+    conv_transpose(s, as(type, strided), packed, bias, part, as(type, image), scratch);
   });
 }
 
-void weight_transform_any(const WinogradShape& s, const void* image, const void* positions,
+void weight_transform_any(const WinogradShape& s, const void* image, const void* strided,
                           int64_t first, int64_t tiles, int64_t begin, int64_t end,
                           float* transformed) {
   with_type(s.dtype, [&](auto type) {
-    weight_transform(s, as(type, image), as(type, positions), first, tiles, begin, end, transformed);
+    weight_transform(s, as(type, image), as(type, strided), first, tiles, begin, end, transformed);
   });
 }
 
-void weight_gather_any(const WinogradShape& s, const float* sums, int64_t square, void* out) {
-  with_type(s.dtype, [&](auto type) { weight_gather(s, sums, square, as(type, out)); });
+void weight_gather_any(const WinogradShape& s, const float* sums, int64_t output_tile, void* out) {
+  with_type(s.dtype, [&](auto type) { weight_gather(s, sums, output_tile, as(type, out)); });
 }
 
 }  // namespace
 
-extern const WinogradLoops FASTGAN_OF_ISA(kWinogradLoops);
-const WinogradLoops FASTGAN_OF_ISA(kWinogradLoops) = {
+extern const WinogradKernels FASTGAN_OF_ISA(kWinogradKernels);
+const WinogradKernels FASTGAN_OF_ISA(kWinogradKernels) = {
     packed_floats, scratch_floats, transformed_floats,   sums_floats,     pack_any,
     conv_any,      transpose_any,  weight_transform_any, weight_multiply, weight_gather_any};
 

@@ -1,6 +1,6 @@
-// The matrix products of the minimal-filtering convolutions: register tiles that, while they multiply,
-// fetch what comes after them into the second-level cache. The weights and the transformed tensors of
-// a wide layer lie beyond it, in pieces too short for the processor to foresee. In an unnamed
+// The matrix products of the Winograd convolutions: register tiles that, while they multiply,
+// fetch what comes after them into the second-level cache. The weights and the transformed tensors
+// of a wide layer lie beyond it, in pieces too short for the processor to foresee. In an unnamed
 // namespace, as cpu/simd/vec.h and for the same reason.
 #pragma once
 
@@ -11,12 +11,12 @@
 namespace fastgan {
 namespace {
 
-constexpr int64_t kPanel = kMostVectors * kWidth;  // columns of a register tile
+constexpr int64_t kPanel = kMaxVectors * kWidth;   // columns of a register tile
 constexpr int64_t kLine = 16;                      // floats of a cache line
 
 // c[p][v] = (or +=) the sum over t < n of a[p][t * Step] * b[t][v]; fetches ahead[t][0].
 struct Panel {
-  const float* a[kMostRows];
+  const float* a[kMaxRows];
   int64_t n;
   const float *b, *ahead;
   int64_t ldb;  // of both

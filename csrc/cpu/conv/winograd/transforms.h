@@ -1,5 +1,5 @@
-// The transforms of the minimal-filtering convolutions (cpu/conv/winograd/kernel.h) and the tiles they read and write.
-// In an unnamed namespace, as cpu/simd/vec.h and for the same reason.
+// The transforms of the Winograd convolutions (cpu/conv/winograd/kernel.h) and the tiles they read
+// and write. In an unnamed namespace, as cpu/simd/vec.h and for the same reason.
 #pragma once
 
 #include <cstdint>

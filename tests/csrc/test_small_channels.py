@@ -1,4 +1,4 @@
-"""The CUDA kernels of the thin convolutions, run on the host, against float64 PyTorch."""
+"""The CUDA kernels of the small-channel convolutions, run on the host, against float64 PyTorch."""
 
 from __future__ import annotations
 
@@ -94,14 +94,14 @@ def check(emulator, p: Problem) -> None:
     laid, laid_wide = p.lay(image), wide.permute(0, 2, 3, 1).contiguous()
     bias = torch.randn(p.wide, generator=g)
     found = emulator.blank(laid_wide)
-    assert emulator.call("thin_conv", p, laid, weight, bias, found).launches == 1
+    assert emulator.call("small_channel_conv", p, laid, weight, bias, found).launches == 1
     truth = p.act(F.conv2d(image.double(), weight.double(), bias.double(), **at))
     own = p.act(F.conv2d(image, weight, bias.to(p.dtype), **at))
     assert_as_exact("conv", found.permute(0, 3, 1, 2), own, truth)
 
     bias = torch.randn(p.channels, generator=g)
     found = emulator.blank(laid)
-    assert emulator.call("thin_transpose", p, laid_wide, weight, bias, found).launches == 1
+    assert emulator.call("small_channel_transpose", p, laid_wide, weight, bias, found).launches == 1
     extra = tuple(
         n - ((q - 1) * s - 2 * d + k)
         for n, q, s, d, k in zip(p.size, p.positions, p.stride, p.padding, p.kernel, strict=True)
@@ -113,7 +113,7 @@ def check(emulator, p: Problem) -> None:
     assert_as_exact("transpose", p.unlay(found), own, truth)
 
     found = emulator.blank(weight.float())
-    assert emulator.call("thin_weight", p, laid, laid_wide, found).launches in (1, 2)
+    assert emulator.call("small_channel_weight", p, laid, laid_wide, found).launches in (1, 2)
     truth, own = (
         torch.nn.grad.conv2d_weight(image.to(d), weight.shape, wide.to(d), **at)
         for d in (torch.float64, torch.float32)
@@ -148,7 +148,7 @@ def test_weight_gradient_in_chunks(emulator):
         p = Problem(torch.float32, 2, 3, square, 64, square, (3, 3), (1, 1), (1, 1))
         image, wide = torch.randn(2, *square, 3), torch.randn(2, *square, 64)
         found = emulator.blank(torch.empty(64, 3, 3, 3))
-        assert emulator.call("thin_weight", p, image, wide, found).launches == launches
+        assert emulator.call("small_channel_weight", p, image, wide, found).launches == launches
         images, wides = (t.permute(0, 3, 1, 2) for t in (image, wide))
         truth = torch.nn.grad.conv2d_weight(images, (64, 3, 3, 3), wides, padding=1)
         torch.testing.assert_close(found, truth, rtol=1e-5, atol=1e-4)

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastgan.ops import backend, bias_act, kept_memory
+import fastgan.ops
+from fastgan.ops import backend, bias_act, cached_memory
 
 MIB = 2**20
 pytestmark = pytest.mark.usefixtures("native")
@@ -22,12 +23,12 @@ pytestmark = pytest.mark.usefixtures("native")
 @pytest.fixture(autouse=True)
 def store() -> Iterator[None]:
     """An empty store of 8 MiB."""
-    kept_memory(0)
-    kept_memory(8 * MIB)
+    cached_memory(0)
+    cached_memory(8 * MIB)
     with backend("cpu"):
         yield
-    kept_memory(0)
-    kept_memory(512 * MIB)
+    cached_memory(0)
+    cached_memory(512 * MIB)
 
 
 def output(mib: float, value: float = 1.0) -> Tensor:
@@ -39,12 +40,12 @@ def output(mib: float, value: float = 1.0) -> Tensor:
 def test_a_freed_block_serves_the_next_output() -> None:
     z = output(3)
     address = z.data_ptr()
-    assert kept_memory() == 0
+    assert cached_memory() == 0
     del z
-    assert 3 * MIB <= kept_memory() < 3.2 * MIB
+    assert 3 * MIB <= cached_memory() < 3.2 * MIB
     z = output(3, 2.0)
     assert z.data_ptr() == address
-    assert kept_memory() == 0
+    assert cached_memory() == 0
     assert bool((z == 2).all())
 
 
@@ -61,27 +62,27 @@ def test_the_limit_holds_and_the_oldest_go_first() -> None:
     first, second, third = output(3), output(3.5), output(4)
     address = third.data_ptr()
     del first, second, third
-    assert kept_memory() < 8 * MIB
+    assert cached_memory() < 8 * MIB
     assert output(4).data_ptr() == address
-    assert kept_memory(3 * MIB) <= 3 * MIB
+    assert cached_memory(3 * MIB) <= 3 * MIB
     output(5)  # larger than the limit
-    assert kept_memory() <= 3 * MIB
-    assert kept_memory(0) == 0
+    assert cached_memory() <= 3 * MIB
+    assert cached_memory(0) == 0
     output(1)
-    assert kept_memory() == 0
+    assert cached_memory() == 0
 
 
 def test_a_far_larger_block_is_not_taken() -> None:
     output(6)
-    held = kept_memory()
+    held = cached_memory()
     z = output(1)
-    assert kept_memory() == held
+    assert cached_memory() == held
     assert bool((z == 1).all())
 
 
 def test_negative_limit() -> None:
     with pytest.raises(ValueError, match=r"limit: expected .* >= 0, got -1"):
-        kept_memory(-1)
+        cached_memory(-1)
 
 
 def test_outputs_copy_save_and_share() -> None:
@@ -112,7 +113,7 @@ def test_many_threads() -> None:
     for thread in threads:
         thread.join()
     assert not wrong
-    assert kept_memory() <= 8 * MIB
+    assert cached_memory() <= 8 * MIB
 
 
 def test_a_forked_child_frees_and_takes() -> None:
@@ -125,6 +126,11 @@ def test_a_forked_child_frees_and_takes() -> None:
         torch.set_num_threads(1)
         same = bool((z == 5).all())
         del z
-        os._exit(0 if same and kept_memory() >= MIB else 1)
+        os._exit(0 if same and cached_memory() >= MIB else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert bool((z == 5).all())
+
+
+def test_the_old_name_warns() -> None:
+    with pytest.warns(DeprecationWarning, match=r"is now fastgan\.ops\.cached_memory"):
+        assert fastgan.ops.kept_memory is cached_memory
