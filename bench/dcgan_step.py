@@ -45,9 +45,10 @@ def discriminator(width: int = 64) -> nn.Sequential:
 class StepImplementation(NamedTuple):
     """How both networks are run.
 
-    frozen: the discriminator's weight gradients are not formed in the generator's update, as ours;
-    PyTorch's DCGAN tutorial forms them and throws them away. joint: one discriminator pass over
-    [real; fake].
+    Attributes:
+        frozen: the discriminator's weight gradients are not formed in the generator's update, as
+            ours; PyTorch's DCGAN tutorial forms them and throws them away.
+        joint: one discriminator pass over [real; fake].
     """
 
     build: Build

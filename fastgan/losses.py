@@ -50,12 +50,12 @@ class GeneratorLoss(Protocol):
 class GANLoss(NamedTuple):
     """A pair of losses: `discriminator(real_logits, fake_logits)` and `generator(fake_logits)`.
 
-    relativistic: the generator's loss compares with real images, so it must be called as
-    `generator(fake_logits, real_logits)` (ValueError if they are missing). The real logits are
-    those of the discriminator as it stands; no gradient of the generator comes from them, so they
-    can be computed without a graph. Other losses take and ignore them.
-
-    name: of a loss of this package, with its targets where they are not 1 and 0.
+    Attributes:
+        relativistic: the generator's loss compares with real images, so it must be called as
+            `generator(fake_logits, real_logits)` (ValueError if they are missing). The real logits
+            are those of the discriminator as it stands; no gradient of the generator comes from
+            them, so they can be computed without a graph. Other losses take and ignore them.
+        name: of a loss of this package, with its targets where they are not 1 and 0.
     """
 
     discriminator: Callable[[Tensor, Tensor], Tensor]

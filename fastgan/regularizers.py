@@ -107,8 +107,12 @@ def wgan_gp(
 ) -> Tensor:
     """E (|∇D(x)| - 1)² at a random point x between each real image and a fake, a scalar.
 
-    one_sided: only norms above one are penalised. Where there are labels, real[i] and fake[i] must
-    share labels[i]. ValueError for batches of different shapes.
+    Args:
+        one_sided: only norms above one are penalised.
+
+    Where there are labels, real[i] and fake[i] must share labels[i]. ValueError for batches of
+    different shapes.
+
     Source: Gulrajani et al. 2017, algorithm 1 and "two-sided penalty" in section 4.
     """
     real, fake = _images("real", real), _images("fake", fake)
@@ -133,8 +137,10 @@ def dragan(
 ) -> Tensor:
     """E (|∇D(real + δ)| - 1)² with normal δ, a scalar.
 
-    noise: δ's standard deviation, in standard deviations of the batch's pixels; the paper leaves
-    the scale open, and its authors' code takes half of that deviation.
+    Args:
+        noise: δ's standard deviation, in standard deviations of the batch's pixels; the paper
+            leaves the scale open, and its authors' code takes half of that deviation.
+
     Source: Kodali et al. 2017, "On Convergence and Stability of GANs", section 2.3.
     """
     if not noise >= 0:
@@ -205,7 +211,8 @@ class Regularizer(nn.Module):
 class GradientPenalty(Regularizer):
     """r1, r2, r1_r2, wgan_gp or dragan, by name.
 
-    options: `one_sided` of wgan_gp and dragan, `noise` of dragan; TypeError for others.
+    Args:
+        options: `one_sided` of wgan_gp and dragan, `noise` of dragan; TypeError for others.
     """
 
     def __init__(self, name: str, weight: float = 10.0, every: int = 1, **options: Any) -> None:

@@ -89,10 +89,11 @@ class Workload(Work):
     a call takes the set that was not used for the longest time. A network has two sets: its own
     activations exceed the cache.
 
-    model: of torch.nn layers, in training mode; every implementation gets a copy.
-    shapes: of its inputs, or a function that draws them in float32.
-    input_gradients: whether backward goes into them.
-    autocast: run at the case's dtype by autocast, inputs and parameters in float32.
+    Args:
+        model: of torch.nn layers, in training mode; every implementation gets a copy.
+        shapes: of its inputs, or a function that draws them in float32.
+        input_gradients: whether backward goes into them.
+        autocast: run at the case's dtype by autocast, inputs and parameters in float32.
     """
 
     def __init__(

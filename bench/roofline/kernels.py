@@ -67,8 +67,11 @@ def step_kernels(
     """Those of every block of convolution and norm that `module` runs on `input`, in the forms in
     which it does, and the update by Adam. Other layers are left out.
 
-    batch: count for such a batch, on another device, where no convolution is filtered. ValueError
-    if there is no block.
+    Args:
+        batch: count for such a batch, on another device, where no convolution is filtered.
+
+    Raises:
+        ValueError: there is no block.
     """
     runs = traced(module, input)[0]
     found: list[Kernel] = []

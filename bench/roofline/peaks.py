@@ -16,7 +16,9 @@ class Peak(NamedTuple):
     """Operations a second of dense matrix products (data sheets often give those of sparse ones,
     which are twice as many) with float32 sums, and bytes a second of the memory.
 
-    half: of bfloat16 and float16. float32: of the plain units, without TF32.
+    Attributes:
+        half: of bfloat16 and float16.
+        float32: of the plain units, without TF32.
     """
 
     half: float

@@ -31,10 +31,11 @@ def print_roofline(
 ) -> None:
     """Prints every kernel of the step.
 
-    gpu: one of `bench.roofline.peaks`: bounds by its data sheet, of the fused form, unmeasured.
-    Else those of `device` at the rates it was seen to reach, of the forms chosen for it, and what
-    each kernel takes by itself. ValueError for a batch below 2, a GPU that is not known, or TF32 on
-    a CPU.
+    Args:
+        gpu: one of `bench.roofline.peaks`: bounds by its data sheet, of the fused form, unmeasured.
+            Else those of `device` at the rates it was seen to reach, of the forms chosen for it,
+            and what each kernel takes by itself. ValueError for a batch below 2, a GPU that is not
+            known, or TF32 on a CPU.
     """
     if gpu:
         name, peak = find_gpu(gpu)

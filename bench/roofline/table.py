@@ -19,7 +19,8 @@ _ROUNDS = 7
 class Line(NamedTuple):
     """A kernel of a network, microseconds of one run: the floor, and the median measured or None.
 
-    bound: what the floor is of, "operations" or "bytes".
+    Attributes:
+        bound: what the floor is of, "operations" or "bytes".
     """
 
     network: str

@@ -50,7 +50,8 @@ POWER = torch.tensor([10.0, 1.0, 1.0, 1.0]) / 13
 def keep_power(gains: Tensor, power: Tensor) -> Tensor:
     """`gains` [N, 4] after each band's change was followed by a rescaling to the former power.
 
-    power: POWER, on the gains' device.
+    Args:
+        power: POWER, on the gains' device.
     """
     after = 1 - power + power * gains.square()
     return gains / after.prod(-1, keepdim=True).sqrt()
@@ -59,7 +60,9 @@ def keep_power(gains: Tensor, power: Tensor) -> Tensor:
 def filter_bands(images: Tensor, gains: Tensor, bank: Tensor) -> Tensor:
     """Images [N, C, H, W] with each frequency band times its gain, in x and in y.
 
-    gains: [N, 4], from the lowest band up. bank: `make_bank()`, on the images' device.
+    Args:
+        gains: [N, 4], from the lowest band up.
+        bank: `make_bank()`, on the images' device.
     """
     n, channels, height, width = images.shape
     taps = (gains.unsqueeze(-1) * bank.to(gains.dtype)).sum(1).to(images.dtype)

@@ -43,7 +43,8 @@ def reading(path: Path, failure: str) -> Iterator[None]:
     Of hostile bytes, zipfile, tarfile and NumPy raise also struct.error, RuntimeError, KeyError,
     MemoryError and more. The system's own failures stay an OSError, with the file's name.
 
-    failure: what the message says, such as "damaged NumPy file".
+    Args:
+        failure: what the message says, such as "damaged NumPy file".
     """
     try:
         yield

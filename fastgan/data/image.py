@@ -43,8 +43,10 @@ class UndecodableImage(DataError):
 class ImageFile:
     """A named image that can be opened when its turn comes.
 
-    mark: what changes if the content does, as far as it is known without reading: size, checksum.
-    decode: for other formats, the function that stands in for `decode`.
+    Attributes:
+        mark: what changes if the content does, as far as it is known without reading: size,
+            checksum.
+        decode: for other formats, the function that stands in for `decode`.
     """
 
     name: str

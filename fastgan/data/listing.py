@@ -22,9 +22,11 @@ MAX_ENTRY_BYTES = 512 * 1024**2
 class Listing:
     """Images that can be opened when their turn comes, in a fixed order.
 
-    labels: of each file, or None. shards: how many of the files lie in each shard, if they do.
-    unpacked: bytes that an archive's files have together, 0 where nothing is packed.
-    left_out: names of those that are no files to be read.
+    Attributes:
+        labels: of each file, or None.
+        shards: how many of the files lie in each shard, if they do.
+        unpacked: bytes that an archive's files have together, 0 where nothing is packed.
+        left_out: names of those that are no files to be read.
     """
 
     files: Sequence[ImageFile]

@@ -48,7 +48,10 @@ class Penalty(Protocol):
 class Batch:
     """What one discriminator update works on.
 
-    images: float [N, C, H, W] in [-1, 1]; labels: int64 [N], or None; noise: [N, latent_dim].
+    Attributes:
+        images: float [N, C, H, W] in [-1, 1].
+        labels: int64 [N], or None.
+        noise: [N, latent_dim].
     """
 
     images: Tensor
@@ -67,8 +70,9 @@ class Batch:
 class DiscriminatorOutput(NamedTuple):
     """What a discriminator says of images: logits, and how far it is from their classes.
 
-    class_loss: the cross-entropy of its class outputs against the labels, a scalar; None for a
-    discriminator without class outputs.
+    Attributes:
+        class_loss: the cross-entropy of its class outputs against the labels, a scalar; None for a
+            discriminator without class outputs.
     """
 
     logits: Tensor

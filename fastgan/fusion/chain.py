@@ -12,7 +12,9 @@ from fastgan.ops.core.tensors import DTYPES
 class Chain(nn.Sequential):
     """A FusedSequential over layers that stand elsewhere, by their names there.
 
-    keep_activations: as FusedSequential's. shared: see `plan`.
+    Args:
+        keep_activations: as FusedSequential's.
+        shared: see `plan`.
 
     Tensors of a dtype that the fused ops do not take go through the layers as they are. The output
     lies in memory as the layers' would, which a `view` after it may rely on.

@@ -29,7 +29,8 @@ from fastgan.ops.norm_act_conv import Norm
 class Row(NamedTuple):
     """One block of `explain`. Sizes in bytes of a training pass; the rest of the forward pass.
 
-    kernels: what runs its convolution, forward and for both gradients; None without one.
+    Attributes:
+        kernels: what runs its convolution, forward and for both gradients; None without one.
     """
 
     name: str

@@ -26,9 +26,11 @@ def export(
 ) -> Path:
     """Writes the inference model of `model` to `path` and returns that.
 
-    format: "onnx" and "torch-export" write what `fold` makes, of PyTorch's own operators alone, for
-    any batch size (the first dimension of each of `example_inputs`, at least 2 there);
-    "safetensors" writes the weights of `model` itself, under its state_dict's keys, and `metadata`.
+    Args:
+        format: "onnx" and "torch-export" write what `fold` makes, of PyTorch's own operators alone,
+            for any batch size (the first dimension of each of `example_inputs`, at least 2 there);
+            "safetensors" writes the weights of `model` itself, under its state_dict's keys, and
+            `metadata`.
 
     The file stands there when all of it is written, in the place of what stood there before.
 

@@ -36,12 +36,16 @@ def fuse(
     a convolution or norm that is used twice, a value that is also used elsewhere. Tensors that go
     in or come out may be changed in place before backward where the model's own layers allow it.
 
-    example_inputs: a tensor or a tuple of them. If given, the fused model must give the outputs
-    that the original gives for them in evaluation, else RuntimeError; the model is then unfused.
-    prefer: "speed": a block runs in its own layers' steps where no fused step is faster on the
-    device, and keeps for backward what they keep. "memory": a block keeps one tensor of its size,
-    and computes the normalised one again in backward, which takes time. ValueError for another.
-    inplace: False leaves `model` alone and returns a copy that shares its parameters and buffers.
+    Args:
+        example_inputs: a tensor or a tuple of them. If given, the fused model must give the outputs
+            that the original gives for them in evaluation, else RuntimeError; the model is then
+            unfused.
+        prefer: "speed": a block runs in its own layers' steps where no fused step is faster on the
+            device, and keeps for backward what they keep. "memory": a block keeps one tensor of its
+            size, and computes the normalised one again in backward, which takes time. ValueError
+            for another.
+        inplace: False leaves `model` alone and returns a copy that shares its parameters and
+            buffers.
 
     Attributes that steer a forward may be changed afterwards: the original forward runs then. A
     forward that decides by something else that no tensor tells (a global variable, say) must be

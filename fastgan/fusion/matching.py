@@ -48,7 +48,9 @@ Written = dict[nn.Module, str]
 class Found(NamedTuple):
     """The layers of a graph, which of them are linked, and the blocks whose layers are not.
 
-    links: from a layer's node to the one layer that takes its output and may share a chain with it.
+    Attributes:
+        links: from a layer's node to the one layer that takes its output and may share a chain with
+            it.
     """
 
     modules: dict[str, nn.Module]
@@ -62,7 +64,9 @@ def find_links(
 ) -> Found:
     """What can be fused in a graph, which is put into a form without needless in-place steps.
 
-    prefix: the root's own name, for those of the layers. written: see `Written`; is added to.
+    Args:
+        prefix: the root's own name, for those of the layers.
+        written: see `Written`; is added to.
     """
     written = {} if written is None else written
     modules = dict(root.named_modules(remove_duplicate=False))

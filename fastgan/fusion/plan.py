@@ -193,8 +193,12 @@ def make_plan(
 ) -> tuple[Plan | None, list[Block], list[nn.Module]]:
     """(the plan, if there is anything to fuse; the blocks found; the modules traced through).
 
-    prefix: the module's own name, for those of the blocks. written: as found in the graphs of
-    larger modules; is added to. Untraceable, if its forward is.
+    Args:
+        prefix: the module's own name, for those of the blocks.
+        written: as found in the graphs of larger modules; is added to.
+
+    Raises:
+        Untraceable: its forward is.
     """
     traced = trace(module)
     training, blocks = fused_graph(traced.graphs[True], module, prefix, keep_activations, written)

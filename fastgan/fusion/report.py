@@ -12,7 +12,8 @@ from fastgan.fusion.chain import Chain
 class Block:
     """A block that stands in a model: the names of its layers, what they are, and its fate.
 
-    reason: why it was left as it is; empty for a fused block.
+    Attributes:
+        reason: why it was left as it is; empty for a fused block.
     """
 
     layers: tuple[str, ...]
@@ -43,9 +44,11 @@ class Run(NamedTuple):
 class FusionReport:
     """The blocks found in a model, in the order they run; printing it shows them all.
 
-    untraced: (module, why) of the forwards that could not be traced; their submodules were looked
-    at one by one. chains: the fused blocks that follow on one another, as one module each, in
-    training and in evaluation.
+    Attributes:
+        untraced: (module, why) of the forwards that could not be traced; their submodules were
+            looked at one by one.
+        chains: the fused blocks that follow on one another, as one module each, in training and in
+            evaluation.
     """
 
     blocks: list[Block] = field(default_factory=list)

@@ -143,10 +143,12 @@ def digit_accuracy(classifier: nn.Module, images: Tensor, labels: Tensor) -> flo
 class DigitScore:
     """What a classifier sees in a set of images.
 
-    mean_confidence: mean over images of the largest class probability, in [0.1, 1].
-    class_counts: images assigned to each digit, 0 to 9.
-    coverage: number of digits that at least 1 % of the images are assigned to.
-    entropy: of the distribution over digits, in nats: 0 for a single digit, ln 10 ≈ 2.303 if even.
+    Attributes:
+        mean_confidence: mean over images of the largest class probability, in [0.1, 1].
+        class_counts: images assigned to each digit, 0 to 9.
+        coverage: number of digits that at least 1 % of the images are assigned to.
+        entropy: of the distribution over digits, in nats: 0 for a single digit, ln 10 ≈ 2.303 if
+            even.
     """
 
     mean_confidence: float

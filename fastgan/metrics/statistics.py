@@ -25,8 +25,10 @@ def statistics_folder() -> Path:
 def cached(parts: tuple[str, ...], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """What `make` gives, from the cache if the same `parts` were asked for before.
 
-    parts: all that the tensors depend on. A file appears under its name only when it is complete,
-    and one that cannot be read is made again. Without a writable cache nothing is kept.
+    Args:
+        parts: all that the tensors depend on. A file appears under its name only when it is
+            complete, and one that cannot be read is made again. Without a writable cache nothing is
+            kept.
     """
     name = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     path = statistics_folder() / f"{name}.safetensors"

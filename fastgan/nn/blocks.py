@@ -88,7 +88,8 @@ class Block(NamedTuple):
     def norm_arguments(self, x: Tensor, segments: int) -> Norm | None:
         """The norm as an argument of norm_act_conv; counts the batch, as the norm's forward does.
 
-        segments: of a plain `nn.BatchNorm`, which has none of its own.
+        Args:
+            segments: of a plain `nn.BatchNorm`, which has none of its own.
         """
         norm = self.norm
         if norm is None:

@@ -232,9 +232,12 @@ def convert_sync_batchnorm(
 ) -> _Module:
     """Makes every BatchNormAct in `module` synchronise its statistics, in place; returns `module`.
 
-    process_group: as of BatchNormAct2d. Parameters, buffers and `state_dict` stay as they are.
-    Layers of plain `nn.BatchNorm` are left alone. Do not use `nn.SyncBatchNorm`'s converter on a
-    model with BatchNormAct layers: it takes them for their base class and drops the activation.
+    Args:
+        process_group: as of BatchNormAct2d.
+
+    Parameters, buffers and `state_dict` stay as they are. Layers of plain `nn.BatchNorm` are left
+    alone. Do not use `nn.SyncBatchNorm`'s converter on a model with BatchNormAct layers: it takes
+    them for their base class and drops the activation.
     """
     check_group(process_group)
     for layer in module.modules():

@@ -34,8 +34,9 @@ from fastgan.ops.core.tensors import autocast_dtype
 class Form(NamedTuple):
     """How a block runs, and why.
 
-    name: of `tuning.FORMS`; "norm_act" without a convolution; "unfused" where it runs as the layers
-    it is made of by choice, "" by need.
+    Attributes:
+        name: of `tuning.FORMS`; "norm_act" without a convolution; "unfused" where it runs as the
+            layers it is made of by choice, "" by need.
     """
 
     name: str
@@ -89,9 +90,11 @@ def _keeps(module: nn.Module) -> str | None:
 class Planned:
     """The plan of leaves, kept from call to call for as long as they are as they were.
 
-    forms: how each block runs, by the kind of call. plain: the kinds of which every block runs as
-    the layers it is made of, so that nothing has to be known of those. last: the forms of the last
-    call; None where it did not ask for any.
+    Attributes:
+        forms: how each block runs, by the kind of call.
+        plain: the kinds of which every block runs as the layers it is made of, so that nothing has
+            to be known of those.
+        last: the forms of the last call; None where it did not ask for any.
     """
 
     def __init__(self, shared: Shared = NOT_SHARED) -> None:

@@ -38,8 +38,10 @@ _KEEPING = ("unfused", "norm_fused")  # forms that keep for backward what torch.
 class Run(NamedTuple):
     """What became of a block: its input and output, how it ran and why.
 
-    form: of `tuning.FORMS`; "norm_act" without a convolution; "unfused" where it ran as the layers
-    it is made of by choice, "" by need. keeps_normalised: for backward, beside its input.
+    Attributes:
+        form: of `tuning.FORMS`; "norm_act" without a convolution; "unfused" where it ran as the
+            layers it is made of by choice, "" by need.
+        keeps_normalised: for backward, beside its input.
     """
 
     block: Block

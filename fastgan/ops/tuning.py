@@ -56,7 +56,8 @@ def explained(
 ) -> tuple[str, str]:
     """(form, why) of a convolution of x in a dtype.
 
-    beats_eager: what `conv.algorithms.beats_eager` says, where time counts and not memory.
+    Args:
+        beats_eager: what `conv.algorithms.beats_eager` says, where time counts and not memory.
     """
     if convolution_form.value != "auto":
         return convolution_form.value, "asked for"
@@ -110,7 +111,8 @@ def _measured_shapes(
 ) -> tuple[tuple[tuple[int, ...], str], ...]:
     """(shape of x, fastest form) of the measured layers with a weight and geometry, by batch.
 
-    geometry: as a plain tuple, for the compiler makes nothing of a named one that it passes on.
+    Args:
+        geometry: as a plain tuple, for the compiler makes nothing of a named one that it passes on.
     """
     allowed = [f for f in compiled_forms(device, dtype) if fast or f != "norm_fused"]
     layers: dict[str, Any] = {}
@@ -144,7 +146,9 @@ _MIN_PLANE = 16  # positions: on smaller contiguous planes norm_act is slower at
 def norm_pays(x: torch.Tensor, instances: bool, activated: bool) -> bool:
     """Whether a norm of x and what follows it are faster as norm_act than as layers.
 
-    instances: it is an instance norm. activated: an activation follows.
+    Args:
+        instances: it is an instance norm.
+        activated: an activation follows.
     """
     if x.device.type != "cpu" or dispatch.setting() != "auto":
         return True

@@ -69,8 +69,9 @@ def conv_rows(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Rows (segments, 3, C) of the two prologues, in one launch; None for what is None.
 
-    norm: (mean, var, gamma, beta, eps), statistics (segments, C).
-    gradient: (y_mean, g_mean, g_var, count), ``count`` values a (segment, channel) of y.
+    Args:
+        norm: (mean, var, gamma, beta, eps), statistics (segments, C).
+        gradient: (y_mean, g_mean, g_var, count), ``count`` values a (segment, channel) of y.
     """
     mean, var, gamma, beta, eps = norm or (None, None, None, None, 0.0)
     y_mean, g_mean, g_var, count = gradient or (None, None, None, 1)

@@ -14,8 +14,10 @@ from fastgan.ops.core.tolerance import FLOOR
 def error(actual: Tensor, exact: Tensor, size: float = 0.0) -> float:
     """Largest deviation relative to the largest magnitude; NaN and inf must stand alike.
 
-    size: the least magnitude to relate to. A sum over few values may cancel to nearly nothing,
-    which says nothing of its rounding; its natural size is the root of its summed squared terms.
+    Args:
+        size: the least magnitude to relate to. A sum over few values may cancel to nearly nothing,
+            which says nothing of its rounding; its natural size is the root of its summed squared
+            terms.
     """
     actual, exact = actual.detach().double(), exact.detach().double()
     assert actual.shape == exact.shape
@@ -43,9 +45,11 @@ def assert_as_exact(
 ) -> None:
     """Holds `actual` to the rule: `eager` is PyTorch at the dtype, `exact` at float64.
 
-    floor: the dtype whose floor applies, if not the result's own. size: as in `error`.
-    slack: what one rounding within the computation moves, where that is more than the floor.
-    share: of the floor, where less of it will do.
+    Args:
+        floor: the dtype whose floor applies, if not the result's own.
+        size: as in `error`.
+        slack: what one rounding within the computation moves, where that is more than the floor.
+        share: of the floor, where less of it will do.
     """
     own, theirs = error(actual, exact, size), error(eager, exact, size)
     allowed = 2 * theirs + max(share * FLOOR[floor or eager.dtype], slack)

@@ -15,7 +15,8 @@ from torch import nn
 class Model(NamedTuple):
     """build(width=...) makes the module; `narrow` and `batch` keep a test short.
 
-    inputs: the shape of each argument behind the batch. fused of blocks: what `fuse` reports.
+    Attributes:
+        inputs: the shape of each argument behind the batch. fused of blocks: what `fuse` reports.
     """
 
     build: Callable[..., nn.Module]

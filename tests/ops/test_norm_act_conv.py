@@ -42,7 +42,8 @@ def composed(
 ) -> Tensor:
     """PyTorch's layers: batch_norm (training None: no norm), activation, convolution, activation.
 
-    tensors: x, weight, bias, and the norm's weight and bias.
+    Args:
+        tensors: x, weight, bias, and the norm's weight and bias.
     """
     x, weight, bias, *affine = tensors
     assert x is not None

@@ -40,7 +40,8 @@ from .page import PICTURES, RESULTS, ROOT
 class Check:
     """A recipe, the minutes it may train, what is measured, and what has to be reached.
 
-    goals: the least value of a metric (of a score's name).
+    Attributes:
+        goals: the least value of a metric (of a score's name).
     """
 
     recipe: str

@@ -25,10 +25,12 @@ def bias_act(
     dtypes: x float32, bfloat16, float16 or float64; bias float32 (float64 for float64 x; that of a
     half-precision x may have its dtype and is converted). Arithmetic in float32.
 
-    activation, negative_slope: as norm_act's. Differentiable to any order in x and bias; saves its
-    output alone, as `leaky_relu(inplace=True)` does: changed in place before backward it raises
-    there, and changed through `data` it gives wrong gradients. The second order runs the same fused
-    kernel as the first.
+    Args:
+        activation, negative_slope: as norm_act's.
+
+    Differentiable to any order in x and bias; saves its output alone, as `leaky_relu(inplace=True)`
+    does: changed in place before backward it raises there, and changed through `data` it gives
+    wrong gradients. The second order runs the same fused kernel as the first.
 
     Errors: TypeError, ValueError for a wrong dtype, shape, device, activation or slope;
     RuntimeError if the backend asked for cannot run.

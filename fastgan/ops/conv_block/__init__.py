@@ -33,9 +33,11 @@ from fastgan.ops.norm_act.arguments import NormTensors
 class Deferred(NamedTuple):
     """The normalisation and activation that a raw convolution output still waits for.
 
-    mean, var: (S, C) float32, of S equal slices of the batch; var is biased. Both None: there is no
-    normalisation, only the activation. weight, bias: (C,) or None. activation, negative_slope: as
-    norm_act's.
+    Attributes:
+        mean, var: (S, C) float32, of S equal slices of the batch; var is biased. Both None: there
+            is no normalisation, only the activation.
+        weight, bias: (C,) or None.
+        activation, negative_slope: as norm_act's.
     """
 
     mean: Tensor | None = None

@@ -93,7 +93,8 @@ class Operator(Generic[A]):
         """A backend asked for by name is given to the operator, which vmap then calls for each
         sample, and which refuses to be differentiated by a transform.
 
-        is_eager: `dispatch.is_eager` of the tensors, where the caller knows it.
+        Args:
+            is_eager: `dispatch.is_eager` of the tensors, where the caller knows it.
         """
         if is_eager is None:  # the compiler cannot trace `tensors`
             compiling = torch.compiler.is_compiling()

@@ -68,7 +68,8 @@ def activation_code(
 ) -> tuple[int, float]:
     """(kernel code, slope). "relu" is LeakyReLU of slope 0 and "identity" of slope 1.
 
-    names: of the two arguments, for the messages.
+    Args:
+        names: of the two arguments, for the messages.
     """
     if type(activation) is not str or activation not in _CODES:
         _check_choice(names[0], activation, _CODES)

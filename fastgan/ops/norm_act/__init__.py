@@ -53,14 +53,16 @@ def norm_act(
     float64 x; those of a half-precision x may have its dtype and are converted). Sums in float32,
     merged in a fixed order, so runs repeat bit for bit.
 
-    training: normalise by the statistics of x and move running_mean and running_var (if given)
-    towards them by `momentum`; else by the running statistics.
-    activation: "leaky_relu" with `negative_slope` >= 0 (as `F.leaky_relu`), "relu" and "identity"
-    (slope 0 and 1: relu(-inf) is then nan, as of `F.leaky_relu(x, 0)`), "tanh" or "sigmoid".
-    segments: x is this many equal slices of the batch, each normalised by its own statistics, as in
-    as many calls in order, running statistics included; with `average_segments` the running
-    statistics move once, towards the mean over the segments.
-    order: "norm_act", or "act_norm" for `batch_norm(act(x))`.
+    Args:
+        training: normalise by the statistics of x and move running_mean and running_var (if given)
+            towards them by `momentum`; else by the running statistics.
+        activation: "leaky_relu" with `negative_slope` >= 0 (as `F.leaky_relu`), "relu" and
+            "identity" (slope 0 and 1: relu(-inf) is then nan, as of `F.leaky_relu(x, 0)`), "tanh"
+            or "sigmoid".
+        segments: x is this many equal slices of the batch, each normalised by its own statistics,
+            as in as many calls in order, running statistics included; with `average_segments` the
+            running statistics move once, towards the mean over the segments.
+        order: "norm_act", or "act_norm" for `batch_norm(act(x))`.
 
     Differentiable to any order in x, weight and bias: the first order is fused and saves x alone;
     the second is a formula in PyTorch ops. Only the gradients asked for are computed.

@@ -68,9 +68,11 @@ def norm_act_conv(
     dtypes: as norm_act's; weight and bias are converted to x's. Under autocast x is converted to
     its dtype.
 
-    norm: absent (None), or as the arguments of `norm_act`, which it equals: in training by the
-    statistics of x itself (which then move the running ones), else by the running statistics.
-    pre_activation and pre_slope, activation and negative_slope: as norm_act's.
+    Args:
+        norm: absent (None), or as the arguments of `norm_act`, which it equals: in training by the
+            statistics of x itself (which then move the running ones), else by the running
+            statistics.
+        pre_activation, pre_slope, activation, negative_slope: as norm_act's.
 
     Differentiable to any order in x, weight, bias and the norm's weight and bias. It saves x (and
     y, where `activation` is not the identity, which may not be changed in place then: see
