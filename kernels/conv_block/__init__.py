@@ -1,10 +1,14 @@
-"""Triton's conv_block: a convolution that applies the previous block's norm and activation as it
-loads, and gathers its own statistics as it stores. Arguments as those of the reference.
+"""Triton's conv_block: a convolution of a tensor that waits for its norm and activation, and the
+statistics of what it stores. Arguments as those of the reference.
 
-Launches: forward 4 (rows of the norm, packed weight, convolution, merged statistics); backward 1
-for the rows, 3 for the data gradient (packed weight, convolution, merged sums), and the weight and
-bias gradient's as `weight.py` says. What is not needed is not launched. What crosses memory,
-and how many operations there are, `conv_cost` counts.
+Two designs. Where `tma.serves` a convolution, its operands z = act(norm(x)) and dy are each written
+once and the products read them by TMA. Elsewhere the products gather: they form the operands as
+they load. Both sum statistics, and the sums of the norm's gradient, as they store.
+
+Launches: forward 4 (rows of the norm; z, or the packed weight; convolution; merged statistics);
+backward 1 for the rows, 1 for dy (of TMA), 2 or 3 for the data gradient ((packed weight,)
+convolution, merged sums), 1 for z again (of TMA), and the weight and bias gradient's as `weight.py`
+says. What is not needed is not launched.
 """
 
 import torch
@@ -17,6 +21,14 @@ from fastgan.kernels.conv_block.forward import (
     conv_rows,
 )
 from fastgan.kernels.conv_block.geometry import conv_geometry
+from fastgan.kernels.conv_block.tma import (
+    form_gradient,
+    form_input,
+    serves,
+    tma_data_gradient,
+    tma_forward,
+    tma_weight_gradient,
+)
 from fastgan.kernels.conv_block.weight import conv_weight_gradient
 
 __all__ = ["conv_block_backward", "conv_block_forward"]
@@ -53,10 +65,11 @@ def conv_block_forward(
     geo = conv_geometry(x, weight, stride, padding, output_padding, transposed)
     norm = None if mean is None or var is None else (mean, var, gamma, beta, eps)
     rows, _ = conv_rows(norm, None)
-    return conv_forward(
-        _channels_last(x), rows, Activation(pre_activation, pre_slope), weight, bias, geo,
-        Activation(activation, slope), segments,
-    )  # fmt: skip
+    x = _channels_last(x)
+    pre, post = Activation(pre_activation, pre_slope), Activation(activation, slope)
+    if serves(geo, x):
+        return tma_forward(form_input(x, rows, pre), weight, bias, geo, post, segments)
+    return conv_forward(x, rows, pre, weight, bias, geo, post, segments)
 
 
 def conv_block_backward(
@@ -102,19 +115,29 @@ def conv_block_backward(
         count = y.numel() // max(1, segments * y.shape[1])
         gradient = (y_mean, g_mean, g_var, max(1, count))
     rows, gradient_rows = conv_rows(norm, gradient)
+    by_tma = serves(geo, x)
+    if by_tma:
+        g_y, gradient_rows, post = form_gradient(g_y, y, gradient_rows, post), None, Activation()
     empty = x.new_empty(0, dtype=torch.float32)
     g_x, of_norm = x.new_empty(0), (empty,) * 4
     if need_x:
-        g_x, sum_a, sum_ax = conv_data_gradient(
-            g_y, y, gradient_rows, post, weight, geo, x, rows, pre
-        )
+        if by_tma:
+            g_x, sum_a, sum_ax = tma_data_gradient(g_y, weight, geo, x, rows, pre)
+        else:
+            g_x, sum_a, sum_ax = conv_data_gradient(
+                g_y, y, gradient_rows, post, weight, geo, x, rows, pre
+            )
         if norm is not None:
             of_norm = conv_norm_gradients(sum_a, sum_ax, var, gamma, eps)
     g_weight, g_bias = x.new_empty(0), empty
+    if need_weight and by_tma:
+        z = form_input(x, rows, pre)
+        g_weight, need_weight = tma_weight_gradient(z, g_y, weight, geo), False
     if need_weight or need_bias:
-        g_weight, g_bias = conv_weight_gradient(
+        gathered, g_bias = conv_weight_gradient(
             x, rows, pre, g_y, y, gradient_rows, post, weight, geo, need_weight, need_bias
         )
+        g_weight = gathered if need_weight else g_weight
     return g_x, g_weight, g_bias, *of_norm
 
 

@@ -2,13 +2,13 @@
 
 No autograd, no broadcasting. Tensors are float32, bfloat16 or float16 in channels-last memory;
 rows, biases, statistics and sums are float32. `conv_forward` and `conv_data_gradient` each are one
-gather (`_conv_gather.py`), preceded by a launch that packs the weight, followed by one (two, where
+gather (`gather.py`), preceded by a launch that packs the weight, followed by one (two, where
 there are many tiles) that merges the partials.
 
 The weight is packed to (taps, channels in, channels out), in x's dtype and padded with zeros to
 whole tiles: torch's layout has the taps innermost, so with its strides no tile could be loaded in
 vectors, and float32 master weights would be converted again for each tile of rows. It is packed for
-the call, or for as long as `_conv_packed.py` keeps it.
+the call, or for as long as `packed.py` keeps it.
 """
 
 from dataclasses import dataclass
@@ -93,6 +93,15 @@ def conv_rows(
     return rows[0], rows[1]
 
 
+def new_partials(
+    x: Tensor, segments: int, tiles: int, channels: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Unwritten counts (segments, tiles) and two partials (segments, tiles, channels)."""
+    counts = x.new_empty((segments, tiles), dtype=torch.float32)
+    first, second = x.new_empty((2, segments, tiles, channels), dtype=torch.float32)
+    return counts, first, second
+
+
 @dataclass(frozen=True)
 class _Plan:
     """One launch of the gather: its tiles stand in ``segments`` parts of the batch."""
@@ -115,12 +124,8 @@ class _Plan:
         return (self.segments * self.tiles * self.geo.phases * self.column_tiles,)
 
     def partials(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Unwritten counts (segments, tiles) and two partials (segments, tiles, C_out)."""
         tiles = self.tiles * self.geo.phases
-        counts = x.new_empty((self.segments, tiles), dtype=torch.float32)
-        shape = (2, self.segments, tiles, self.geo.channels_out)
-        first, second = x.new_empty(shape, dtype=torch.float32)
-        return counts, first, second
+        return new_partials(x, self.segments, tiles, self.geo.channels_out)
 
     def arguments(self) -> dict[str, Any]:
         """What every launch takes, by the kernel's names; launch options included."""
@@ -153,6 +158,12 @@ class _Plan:
         return named
 
 
+def check_segments(geo: ConvGeometry, *segments: int) -> None:
+    for count in segments:
+        if count and geo.images % count:
+            raise ValueError(f"segments: {count} does not divide the batch of {geo.images}")
+
+
 def _plan(
     geo: ConvGeometry,
     x: Tensor,
@@ -162,9 +173,7 @@ def _plan(
     input_precision: str | None,
 ) -> _Plan:
     """``tensors`` are read for one operand; ``segments`` are the splits that tiles respect."""
-    for count in segments:
-        if count and geo.images % count:
-            raise ValueError(f"segments: {count} does not divide the batch of {geo.images}")
+    check_segments(geo, *segments)
     input_precision = input_precision or precision(x)
     parts = common_segments(*segments)
     if config is None:
@@ -219,7 +228,7 @@ def conv_forward(
     rows_segments = 1 if rows is None else rows.shape[0]
     plan = _plan(geo, x, 1, (rows_segments, segments), config, input_precision)
     bias = None if bias is None else bias.contiguous()
-    y = _output(x, geo)
+    y = new_output(x, geo)
     counts = means = m2s = None
     with device_guard(x):
         if segments:
@@ -236,7 +245,7 @@ def conv_forward(
         if y.numel() == 0:
             zeros = x.new_zeros((2, segments, geo.channels_out), dtype=torch.float32)
             return y, zeros[0], zeros[1]
-        return y, *_merge_statistics(counts, means, m2s, segments)
+        return y, *merge_statistics(counts, means, m2s, segments)
 
 
 def conv_data_gradient(
@@ -263,7 +272,7 @@ def conv_data_gradient(
     reads_y = gradient_rows is not None or post.kernel_code != IDENTITY
     shares = tuple(1 if r is None else r.shape[0] for r in (gradient_rows, rows))
     plan = _plan(back, g, 2 if reads_y else 1, shares, config, input_precision)
-    g_x = _output(g, back)
+    g_x = new_output(g, back)
     first = second = None
     masked = rows is not None or pre.kernel_code != IDENTITY
     with device_guard(g):
@@ -316,7 +325,7 @@ def conv_norm_gradients(
     return g_mean, g_var, totals[0], totals[1]
 
 
-def _output(like: Tensor, geo: ConvGeometry) -> Tensor:
+def new_output(like: Tensor, geo: ConvGeometry) -> Tensor:
     """An unwritten channels-last tensor of a geometry's output."""
     sizes = geo.size_out[3 - geo.dims :]
     return like.new_empty((geo.images, *sizes, geo.channels_out)).movedim(-1, 1)
@@ -332,9 +341,10 @@ def _merge_blocks(partials: int) -> dict[str, int]:
     return {"BLOCK_K": block_k, "BLOCK_C": MERGE_BLOCK_C, "num_warps": warps}
 
 
-def _merge_statistics(
+def merge_statistics(
     counts: Tensor, means: Tensor, m2s: Tensor, segments: int
 ) -> tuple[Tensor, Tensor]:
+    """(mean, biased variance), each (segments, C), of partials; see `new_partials`."""
     channels = means.shape[-1]
     partials = counts.numel() // segments
     if partials > MERGE_PARTIALS:

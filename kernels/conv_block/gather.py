@@ -1,45 +1,31 @@
 """Device code of direct and transposed convolution: one implicit GEMM that gathers its rows.
 
-Forward pass and data gradient of both kinds are this kernel; `_conv_tiles.py` says how rows, taps
-and operands are formed. What it stores is its epilogue:
-
-    output      y = act(acc + bias), and unless the partials are None, for every tile and channel
-                the count, mean and M2 of y as stored
-    gradient    a * scale, a = acc * act'(u), u the normalised raw input of the forward pass; and
-                unless the partials are None the tile's sums of a and of a * (raw - center)
+Forward pass and data gradient of both kinds are this kernel; `tiles.py` says how rows, taps and
+operands are formed, `epilogue.py` what is stored.
 
 Tiles never cross segments, and each has partials of its own, merged in one order afterwards
-(`_conv_merge.py`): so runs repeat bit for bit.
+(`merge.py`): so runs repeat bit for bit.
 """
 
 import triton
 import triton.language as tl
 
+from fastgan.kernels.conv_block.epilogue import store_gradient, store_output
 from fastgan.kernels.conv_block.tiles import (
-    apply_act,
     axis_phase,
     inside,
     load_gradient,
     load_input,
-    load_rows,
-    normalise,
     ravel,
     round_operand,
     unravel,
 )
-from fastgan.kernels.core.device import activation_grad
 
 # Arguments that vary with the shape: not specialised on, or every shape would compile anew.
 SHAPE_ARGUMENTS = (
     "units_in", "units_out", "images", "ID", "IH", "IW", "OD", "OH", "OW", "PD", "PH", "PW",
     "share_in", "share_out", "tiles", "column_tiles",
 )  # fmt: skip
-
-
-@triton.jit
-def _partials(partial0_ptr, partial1_ptr, out, column_mask, first, second):
-    tl.store(partial0_ptr + out, first, column_mask)
-    tl.store(partial1_ptr + out, second, column_mask)
 
 
 @triton.jit(do_not_specialize=SHAPE_ARGUMENTS)
@@ -208,48 +194,16 @@ def conv_kernel(
 
     image_out = image0 * OD * OH * OW * channels_out
     offsets = row_out[:, None] + n[None, :]
-    column_mask = n < channels_out
-    mask = row_mask[:, None] & column_mask[None, :]
-    dtype = out_ptr.dtype.element_ty
-    partial = (rest.to(tl.int64) * PHASES + phase) * channels_out + n
+    count = tl.maximum(left, 0)
+    tile = rest.to(tl.int64) * PHASES + phase
     if EPILOGUE == "output":
-        if bias_ptr is not None:
-            acc += tl.load(bias_ptr + n, column_mask, other=0.0)[None, :]
-        out = apply_act(acc, slope_out, ACT_OUT).to(dtype)
-        tl.store(out_ptr + image_out + offsets, out, mask)
-        if partial0_ptr is not None:
-            # Of what is stored, less the tile's first row, about the finished mean: nothing
-            # cancels, and constants have an M2 of exactly 0.
-            stored = out.to(tl.float32)
-            pivot = tl.sum(tl.where((lane == 0)[:, None], stored, 0.0), 0)
-            centred = tl.where(row_mask[:, None], stored - pivot[None, :], 0.0)
-            count = tl.maximum(left, 0)
-            mean = tl.sum(centred, 0) / tl.maximum(count, 1).to(tl.float32)
-            centred = tl.where(row_mask[:, None], centred - mean[None, :], 0.0)
-            _partials(
-                partial0_ptr,
-                partial1_ptr,
-                partial,
-                column_mask,
-                pivot + mean,
-                tl.sum(centred * centred, 0),
-            )
-            if column_tile == 0:
-                tl.store(counts_ptr + rest.to(tl.int64) * PHASES + phase, count.to(tl.float32))
+        store_output(
+            acc, bias_ptr, out_ptr + image_out, offsets, row_mask, count, n, channels_out,
+            column_tile == 0, counts_ptr, partial0_ptr, partial1_ptr, tile, slope_out, ACT_OUT,
+        )  # fmt: skip
     else:
-        raw = tl.load(raw_ptr + image_out + offsets, mask, other=0.0).to(tl.float32)
-        if raw_rows_ptr is not None:
-            center, scale, beta = load_rows(
-                raw_rows_ptr, segment // share_out, channels_out, n, column_mask
-            )
-            u = normalise(raw, center, scale, beta)
-            if ACT_OUT >= 0:
-                acc *= activation_grad(u, slope_out, ACT_OUT)
-            out = acc * scale[None, :]
-            if partial0_ptr is not None:
-                a = tl.where(row_mask[:, None], acc, 0.0)
-                sum_ax = tl.sum(a * (raw - center[None, :]), 0)
-                _partials(partial0_ptr, partial1_ptr, partial, column_mask, tl.sum(a, 0), sum_ax)
-        else:
-            out = acc * activation_grad(raw, slope_out, ACT_OUT)
-        tl.store(out_ptr + image_out + offsets, out.to(dtype), mask)
+        store_gradient(
+            acc, out_ptr + image_out, raw_ptr + image_out, offsets, row_mask, n, channels_out,
+            raw_rows_ptr, segment // share_out, partial0_ptr, partial1_ptr, tile, slope_out,
+            ACT_OUT,
+        )  # fmt: skip

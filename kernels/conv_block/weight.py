@@ -93,7 +93,7 @@ def conv_weight_gradient(
     _check(geo, {"x": x, "g": g} | ({"y": y} if reads_y else {}), input_precision)
     _check_rows("rows", rows, geo.images, geo.channels_in)
     _check_rows("gradient_rows", gradient_rows, geo.images, geo.channels_out)
-    g_weight = _like(weight) if need_weight else weight.new_empty(0)
+    g_weight = weight_like(weight) if need_weight else weight.new_empty(0)
     g_bias = x.new_empty(geo.channels_out if need_bias else 0, dtype=torch.float32)
     if geo.images == 0 or weight.numel() == 0:
         g_weight.zero_()
@@ -153,13 +153,15 @@ def _multiply(
         num_warps=config.warps, **options,
     )  # fmt: skip
     if out is not g_weight:
-        _add_slices(out, g_weight, work, channels_last)
+        add_slices(out, g_weight, work, channels_last)
     if sums is not None and g_bias is not None:
         _add(sums, g_bias)
 
 
-def _add_slices(partial: Tensor, g_weight: Tensor, work: Product, channels_last: bool) -> None:
-    """g_weight of its slices. A channels-last weight has their order: rows of a single tap."""
+def add_slices(partial: Tensor, g_weight: Tensor, work: Product, channels_last: bool) -> None:
+    """g_weight of its slices (slices, dense channels, taps * channels). A channels-last weight has
+    their order: rows of a single tap.
+    """
     slices, rows, columns = partial.shape
     taps, channels = (1, columns) if channels_last else (work.geo.taps, work.channels)
     block_s = min(REDUCE_SLICES, _ceil_pow2(slices))
@@ -203,7 +205,8 @@ def _step(rows: Tensor | None) -> int:
     return 0 if rows is None or rows.shape[0] == 1 else 1
 
 
-def _like(weight: Tensor) -> Tensor:
+def weight_like(weight: Tensor) -> Tensor:
+    """An unwritten gradient: channels-last where the weight is, else contiguous."""
     dense = weight.is_contiguous() or is_channels_last(weight)
     kept = torch.preserve_format if dense else torch.contiguous_format
     return torch.empty_like(weight, memory_format=kept)

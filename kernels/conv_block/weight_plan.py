@@ -36,7 +36,7 @@ LARGE, SMALL = Target().shared, 2**16
 # Channels whose loads are at least 8 bytes wide come in multiples of this. Where an operand has no
 # such channels, scalar registers of AMD hold the masks of no more than the tiny tile.
 VECTOR, SMALL_TILE, TINY = 4, 64 * 64, ConvConfig(16, 16, 32, 8, 1)
-# What `configure` and `Product.slices` count on: the work of forming a value, in multiply-adds; the
+# What `configure` and `split` count on: the work of forming a value, in multiply-adds; the
 # multiprocessors of an H100, each with room for 8 warps; the tiles that fill a pipeline. Fixed, not
 # asked of the device: the order of a sum, and its last bit, is the same on every GPU of a kind.
 FORMING = 64
@@ -104,18 +104,9 @@ class Product:
         return cdiv(self.segment_images * prod(self.dense_size), config.block_k)
 
     def slices(self, config: ConvConfig) -> tuple[int, int]:
-        """(slices, tiles of each): of up to MAX_WAVES waves of programs, the fewest slices that
-        take at most a tenth longer than the best number. Bounds the partial sums to 35 MB, or to
-        one slice.
-        """
-        blocks = prod(self.blocks(config))
+        """(slices, tiles of each), see `split`."""
         tiles = self.segments * self.segment_tiles(config)
-        slots = MULTIPROCESSORS * max(1, 8 // config.warps)
-        most = max(1, min(MAX_WAVES * slots // blocks, tiles // MIN_TILES))
-        waves = {n: cdiv(n * blocks, slots) / n for n in range(1, most + 1)}
-        enough = next(n for n, time in waves.items() if time <= 1.1 * min(waves.values()))
-        length = cdiv(tiles, enough)
-        return cdiv(tiles, length), length
+        return split(prod(self.blocks(config)), tiles, config.warps)
 
     def wide(self, config: ConvConfig) -> bool:
         """Whether offsets from a tile's first position, or from its first image, pass 32 bits."""
@@ -128,6 +119,19 @@ class Product:
         if rows is None or rows.shape[0] in (1, self.segments):
             return rows
         return rows.repeat_interleave(self.segments // rows.shape[0], 0)
+
+
+def split(blocks: int, tiles: int, warps: int) -> tuple[int, int]:
+    """(slices, tiles of each) of a sum over ``tiles``, for ``blocks`` of the result: of up to
+    MAX_WAVES waves of programs, the fewest slices that take at most a tenth longer than the best
+    number. Bounds the partial sums to 35 MB, or to one slice.
+    """
+    slots = MULTIPROCESSORS * max(1, 8 // warps)
+    most = max(1, min(MAX_WAVES * slots // blocks, tiles // MIN_TILES))
+    waves = {n: cdiv(n * blocks, slots) / n for n in range(1, most + 1)}
+    enough = next(n for n, time in waves.items() if time <= 1.1 * min(waves.values()))
+    length = cdiv(tiles, enough)
+    return cdiv(tiles, length), length
 
 
 def product(geo: ConvGeometry, *rows: torch.Tensor | None) -> Product:

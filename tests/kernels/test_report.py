@@ -83,6 +83,36 @@ def test_more_shared_memory_than_there_is_is_a_problem(compare: ModuleType) -> N
     assert compare.unfit([fits, does_not]) == ["a b gfx942: 65537 bytes of shared memory of 65536"]
 
 
+def test_a_loop_that_keeps_the_matrix_unit_waiting_is_a_problem(compare: ModuleType) -> None:
+    figures = ("sm_90", 90, 0, 1024, 16, 16, 4, 65)
+    lean, late = (compare.Row("a", "b", *figures, issue, 128) for issue in (128, 129))
+    assert compare.unfit([lean]) == []
+    assert compare.unfit([late]) == [
+        "a b sm_90: a step issues for 129 cycles and multiplies for 128"
+    ]
+    page = compare.markdown({"triton": compare.Section("t", (lean,))})
+    assert "| a | sm_90 |  | 1 | 65 | 128 | 128 | 1.00 |" in page
+
+
+def test_the_matrix_loop_is_the_innermost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    loop = importlib.import_module("tools.kernel_report.loop")
+    code = """
+.L_x_0:
+        /*0000*/                   MOV R1, R2 ;
+.L_x_1:
+        /*0010*/              @!P0 HGMMA.64x128x16.F32.BF16 R24, gdesc[UR4], R24, !UPT ;
+        /*0020*/                   HGMMA.64x64x16.F32.BF16 R24, gdesc[UR8], R24, gsb0 ;
+        /*0030*/               @P0 BRA `(.L_x_1) ;
+        /*0040*/               @P1 BRA `(.L_x_0) ;
+        /*0050*/                   BRA `(.L_x_2) ;
+.L_x_2:
+        /*0060*/                   EXIT ;
+"""
+    assert loop.matrix_loop(code, warps=8) == (3, 6, 96)
+    assert loop.matrix_loop(code.replace("HGMMA", "HMMA"), warps=8) is None
+
+
 def test_unknown_parts_and_partial_writes_are_refused() -> None:
     assert "unknown ['metal']" in run("--parts", "metal").stderr
     assert "a written report is a whole one" in run("--only", "stats").stderr
@@ -111,6 +141,9 @@ def test_nothing_that_ships_spills_and_wide_shapes_move_16_bytes(compare: Module
     assert {row.target for row in convolutions if row.matrix} == {row.target for row in rows}
     assert all(row.matrix for row in convolutions if "PRECISION=ieee" not in row.variant)
     assert all(row.matrix for row in convolutions if not row.variant.startswith("fp32"))
+    lean = [row for row in rows if row.kernel in ("tma_conv_kernel", "tma_weight_kernel")]
+    assert {row.target for row in lean} == {"sm_90", "sm_100", "sm_120"}
+    assert all(row.issue_ratio is not None for row in lean if row.target == "sm_90")
     # AMD's 64-wide warps leave 8 bytes a thread; single-launch tiles of tiny tensors less still.
     tiled = ("stats_kernel", "apply_kernel", "backward_kernel", "bias_act_kernel")
     wide = [r for r in rows if r.kernel in tiled and "VEC=16" in r.variant and r.target[:2] == "sm"]

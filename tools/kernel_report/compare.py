@@ -16,7 +16,8 @@ SHARED = {"sm_80": 166912, "sm_90": 232448, "sm_100": 232448, "sm_120": 101376, 
 class Row:
     """One kernel, compiled for one target. ``load`` and ``store`` are the widest access to global
     memory in bytes a thread; ``spills`` counts spilled registers (AMD) or bytes of stack (NVIDIA).
-    ``matrix`` counts tensor-core instructions, where the kernel is meant to have any.
+    ``matrix`` counts tensor-core instructions, where the kernel is meant to have any. Of a step of
+    a loop that `loop.py` reads: a warp's instructions, and a block's cycles to issue and multiply.
     """
 
     kernel: str
@@ -28,6 +29,16 @@ class Row:
     load: int
     store: int
     matrix: int | None = None
+    instructions: int | None = None
+    issue_cycles: int | None = None
+    matrix_cycles: int | None = None
+
+    @property
+    def issue_ratio(self) -> float | None:
+        """Cycles to issue a step of the loop, to those in which it multiplies."""
+        if self.issue_cycles is None or not self.matrix_cycles:
+            return None
+        return self.issue_cycles / self.matrix_cycles
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -90,12 +101,19 @@ def spilled(rows: Iterable[Row]) -> list[str]:
 
 def unfit(rows: Iterable[Row]) -> list[str]:
     """One line for each row that spills, that lacks the tensor-core instructions it is meant to
-    have, or that needs more shared memory than its target has.
+    have, whose loop keeps the matrix unit waiting, or that needs more shared memory than its target
+    has.
     """
     rows = tuple(rows)
     lines = spilled(rows)
     lines += [
         f"{' '.join(row.key)}: no tensor-core instructions" for row in rows if row.matrix == 0
+    ]
+    lines += [
+        f"{' '.join(row.key)}: a step issues for {row.issue_cycles} cycles and multiplies for "
+        f"{row.matrix_cycles}"
+        for row in rows
+        if (row.issue_ratio or 0) > 1
     ]
     for row in rows:
         limit = SHARED.get(row.target)
@@ -149,7 +167,36 @@ def markdown(sections: dict[str, Section]) -> str:
             matrix = [row.matrix for row in rows if row.matrix is not None]
             cells.append(_span(matrix) if matrix else "")
             lines.append(f"| {kernel} | {target} | {len(rows)} | " + " | ".join(cells) + " |")
+        lines += _loops(section)
     return "\n".join(lines) + "\n"
+
+
+def _loops(section: Section) -> list[str]:
+    """A table of the loops that were read, a line for each configuration."""
+    rows = [row for row in section.rows if row.issue_ratio is not None]
+    if not rows:
+        return []
+    lines = [
+        "",
+        "### Loops of the products by TMA",
+        "",
+        "A step of the main loop: instructions of a warp, cycles in which a block issues them and",
+        "in which its matrix units multiply. Up to a ratio of 1 the matrix unit need not wait.",
+        "",
+        "| kernel | target | tile | variants | instructions | issue | multiply | ratio |",
+        "| --- | --- | --- | --: | --: | --: | --: | --: |",
+    ]
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        wanted = ("EPILOGUE", "TRANSPOSED", "FLAT", "BLOCK_", "num_warps", "STAGES")
+        tile = " ".join(w for w in row.variant.split() if w.startswith(wanted))
+        groups.setdefault((row.kernel, row.target, tile), []).append(row)
+    for key, group in sorted(groups.items()):
+        figures = ("instructions", "issue_cycles", "matrix_cycles")
+        cells = [_span(getattr(row, figure) for row in group) for figure in figures]
+        cells.append(f"{max(row.issue_ratio or 0 for row in group):.2f}")
+        lines.append(f"| {' | '.join(key)} | {len(group)} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def _span(values: Iterable[int]) -> str:

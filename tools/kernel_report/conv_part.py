@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .compare import SHARED
@@ -56,10 +56,42 @@ LAYERS = (
 )
 
 
+# The products by TMA: the layers of DCGAN-64 that are matrix products, as they are run at a small
+# and a large batch on Hopper, each configuration on each target, and other kernels and types.
+TMA_TARGETS = ("sm_90", "sm_100", "sm_120")
+_D64 = [
+    Layer("bfloat16", shape=(batch, channels, side, side), channels_out=2 * channels)
+    for batch in (128, 1024)
+    for channels, side in ((64, 32), (128, 16), (256, 8))
+]
+_G64 = [
+    Layer("bfloat16", transposed=True, shape=(batch, channels, side, side),
+          channels_out=channels // 2)
+    for batch in (128, 1024)
+    for channels, side in ((512, 4), (256, 8), (128, 16))
+]  # fmt: skip
+TMA_LAYERS = (
+    *(replace(layer, targets=("sm_90",)) for layer in _D64 + _G64),
+    Layer("bfloat16", every=True, shape=(128, 128, 16, 16), targets=TMA_TARGETS),
+    Layer("bfloat16", transposed=True, fused=False, targets=("sm_90",)),
+    Layer("float16", kernel=3, stride=1, wide_weight=True, targets=("sm_90",)),
+    Layer("bfloat16", shape=(64, 128, 15, 15), kernel=5, padding=2, targets=("sm_90",)),
+)
+
+
 def is_matrix(kernel: str, variant: str, nvidia: bool) -> bool:
     """Whether a kernel is meant for tensor cores: NVIDIA's know no ieee float32."""
     plain = variant.startswith("fp32 ") and "PRECISION=ieee" in variant
-    return kernel in ("conv_kernel", "weight_kernel") and not (nvidia and plain)
+    products = ("conv_kernel", "weight_kernel", *LEAN)
+    return kernel in products and not (nvidia and plain)
+
+
+# Kernels whose loop is to issue no longer than the matrix unit multiplies.
+LEAN = ("tma_conv_kernel", "tma_weight_kernel")
+
+
+def is_lean(kernel: str) -> bool:
+    return kernel in LEAN
 
 
 def run(target: str) -> None:
@@ -68,6 +100,10 @@ def run(target: str) -> None:
         if target in layer.targets:
             _gather(layer, _limits(target))
             _weight(layer, _limits(target))
+    if target in TMA_TARGETS:
+        for layer in TMA_LAYERS:
+            if target in layer.targets:
+                _tma(layer, _limits(target))
 
 
 def _limits(target: str) -> Any:
@@ -138,6 +174,36 @@ def _weight(layer: Layer, limits: Any) -> None:
             x, rows, act, y, y, dy_rows, act, weight, geo, True, True,
             config=config, input_precision=layer.precision,
         )  # fmt: skip
+
+
+def _tma(layer: Layer, limits: Any) -> None:
+    """Forward pass and both gradients by TMA, in all configurations or as planned."""
+    kernels: Any = importlib.import_module("fastgan.kernels.conv_block.tma")
+    plan: Any = importlib.import_module("fastgan.kernels.conv_block.tma.plan")
+    gather: Any = importlib.import_module("fastgan.kernels.conv_block.forward")
+    x, weight, geo = _tensors(layer)
+    back = geo.reversed()
+    act = gather.Activation(0, 0.2 if layer.fused else 1.0)
+    bias = x.new_empty(geo.channels_out).float()
+    rows, dy_rows = _rows(layer, geo, bias)
+    z = kernels.form_input(x, rows, act)
+
+    def configs(planned: Any, listed: list[Any]) -> list[Any]:
+        return listed if layer.every else [planned.config]
+
+    for config in configs(
+        plan.product_plan(geo, 1, limits), plan.product_configs(geo.channels_in, limits)
+    ):
+        y, *_ = kernels.tma_forward(
+            z, weight, None if layer.fused else bias, geo, act, int(layer.fused), config=config
+        )
+    dy = kernels.form_gradient(y, y, dy_rows, act)
+    for config in configs(
+        plan.product_plan(back, 1, limits), plan.product_configs(geo.channels_out, limits)
+    ):
+        kernels.tma_data_gradient(dy, weight, geo, x, rows, act, config=config)
+    for config in configs(plan.weight_plan(geo, limits), plan.weight_configs(limits)):
+        kernels.tma_weight_gradient(z, dy, weight, geo, config=config)
 
 
 def _rows(layer: Layer, geo: Any, like: Any) -> tuple[Any, Any]:

@@ -21,6 +21,7 @@ from typing import Any
 
 from . import conv_part
 from .compare import Row, Section, Select
+from .loop import matrix_loop
 
 TARGETS = {
     "sm_80": ("cuda", 80, 32),
@@ -187,6 +188,7 @@ def _describe(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> L
     bytes aligned (all that torch allocates are), sizes are not specialised on.
     """
     import torch
+    from triton.tools.tensor_descriptor import TensorDescriptor
 
     names = function.arg_names
     options = {name: value for name, value in kwargs.items() if name not in names}
@@ -202,6 +204,9 @@ def _describe(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> L
         elif isinstance(value, torch.Tensor):
             signature[parameter.name] = POINTERS[str(value.dtype).removeprefix("torch.")]
             attributes[(index,)] = [["tt.divisibility", 16]]
+        elif isinstance(value, TensorDescriptor):
+            pointer = POINTERS[str(value.base.dtype).removeprefix("torch.")]
+            signature[parameter.name] = f"tensordesc<{pointer.strip('*')}{value.block_shape}>"
         elif isinstance(value, float):
             signature[parameter.name] = "fp32"
         elif parameter.do_not_specialize:
@@ -216,8 +221,10 @@ def _describe(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> L
 def _variant(signature: dict[str, str], constexprs: dict[str, Any], options: dict[str, int]) -> str:
     """A name that is the same wherever the compiled code is, and only there."""
     pointers = [t.strip("*") for t in signature.values() if t.startswith("*")]
-    # Where there are but two, nothing else says to what type the second converts.
-    dtype = ">".join(dict.fromkeys(pointers)) if len(pointers) == 2 else pointers[0]
+    boxes = [t[len("tensordesc<") : t.index("[")] for t in signature.values() if "[" in t]
+    # Where there are but two, or boxes, nothing else says to what type the second converts.
+    converts = boxes or len(pointers) == 2
+    dtype = ">".join(dict.fromkeys(boxes + pointers)) if converts else pointers[0]
     values = {
         k: v if isinstance(v, str) else int(v) for k, v in constexprs.items() if v is not None
     }
@@ -248,6 +255,8 @@ def _compile(job: tuple[int, str]) -> Row:
     if conv_part.is_matrix(launch.kernel, launch.variant, nvidia):
         code = compiled.asm["ptx" if nvidia else "amdgcn"]
         figures["matrix"] = len(re.findall(MATRIX[target], code))
+    if conv_part.is_lean(launch.kernel) and target == "sm_90":
+        figures |= _read_loop(compiled)
     return Row(launch.kernel, launch.variant, target, **figures)
 
 
@@ -275,6 +284,19 @@ def _read_nvidia(compiled: Any) -> dict[str, int]:
         "load": _widest_ptx(ptx, "ld"),
         "store": _widest_ptx(ptx, "st"),
     }
+
+
+def _read_loop(compiled: Any) -> dict[str, int]:
+    """Figures of the main loop; ValueError where there is none."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        command = [str(_tool("nvdisasm")), "-c", file.name]
+        code = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = matrix_loop(code, compiled.metadata.num_warps)
+    if found is None:
+        raise ValueError(f"{compiled.metadata.name}: no loop with matrix instructions")
+    return found._asdict()
 
 
 def _widest_ptx(ptx: str, access: str) -> int:

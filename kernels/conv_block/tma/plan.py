@@ -1,0 +1,193 @@
+"""What the launchers of the TMA kernels decide before they launch: boxes, tiles, slices."""
+
+import functools
+from dataclasses import dataclass, replace
+from itertools import product as pairs
+from math import gcd, prod
+
+import torch
+
+from fastgan.kernels.conv_block.geometry import ConvConfig, ConvGeometry, Target
+from fastgan.kernels.conv_block.weight_plan import MULTIPROCESSORS, Product, split
+from fastgan.kernels.core.geometry import cdiv
+
+# Channels come in multiples of this: 32 bytes, the narrowest that TMA swizzles.
+CHANNELS = 16
+# The configurations that ship, for 16-bit tensors; block_k is a most, that of 128 bytes a position:
+# of such a step each issues for fewer cycles on Hopper than it multiplies.
+PRODUCT = (
+    ConvConfig(128, 128, 64, 8, 4),
+    ConvConfig(128, 64, 64, 4, 4),
+    ConvConfig(64, 128, 64, 4, 4),
+)
+WEIGHT = (
+    ConvConfig(128, 128, 64, 8, 4),
+    ConvConfig(128, 64, 64, 4, 4),
+    ConvConfig(64, 128, 64, 4, 4),
+)
+# Boxes may be so many times as many as the fewest where they are of fewer rows and columns.
+SURPLUS = 1.15
+# A tile of half the size reads its operands half as often again for the same work.
+HALF_TILE = 1.15
+
+
+def serves(geo: ConvGeometry, x: torch.Tensor) -> bool:
+    """Whether these kernels run a convolution: on GPUs from Hopper on, of 16-bit tensors of one or
+    two dimensions, with multiples of 16 channels on both sides.
+    """
+    return supports(geo, x.dtype) and has_tma(x.device)
+
+
+def supports(geo: ConvGeometry, dtype: torch.dtype) -> bool:
+    """`serves`, whatever the device."""
+    channels = geo.channels_in % CHANNELS == 0 and geo.channels_out % CHANNELS == 0
+    return dtype.itemsize == 2 and geo.dims <= 2 and channels and geo.images > 0
+
+
+@functools.cache
+def has_tma(device: torch.device) -> bool:
+    """Whether a device copies boxes of tensors by itself: NVIDIA's from Hopper on."""
+    nvidia = device.type == "cuda" and not torch.version.hip
+    return nvidia and torch.cuda.get_device_capability(device) >= (9, 0)
+
+
+def product_configs(channels_in: int, target: Target) -> list[ConvConfig]:
+    """Every configuration that `product_plan` can return."""
+    step = gcd(channels_in, PRODUCT[0].block_k)
+    return [_fitted(replace(config, block_k=step), target) for config in PRODUCT]
+
+
+def weight_configs(target: Target) -> list[ConvConfig]:
+    """Every configuration that `weight_plan` can return."""
+    return [_fitted(config, target) for config in WEIGHT]
+
+
+def _fitted(config: ConvConfig, target: Target) -> ConvConfig:
+    fitted = config.fitted(2, 1, target.shared - BARRIERS)
+    return replace(fitted, registers=target.registers)
+
+
+# Bytes of shared memory that the barriers of the loads take.
+BARRIERS = 256
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """``size`` (images, height, width) of a box, and how many there are along each."""
+
+    size: tuple[int, int, int]
+    tiles: tuple[int, int, int]
+
+    @property
+    def count(self) -> int:
+        return prod(self.tiles)
+
+    def flat(self, height: int, width: int) -> bool:
+        """Whether the positions of each box follow each other in memory."""
+        images, h, w = self.size
+        rows = w == width and height % h == 0 and (images == 1 or h == height)
+        return rows or (images == h == 1 and width % w == 0)
+
+
+@functools.cache
+def boxes(positions: int, images: int, height: int, width: int) -> Boxes:
+    """Boxes of a number of positions, a power of 2, that cover images of height x width: of those
+    that are nearly as few as can be the ones that cut an image least, and of these the widest.
+    """
+    powers = [1 << i for i in range(positions.bit_length())]
+    found = []
+    for h, w in pairs(powers, powers):
+        if h * w <= positions:
+            size = positions // (h * w), h, w
+            tiles = cdiv(images, size[0]), cdiv(height, h), cdiv(width, w)
+            found.append(Boxes(size, tiles))
+    most = SURPLUS * min(b.count for b in found)
+    near = [b for b in found if b.count <= most]
+    return min(near, key=lambda b: (b.tiles[1] * b.tiles[2], b.count, -b.size[2]))
+
+
+@dataclass(frozen=True)
+class ProductPlan:
+    """One launch of `tma_conv_kernel`, the batch in ``segments``."""
+
+    geo: ConvGeometry
+    config: ConvConfig
+    boxes: Boxes
+    segments: int
+
+    @property
+    def tiles(self) -> int:
+        """Partials of a segment."""
+        return self.boxes.count * self.geo.phases
+
+    @property
+    def column_tiles(self) -> int:
+        return cdiv(self.geo.channels_out, self.config.block_n)
+
+    @property
+    def grid(self) -> tuple[int]:
+        return (self.segments * self.tiles * self.column_tiles,)
+
+
+@functools.cache
+def product_plan(
+    geo: ConvGeometry, segments: int, target: Target, config: ConvConfig | None = None
+) -> ProductPlan:
+    """The plan of the shipped configuration whose multiprocessor with the most programs is done
+    first, a program taking as long as its tile is large; or of one given.
+    """
+    height, width = geo.size_out[1:]
+    if geo.transposed:
+        height, width = cdiv(height, geo.stride[1]), cdiv(width, geo.stride[2])
+    images = geo.images // segments
+
+    def plan(config: ConvConfig) -> ProductPlan:
+        return ProductPlan(geo, config, boxes(config.block_m, images, height, width), segments)
+
+    def time(plan: ProductPlan) -> float:
+        area = plan.config.block_m * plan.config.block_n
+        whole = area == PRODUCT[0].block_m * PRODUCT[0].block_n
+        return cdiv(plan.grid[0], MULTIPROCESSORS) * area * (1.0 if whole else HALF_TILE)
+
+    if config is not None:
+        return plan(config)
+    return min(map(plan, product_configs(geo.channels_in, target)), key=time)
+
+
+@dataclass(frozen=True)
+class WeightPlan:
+    """One launch of `tma_weight_kernel`: ``work`` in ``slices`` of ``length`` boxes."""
+
+    work: Product
+    config: ConvConfig
+    boxes: Boxes
+    slices: int
+    length: int
+
+    @property
+    def blocks(self) -> tuple[int, int]:
+        """Of dense channels, and of gathered ones of a tap."""
+        config = self.config
+        rows = cdiv(self.work.dense_channels, config.block_m)
+        return rows, cdiv(self.work.channels, config.block_n)
+
+    @property
+    def grid(self) -> tuple[int]:
+        return (prod(self.blocks) * self.work.geo.taps * self.slices,)
+
+
+@functools.cache
+def weight_plan(geo: ConvGeometry, target: Target, config: ConvConfig | None = None) -> WeightPlan:
+    """The plan of the shipped configuration whose tiles hold the fewest values; or of one given."""
+    work = Product(geo, 1)
+
+    def plan(config: ConvConfig) -> WeightPlan:
+        found = boxes(config.block_k, geo.images, *work.dense_size[1:])
+        unsliced = WeightPlan(work, config, found, 1, found.count)
+        slices, length = split(unsliced.grid[0], found.count, config.warps)
+        return replace(unsliced, slices=slices, length=length)
+
+    def area(plan: WeightPlan) -> int:
+        return prod(plan.blocks) * plan.config.block_m * plan.config.block_n
+
+    return plan(config) if config is not None else min(map(plan, weight_configs(target)), key=area)

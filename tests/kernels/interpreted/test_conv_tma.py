@@ -1,0 +1,189 @@
+"""The products by TMA in Triton's interpreter, behind conv_block's door, against float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from conv_case import ConvCase, Shape
+from torch import Tensor
+
+from fastgan.kernels import conv_block
+from fastgan.kernels.conv_block.geometry import ConvConfig
+from fastgan.kernels.conv_block.tma import plan as tma_plan
+
+NORM = ("mean", "var", "gamma", "beta")
+GRADIENTS = ("g_x", "g_weight", "g_bias", "g_mean", "g_var", "g_gamma", "g_beta")
+# Several boxes of positions, tiles of channels and steps of either, none of them full.
+SMALL = (ConvConfig(32, 16, 16, 1, 2),)
+SHIPPED = {"PRODUCT": tma_plan.PRODUCT, "WEIGHT": tma_plan.WEIGHT}
+KINDS = pytest.mark.parametrize("transposed", [False, True], ids=["direct", "transposed"])
+
+
+@pytest.fixture(autouse=True)
+def _on_tma(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU that has TMA, with small tiles, and nothing gathered but a bias's gradient."""
+
+    monkeypatch.setattr(tma_plan, "has_tma", lambda device: True)
+    for name in ("PRODUCT", "WEIGHT"):
+        monkeypatch.setattr(tma_plan, name, SMALL)
+    for name in ("conv_forward", "conv_data_gradient"):
+        monkeypatch.setattr(conv_block, name, refused)
+    weights = conv_block.conv_weight_gradient
+    monkeypatch.setattr(
+        conv_block, "conv_weight_gradient",
+        lambda *args: refused() if args[-2] else weights(*args),
+    )  # fmt: skip
+    forget_plans()
+
+
+def refused(*args: Any, **kwargs: Any) -> Any:
+    raise AssertionError("not to be launched")
+
+
+def forget_plans() -> None:
+    tma_plan.product_plan.cache_clear()
+    tma_plan.weight_plan.cache_clear()
+
+
+def run(c: ConvCase, needs: tuple[bool, bool, bool] = (True, True, True)) -> dict[str, Tensor]:
+    """All that the case has inputs for, outputs poisoned."""
+    inputs = c.inputs
+    norm = (*(inputs.get(name) for name in NORM), c.eps)
+    spec = (*c.pre, *c.geometry, *c.post, c.segments[1])
+    x, weight = inputs["x"], inputs["weight"]
+    torch.use_deterministic_algorithms(True)
+    try:
+        y, mean, var = conv_block.conv_block_forward(x, weight, inputs.get("bias"), *norm, *spec)
+        of_mean = (c.g_mean, c.g_var) if c.segments[1] else (None, None)
+        grads = conv_block.conv_block_backward(
+            c.g_y, *of_mean, x, y, mean, weight, *norm, *spec, *needs
+        )
+    finally:
+        torch.use_deterministic_algorithms(False)
+    found = {"y": y} | ({"y_mean": mean, "y_var": var} if c.segments[1] else {})
+    found |= dict(zip(GRADIENTS, grads, strict=True))
+    absent = {f"g_{name}" for name in (*NORM, "bias") if name not in inputs}
+    assert all(found[name].shape == (0,) or name == "g_bias" for name in absent)
+    return {name: t for name, t in found.items() if name not in absent}
+
+
+def shape_of(
+    transposed: bool, size: tuple[int, ...], k: int, s: int, p: int, *, extra: int = 0,
+    images: int = 2, channels: tuple[int, int] = (16, 32),
+) -> Shape:  # fmt: skip
+    dims = len(size)
+    lists = ([n] * dims for n in (k, s, p, extra))
+    return (transposed, (images, channels[0], *size), channels[1], *lists)
+
+
+# Each runs both products, one forward and one as its data gradient: so kinds take turns.
+SHAPES = {
+    "k4 s2 p1": (False, (4, 4), 4, 2, 1),
+    "k4 s2 p1 transposed": (True, (3, 2), 4, 2, 1),
+    "k4 s2 p1, odd": (False, (5, 3), 4, 2, 1),
+    "k3 s1 p1": (False, (3, 5), 3, 1, 1),
+    "k3 s2 p1": (False, (3, 4), 3, 2, 1),
+    "k3 s2 p1 transposed": (True, (3, 2), 3, 2, 1),
+    "k5 s1 p2": (True, (4, 3), 5, 1, 2),
+    "k5 s2 p2": (False, (4, 5), 5, 2, 2),
+    "k4 s1": (True, (2, 1), 4, 1, 0),
+    "k1 s2 transposed": (True, (3, 2), 1, 2, 0),
+    "k8 s4 p2, 1-D": (False, (8,), 8, 4, 2),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes(name: str) -> None:
+    """tanh: a y on the other side of 0 would change LeakyReLU's gradient."""
+    segments = (2, 2) if name.startswith("k4 s2") else (1, 1)
+    shape = shape_of(*SHAPES[name])
+    c = ConvCase(shape, torch.float16, segments=segments, post=(1, 0.0), biased=True)
+    c.check(run(c))
+
+
+@KINDS
+def test_every_configuration_that_ships(transposed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16. Steps of 64 channels one way and of 16 the other, columns that fill no tile."""
+    shape = shape_of(transposed, (4, 2), 4, 2, 1, channels=(64, 80))
+    c = ConvCase(shape, torch.bfloat16, segments=(2, 1), post=(1, 0.0))
+    for product, weight in zip(SHIPPED["PRODUCT"], SHIPPED["WEIGHT"], strict=True):
+        monkeypatch.setattr(tma_plan, "PRODUCT", (product,))
+        monkeypatch.setattr(tma_plan, "WEIGHT", (weight,))
+        forget_plans()
+        c.check(run(c))
+
+
+@KINDS
+def test_what_waits_for_no_norm(transposed: bool) -> None:
+    """An activation alone before the convolution, nothing at all, and one after it."""
+    shape = shape_of(transposed, (3, 4), 3, 1, 1)
+    for pre, post in (((2, 0.0), (0, 1.0)), ((0, 1.0), (0, 0.2))):
+        c = ConvCase(shape, torch.float16, segments=(0, 0), pre=pre, post=post, biased=True)
+        c.check(run(c))
+
+
+@KINDS
+def test_only_what_is_needed_is_launched(transposed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = shape_of(transposed, (4, 4), 4, 2, 1)
+    c = ConvCase(shape, torch.float16, segments=(1, 1), biased=True)
+    full = run(c)
+    of_x = {"g_x", *(f"g_{name}" for name in NORM)}
+    for needed, kept in enumerate((of_x, {"g_weight"}, {"g_bias"})):
+        with monkeypatch.context() as patch:
+            for i, name in enumerate(("tma_data_gradient", "tma_weight_gradient")):
+                if i != needed:
+                    patch.setattr(conv_block, name, refused)
+            got = run(c, (needed == 0, needed == 1, needed == 2))
+        for name in GRADIENTS:
+            if name in kept:
+                assert torch.equal(got[name], full[name])
+            else:
+                assert got[name].shape == (0,)
+
+
+@KINDS
+def test_operands_of_any_layout_give_the_same_bits(transposed: bool) -> None:
+    """A weight read in place, copied and rounded; tensors at odd addresses and not channels-last;
+    a weight's gradient in one slice and in several.
+    """
+    shape = shape_of(transposed, (4, 4), 4, 2, 1)
+    c = ConvCase(shape, torch.float16, segments=(1, 1))
+    weight = c.inputs["weight"]
+    c.inputs["weight"] = weight.to(memory_format=torch.channels_last)
+    want = run(c)
+    exact = {"y", "g_x"}
+    for other in (weight.contiguous(), weight.float(), at_odd_address(c.inputs["weight"])):
+        c.inputs["weight"] = other
+        got = run(c)
+        assert got["g_weight"].dtype is other.dtype
+        assert got["g_weight"].stride() == other.stride()
+        assert all(torch.equal(got[name], want[name]) for name in exact)
+        assert torch.equal(got["g_weight"].half(), want["g_weight"])
+    c.inputs["weight"] = weight
+    c.inputs["x"] = c.inputs["x"].contiguous()
+    c.g_y = at_odd_address(c.g_y)
+    got = run(c)
+    assert all(torch.equal(got[name], want[name]) for name in got)
+
+
+def at_odd_address(t: Tensor) -> Tensor:
+    """t in memory that begins 2 bytes behind a multiple of 16."""
+    rows = t.movedim(1, -1)
+    return t.new_empty(t.numel() + 1)[1:].view(rows.shape).copy_(rows).movedim(-1, 1)
+
+
+def test_a_constant_output_has_variance_zero() -> None:
+    c = ConvCase(shape_of(False, (4, 5), 4, 2, 1), torch.float16, biased=True)
+    c.inputs["weight"].zero_()
+    got = run(c)
+    assert (got["y_var"] == 0).all()
+    assert torch.equal(got["y_mean"][0], c.inputs["bias"].half().float())
+
+
+def test_segments_that_do_not_divide_the_batch() -> None:
+    c = ConvCase(shape_of(False, (4, 4), 4, 2, 1), torch.float16)
+    c.segments = (1, 3)
+    with pytest.raises(ValueError, match="segments: 3 does not divide the batch of 2"):
+        run(c)
