@@ -164,3 +164,12 @@ def test_the_selected_benchmarks_are_all_that_need_cuda():
     assert selected == {name for name in collected("bench") if "cuda" in name}
     for op in ("norm_act", "dcgan_step", "fuse", "gather_images"):
         assert any(name.startswith(f"bench/test_{op}.py") for name in selected), op
+
+
+def test_benchmarks_need_no_package_beside_torch_triton_and_numpy():
+    """A GPU's machine may have no more: the engine and what reads images stay out."""
+    code = (
+        "import sys; sys.modules |= dict.fromkeys(sys.argv[1:]); import bench.harness.session as s"
+    )
+    code += "; import tools.gpu_tune; s.machine.equal_settings()"
+    subprocess.run([sys.executable, "-c", code, *gpu.OPTIONAL], cwd=ROOT, check=True)

@@ -17,7 +17,7 @@ import torch
 
 from bench.harness.clock import clock_of, gpu_state
 from bench.paired import interleave
-from fastgan.engine.precision import set_cuda_libraries
+from fastgan.ops.core.cuda_libraries import set_cuda_libraries
 
 ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("torch", "triton", "numpy", "inplace-abn")

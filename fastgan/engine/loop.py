@@ -24,11 +24,11 @@ from fastgan.engine.heartbeat import LostRankError
 from fastgan.engine.log import LineReporter, MetricsLog, Reporter, SilentReporter, default_reporter
 from fastgan.engine.parts import changed_parts
 from fastgan.engine.pictures import save_reconstructions
-from fastgan.engine.precision import cuda_libraries
 from fastgan.engine.run_folder import RunFolder, read_run
 from fastgan.engine.signals import StopOnSignal
 from fastgan.engine.state import is_finite, load_state, open_state, save_alone, save_state
 from fastgan.engine.train_state import TrainState
+from fastgan.ops.core.cuda_libraries import cuda_libraries
 from fastgan.system import first_line
 
 # torchrun passes on the signal that the terminal has sent to all processes already.

@@ -18,9 +18,10 @@ from fastgan.engine import (
     Trainer,
     train_state,
 )
-from fastgan.engine.precision import LossScale, cuda_libraries, resolve_precision
+from fastgan.engine.precision import LossScale, resolve_precision
 from fastgan.engine.schedule import lr_factor
 from fastgan.engine.update import Update
+from fastgan.ops.core.cuda_libraries import cuda_libraries
 
 from .conftest import all_tensors, tiny_data, tiny_trainer
 
