@@ -47,9 +47,11 @@ def fuse(
         inplace: False leaves `model` alone and returns a copy that shares its parameters and
             buffers.
 
-    Attributes that steer a forward may be changed afterwards: the original forward runs then. A
-    forward that decides by something else that no tensor tells (a global variable, say) must be
-    fused again after a change. Fuse before `torch.compile` and before wrapping in DDP.
+    A forward is traced where it is a function of its inputs and of Python values that can be
+    compared in each call (attributes, globals, closures, and what lists, objects, arrays in them
+    hold): when one of them changes, the original forward runs. A forward that draws random numbers
+    in Python, asks for types or modes, or changes what it reads is left as it is, and its
+    submodules are looked at. Fuse before `torch.compile` and before wrapping in DDP.
     TypeError for a model that is no `nn.Module`.
     """
     if not isinstance(model, nn.Module):

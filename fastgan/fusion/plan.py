@@ -14,7 +14,8 @@ from torch.nn.modules.module import _has_any_global_hook
 from fastgan.fusion.matching import Written, fused_graph
 from fastgan.fusion.report import Block
 from fastgan.fusion.specialized import chains_of, pattern, specialized
-from fastgan.fusion.tracing import Trace, trace
+from fastgan.fusion.tracing import Trace, Untraceable, trace
+from fastgan.fusion.watching import Watch
 from fastgan.nn.layers import hooked
 from fastgan.nn.planner import MAX_KINDS, kind_of, kind_of_call
 from fastgan.nn.sequential import is_recording
@@ -41,8 +42,10 @@ class Plan:
         self.module = module
         self.graphs = graphs
         self.inputs = traced.inputs
-        self.watched = traced.watched
+        self.code = traced.code
+        self.watch: Watch | None = traced.watch
         self.inner = traced.containers[1:]
+        self.moded = {**dict.fromkeys(self.inner), **traced.watch.modes}
         self.by_mode = graphs[True] is not graphs[False]
         self.running = _Running()
         self.around: list[_Running] = []
@@ -123,16 +126,32 @@ class Plan:
         """Whether the modules that were traced through are as they were then."""
         if _has_any_global_hook():
             return False
-        for container, plain, children in self.watched:
-            own = vars(container)
-            if own["_modules"] != children:
+        watch = self.watch
+        if watch is not None and (watch.names is None or watch.outside is None):
+            if torch.compiler.is_compiling():
                 return False
-            for name, value in plain.items():
-                if own.get(name) != value:
-                    return False
-        if self.by_mode and any(m.training != self.module.training for m in self.inner):
+            self.watch = watch = self._watch_anew()
+        if watch is None or not watch.holds():
+            return False
+        if self.by_mode and any(m.training != self.module.training for m in self.moded):
             return False
         return not any(map(hooked, self.inner))
+
+    def _watch_anew(self) -> Watch | None:
+        """For a plan that was pickled: what stands outside of its module is another process's.
+
+        None, where the module would be traced to something else there.
+        """
+        planned = [vars(m) for m in self.module.modules() if plan_of(m) is not None]
+        forwards = [(own, own.pop("forward")) for own in planned if "forward" in own]
+        try:
+            traced = trace(self.module)
+        except Untraceable:
+            return None
+        finally:
+            for own, forward in forwards:
+                own["forward"] = forward
+        return traced.watch if traced.code == self.code else None
 
 
 _KEY = "_fusion_plan"

@@ -1,51 +1,33 @@
 """Tracing a forward with torch.fx, and refusing where the trace would not tell the whole truth.
 
-torch.fx records the operations that one run of `forward` makes. What it does not see (a decision
-taken from Python state, a value stored on the module, an autograd or autocast region) would be
-lost from the recorded graph in silence. So such a forward is refused with the reason, and
-attributes that the run may have read are remembered, to notice when they change.
+torch.fx records the operations that one run of `forward` makes. What it does not see (a random
+number, a decision by Python's state, a value stored somewhere, an autograd or autocast region)
+would be lost from the recorded graph in silence. So the run is observed: a forward is refused, with
+the reason, where it does what is not known to be a function of its inputs, and what it read is
+remembered, to notice when that changes. It runs again, from other random states and in other modes
+of autograd, and must record the same.
 """
 
 from __future__ import annotations
 
 import inspect
-import operator
+import random
 import types
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from fastgan.fusion.observing import Observer
+from fastgan.fusion.proxies import StandIn
+from fastgan.fusion.purity import is_observed
+from fastgan.fusion.watching import Watch
 from fastgan.nn.layers import hooked, layer_kind
 from fastgan.nn.sequential import unfused
-
-# Names in the code of a forward that tell the tracer's stand-ins from tensors, or whose effect the
-# graph would not hold: it was decided once, while tracing.
-_UNSEEN = {
-    "autocast": "enters an autocast region",
-    "bernoulli": "draws random numbers",
-    "choice": "draws random numbers",
-    "checkpoint": "recomputes activations",
-    "enable_grad": "switches gradients",
-    "inference_mode": "switches gradients",
-    "isinstance": "asks for the type of a value",
-    "is_autocast_enabled": "asks for autocast",
-    "is_grad_enabled": "asks whether gradients are on",
-    "is_tensor": "asks for the type of a value",
-    "no_grad": "switches gradients",
-    "rand": "draws random numbers",
-    "randint": "draws random numbers",
-    "randn": "draws random numbers",
-    "random": "draws random numbers",
-    "randperm": "draws random numbers",
-    "set_grad_enabled": "switches gradients",
-    "shuffle": "draws random numbers",
-    "uniform": "draws random numbers",
-}
-_PLAIN = (bool, int, float, str, type(None), types.FunctionType, types.BuiltinFunctionType)
 
 
 class Untraceable(Exception):
@@ -61,20 +43,25 @@ class Trace:
 
     graphs: by `module.training`; one graph stands under both keys where they do not differ.
     containers: the modules whose forward was traced through, the root first.
-    watched: (container, {attribute: value}, {name: child}) of the plain values and children they
-        held, by which their forwards may have decided.
+    code: what the graphs record, in text. watch: the Python values that the forwards read.
     inputs: the names of the arguments, all of them without a default.
     """
 
     def __init__(self, root: nn.Module, opaque: set[nn.Module]) -> None:
-        with _untouched(root):
-            training, self.containers, self.inputs = _trace(root, True, opaque)
-            evaluation, also, _ = _trace(root, False, opaque)
-        self.containers += [m for m in also if m not in self.containers]
-        if _code(training) == _code(evaluation):
-            evaluation = training
-        self.graphs = {True: training, False: evaluation}
-        self.watched = [(m, plain_state(m), dict(m._modules)) for m in self.containers]
+        self.watch = Watch(root)
+        self.containers: list[nn.Module] = []
+        found = []
+        with _untouched(root, self.watch):
+            for training, otherwise in ((True, False), (True, True), (False, True)):
+                with _circumstances(otherwise):
+                    graph, containers, self.inputs = _trace(root, training, opaque, self.watch)
+                found.append((_operations(graph), graph))
+                self.containers += [m for m in containers if m not in self.containers]
+        (code, graph), (again, _), (in_evaluation, other) = found
+        if code != again:
+            raise Untraceable(root, "cannot be traced: two runs of its forward differ")
+        self.code = code[0], in_evaluation[0]
+        self.graphs = {True: graph, False: graph if code == in_evaluation else other}
 
 
 def trace(root: nn.Module) -> Trace:
@@ -91,21 +78,9 @@ def trace(root: nn.Module) -> Trace:
         except Untraceable as error:
             if error.module is root:
                 raise
+            if error.module in opaque:  # so it was not its own forward that did it
+                raise Untraceable(root, str(error)) from error
             opaque.add(error.module)
-
-
-def plain_state(module: nn.Module) -> dict[str, Any]:
-    """The attributes that a forward may have decided by."""
-    return {k: v for k, v in vars(module).items() if _is_plain(v) and k not in _OWN}
-
-
-_OWN = set(vars(nn.Module())) | {"forward", "fusion_report", "_fusion_plan"}
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, (tuple, list)):
-        return all(_is_plain(v) for v in value)
-    return isinstance(value, _PLAIN)
 
 
 class _CalledTwice(Exception):
@@ -114,45 +89,13 @@ class _CalledTwice(Exception):
         self.modules = modules
 
 
-class _Proxy(fx.Proxy):
-    """A stand-in that records `x += y` as what it is; torch.fx would record `x = x + y`.
-
-    A value that is set on it (`x.data = y`) would be no operation of the graph.
-    """
-
-    def __getattr__(self, name: str) -> fx.proxy.Attribute:
-        return _Attribute(self, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in _HELD:
-            raise fx.proxy.TraceError(f"its forward sets {name} of a value")
-        super().__setattr__(name, value)
-
-
-class _Attribute(_Proxy, fx.proxy.Attribute):
-    """The same of `x.data` and other attributes."""
-
-
-_HELD = {"attr", "node", "root", "tracer", "_node"}  # by the stand-ins themselves
-
-
-def _in_place(function: Callable[..., Any]) -> Callable[..., Any]:
-    def method(self: fx.Proxy, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", function, (self, other), {})
-
-    return method
-
-
-for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor"):
-    setattr(_Proxy, f"__i{_name}__", _in_place(getattr(operator, f"i{_name}")))
-
-
 class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True
 
-    def __init__(self, opaque: set[nn.Module]) -> None:
+    def __init__(self, opaque: set[nn.Module], observer: Observer) -> None:
         super().__init__()
         self.opaque = opaque
+        self.observer = observer
         self.containers: list[nn.Module] = []
         self.calls: Counter[nn.Module] = Counter()
         self.modes = _modes()
@@ -166,20 +109,37 @@ class _Tracer(fx.Tracer):
         return super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        return self.observer.unseen(self._call_module, m, forward, args, kwargs)
+
+    def _call_module(self, m: nn.Module, forward: Callable[..., Any], *given: Any) -> Any:
+        if is_observed(type(m).__call__.__module__):
+            self.observer.offend(f"the call of {type(m).__name__} does more than its forward")
         if self.is_leaf_module(m, ""):
-            return super().call_module(m, forward, args, kwargs)
+            return super().call_module(m, forward, *given)
         self.calls[m] += 1
-        self.containers.append(m)
-        with _blaming(m):
-            return super().call_module(m, forward, args, kwargs)
+        with self.inside(m), _blaming(m):
+            return super().call_module(m, self.observer.seen(forward), *given)
+
+    @contextmanager
+    def inside(self, module: nn.Module) -> Iterator[None]:
+        """While the forward of a module runs, what is done is its doing."""
+        self.containers.append(module)
+        try:
+            self.observer.begin(module)
+            yield
+        finally:
+            self.observer.end()
 
     def create_proxy(self, kind: str, *args: Any, **kwargs: Any) -> Any:
         if _modes() != self.modes:
             raise fx.proxy.TraceError("it switches gradients or autocast")
-        return super().create_proxy(kind, *args, **kwargs)
+        return self.observer.unseen(super().create_proxy, kind, *args, **kwargs)
+
+    def getattr(self, *args: Any) -> Any:
+        return self.observer.unseen(super().getattr, *args)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Proxy(node, self)
+        return StandIn(node, self)
 
     def create_arg(self, a: Any) -> Any:
         if isinstance(a, Tensor) and not isinstance(a, fx.Proxy):
@@ -202,22 +162,32 @@ class _Tracer(fx.Tracer):
                 raise fx.proxy.TraceError(f"its forward needs the keyword {p.name}")
             self.inputs.append(p.name)
             args.append(self.create_proxy("placeholder", p.name, (), {}))
-        return root_fn, args
+
+        return self.observer.seen(root_fn), args
 
 
 def _trace(
-    root: nn.Module, training: bool, opaque: set[nn.Module]
+    root: nn.Module, training: bool, opaque: set[nn.Module], watch: Watch
 ) -> tuple[fx.Graph, list[nn.Module], list[str]]:
-    tracer = _Tracer(opaque)
+    observer = Observer(watch)
+    tracer = _Tracer(opaque, observer)
     reason = why_not_traced(root)
     if reason is not None:
         raise Untraceable(root, reason)
-    with _mode(root, training), _blaming(root), unfused():
-        graph = tracer.trace(root)
+    try:
+        with (
+            _mode(root, training), unfused(), _blaming(root), tracer.inside(root),
+            observer.observing(),
+        ):  # fmt: skip
+            graph = tracer.trace(root)
+    finally:  # whatever its own code made of the error
+        if observer.offence is not None:
+            module, reason = observer.offence
+            raise Untraceable(module, f"cannot be traced: {reason}")
     twice = {m for m, n in tracer.calls.items() if n > 1}
     if twice:
         raise _CalledTwice(twice)
-    return graph, [root, *tracer.containers], tracer.inputs
+    return graph, tracer.containers, tracer.inputs
 
 
 @contextmanager
@@ -259,29 +229,10 @@ def why_not_traced(module: nn.Module) -> str | None:
         return "is a torch.jit.script module"
     if "forward" in vars(module):
         return "has a forward of its own, set on the instance"
-    forward = inspect.unwrap(type(module).forward)
+    forward = type(module).forward
     if not isinstance(forward, types.FunctionType):
         return "has a forward that is no Python function"
-    for name in _names(forward.__code__, type(module), set()):
-        if name in _UNSEEN:
-            return f"cannot be traced: its forward {_UNSEEN[name]} ({name})"
     return None
-
-
-def _names(code: types.CodeType, owner: type, seen: set[types.CodeType]) -> set[str]:
-    """The names that a forward's code speaks of, with those of its class's methods it calls."""
-    if code in seen:
-        return set()
-    seen.add(code)
-    found = set(code.co_names)
-    for inner in code.co_consts:
-        if isinstance(inner, types.CodeType):
-            found |= _names(inner, owner, seen)
-    for name in code.co_names:
-        method = inspect.getattr_static(owner, name, None)
-        if isinstance(method, types.FunctionType) and not hasattr(nn.Module, name):
-            found |= _names(method.__code__, owner, seen)
-    return found
 
 
 def _state(module: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -298,17 +249,21 @@ def _contents(value: Any) -> list[Any] | None:
 
 
 @contextmanager
-def _untouched(root: nn.Module) -> Iterator[None]:
-    """Puts back what the traced forwards stored on their modules; Untraceable if they did."""
+def _untouched(root: nn.Module, watch: Watch) -> Iterator[None]:
+    """Puts back what the traced forwards changed of Python; Untraceable if they did."""
     before = [(m, dict(_state(m))) for m in root.modules()]
     try:
         yield
     finally:
+        elsewhere = watch.put_back()
         changed = [(m, names) for m, state in before if (names := _put_back(m, state))]
     if changed:
         module, names = changed[0]
         stored = ", ".join(sorted(names))
         raise Untraceable(module, f"cannot be traced: its forward stores {stored} on the module")
+    if elsewhere is not None:
+        module, what = elsewhere
+        raise Untraceable(module, f"cannot be traced: its forward changes {what}")
 
 
 def _put_back(module: nn.Module, before: dict[str, Any]) -> set[str]:
@@ -343,5 +298,21 @@ def _restore(value: Any, contents: list[Any]) -> None:
         value.update(zip(contents[:half], contents[half:], strict=True))
 
 
-def _code(graph: fx.Graph) -> str:
-    return graph.python_code("self").src
+def _operations(graph: fx.Graph) -> tuple[str, list[Any]]:
+    """The code, with the functions of which it has but the names."""
+    return graph.python_code("self").src, [node.target for node in graph.nodes]
+
+
+@contextmanager
+def _circumstances(otherwise: bool) -> Iterator[None]:
+    """Random numbers from a certain state, which is put back; `otherwise`, other modes, too."""
+    kept = random.getstate(), np.random.get_state()  # noqa: NPY002
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=otherwise)
+    with torch.random.fork_rng([]), torch.set_grad_enabled(not otherwise), autocast:
+        for seed in (random.seed, np.random.seed, torch.default_generator.manual_seed):
+            seed(int(otherwise))
+        try:
+            yield
+        finally:
+            random.setstate(kept[0])
+            np.random.set_state(kept[1])  # noqa: NPY002

@@ -59,7 +59,7 @@ class Gathering(Untraceable):
         (Untraceable, "cannot be traced"),
         (Switching, "switches gradients"),
         (Storing, "stores last on the module"),
-        (Making, "makes a tensor that does not come from its input"),
+        (Making, "computes with tensors that do not come from its input"),
         (Asking, "asks for the type of a value"),
         (Gathering, "takes *parts"),
     ],
