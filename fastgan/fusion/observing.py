@@ -24,8 +24,10 @@ from fastgan.fusion.watching import Unwatchable, Watch
 class Observer:
     """Sees what a traced forward does besides calling its inputs, and stops what it must not do.
 
-    modules: those whose forwards run, the innermost last. offence: the first of them that did what
-    no trace can show, and what that was; known also where the code itself caught the error.
+    Attributes:
+        modules: those whose forwards run, the innermost last.
+        offence: the first of them that did what no trace can show, and what that was; known also
+            where the code itself caught the error.
     """
 
     def __init__(self, watch: Watch) -> None:

@@ -41,10 +41,12 @@ class Untraceable(Exception):
 class Trace:
     """The graph of a module's forward in training and in evaluation.
 
-    graphs: by `module.training`; one graph stands under both keys where they do not differ.
-    containers: the modules whose forward was traced through, the root first.
-    code: what the graphs record, in text. watch: the Python values that the forwards read.
-    inputs: the names of the arguments, all of them without a default.
+    Attributes:
+        graphs: by `module.training`; one graph stands under both keys where they do not differ.
+        containers: the modules whose forward was traced through, the root first.
+        code: what the graphs record, in text.
+        watch: the Python values that the forwards read.
+        inputs: the names of the arguments, all of them without a default.
     """
 
     def __init__(self, root: nn.Module, opaque: set[nn.Module]) -> None:

@@ -135,11 +135,15 @@ def _lost(held: bool) -> Outside | None:
 class Watch:
     """All that the traces of one forward have read.
 
-    attributes: of modules, {name: value} in their own dictionaries, MISSING if not there. children:
-    of modules, {name: child}. tensors: (module, dictionary of the module, name, whether there is
-    one). modes: the modules of which `training` was read. names: (Python module or class, name,
-    value). contents: of what modules hold; outside: of what copies of them share. names and outside
-    are None where the watch was pickled, and has to be made anew.
+    Attributes:
+        attributes: of modules, {name: value} in their own dictionaries, MISSING if not there.
+        children: of modules, {name: child}.
+        tensors: (module, dictionary of the module, name, whether there is one).
+        modes: the modules of which `training` was read.
+        names: (Python module or class, name, value).
+        contents: of what modules hold.
+        outside: of what copies of them share. names and outside are None where the watch was
+            pickled, and has to be made anew.
     """
 
     def __init__(self, root: nn.Module) -> None:
@@ -245,7 +249,8 @@ class Watch:
     def add(self, value: Any, outside: bool = False) -> None:
         """Watches what a value holds; Unwatchable, if that cannot be.
 
-        outside: it is held by something that is not copied with the model.
+        Args:
+            outside: it is held by something that is not copied with the model.
         """
         if isinstance(value, (Tensor, fx.Proxy)) or is_constant(value) or id(value) in self.seen:
             return

@@ -55,7 +55,8 @@ def model_of(
 ) -> nn.Module:
     """A model whose forward goes through `forward` with a value y between two fused blocks.
 
-    outside: stands before the class, init: ends its constructor, body: begins it.
+    Args:
+        outside, init, body: stand before the class, end its constructor, begin its forward.
     """
 
     def indented(lines: str, by: int) -> str:
