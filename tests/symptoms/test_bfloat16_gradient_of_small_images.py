@@ -19,10 +19,10 @@ from ways import Results, Way, backward, like
 from fastgan.nn import FusedSequential
 
 MODELS = {
-    "stride": ((4, 3, 5, 5), [nn.Conv2d(3, 8, 4, stride=7), nn.LeakyReLU(0.2)]),
+    "stride": ((4, 3, 5, 5), lambda: [nn.Conv2d(3, 8, 4, stride=7), nn.LeakyReLU(0.2)]),
     "bottleneck": (
         (16, 8, 2, 2),
-        [
+        lambda: [
             nn.Conv2d(8, 8, 4, 2, 1),
             nn.ReLU(),
             nn.ConvTranspose2d(8, 8, 4, 2, 1, bias=False),
@@ -32,7 +32,7 @@ MODELS = {
             nn.Tanh(),
         ],
     ),
-    "signal": ((4, 4, 3), [nn.Conv1d(4, 8, 5, padding=2), nn.Tanh()]),
+    "signal": ((4, 4, 3), lambda: [nn.Conv1d(4, 8, 5, padding=2), nn.Tanh()]),
 }
 
 
@@ -50,7 +50,7 @@ def measured(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Results:
 @pytest.mark.parametrize("name", MODELS)
 def test_gradients_are_written(way: Way, name: str, dtype: torch.dtype, last: bool) -> None:
     shape, layers = MODELS[name]
-    images, model = 4 * torch.randn(shape), nn.Sequential(*copy.deepcopy(layers)).to(dtype)
+    images, model = 4 * torch.randn(shape), nn.Sequential(*layers()).to(dtype)
     if last and images.dim() == 4:
         images = images.contiguous(memory_format=torch.channels_last)
         model = model.to(memory_format=torch.channels_last)
