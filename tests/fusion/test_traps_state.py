@@ -32,7 +32,7 @@ STATES = {
     "default dict": ("defaultdict(float, a=2.0)", "{s}['a']", "{s}['a'] += 3"),
     "ordered dict": ("OrderedDict(a=2.0)", "{s}['a']", "{s}.update(a=5.0)"),
     "set": ("{{2.0, 3.0}}", "sum({s})", "{s}.add(7.0)"),
-    "set member": ("{{'half'}}", "0.5 if 'half' in {s} else 2.0", "{s}.discard('half')"),
+    "set member": ("{{'half'}}", "(0.5 if 'half' in {s} else 2.0)", "{s}.discard('half')"),
     "deque": ("deque([2.0, 3.0])", "{s}[0]", "{s}.rotate(1)"),
     "array": ("np.array([2.0, 3.0])", "float({s}[0])", "{s}[0] = 5.0"),
     "array sum": ("np.ones(3)", "float({s}.sum())", "{s} *= 3"),
@@ -177,12 +177,12 @@ def changes_of(state: str, place: str) -> list[Any]:
     of = PLACES[place]["of"]
 
     def run(code: str) -> Any:
-        return lambda model, names: exec(code, vars(names), {"model": model})
+        return lambda model, names: exec(code, {**vars(names), "model": model, "names": names})
 
     found = [] if change is None else [run(change.format(s=of))]
     if place not in ("closure", "default"):
         value = STATES[state][0].format().replace("2", "4")
-        found.append(run(f"{of} = {value}"))
+        found.append(run(f"{'names.' * of.isupper()}{of} = {value}"))
     return found
 
 
