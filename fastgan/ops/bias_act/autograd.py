@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgan.ops.bias_act import reference
 from fastgan.ops.bias_act.arguments import Backward, Forward, check_backward, check_forward
 from fastgan.ops.core import dispatch
 from fastgan.ops.core.activation import LEAKY_RELU, TANH
@@ -30,12 +31,12 @@ def _fake_backward(a: Backward) -> tuple[Tensor, Tensor]:
 FORWARD = Operator(
     "bias_act", Forward, "Tensor",
     check=check_forward, run=_forward, fake=lambda a: torch.empty_like(a.x),
-    composition=lambda a: _forward(a, "reference"),
+    composition=lambda a: reference.bias_act(*a),
 )  # fmt: skip
 BACKWARD = Operator(
     "bias_act_backward", Backward, "(Tensor dx, Tensor dbias)",
     check=check_backward, run=_backward, fake=_fake_backward,
-    composition=lambda a: _backward(a, "reference"),
+    composition=lambda a: reference.bias_act_backward(*a),
 )  # fmt: skip
 
 
