@@ -31,7 +31,7 @@ SOURCES = {
     "mapped": "list(map(random.uniform, [0], [5]))[0]",
     "mapped C": "functools.partial(random.random)()",
     "comprehension": "sum(random.random() for _ in range(2))",
-    "uuid": "__import__('uuid').uuid4().int % 7 * 0 + random.random()",
+    "uuid": "(__import__('uuid').uuid4().int % 7 * 0 + random.random())",
 }
 GENERATORS = """
 from random import gauss
