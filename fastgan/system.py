@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,3 +113,8 @@ def check_folder(path: Path) -> None:
 def first_line(error: BaseException) -> str:
     """What an error says in its first line, or its type where it says nothing."""
     return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def renamed(old: str, new: str, stacklevel: int = 3) -> None:
+    """Warns of a name that goes with the next release, by default the caller's caller."""
+    warnings.warn(f"{old} is now {new}", DeprecationWarning, stacklevel=stacklevel)

@@ -8,13 +8,14 @@ from fastgan.engine.callbacks import Callback
 from fastgan.engine.capture import CaptureError
 from fastgan.engine.checkpoint import Checkpoint, CheckpointError, find_checkpoint
 from fastgan.engine.config import TrainConfig, TrainResult
-from fastgan.engine.distributed import DistributedGroup, launched, renamed
+from fastgan.engine.distributed import DistributedGroup, launched
 from fastgan.engine.grid import make_grid, save_grid
 from fastgan.engine.heartbeat import LostRankError
 from fastgan.engine.loop import NonFiniteError
 from fastgan.engine.sampling import load_generator, sample_images
 from fastgan.engine.step import GAN, Batch, gan_step
 from fastgan.engine.trainer import Trainer
+from fastgan.system import renamed
 
 __all__ = [
     "GAN",

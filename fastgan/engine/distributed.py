@@ -6,7 +6,6 @@ A single process is one rank of one: everything here then returns at once.
 from __future__ import annotations
 
 import os
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -148,11 +147,6 @@ class DistributedGroup:
         others = self.collect(value)
         if any(other != value for other in others):
             raise RuntimeError(f"the ranks have different {what}: {others}")
-
-
-def renamed(old: str, new: str) -> None:
-    """Warns the caller's caller of a name that goes with the next release."""
-    warnings.warn(f"{old} is now {new}", DeprecationWarning, stacklevel=3)
 
 
 @contextmanager

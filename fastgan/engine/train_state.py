@@ -17,7 +17,7 @@ from fastgan.engine.autoencoding import named_step
 from fastgan.engine.capture import Inputs, StepRunner, host_values
 from fastgan.engine.config import TrainConfig
 from fastgan.engine.device import take_device
-from fastgan.engine.distributed import DistributedGroup, renamed
+from fastgan.engine.distributed import DistributedGroup
 from fastgan.engine.ema import Ema
 from fastgan.engine.parts import describe
 from fastgan.engine.precision import LossScale, resolve_precision
@@ -29,6 +29,7 @@ from fastgan.losses import GANLoss, get_loss
 from fastgan.nn import convert_sync_batchnorm
 from fastgan.optim import Adam
 from fastgan.regularizers import get_regularizer
+from fastgan.system import renamed
 
 # Streams that must not collide with each other or with the data order's.
 _NOISE_STREAM, _FIXED_NOISE_STREAM = 1, 2

@@ -1,6 +1,5 @@
 """Fused operators, each with a reference, a C++ CPU, a Triton and a CUDA backend."""
 
-import warnings
 from typing import Any
 
 from fastgan.kernels.conv_block.packed import packed_weights
@@ -14,6 +13,7 @@ from fastgan.ops.norm_act import instance_norm_act, norm_act
 from fastgan.ops.norm_act.sync import sync_norm_act
 from fastgan.ops.norm_act_conv import norm_act_conv
 from fastgan.ops.tuning import convolution_form
+from fastgan.system import renamed
 
 __all__ = [
     "available",
@@ -36,6 +36,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name != "kept_memory":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    message = "fastgan.ops.kept_memory is now fastgan.ops.cached_memory"
-    warnings.warn(message, DeprecationWarning, stacklevel=2)
+    renamed("fastgan.ops.kept_memory", "fastgan.ops.cached_memory")
     return cached_memory

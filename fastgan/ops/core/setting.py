@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import ClassVar
+
+from fastgan.system import renamed
 
 
 class Setting:
@@ -33,8 +34,7 @@ class Setting:
         """What a name of the last release is called now; warns the caller's caller."""
         if name not in cls.renamed:
             return name
-        text = f"{cls.__name__}: {name!r} is now {cls.renamed[name]!r}"
-        warnings.warn(text, DeprecationWarning, stacklevel=3)
+        renamed(f"{cls.__name__}: {name!r}", repr(cls.renamed[name]), stacklevel=4)
         return cls.renamed[name]
 
     def __enter__(self) -> None:
