@@ -42,6 +42,9 @@ _OF_MODULES = {
     "get_parameter", "get_submodule", "modules", "named_buffers", "named_children", "named_modules",
     "named_parameters", "parameters", "register_buffer", "register_parameter",
 }  # fmt: skip
+_BOOKKEEPING = {  # what torch.compile leaves in a process: called as modules begin and end
+    ("torch._dynamo.mutation_guard", "patched_init"), ("torch._dynamo.utils", "<lambda>"),
+}  # fmt: skip
 _BUILTINS = {
     "__build_class__", "abs", "all", "any", "ascii", "bin", "chr", "delattr", "divmod", "format",
     "getattr", "hasattr", "hash", "hex", "isinstance", "issubclass", "iter", "len", "max", "min",
@@ -186,6 +189,8 @@ def why_impure(function: Any) -> str | None:
 def why_impure_call(frame: types.FrameType) -> str | None:
     """The same of a function of Python that is not looked into, as it begins to run."""
     module, name = frame.f_globals.get("__name__", ""), frame.f_code.co_name
+    if (module, name) in _BOOKKEEPING:
+        return None
     if contextlib.suppress in type(frame.f_locals.get("self")).__mro__:
         return "it catches exceptions"
     if module == "torch.nn.modules.module":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch import nn
 from trapping import is_whole, model_of, trap
 
 pytestmark = pytest.mark.usefixtures("form")
@@ -19,6 +21,12 @@ PLAIN = {
         "self.layers = nn.ModuleList(nn.Conv2d(4, 4, 1) for _ in range(3))",
         "",
         "for i, layer in enumerate(self.layers): y = layer(y) * (i + 1)",
+    ),
+    "slice of a module list": (
+        "",
+        "self.layers = nn.ModuleList(nn.Conv2d(4, 4, 1) for _ in range(3))",
+        "",
+        "for layer in self.layers[:-1]: y = layer(y)",
     ),
     "module dict": (
         "",
@@ -190,6 +198,12 @@ PLAIN = {
     "assertion": ("", "self.k = 2", "", "assert self.k == 2, f'k is {self.k}'\ny = y * self.k"),
     "slots": ("", "", "", "s = slice(0, 4)\ny = y[:, s]\ny = y[..., None].squeeze(-1)"),
 }  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _after_torch_compile() -> None:
+    """From its first use on, torch.compile follows all modules that begin and end."""
+    torch.compile(nn.Identity(), backend="eager")(torch.zeros(1))
 
 
 @pytest.mark.parametrize("name", PLAIN)

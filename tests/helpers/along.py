@@ -92,10 +92,23 @@ def assert_free(own: Run, theirs: Run, exact: Run) -> None:
     """The rule over runs that are left to themselves: each loss's curve, and the last parameters.
 
     For runs that are not chaotic. It sees what passes from step to step otherwise than by the
-    state, such as a packed weight that an optimizer's step should have made void.
+    state, such as a packed weight that an optimizer's step should have made void. That fails from
+    every start; a run that a kink sets apart is made again from a start a little aside.
     """
+    start = _rounded(theirs.network)
+    names = {name for name, _ in theirs.network.named_parameters()}
+    for draw in range(TRIES):
+        try:
+            return _assert_free_from(start, own, theirs, exact)
+        except AssertionError:
+            start = _aside(start, names, draw)
+    _assert_free_from(start, own, theirs, exact)
+
+
+def _assert_free_from(start: State, own: Run, theirs: Run, exact: Run) -> None:
     ends: list[Results] = []
     for run in (own, theirs, exact):
+        run.network.load_state_dict(start)
         losses = [run.step(number)["losses"] for number in range(STEPS)]
         curves = {k: torch.stack([at[k] for at in losses]) for k in losses[0]}
         ends.append({"losses": curves, "parameters": dict(run.network.named_parameters())})
@@ -122,7 +135,7 @@ def _hold(what: str, own: float, theirs: float) -> None:
 
 def _rounded(network: nn.Module) -> State:
     state = network.state_dict()
-    return {k: v.float() if v.is_floating_point() else v.clone() for k, v in state.items()}
+    return {k: v.clone().float() if v.is_floating_point() else v.clone() for k, v in state.items()}
 
 
 def _aside(state: State, names: set[str], seed: int) -> State:
