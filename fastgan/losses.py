@@ -31,13 +31,14 @@ lower bound of a variational autoencoder (Kingma and Welling 2014).
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from fastgan.checks import check_choice, unknown
 
 
 class GeneratorLoss(Protocol):
@@ -215,9 +216,7 @@ def get_loss(name: str, *, smooth_real: float = 0.0, smooth_fake: float = 0.0) -
             [0, 0.5), or the loss has no targets that could be smoothed.
     """
     if name not in LOSSES:
-        close = difflib.get_close_matches(name, LOSSES, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"losses: {', '.join(LOSSES)}"
-        raise ValueError(f"unknown loss {name!r}; {hint}")
+        raise unknown("loss", name, LOSSES)
     smoothing = {"smooth_real": smooth_real, "smooth_fake": smooth_fake}
     for argument, value in smoothing.items():
         if not 0 <= value < 0.5:
@@ -253,11 +252,10 @@ def reconstruction_loss(decoded: Tensor, images: Tensor, likelihood: Likelihood)
             "decoded and images must have one shape that is not empty, got "
             f"{list(decoded.shape)} and {list(images.shape)}"
         )
+    check_choice("likelihood", likelihood, get_args(Likelihood))
     decoded, images = _logits("decoded", decoded), _logits("images", images)
     if likelihood == "gaussian":
         return 0.5 * (decoded - images).square().sum() / len(images)
-    if likelihood != "bernoulli":
-        raise ValueError(f"likelihood must be bernoulli or gaussian, got {likelihood!r}")
     brightness = (images + 1) / 2
     total = F.binary_cross_entropy_with_logits(2 * decoded, brightness, reduction="sum")
     return total / len(images)

@@ -38,7 +38,6 @@ anchors. After an update, `clip_weights_` is the constraint of Arjovsky et al. 2
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -46,6 +45,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastgan.checks import check_int, unknown
 from fastgan.nn.processes import mean_over_processes
 
 Discriminator = Callable[..., Tensor]
@@ -183,11 +183,9 @@ class Regularizer(nn.Module):
         super().__init__()
         if not 0 <= weight < float("inf"):
             raise ValueError(f"weight must be a finite number of at least 0, got {weight!r}")
-        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-            raise ValueError(f"every must be a whole number of at least 1, got {every!r}")
         self.name = name
         self.weight = float(weight)
-        self.every = every
+        self.every = check_int("every", every, 1)
 
     @property
     def scale(self) -> float:
@@ -352,9 +350,7 @@ def get_regularizer(
         TypeError: an option that the regulariser does not have.
     """
     if name not in REGULARIZERS:
-        close = difflib.get_close_matches(name, REGULARIZERS, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(REGULARIZERS)}"
-        raise ValueError(f"unknown regularizer {name!r}; {hint}")
+        raise unknown("regularizer", name, REGULARIZERS)
     if weight is not None:
         options["weight"] = weight
     if name == "lecam":

@@ -99,8 +99,8 @@ def test_importing_prints_and_builds_nothing():
 
 
 def test_mistakes_are_told_in_one_line(run, tmp_path, capsys):
-    assert "did you mean digits?" in error_of(capsys, "train", "digit")
-    assert "did you mean train?" in error_of(capsys, "trian")
+    assert "did you mean 'digits'?" in error_of(capsys, "train", "digit")
+    assert "did you mean 'train'?" in error_of(capsys, "trian")
     assert "takes no arguments" in error_of(capsys, "recipes", "all")
     assert "usage: fastgan data fetch" in error_of(capsys, "data")
     assert "no checkpoint or run at" in error_of(capsys, "sample", str(tmp_path / "none"))

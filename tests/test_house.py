@@ -15,7 +15,7 @@ PACKAGE = ROOT / "fastgan"
 
 # From the ground up. A room imports rooms of lower floors, and itself.
 FLOORS = [
-    {"kernels", "optim", "system"},
+    {"checks", "kernels", "optim", "system"},
     {"ops"},
     {"nn"},
     {"fusion"},

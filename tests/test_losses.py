@@ -144,7 +144,7 @@ def test_double_precision_is_kept() -> None:
 def test_unknown_name_is_answered_with_suggestions() -> None:
     with pytest.raises(ValueError, match="unknown loss 'hinges'; did you mean 'hinge'"):
         get_loss("hinges")
-    with pytest.raises(ValueError, match=f"losses: {', '.join(sorted(FORMULAS))}"):
+    with pytest.raises(ValueError, match=f"there are {', '.join(sorted(FORMULAS))}"):
         get_loss("xyz")
 
 

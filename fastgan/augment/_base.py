@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from fastgan.checks import unknown
 
 _Class = TypeVar("_Class", bound="type[Augmentation]")
 
@@ -65,10 +66,7 @@ def get_augmentation(name: str, **options: Any) -> Augmentation:
         TypeError: it has no such option.
     """
     if name not in _AUGMENTATIONS:
-        close = difflib.get_close_matches(name, _AUGMENTATIONS, n=1)
-        listed = ", ".join(list_augmentations())
-        hint = f"did you mean {close[0]!r}?" if close else f"there are {listed}"
-        raise ValueError(f"unknown augmentation {name!r}; {hint}")
+        raise unknown("augmentation", name, list_augmentations())
     return _AUGMENTATIONS[name](**options)
 
 

@@ -16,6 +16,7 @@ from fastgan.augment._base import Augmentation, checked, fraction, register
 from fastgan.augment._color import recolor
 from fastgan.augment._pixels import blit, coordinates
 from fastgan.augment._warp import SYM6, warp
+from fastgan.checks import check_int
 from fastgan.nn.processes import mean_over_processes, process_count
 
 
@@ -75,9 +76,8 @@ class ADA(Augmentation):
             raise ValueError(f"target must lie in (-1, 1) or be None, got {target!r}")
         if not 0 < kimg < float("inf"):
             raise ValueError(f"kimg must be a positive number, got {kimg!r}")
-        if not isinstance(interval, int) or isinstance(interval, bool) or interval < 1:
-            raise ValueError(f"interval must be a whole number of at least 1, got {interval!r}")
-        self.target, self.kimg, self.interval = target, kimg, interval
+        self.target, self.kimg = target, kimg
+        self.interval = check_int("interval", interval, 1)
         self.register_buffer("p", torch.tensor(fraction("p", p)))
         for count in ("signs", "updates", "images"):
             self.register_buffer(count, torch.zeros(()))

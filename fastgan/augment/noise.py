@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastgan.augment._base import Augmentation, checked, register
+from fastgan.checks import check_int
 
 
 def instance_noise(images: Tensor, sigma: Tensor | float) -> Tensor:
@@ -38,9 +39,8 @@ class InstanceNoise(Augmentation):
         for name, value in (("sigma", sigma), ("final", final)):
             if not 0 <= value < float("inf"):
                 raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}")
-        if not steps >= 1:
-            raise ValueError(f"steps must be at least 1, got {steps!r}")
-        self.initial, self.final, self.steps = float(sigma), float(final), steps
+        self.initial, self.final = float(sigma), float(final)
+        self.steps = check_int("steps", steps, 1)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import signal
 import sys
@@ -10,6 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 import fastgan
+from fastgan.checks import unknown
 from fastgan.cli._stopping import Terminated, heeding_sigterm
 
 # Each is a module here with a function `run(arguments) -> exit status`.
@@ -94,9 +94,7 @@ def _usage() -> str:
 
 def _command(name: str) -> Callable[[list[str]], int]:
     if name not in _COMMANDS:
-        near = difflib.get_close_matches(name, _COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_COMMANDS)}"
-        raise ValueError(f"unknown command {name!r}: {hint}")
+        raise unknown("command", name, _COMMANDS)
     command: Callable[[list[str]], int] = import_module(f"fastgan.cli.{name}").run
     return command
 

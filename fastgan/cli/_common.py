@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import tyro
 
+from fastgan.checks import check_int
 from fastgan.engine.config import MAX_SEED
 from fastgan.engine.launch import read_launch
 
@@ -39,14 +40,6 @@ def no_more(command: str, arguments: list[str]) -> None:
         raise ValueError(f"fastgan {command} takes no arguments, got {' '.join(arguments)}")
 
 
-def bounded(name: str, value: int, minimum: int, maximum: int) -> int:
-    """``value``, or ValueError that names the flag where it is out of range."""
-    if not minimum <= value <= maximum:
-        limit = f"at least {minimum}" if value < minimum else f"at most {maximum}"
-        raise ValueError(f"{name} must be {limit}, got {value}")
-    return value
-
-
 def check_seed(seed: int) -> None:
     """ValueError for a seed that torch's generators do not take."""
-    bounded("seed", seed, 0, MAX_SEED)
+    check_int("seed", seed, 0, MAX_SEED)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastgan.checks import check_int
 from fastgan.cli._checkout import in_checkout
-from fastgan.cli._common import bounded, parse
+from fastgan.cli._common import parse
 from fastgan.system import check_folder
 
 _MAX_THREADS = 1024  # what the largest machines run at once
@@ -33,7 +34,7 @@ class Arguments:
 def run(arguments: list[str]) -> int:
     chosen = parse(Arguments, arguments, prog="fastgan bench")
     if chosen.threads is not None:
-        bounded("threads", chosen.threads, 1, _MAX_THREADS)
+        check_int("threads", chosen.threads, 1, _MAX_THREADS)
     if chosen.results is not None:
         check_folder(chosen.results)
     if chosen.compare is not None:

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from fastgan.cli._common import bounded, check_seed, parse
+from fastgan.checks import check_int
+from fastgan.cli._common import check_seed, parse
 from fastgan.cli._output import output_file
 from fastgan.engine.device import take_device
 from fastgan.metrics import difference, load_scores, save_scores
@@ -38,7 +39,7 @@ class Arguments:
 def run(arguments: list[str]) -> int:
     chosen = parse(Arguments, arguments, prog="fastgan eval")
     names = [name for part in chosen.evaluation.metrics for name in part.split(",") if name]
-    bounded("samples", chosen.evaluation.samples, 1, _MAX_SAMPLES)
+    check_int("samples", chosen.evaluation.samples, 1, _MAX_SAMPLES)
     check_seed(chosen.evaluation.seed)
     out = None if chosen.out is None else output_file(chosen.out, chosen.force)
     others = (

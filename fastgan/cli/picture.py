@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
+from fastgan.checks import check_int
 from fastgan.cli._common import check_seed, parse
 from fastgan.cli._output import output_file
 from fastgan.data import load
@@ -67,8 +68,7 @@ def run(arguments: list[str]) -> int:
 def _draw(chosen: Arguments) -> tuple[torch.Tensor, int]:
     """The images of the picture, and how many stand in a row."""
     for name in ("rows", "columns"):
-        if getattr(chosen, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(chosen, name)}")
+        check_int(name, getattr(chosen, name), 1)
     check_seed(chosen.seed)
     generator: Any = load_generator(
         chosen.checkpoint, weights=chosen.weights, device=take_device(chosen.device)

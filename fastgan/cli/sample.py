@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from fastgan.cli._common import bounded, check_seed, parse
+from fastgan.checks import check_int
+from fastgan.cli._common import check_seed, parse
 from fastgan.cli._output import output_file
 from fastgan.engine import load_generator, sample_images, save_grid
 from fastgan.engine.device import take_device
@@ -44,8 +45,8 @@ class Arguments:
 
 def run(arguments: list[str]) -> int:
     chosen = parse(Arguments, arguments, prog="fastgan sample")
-    if chosen.columns is not None and chosen.columns < 1:
-        raise ValueError(f"columns must be at least 1, got {chosen.columns}")
+    if chosen.columns is not None:
+        check_int("columns", chosen.columns, 1)
     check_seed(chosen.seed)
     out = output_file(chosen.out, chosen.force)
     generator: Any = load_generator(
@@ -56,7 +57,7 @@ def run(arguments: list[str]) -> int:
     labels = None
     if chosen.labels:
         for label in chosen.labels:
-            bounded("labels", label, -_MAX_CLASSES, _MAX_CLASSES)
+            check_int("labels", label, -_MAX_CLASSES, _MAX_CLASSES)
         labels = torch.tensor(chosen.labels).repeat(-(-chosen.n // len(chosen.labels)))[: chosen.n]
     images = sample_images(generator, chosen.n, seed=chosen.seed, labels=labels)
     scale = screen_scale(images)

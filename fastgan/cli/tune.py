@@ -7,7 +7,8 @@ from typing import Literal
 
 import tyro
 
-from fastgan.cli._common import bounded, parse
+from fastgan.checks import check_int
+from fastgan.cli._common import parse
 from fastgan.engine.device import take_device
 from fastgan.ops.tuning import user_table
 from fastgan.recipes import get_recipe
@@ -35,7 +36,7 @@ class Arguments:
 
 def run(arguments: list[str]) -> int:
     chosen = parse(Arguments, arguments, prog="fastgan tune")
-    bounded("rounds", chosen.rounds, 1, _MAX_ROUNDS)
+    check_int("rounds", chosen.rounds, 1, _MAX_ROUNDS)
     # What is measured takes minutes.
     check_writable(user_table())
     device = take_device(chosen.device)

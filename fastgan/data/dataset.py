@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastgan.data._checks import check_int
+from fastgan.checks import check_int
 
 # Labels number classes from 0; what lies above is no class, and no table of that length is made.
 MAX_LABEL = 2**31 - 1

@@ -3,36 +3,44 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
 import os
-import tempfile
-import urllib.request
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
+from urllib.error import URLError
 
-from fastgan.data._checks import check_choice
+import torch
+
+from fastgan.checks import check_choice
 from fastgan.data.files import expanded
-
-_BLOCK = 1 << 20
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file to download: its name on the mirror and on disk, size in bytes, SHA-256."""
-
-    name: str
-    size: int
-    sha256: str
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A data set on the network: URLs of folders with equal content, tried in order."""
+    """A data set on the network.
+
+    Attributes:
+        mirrors: URLs of folders with equal content, tried in order.
+        files: the SHA-256 of each file, by its name on the mirrors and on disk.
+        classes: the names of the labels, in their order.
+    """
 
     mirrors: tuple[str, ...]
-    files: tuple[RemoteFile, ...]
+    files: dict[str, str]
     licence: str
     classes: tuple[str, ...]
+
+
+def _idx(*sha256: str) -> dict[str, str]:
+    parts = [
+        (split, part) for split in ("train", "t10k") for part in ("images-idx3", "labels-idx1")
+    ]
+    names = (f"{split}-{part}-ubyte.gz" for split, part in parts)
+    return dict(zip(names, sha256, strict=True))
 
 
 REMOTES: dict[str, Remote] = {
@@ -41,27 +49,11 @@ REMOTES: dict[str, Remote] = {
             "https://ossci-datasets.s3.amazonaws.com/mnist",
             "https://storage.googleapis.com/cvdf-datasets/mnist",
         ),
-        files=(
-            RemoteFile(
-                "train-images-idx3-ubyte.gz",
-                9912422,
-                "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-            ),
-            RemoteFile(
-                "train-labels-idx1-ubyte.gz",
-                28881,
-                "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-            ),
-            RemoteFile(
-                "t10k-images-idx3-ubyte.gz",
-                1648877,
-                "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-            ),
-            RemoteFile(
-                "t10k-labels-idx1-ubyte.gz",
-                4542,
-                "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-            ),
+        files=_idx(
+            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
         ),
         licence="CC BY-SA 3.0, Yann LeCun and Corinna Cortes",
         classes=tuple("0123456789"),
@@ -71,27 +63,11 @@ REMOTES: dict[str, Remote] = {
             "https://fashion-mnist.s3.eu-central-1.amazonaws.com",
             "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
         ),
-        files=(
-            RemoteFile(
-                "train-images-idx3-ubyte.gz",
-                26421880,
-                "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
-            ),
-            RemoteFile(
-                "train-labels-idx1-ubyte.gz",
-                29515,
-                "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
-            ),
-            RemoteFile(
-                "t10k-images-idx3-ubyte.gz",
-                4422102,
-                "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
-            ),
-            RemoteFile(
-                "t10k-labels-idx1-ubyte.gz",
-                5148,
-                "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
-            ),
+        files=_idx(
+            "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+            "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+            "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+            "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
         ),
         licence="MIT, Zalando SE",
         classes=(
@@ -150,78 +126,52 @@ def fetch(name: str, root: str | os.PathLike[str] | None = None, *, timeout: flo
     except OSError as error:
         reason = f"{error.strerror}; choose another folder with root or $FASTGAN_DATA"
         raise type(error)(error.errno, reason, str(folder)) from error
-    for file in remote.files:
-        path = folder / file.name
-        if path.with_suffix("").is_file() or (path.is_file() and _sha256(path) == file.sha256):
+    for file, sha256 in remote.files.items():
+        path = folder / file
+        if path.with_suffix("").is_file() or (path.is_file() and _sha256(path) == sha256):
             continue
         failures = []
         for mirror in remote.mirrors:
-            failure = _download(f"{mirror}/{file.name}", path, file, timeout)
+            failure = _download(f"{mirror}/{file}", path, sha256, timeout)
             if failure is None:
                 break
-            failures.append(f"  {mirror}/{file.name}: {failure}")
+            failures.append(f"  {mirror}/{file}: {failure}")
         else:
             raise FetchError(_by_hand(name, folder, remote, failures))
     return folder
 
 
-def _download(url: str, path: Path, file: RemoteFile, timeout: float) -> str | None:
-    """Download to a temporary file, check, rename. Return why the mirror failed, or None."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+def _download(url: str, path: Path, sha256: str, timeout: float) -> str | None:
+    """Download, check, then rename. Return why the mirror failed, or None."""
     try:
-        with os.fdopen(handle, "wb") as out:
-            digest = hashlib.sha256()
-            size = 0
-            try:
-                with urllib.request.urlopen(url, timeout=timeout) as response:
-                    # One block too many is enough to know that it is another file.
-                    while size <= file.size and (block := response.read(_BLOCK)):
-                        size += len(block)
-                        digest.update(block)
-                        _write(out.fileno(), block)
-            except _LocalError as error:
-                raise error.cause from None
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                return f"{type(error).__name__}: {error}"
-            if size != file.size:
-                return f"expected {file.size} bytes, got {size}{'+' if size > file.size else ''}"
-            if digest.hexdigest() != file.sha256:
-                return f"SHA-256 is {digest.hexdigest()}, expected {file.sha256}"
-            os.fsync(out.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        return None
+        with _timeout(timeout):
+            torch.hub.download_url_to_file(url, str(path), sha256, progress=sys.stderr.isatty())
+    except (URLError, HTTPException, ConnectionError, TimeoutError, RuntimeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+@contextmanager
+def _timeout(seconds: float) -> Iterator[None]:
+    """Of sockets that are made meanwhile: the download takes none."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
     finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-class _LocalError(Exception):
-    """A failure of this machine's disk, kept apart from the network's, which are OSError too."""
-
-    def __init__(self, cause: OSError) -> None:
-        super().__init__(str(cause))
-        self.cause = cause
-
-
-def _write(descriptor: int, block: bytes) -> None:
-    view = memoryview(block)
-    try:
-        while view:
-            view = view[os.write(descriptor, view) :]
-    except OSError as error:
-        raise _LocalError(error) from error
+        socket.setdefaulttimeout(before)
 
 
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while block := stream.read(_BLOCK):
+        while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
 
 
 def _by_hand(name: str, folder: Path, remote: Remote, failures: list[str]) -> str:
-    names = "\n".join(f"  {folder / file.name}" for file in remote.files)
+    names = "\n".join(f"  {folder / file}" for file in remote.files)
     return (
         f"could not download {name}:\n" + "\n".join(failures) + "\n"
         f"Put these files there by hand (with .gz, or unpacked without it) and try again:\n{names}"

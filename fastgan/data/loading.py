@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from fastgan.data._checks import check_choice, did_you_mean
+from fastgan.checks import check_choice, did_you_mean
 from fastgan.data.archive import list_archive
 from fastgan.data.array import is_npy, load_array
 from fastgan.data.dataset import DataError, ImageDataset

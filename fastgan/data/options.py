@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from fastgan.data._checks import check_choice, check_int
+from fastgan.checks import check_choice, check_int
 
 Resize = Literal["center-crop", "squash", "pad"]
 Split = Literal["train", "test"]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgan.data._checks import check_int
+from fastgan.checks import check_int
 
 # Shards whose images are shuffled among each other.
 SHARDS_AT_ONCE = 8

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan.data._checks import check_int
+from fastgan.checks import check_int
 from fastgan.data.order import Order
 from fastgan.data.streaming import ImageStream
 from fastgan.ops import gather_images

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from fastgan.checks import check_choice, check_int
 from fastgan.engine.precision import PrecisionSetting
 from fastgan.engine.schedule import SCHEDULES, Schedule
 
@@ -126,7 +127,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name, (minimum, maximum) in _BOUNDS.items():
-            _require_int(name, getattr(self, name), minimum, maximum)
+            check_int(name, getattr(self, name), minimum, maximum)
         for name in ("lr_g", "lr_d"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
@@ -139,12 +140,12 @@ class TrainConfig:
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {value!r}")
-        _require_choice("objective", self.objective, get_args(Objective))
-        _require_choice("precision", self.precision, get_args(PrecisionSetting))
-        _require_choice("lr_schedule", self.lr_schedule, SCHEDULES)
-        _require_choice("update_rule", self.update_rule, get_args(UpdateRule))
-        _require_choice("nan_policy", self.nan_policy, get_args(NanPolicy))
-        _require_choice("capture", self.capture, get_args(Capture))
+        check_choice("objective", self.objective, get_args(Objective))
+        check_choice("precision", self.precision, get_args(PrecisionSetting))
+        check_choice("lr_schedule", self.lr_schedule, SCHEDULES)
+        check_choice("update_rule", self.update_rule, get_args(UpdateRule))
+        check_choice("nan_policy", self.nan_policy, get_args(NanPolicy))
+        check_choice("capture", self.capture, get_args(Capture))
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size must be a multiple of accumulate = {self.accumulate}, "
@@ -204,21 +205,6 @@ def changed_fields(saved: dict[str, Any], config: TrainConfig) -> list[str]:
         for name in sorted(now.keys() & saved.keys() - free)
         if saved[name] != now[name]
     ]
-
-
-def _require_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        listed = f"{', '.join(choices[:-1])} or {choices[-1]}"
-        raise ValueError(f"{name} must be {listed}, got {value!r}")
-
-
-def _require_int(name: str, value: Any, minimum: int, maximum: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{name} must be a whole number, got {value!r}")
-    if value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {value}")
-    if value > maximum:
-        raise ValueError(f"{name} must be at most {maximum}, got {value}")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fastgan.checks import check_int
 from fastgan.system import whole_file
 
 PADDING = 2
@@ -25,8 +26,7 @@ def check_picture(
     Raises:
         ValueError: no image, or more than ``MAX_PIXELS``; the message has both sides.
     """
-    if count < 1:
-        raise ValueError(f"count must be at least 1, got {count}")
+    check_int("count", count, 1)
     columns, rows = _cells(count, columns)
     across, down = (
         scale * (n * (side + PADDING) + PADDING) for n, side in ((columns, width), (rows, height))

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from fastgan.checks import check_int
 from fastgan.engine.grid import save_grid, screen_scale
 from fastgan.engine.sampling import draw_noise, fitting_labels, images_of, sample_images
 from fastgan.engine.train_state import TrainState
@@ -24,8 +25,7 @@ def by_class(generator: nn.Module, columns: int = 8, *, seed: int = 0) -> tuple[
     classes = int(getattr(generator, "num_classes", 0))
     if not classes:
         raise ValueError(f"{type(generator).__name__} draws no classes")
-    if columns < 1:
-        raise ValueError(f"columns must be at least 1, got {columns}")
+    check_int("columns", columns, 1)
     noise = draw_noise(generator, columns, seed).repeat(classes, 1)
     labels = torch.arange(classes).repeat_interleave(columns)
     return images_of(generator, noise, labels), columns

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from fastgan.checks import check_int
 from fastgan.engine import records
 from fastgan.engine.checkpoint import MANIFEST, CheckpointError, find_checkpoint, load_module
 from fastgan.engine.records import RecordError
@@ -85,8 +86,7 @@ def sample_images(
         ValueError: ``count`` or ``batch_size`` is below 1, or labels do not fit the generator.
     """
     for name, value in (("count", count), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+        check_int(name, value, 1)
     noise = draw_noise(generator, count, seed)
     return images_of(generator, noise, fitting_labels(generator, count, labels), batch_size)
 

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastgan.checks import check_int
+
 DIGITS = 10
 _SIZE = 28
 
@@ -90,8 +92,7 @@ def train_lenet(
     dtypes, labels and numbers that do not fit.
     """
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+        check_int(name, value, 1)
     images = _normalised(images)
     _check_labels(images, labels)
     devices = [images.device] if images.is_cuda else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Callable
 from functools import partial
@@ -14,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fastgan.checks import unknown
 from fastgan.metrics._packages import needed
 from fastgan.metrics.digits import LeNet
 from fastgan.metrics.features import FeatureNetwork
@@ -53,9 +53,7 @@ def get_network(name: str, weights: Path | None = None) -> FeatureNetwork:
         "inception": lambda: inception(weights),
     }
     if name not in makers:
-        near = difflib.get_close_matches(name, makers, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(makers)}"
-        raise ValueError(f"unknown feature network {name!r}: {hint} (or package.module:attribute)")
+        raise unknown("feature network", name, [*makers, "package.module:attribute"])
     if weights is not None and name != "inception":
         raise ValueError(f"weights: {name} has its own, got {weights}")
     return makers[name]()

@@ -5,12 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-
-def positive_int(name: str, value: int) -> int:
-    """`value` if it is an integer ≥ 1, else ValueError naming the argument."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-    return value
+from fastgan.checks import check_int
 
 
 def slope(name: str, value: float) -> float:
@@ -49,9 +44,9 @@ class Generator(nn.Module):
 
     def __init__(self, latent_dim: int, image_size: int, channels: int) -> None:
         super().__init__()
-        self.latent_dim = positive_int("latent_dim", latent_dim)
-        self.image_size = positive_int("image_size", image_size)
-        self.channels = positive_int("channels", channels)
+        self.latent_dim = check_int("latent_dim", latent_dim, 1)
+        self.image_size = check_int("image_size", image_size, 1)
+        self.channels = check_int("channels", channels, 1)
 
     def latent_vectors(self, z: Tensor) -> Tensor:
         """`z` as [N, latent_dim]; [N, latent_dim, 1, 1] is accepted. ValueError otherwise."""
@@ -72,8 +67,8 @@ class Discriminator(nn.Module):
 
     def __init__(self, image_size: int, channels: int) -> None:
         super().__init__()
-        self.image_size = positive_int("image_size", image_size)
-        self.channels = positive_int("channels", channels)
+        self.image_size = check_int("image_size", image_size, 1)
+        self.channels = check_int("channels", channels, 1)
 
     def check_images(self, images: Tensor) -> Tensor:
         """`images`, or ValueError if they are not [N, channels, image_size, image_size]."""

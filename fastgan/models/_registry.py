@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar, overload
 
 from torch import nn
+
+from fastgan.checks import unknown
 
 _Constructor = TypeVar("_Constructor", bound=Callable[..., nn.Module])
 
@@ -49,10 +50,7 @@ def create_model(name: str, **kwargs: Any) -> nn.Module:
     arguments it does not know and ValueError for values it cannot build.
     """
     if name not in _MODELS:
-        close = difflib.get_close_matches(name, _MODELS, n=3)
-        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "registered models: "
-        listed = "" if close else ", ".join(list_models())
-        raise ValueError(f"unknown model {name!r}; {hint}{listed}")
+        raise unknown("model", name, list_models())
     return _MODELS[name](**kwargs)
 
 

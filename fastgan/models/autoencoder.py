@@ -13,6 +13,8 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+from fastgan.checks import check_choice
+
 from ._base import Generator
 from ._registry import register_model
 from .dcgan import DCGANDiscriminator, DCGANGenerator
@@ -107,8 +109,7 @@ class VAE(Autoencoder):
         max_width: int = 1024,
         negative_slope: float = 0.2,
     ) -> None:
-        if likelihood not in get_args(Likelihood):
-            raise ValueError(f"likelihood must be bernoulli or gaussian, got {likelihood!r}")
+        check_choice("likelihood", likelihood, get_args(Likelihood))
         super().__init__(
             latent_dim,
             image_size,

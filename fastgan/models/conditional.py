@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._base import Discriminator, Generator, check_labels, positive_int
+from fastgan.checks import check_int
+
+from ._base import Discriminator, Generator, check_labels
 from ._registry import register_model
 from .dcgan import DCGANDiscriminator, DCGANGenerator
 
@@ -40,7 +42,7 @@ class CDCGANGenerator(Generator):
         **kwargs: Any,
     ) -> None:
         super().__init__(latent_dim, image_size, channels)
-        self.num_classes = positive_int("num_classes", num_classes)
+        self.num_classes = check_int("num_classes", num_classes, 1)
         self.body = DCGANGenerator(latent_dim + num_classes, image_size, channels, *args, **kwargs)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -68,7 +70,7 @@ class CDCGANDiscriminator(Discriminator):
     ) -> None:
         super().__init__(image_size, channels)
         self.body = DCGANDiscriminator(image_size, channels + 1, *args, **kwargs)
-        self.label = nn.Embedding(positive_int("num_classes", num_classes), image_size * image_size)
+        self.label = nn.Embedding(check_int("num_classes", num_classes, 1), image_size * image_size)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         x = self.check_images(images)
@@ -85,7 +87,7 @@ class ACGANDiscriminator(DCGANDiscriminator):
     """
 
     def __init__(self, *args: Any, num_classes: int = 10, **kwargs: Any) -> None:
-        super().__init__(*args, outputs=1 + positive_int("num_classes", num_classes), **kwargs)
+        super().__init__(*args, outputs=1 + check_int("num_classes", num_classes, 1), **kwargs)
 
     def forward(  # type: ignore[override]
         self, images: Tensor, labels: Tensor | None = None

@@ -13,9 +13,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from fastgan.checks import check_int
 from fastgan.nn import chain
 
-from ._base import Discriminator, Generator, dropout_rate, positive_int, slope
+from ._base import Discriminator, Generator, dropout_rate, slope
 from ._blocks import TANH, LatentProjection, conv_block
 from ._registry import register_model
 from .init import init_weights
@@ -31,9 +32,9 @@ def _plan(image_size: int, width: int, max_width: int) -> tuple[int, list[int]]:
     Halving the side doubles the channels, up to `max_width`; the map of half the image's side has
     `width`. The smallest side is 4, or 7 for 7·2^k.
     """
-    positive_int("image_size", image_size)
-    positive_int("width", width)
-    positive_int("max_width", max_width)
+    check_int("image_size", image_size, 1)
+    check_int("width", width, 1)
+    check_int("max_width", max_width, 1)
     for base in (4, 7):
         factor, rest = divmod(image_size, base)
         if not rest and factor >= 2 and factor & (factor - 1) == 0:
@@ -144,7 +145,7 @@ class DCGANDiscriminator(Discriminator):
         outputs: int = 1,
     ) -> None:
         super().__init__(image_size, channels)
-        positive_int("outputs", outputs)
+        check_int("outputs", outputs, 1)
         base, widths = _plan(image_size, width, max_width)
         use_norm = _uses_batch_norm(norm, ("spectral", "none"))
         negative_slope = slope("negative_slope", negative_slope)

@@ -13,7 +13,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from ._base import Discriminator, Generator, dropout_rate, positive_int, slope
+from fastgan.checks import check_int
+
+from ._base import Discriminator, Generator, dropout_rate, slope
 from ._registry import register_model
 
 
@@ -30,7 +32,7 @@ def _layers(sizes: Sequence[int], negative_slope: float, dropout: float = 0.0) -
 
 
 def _hidden(hidden: Sequence[int]) -> tuple[int, ...]:
-    return tuple(positive_int(f"hidden[{i}]", n) for i, n in enumerate(hidden))
+    return tuple(check_int(f"hidden[{i}]", n, 1) for i, n in enumerate(hidden))
 
 
 @register_model("mlp_generator")

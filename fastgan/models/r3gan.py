@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastgan.checks import check_int
 from fastgan.nn import BiasAct, FusedSequential
 
-from ._base import Discriminator, Generator, positive_int
+from ._base import Discriminator, Generator
 from ._blocks import LatentProjection
 from ._registry import register_model
 from .dcgan import _plan
@@ -68,7 +69,7 @@ def _stages(
 ) -> tuple[int, list[int], list[list[ResidualBlock]]]:
     """The smallest side, and channels and residual blocks from the largest map to the smallest."""
     for name, value in (("blocks", blocks), ("expansion", expansion), ("group_width", group_width)):
-        positive_int(name, value)
+        check_int(name, value, 1)
     base, halved = _plan(image_size, width, max_width)
     widths = [width, *(min(2 * w, max_width) for w in halved)]
     if any(w * expansion % group_width for w in widths):

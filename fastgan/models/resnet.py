@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from fastgan.checks import check_int
 from fastgan.nn import BatchNormAct2d, chain
 
-from ._base import Discriminator, Generator, check_labels, positive_int
+from ._base import Discriminator, Generator, check_labels
 from ._blocks import LatentProjection
 from ._registry import register_model
 from .dcgan import _plan
@@ -137,7 +138,7 @@ def _attention_layers(attention: int, sides: list[int], channels: list[int]) -> 
 
 
 def _classes(num_classes: int) -> int:
-    return positive_int("num_classes", num_classes) if num_classes else 0
+    return check_int("num_classes", num_classes, 1) if num_classes else 0
 
 
 @register_model("resnet_generator")

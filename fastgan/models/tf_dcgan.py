@@ -16,9 +16,10 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
+from fastgan.checks import check_int
 from fastgan.nn import BatchNormAct1d, chain
 
-from ._base import Discriminator, Generator, dropout_rate, positive_int, slope
+from ._base import Discriminator, Generator, dropout_rate, slope
 from ._blocks import TANH, conv_block
 from ._registry import register_model
 from .init import initialize
@@ -29,7 +30,7 @@ _MOMENTUM = 0.01
 
 
 def _quarter(image_size: int) -> int:
-    positive_int("image_size", image_size)
+    check_int("image_size", image_size, 1)
     if image_size % 4:
         raise ValueError(f"image_size must be a multiple of 4, got {image_size}")
     return image_size // 4
@@ -62,7 +63,7 @@ class TFDCGANGenerator(Generator):
         negative_slope: float = 0.3,
     ) -> None:
         super().__init__(latent_dim, image_size, channels)
-        positive_int("width", width)
+        check_int("width", width, 1)
         negative_slope = slope("negative_slope", negative_slope)
         self.base = _quarter(image_size)
         features = self.base * self.base * 4 * width
@@ -119,9 +120,9 @@ class TFDCGANDiscriminator(Discriminator):
         hidden: int = 0,
     ) -> None:
         super().__init__(image_size, channels)
-        positive_int("width", width)
+        check_int("width", width, 1)
         if hidden != 0:
-            positive_int("hidden", hidden)
+            check_int("hidden", hidden, 1)
         negative_slope = slope("negative_slope", negative_slope)
         dropout = dropout_rate(dropout)
         base = _quarter(image_size)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fastgan.checks import check_int
 from fastgan.data import ImageDataset, load
 from fastgan.data.options import Split
 from fastgan.engine import find_checkpoint, load_generator
@@ -99,8 +100,7 @@ def _sample_scores(
     generator: nn.Module, reals: ImageDataset | None, metrics: list[str], chosen: Evaluation
 ) -> list[Score]:
     network = get_network(chosen.features, chosen.inception_weights)
-    if chosen.samples < 1:
-        raise ValueError(f"samples must be at least 1, got {chosen.samples}")
+    check_int("samples", chosen.samples, 1)
     noise = draw_noise(generator, chosen.samples, chosen.seed)
     labels = fitting_labels(generator, chosen.samples, None)
     options = Options(seed=chosen.seed)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from fastgan.checks import unknown
 from fastgan.data.options import Loading, Resize
 from fastgan.engine.config import TrainConfig
 from fastgan.engine.records import RecordError, build
@@ -95,9 +95,7 @@ def get_recipe(name: str) -> Recipe:
         ValueError: there is none; the message suggests near names.
     """
     if name not in _RECIPES:
-        near = difflib.get_close_matches(name, _RECIPES, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(_RECIPES)}"
-        raise ValueError(f"unknown recipe {name!r}: {hint}")
+        raise unknown("recipe", name, _RECIPES)
     return _RECIPES[name]
 
 

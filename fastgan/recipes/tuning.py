@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastgan.checks import check_int
 from fastgan.engine.memory import require_memory
 from fastgan.fusion import explain, tune
 from fastgan.ops import tuning
@@ -28,8 +29,7 @@ def networks(
 
     ValueError for a batch below 2, or one that the device cannot hold.
     """
-    if batch_size < 2:
-        raise ValueError(f"batch_size must be at least 2, got {batch_size}")
+    check_int("batch_size", batch_size, 2)
     image = (recipe.channels, recipe.image_size, recipe.image_size)
     generator, discriminator = build_models(recipe)
     for model, shape in ((generator, (generator.latent_dim,)), (discriminator, image)):
@@ -68,8 +68,7 @@ def tune_recipe(
 
     ValueError for a batch below 2 (batch norm has no statistics of one image) or no round.
     """
-    if rounds < 1:
-        raise ValueError(f"rounds must be at least 1, got {rounds}")
+    check_int("rounds", rounds, 1)
     precision = getattr(torch, dtype)
     for model, x in networks(recipe, batch_size, device):
         with torch.autocast(device.type, precision, enabled=dtype != "float32"):

@@ -240,7 +240,7 @@ def test_bad_arguments() -> None:
         ADA(target=1)
     with pytest.raises(ValueError, match="kimg must be a positive number, got 0"):
         ADA(kimg=0)
-    with pytest.raises(ValueError, match="interval must be a whole number of at least 1, got 0"):
+    with pytest.raises(ValueError, match="interval must be at least 1, got 0"):
         ADA(interval=0)
     with pytest.raises(ValueError, match=r"p must lie in \[0, 1\], got 1.5"):
         ADA(p=1.5)

@@ -95,7 +95,7 @@ def test_a_network_of_ones_own_is_imported(monkeypatch):
 
 
 def test_unknown_networks_and_misplaced_weights():
-    with pytest.raises(ValueError, match="did you mean inception"):
+    with pytest.raises(ValueError, match="did you mean 'inception'"):
         get_network("inceptoin")
     with pytest.raises(ValueError, match="weights: lenet has its own"):
         get_network("lenet", Path("file"))

@@ -52,7 +52,9 @@ def test_an_autoencoder_goes_through_z(name: str) -> None:
 
 
 def test_vae_knows_two_likelihoods() -> None:
-    with pytest.raises(ValueError, match="likelihood must be bernoulli or gaussian, got 'poisson'"):
+    with pytest.raises(
+        ValueError, match="likelihood must be one of 'bernoulli', 'gaussian', got 'poisson'"
+    ):
         create_model("vae", likelihood="poisson", **SHAPE)
 
 

@@ -118,14 +118,14 @@ def test_wrong_image_shape(family: str) -> None:
 @pytest.mark.parametrize("value", [0, -1, 2.0, True])
 @pytest.mark.parametrize("argument", ["latent_dim", "image_size", "channels", "width"])
 def test_sizes_must_be_positive_integers(family: str, argument: str, value: Any) -> None:
+    wrong, rest = (ValueError, "at least 1") if type(value) is int else (TypeError, "an int")
+    match = f"{argument} must be {rest}, got"
     if family == "mlp" and argument == "width":
-        argument, match, value = "hidden", r"hidden\[1\] must be an integer", (4, value)
-    else:
-        match = f"{argument} must be an integer of at least 1, got"
-    with pytest.raises(ValueError, match=match):
+        argument, match, value = "hidden", rf"hidden\[1\] must be {rest}, got", (4, value)
+    with pytest.raises(wrong, match=match):
         _generator(family, **{argument: value})
     if argument != "latent_dim":
-        with pytest.raises(ValueError, match=match):
+        with pytest.raises(wrong, match=match):
             _discriminator(family, **{argument: value})
 
 

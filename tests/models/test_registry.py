@@ -47,7 +47,7 @@ def test_unknown_argument() -> None:
 def test_unknown_name_is_answered_with_suggestions() -> None:
     with pytest.raises(ValueError, match="unknown model 'dcgan_genrator'; did you mean 'dcgan_gen"):
         create_model("dcgan_genrator")
-    with pytest.raises(ValueError, match="registered models: acgan_discriminator, autoencoder, "):
+    with pytest.raises(ValueError, match="there are acgan_discriminator, autoencoder, "):
         create_model("xyz")
 
 

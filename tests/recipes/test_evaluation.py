@@ -78,7 +78,7 @@ def test_reconstructions_are_measured_over_the_whole_set(runs):
         ("cdcgan", {"metrics": ("fidd",)}, "unknown metric 'fidd': there are fid, kid"),
         ("cdcgan", {"metrics": ()}, "metrics must name at least one of fid"),
         ("cdcgan", {"samples": 0}, "samples must be at least 1, got 0"),
-        ("cdcgan", {"features": "lenett"}, "did you mean lenet"),
+        ("cdcgan", {"features": "lenett"}, "did you mean 'lenet'"),
         ("dcgan-28-rgb", {"reals": 20}, "lenet-mnist takes 1 channel, the images have 3: choose"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Argument checks shared by the data sources."""
+"""Checks of arguments that every room shares, with errors that name the argument."""
 
 from __future__ import annotations
 
@@ -35,5 +35,18 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
 
 def did_you_mean(value: object, known: Iterable[str]) -> str:
     """Return ` (did you mean 'x'?)`, or nothing when no known name is near `value`."""
-    near = difflib.get_close_matches(str(value).lower(), list(known), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    near = _near(value, known, 1)
+    return f" (did you mean {near}?)" if near else ""
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> ValueError:
+    """The error for a name that no thing of its kind has: with near names, or all there are."""
+    names = list(known)
+    near = _near(name, names, 3)
+    hint = f"did you mean {near}?" if near else f"there are {', '.join(names)}"
+    return ValueError(f"unknown {kind} {name!r}; {hint}")
+
+
+def _near(value: object, known: Iterable[str], most: int) -> str:
+    near = difflib.get_close_matches(str(value).lower(), list(known), n=most)
+    return " or ".join(map(repr, near))
