@@ -139,7 +139,7 @@ def test_arguments_have_names_instead_of_places():
 
 # What ops share, by side; everything else there is an op's folder or file.
 SHARED = {
-    "fastgan/ops": {"core", "__init__", "tuning"},
+    "fastgan/ops": {"core", "__init__"},
     "kernels": {"core"},
     "csrc/cpu": {"simd", "runtime"},
     "csrc/cuda": {"device"},

@@ -17,7 +17,7 @@ from torch import nn
 from bench.dcgan_step import LATENT, discriminator, generator
 from fastgan.fusion import tune
 from fastgan.nn import FusedSequential
-from fastgan.ops.tuning import user_table
+from fastgan.ops.conv.tuning import user_table
 
 BATCHES = (64, 512)
 DTYPES = (torch.float32, torch.bfloat16)

@@ -223,7 +223,7 @@ def quality(rows: list[Row]) -> str:
 REGIONS = {
     "steps": Region(("dcgan_step",), steps, "ratios"),
     "layers": Region(("norm_act",), partial(of_cases, memory=True), "ratios"),
-    "convolutions": Region(("thin_conv",), of_cases, "ratios"),
+    "convolutions": Region(("small_channel_conv",), of_cases, "ratios"),
     "networks": Region(("fuse",), partial(of_cases, memory=True), "ratios"),
     "gathering": Region(("gather_images",), gathering),
     "whole": Region(("engine", "program"), whole),

@@ -12,7 +12,7 @@ from bench.roofline.kernels import DISCRIMINATOR, GENERATOR, Kernel, step_kernel
 from bench.roofline.peaks import Rates, find_gpu
 from bench.roofline.table import Line, lines, measured, print_step
 from fastgan.engine.precision import Precision, autocast
-from fastgan.ops import tuning
+from fastgan.ops.conv import tuning
 from fastgan.ops.core.cuda_libraries import cuda_libraries
 from fastgan.recipes import Recipe
 from fastgan.recipes.tuning import networks

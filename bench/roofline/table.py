@@ -11,7 +11,7 @@ import torch
 from bench.roofline.cost import Cost
 from bench.roofline.kernels import Kernel
 from bench.roofline.peaks import Rates
-from fastgan.ops import tuning
+from fastgan.ops.conv import tuning
 
 _ROUNDS = 7
 

@@ -10,7 +10,7 @@ import tyro
 from fastgan.checks import check_int
 from fastgan.cli._common import parse
 from fastgan.engine.device import take_device
-from fastgan.ops.tuning import user_table
+from fastgan.ops.conv.tuning import user_table
 from fastgan.recipes import get_recipe
 from fastgan.recipes.tuning import tune_recipe
 from fastgan.system import check_writable

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -25,6 +25,7 @@ from fastgan.engine.update import Update
 from fastgan.losses import GANLoss
 from fastgan.nn import segments
 from fastgan.ops import packed_weights
+from fastgan.system import renamed
 
 Metrics = dict[str, Tensor]
 
@@ -119,6 +120,13 @@ class GAN:
     """A batch is worked through in so many parts, whose gradients are averaged. Exact up to
     rounding for losses that are means over images and networks that treat images apart; batch norm
     takes its statistics over a part. The generator's pass is made again for its own update."""
+    ranks: InitVar[DistributedGroup | None] = None
+    """What ``group`` was called in the last release."""
+
+    def __post_init__(self, ranks: DistributedGroup | None) -> None:
+        if ranks is not None:
+            renamed("the argument ranks of GAN", "group", stacklevel=4)
+            self.group = ranks
 
     def autocast(self) -> AbstractContextManager[object]:
         return autocast(self.update_g.device, self.precision)

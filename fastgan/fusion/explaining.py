@@ -16,8 +16,8 @@ from fastgan.fusion.fuse import fuse
 from fastgan.fusion.report import FusionReport
 from fastgan.nn.layers import Activation
 from fastgan.nn.sequential import Run, Runner, laid_out, recording
-from fastgan.ops import conv_block, norm_act_conv, tuning
-from fastgan.ops.conv import aten
+from fastgan.ops import conv_block, norm_act_conv
+from fastgan.ops.conv import aten, tuning
 from fastgan.ops.conv.algorithms import Kernels, kernels_of
 from fastgan.ops.conv.problem import FORWARD, describe
 from fastgan.ops.conv_block import Deferred, backend_of
@@ -193,8 +193,11 @@ def tune(
     """Measures, on this machine, every form that each convolution block of `module` could run in.
 
     Returns {layer: {form: microseconds of forward + backward}} and adds it to the user's tuning
-    table (`fastgan.ops.tuning.user_table()`), whole or not at all. forms: by default those that are
-    compiled for the device of `input`; one alone leaves nothing to choose, and is measured anyway.
+    table (`fastgan.ops.conv.tuning.user_table()`), whole or not at all.
+
+    Args:
+        forms: by default those that are compiled for the device of `input`; one alone leaves
+            nothing to choose, and is measured anyway.
     """
     forms = forms or tuning.compiled_forms(input.device, autocast_dtype(input))
     forms = tuple(map(tuning.convolution_form.current, forms))

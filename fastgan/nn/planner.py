@@ -24,8 +24,7 @@ from fastgan.nn.layers import (
     why_no_convolution,
 )
 from fastgan.nn.norm_act import BatchNormActBase, InstanceNormActBase
-from fastgan.ops import tuning
-from fastgan.ops.conv import algorithms, aten
+from fastgan.ops.conv import algorithms, aten, tuning
 from fastgan.ops.conv.problem import FORWARD, describe
 from fastgan.ops.core.setting import Setting
 from fastgan.ops.core.tensors import autocast_dtype

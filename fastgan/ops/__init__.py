@@ -1,9 +1,11 @@
 """Fused operators, each with a reference, a C++ CPU, a Triton and a CUDA backend."""
 
+from importlib import import_module
 from typing import Any
 
 from fastgan.kernels.conv_block.packed import packed_weights
 from fastgan.ops.bias_act import bias_act
+from fastgan.ops.conv.tuning import convolution_form
 from fastgan.ops.conv_block import conv_block
 from fastgan.ops.conv_norm_act import conv_norm_act, conv_transpose_norm_act
 from fastgan.ops.core.dispatch import available, backend
@@ -12,7 +14,6 @@ from fastgan.ops.gather_images import gather_images
 from fastgan.ops.norm_act import instance_norm_act, norm_act
 from fastgan.ops.norm_act.sync import sync_norm_act
 from fastgan.ops.norm_act_conv import norm_act_conv
-from fastgan.ops.tuning import convolution_form
 from fastgan.system import renamed
 
 __all__ = [
@@ -34,7 +35,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name != "kept_memory":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    renamed("fastgan.ops.kept_memory", "fastgan.ops.cached_memory")
-    return cached_memory
+    if name == "kept_memory":
+        renamed("fastgan.ops.kept_memory", "fastgan.ops.cached_memory")
+        return cached_memory
+    if name == "tuning":
+        renamed("fastgan.ops.tuning", "fastgan.ops.conv.tuning")
+        return import_module("fastgan.ops.conv.tuning")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

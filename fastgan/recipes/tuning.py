@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastgan.checks import check_int
 from fastgan.engine.memory import require_memory
 from fastgan.fusion import explain, tune
-from fastgan.ops import tuning
+from fastgan.ops.conv import tuning
 from fastgan.recipes.recipe import Recipe
 from fastgan.recipes.run import build_models
 

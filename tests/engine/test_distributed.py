@@ -120,6 +120,11 @@ def test_old_names_warn():
     made = tiny_trainer()
     with pytest.warns(DeprecationWarning, match=r"trainer\.ranks is now trainer\.group"):
         assert made.ranks is made.group
+    networks = made.generator, made.discriminator, made.gan.update_g, made.gan.update_d
+    with pytest.warns(DeprecationWarning, match="argument ranks of GAN is now group") as warned:
+        gan = engine.GAN(*networks, made.gan.loss, ranks=made.group)
+    assert gan.group is made.group
+    assert warned[0].filename == __file__
 
 
 def torchrun(out: Path, *more: str, restarts: int = 0) -> list[str]:

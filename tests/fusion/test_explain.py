@@ -20,7 +20,8 @@ from fastgan.cli import main
 from fastgan.fusion import explained, tune
 from fastgan.models import create_model
 from fastgan.nn import FusedSequential
-from fastgan.ops import convolution_form, tuning
+from fastgan.ops import convolution_form
+from fastgan.ops.conv import tuning
 from fastgan.ops.conv.geometry import Geometry
 from fastgan.ops.core import dispatch, processor
 

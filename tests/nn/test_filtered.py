@@ -18,7 +18,7 @@ from fastgan.nn import FusedSequential
 from fastgan.ops.conv import winograd
 from fastgan.ops.conv.algorithms import force
 from fastgan.ops.conv.problem import DATA_GRADIENT, FORWARD, WEIGHT_GRADIENT, Problem
-from fastgan.ops.tuning import convolution_form
+from fastgan.ops.conv.tuning import convolution_form
 
 NETWORKS: dict[str, tuple[Callable[..., nn.Sequential], tuple[int, ...]]] = {
     "generator": (dcgan64.generator, (8, 1, 1)),

@@ -18,7 +18,7 @@ import fastgan.nn as fnn
 from fastgan.nn import FusedSequential
 from fastgan.nn.sequential import recording
 from fastgan.ops import backend, conv
-from fastgan.ops.tuning import convolution_form
+from fastgan.ops.conv.tuning import convolution_form
 
 # The form of the blocks and the backend that runs them.
 MODES = [("recompute", "reference"), ("recompute", "cpu"), ("fused", "reference")]

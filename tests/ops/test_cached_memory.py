@@ -134,3 +134,5 @@ def test_a_forked_child_frees_and_takes() -> None:
 def test_the_old_name_warns() -> None:
     with pytest.warns(DeprecationWarning, match=r"is now fastgan\.ops\.cached_memory"):
         assert fastgan.ops.kept_memory is cached_memory
+    with pytest.warns(DeprecationWarning, match=r"is now fastgan\.ops\.conv\.tuning"):
+        assert fastgan.ops.__getattr__("tuning").convolution_form is fastgan.ops.convolution_form

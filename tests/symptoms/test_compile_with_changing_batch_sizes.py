@@ -18,7 +18,7 @@ from torch._dynamo.testing import CompileCounter
 
 import fastgan.nn as fnn
 from fastgan import fuse
-from fastgan.ops import tuning
+from fastgan.ops.conv import tuning
 from fastgan.ops.conv.geometry import Geometry
 
 SIZES = (4, 5, 7, 9)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import fastgan
 import fastgan.nn as fnn
-from fastgan.ops import tuning
+from fastgan.ops.conv import tuning
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

@@ -41,7 +41,7 @@ bool allowed(const char* isa) {
 
 struct AllKernels {
   const TileKernels& tiles;
-  const SmallChannelKernels& thin;
+  const SmallChannelKernels& small_channels;
   const GatherKernels& gather;
   const WinogradKernels& winograd;
   const Bf16Kernels& dot;
@@ -81,7 +81,7 @@ const AllKernels& loops() {
 
 const TileKernels& tile_kernels() { return loops().tiles; }
 
-const SmallChannelKernels& small_channel_kernels() { return loops().thin; }
+const SmallChannelKernels& small_channel_kernels() { return loops().small_channels; }
 
 const GatherKernels& gather_kernels() { return loops().gather; }
 
