@@ -21,8 +21,8 @@ $(STAMP): tools/bootstrap.py pyproject.toml setup.py constraints.txt $(wildcard 
 train: setup ## train a DCGAN on the embedded digits; prints where the samples are
 	$(BIN)/fastgan train digits
 
-test: setup ## run the tests
-	$(BIN)/pytest
+test: setup ## run the tests, on up to four cores
+	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 lint: setup ## ruff: style and mistakes
 	$(BIN)/ruff check .
