@@ -32,7 +32,7 @@ import torch
 from torch import nn
 
 from bench.harness import machine
-from bench.harness.case import BOTH, FORWARD, Case
+from bench.harness.case import BOTH, CHANNELS_LAST, FORWARD, Case
 from bench.harness.machine import ROOT
 from bench.harness.peers import PEERS
 from bench.harness.results import Row
@@ -53,18 +53,25 @@ ROUNDS, CALLS = 15, 3
 CASES = {
     "norm 16x16": ("norm", (32, 128, 16, 16), "float32", "channels last"),
     "norm 16x16 bfloat16": ("norm", (32, 128, 16, 16), "bfloat16", "channels last"),
+    "norm of one image": ("norm", (1, 64, 8, 8), "float32", "channels last"),
     "norm 8x8 contiguous": ("norm", (32, 256, 8, 8), "float32", "contiguous"),
     "to RGB": ("to RGB", (16, 64, 32, 32), "float32", "channels last"),
     "discriminator blocks": ("blocks", (16, 3, 64, 64), "float32", "channels last"),
 }
+STEP = "DCGAN-64 step"  # of batch 16, on one thread too long for CI
 Ratios = dict[str, float]
 
 
 def workload(name: str) -> Any:
     """A case with ours and eager; ours is of the tree on the path when this is first called."""
+    from bench.dcgan_step import StepImplementation, StepWorkload
     from bench.harness.workload import Implementation, Workload
     from fastgan.fusion import fuse
 
+    if name == STEP:
+        step = Case("step", "batch 16", "float32", CHANNELS_LAST, BOTH)
+        fused = {"fused": StepImplementation(fuse, CHANNELS_LAST, own=True)}
+        return StepWorkload(step, fused, batch=16, width=64)
     kind, shape, dtype, layout = CASES[name]
     leaky = partial(nn.LeakyReLU, 0.2, inplace=True)
     layers: dict[str, list[nn.Module]] = {
@@ -170,7 +177,7 @@ def serve(tree: Path) -> None:
     sys.path.remove(str(tree))
     assert Path(str(fastgan.__file__)).parent.parent == tree, fastgan.__file__
     torch.set_num_threads(1)
-    runners = {name: workload(name).runner("fused") for name in CASES}
+    runners = {name: workload(name).runner("fused") for name in (*CASES, STEP)}
     turn = 0
     for line in sys.stdin:
         times = []
@@ -206,7 +213,7 @@ def in_turns(tree: Path, rounds: int = ROUNDS) -> dict[str, Interval]:
     servers = {"this": Server(ROOT), "other": Server(tree)}
     found = {}
     try:
-        for case in CASES:
+        for case in (*CASES, STEP):
             runs: dict[str, Callable[[], object]] = {
                 name: partial(server.seconds, case) for name, server in servers.items()
             }
