@@ -2,6 +2,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 GPU_PYTHON ?= python3
+GPU_OPTIONS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.fastgan-installed
 
@@ -51,7 +52,7 @@ recipes: setup ## train every recipe for minutes and measure it: docs/recipes.md
 	$(BIN)/python -m tools.recipe_report
 
 gpu: ## on a machine with an NVIDIA GPU, in GPU_PYTHON's own environment: build, test, measure
-	$(GPU_PYTHON) tools/gpu.py
+	$(GPU_PYTHON) -m tools.gpu $(GPU_OPTIONS)
 
 kernel-report: setup ## compile every kernel for every target; registers, spills, load widths
 	$(BIN)/python -m tools.kernel_report

@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--continue",
         action="store_true",
-        help="with --benchmark: keep the results of this commit, measure the cases that lack",
+        help="with --benchmark: keep the results of this code, measure the cases that lack",
     )
     parser.addoption("--long", action="store_true", help="run the tests that take minutes, too")
     group.addoption(

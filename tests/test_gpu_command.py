@@ -7,76 +7,171 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from tools import gpu
+from bench.harness.source import source_hash
+from tools.gpu import __main__ as command
+from tools.gpu import selection, stages
+from tools.gpu import stage as running
+from tools.gpu.outcomes import Outcomes, read
+from tools.gpu.stage import OUT_OF_TIME, SKIPPED, Stage
+from tools.gpu.stages import STAGES, Kind
 
 ROOT = Path(__file__).resolve().parent.parent
+Own = dict[str, Callable[[Stage], int]]
 
 
 @pytest.fixture
-def stages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, object]:
-    """Stages of the test's own on a machine that seems to have a GPU."""
-    chosen: dict[str, object] = {}
-    monkeypatch.setattr(gpu, "STAGES", chosen)
-    monkeypatch.setattr(gpu, "why_not", lambda: None)
-    monkeypatch.setattr(gpu.Stage, "log", property(lambda self: tmp_path / f"{self.name}.log"))
+def own(monkeypatch: pytest.MonkeyPatch) -> Own:
+    """Stages of the test's own, of a code that does not change, where a GPU seems to be."""
+    chosen: Own = {}
+
+    class Chosen(dict):  # type: ignore[type-arg]
+        def __iter__(self) -> Iterator[str]:
+            return iter(chosen)
+
+        def __contains__(self, name: object) -> bool:
+            return name in chosen
+
+        def __getitem__(self, name: str) -> Kind:
+            return Kind(chosen[name], ("setup.py",))
+
+    monkeypatch.setattr(command, "STAGES", Chosen())
+    monkeypatch.setattr(command, "why_not", lambda: None)
     return chosen
 
 
-def stage(tmp_path: Path, seconds: float = 60.0) -> gpu.Stage:
-    return gpu.Stage("own", tmp_path, ends=time.monotonic() + seconds)
+def stage(tmp_path: Path, seconds: float = 60.0, go_on: bool = False, name: str = "own") -> Stage:
+    return Stage(name, tmp_path, ends=time.monotonic() + seconds, go_on=go_on)
+
+
+def table(out: str) -> list[list[str]]:
+    lines = out[out.index("stage        status") :].splitlines()[1:]
+    return [line.split()[:-1] for line in lines if not line.startswith("to go on")]
 
 
 def test_without_a_gpu_it_says_so(monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert gpu.main([]) == 1
+    assert command.main([]) == 1
     assert "sees no CUDA device: nothing here can run" in capsys.readouterr().out
 
 
 def test_without_torch_it_names_the_python(monkeypatch, capsys):
-    monkeypatch.setattr(gpu, "missing", lambda packages: list(packages.values()))
-    assert gpu.main(["build"]) == 1
+    monkeypatch.setattr(stages, "missing", lambda packages: list(packages.values()))
+    assert command.main(["build"]) == 1
     assert f"{sys.executable} has no torch and no triton" in capsys.readouterr().out
 
 
-def test_an_unknown_stage_is_an_error(capsys):
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["paint"], "unknown stage 'paint': there are environment, build, test, memcheck"),
+        (["--seconds", "0"], "--seconds must be a number of seconds above 0, got 0"),
+        (["--stage-seconds", "-3"], "--stage-seconds must be a number of seconds above 0, got -3"),
+        (["--seconds", "nan"], "--seconds must be a number of seconds above 0, got nan"),
+    ],
+)
+def test_what_cannot_be_meant_is_an_error(given, told, capsys):
     with pytest.raises(SystemExit):
-        gpu.main(["paint"])
-    assert "unknown stage 'paint': there are environment, build, test, sanitize" in (
-        capsys.readouterr().err
-    )
+        command.main(given)
+    assert told in capsys.readouterr().err
 
 
-def test_correctness_comes_first():
-    assert list(gpu.STAGES) == ["environment", "build", "test", "sanitize", "tune", "bench", "docs"]
+def test_correctness_of_what_ships_comes_first_and_the_sweep_after_what_is_measured():
+    assert list(STAGES) == [
+        "environment", "build", "test", "memcheck", "racecheck", "tune", "bench", "sweep", "docs",
+    ]  # fmt: skip
 
 
-def test_a_failure_is_told_and_stops_nothing(stages, tmp_path, capsys):
-    def broken(_stage: gpu.Stage) -> int:
+def test_a_failure_is_told_and_stops_nothing(own, tmp_path, capsys):
+    def broken(_stage: Stage) -> int:
         raise RuntimeError("no such kernel")
 
     given = []
-    stages |= {"build": broken, "test": lambda s: given.append(s.more) or 3}
-    stages |= {"sanitize": lambda s: gpu.SKIPPED, "docs": lambda s: given.append(s.more) or 0}
+    own |= {"build": broken, "test": lambda s: given.append(s.more) or 3}
+    own |= {"memcheck": lambda s: SKIPPED, "docs": lambda s: given.append(s.more) or 0}
     results = tmp_path / "results"
-    assert gpu.main(["--results", str(results), "--", "-k", "norm"]) == 1
+    assert command.main(["--results", str(results), "--", "-k", "norm"]) == 1
     out = capsys.readouterr().out
     assert "RuntimeError: no such kernel" in out
-    lines = [line.split() for line in out.splitlines()[-4:]]
-    assert [line[:-1] for line in lines] == [
-        ["build", "exit", "1"], ["test", "exit", "3"], ["sanitize", "skipped"], ["docs", "ok"],
+    assert table(out) == [
+        ["build", "exit", "1"], ["test", "exit", "3"], ["memcheck", "skipped"], ["docs", "ok"],
     ]  # fmt: skip
     assert given == [["-k", "norm"], []]
-    stages["build"] = lambda s: 0
-    assert gpu.main(["build", "--results", str(results)]) == 0
+    assert "no such kernel" in (results / "logs" / "build.log").read_text()
+    own["build"] = lambda s: 0
+    assert command.main(["build", "--results", str(results)]) == 0
     kept = json.loads((results / "stages.json").read_text())
     assert [(name, row["status"]) for name, row in kept.items()] == [
-        ("build", "ok"), ("test", "exit 3"), ("sanitize", "skipped"), ("docs", "ok"),
+        ("build", "ok"), ("test", "exit 3, of a part"), ("memcheck", "skipped"), ("docs", "ok"),
     ]  # fmt: skip
+    assert {row["source"] for row in kept.values()} == {source_hash(["setup.py"])}
+
+
+def test_a_call_ends_in_time_and_the_next_goes_on(own, tmp_path, capsys):
+    ran = []
+
+    def slow(s: Stage) -> int:
+        ran.append((s.name, s.go_on))
+        time.sleep(0.5)
+        return 0
+
+    own |= {"build": slow, "test": slow, "docs": slow}
+    options = ["--results", str(tmp_path), "--stage-seconds", "0.4"]
+    assert command.main([*options, "--seconds", "0.8"]) == 1
+    out = capsys.readouterr().out
+    assert table(out) == [["build", "ok"], ["test", "not", "begun"], ["docs", "not", "begun"]]
+    assert f"to go on: python3 -m tools.gpu --continue --results {tmp_path}" in out
+    assert command.main([*options, "--continue"]) == 0
+    assert ran == [("build", False), ("test", True), ("docs", True)]
+    out = capsys.readouterr().out
+    assert "build: passed on this code" in out
+    assert "to go on" not in out
+
+
+def test_what_passed_on_other_code_or_in_part_is_run_again(own, tmp_path, monkeypatch):
+    ran = []
+    own |= {"test": lambda s: ran.append(s.name) or 0}
+    options = ["--results", str(tmp_path), "--continue"]
+    command.main([*options, "--", "-k", "norm"])
+    command.main(options)
+    command.main(options)
+    assert len(ran) == 2
+    monkeypatch.setattr(command, "source_hash", lambda of: "another")
+    command.main(options)
+    assert len(ran) == 3
+
+
+def test_the_hash_follows_sources_and_nothing_else(tmp_path):
+    for name in ("csrc/a.h", "fastgan/ops/x.py", "kernels/k.py", "fastgan/ops/conv/tuning.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    names = ("csrc", "fastgan", "kernels")
+
+    def now() -> str:
+        return source_hash(names, tmp_path)
+
+    first = now()
+    (tmp_path / "fastgan/_build.json").write_text("{}")
+    (tmp_path / "fastgan/_native.so").write_text("")
+    copied = tmp_path / "fastgan/kernels"
+    copied.symlink_to("../kernels")
+    assert now() == first
+    copied.unlink()
+    copied.mkdir()
+    (copied / "k.py").write_text("1")
+    assert now() == first
+    for name in ("csrc/a.h", "fastgan/ops/x.py", "kernels/k.py", "fastgan/ops/conv/tuning.json"):
+        before = now()
+        (tmp_path / name).write_text("2")
+        assert now() != before, name
+    before = now()
+    (tmp_path / "csrc/a.h").rename(tmp_path / "csrc/b.h")
+    assert now() != before
 
 
 @pytest.fixture(params=["foreground", "background"])
@@ -89,56 +184,249 @@ def heard(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("heard")
-def test_a_stage_out_of_time_is_interrupted_and_keeps_what_it_had(stages, tmp_path, capsys):
+def test_a_stage_out_of_time_is_interrupted_and_keeps_what_it_had(tmp_path, capsys):
     script = (
         "import time\nprint('begun')\ntry:\n    time.sleep(60)\n"
         "except KeyboardInterrupt:\n    print('kept')\n"
     )
     started = time.monotonic()
-    own = stage(tmp_path, seconds=2.0)
-    assert own.run([sys.executable, "-c", script]) == gpu.OUT_OF_TIME
+    one = stage(tmp_path, seconds=2.0)
+    assert one.run([sys.executable, "-c", script]) == OUT_OF_TIME
     assert time.monotonic() - started < 30
-    assert "begun\nkept\n" in own.log.read_text()
+    assert "begun\nkept\n" in one.log.read_text()
     assert "begun\nkept\n" in capsys.readouterr().out
 
 
-def test_one_that_will_not_stop_is_ended(stages, tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu, "GRACE", 0.2)
+def test_one_that_will_not_stop_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "GRACE", 0.2)
     script = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\ntime.sleep(60)\n"
-    assert stage(tmp_path, 0.1).run([sys.executable, "-c", script]) == gpu.OUT_OF_TIME
+    assert stage(tmp_path, 0.1).run([sys.executable, "-c", script]) == OUT_OF_TIME
 
 
-def test_where_a_package_lacks_its_tests_are_left_out_by_name(stages, tmp_path, monkeypatch):
-    own = stage(tmp_path)
-    everything = gpu.tests(own)
-    assert everything[0].startswith(("tests/ops/", "tests/kernels/"))
-    monkeypatch.setattr(gpu, "missing", lambda packages: ["pillow"])
-    fewer = gpu.tests(own)
-    left_out = set(everything) - set(fewer)
-    assert left_out
+SUITE = """
+import os, pathlib, time
+import pytest
+HERE = pathlib.Path(__file__).parent
+def test_good(): pass
+def test_skips(): pytest.skip("no such thing here")
+def test_fails_once():
+    if not (HERE / "seen").exists():
+        (HERE / "seen").touch()
+        assert False
+def test_takes_the_process_with_it():
+    if not (HERE / "died").exists():
+        (HERE / "died").touch()
+        os._exit(7)
+def test_last(): pass
+"""
+
+
+def suite(tmp_path: Path, text: str) -> str:
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    file = tmp_path / "test_suite.py"
+    file.write_text(text)
+    return str(file)
+
+
+def outcomes(one: Stage) -> dict[str, str]:
+    found = read(one.results / f"{one.name}.txt")
+    return {test.partition("::test_")[2]: outcome for test, outcome in found.items()}
+
+
+def test_every_outcome_is_kept_and_a_lost_process_is_followed_by_another(tmp_path, capfd):
+    file = suite(tmp_path, SUITE)
+    first = stage(tmp_path)
+    assert first.pytest(file, "-q", of=["setup.py"]) == 0
+    assert outcomes(first) == {
+        "good": "passed", "skips": "skipped", "fails_once": "passed",
+        "takes_the_process_with_it": "passed", "last": "passed",
+    }  # fmt: skip
+    # The first process ran three and died in the fourth; the next ran what had not passed, what
+    # had failed at its end, and what had died after that.
+    begun = [line.split("::test_")[1] for line in (tmp_path / "own.txt").read_text().splitlines()
+             if line.startswith("begun")]  # fmt: skip
+    assert begun == [
+        "good", "skips", "fails_once", "takes_the_process_with_it",
+        "skips", "last", "fails_once", "takes_the_process_with_it",
+    ]  # fmt: skip
+
+
+def test_what_passed_is_not_run_again_unless_the_code_is_another(tmp_path, capfd):
+    file = suite(tmp_path, "def test_a(): pass\ndef test_b(): assert False\n")
+    assert stage(tmp_path).pytest(file, of=["setup.py"]) == 1
+    again = stage(tmp_path, go_on=True)
+    capfd.readouterr()
+    assert again.pytest(file, of=["setup.py"]) == 1
+    assert "1 failed, 1 deselected" in capfd.readouterr().out
+    other = stage(tmp_path, go_on=True)
+    assert other.pytest(file, of=["Makefile", "conftest.py"]) == 1
+    assert "1 failed, 1 passed" in capfd.readouterr().out
+
+
+def test_all_passed_before_is_a_pass(tmp_path, capfd):
+    file = suite(tmp_path, "def test_a(): pass\n")
+    assert stage(tmp_path).pytest(file, of=["setup.py"]) == 0
+    assert stage(tmp_path, go_on=True).pytest(file, of=["setup.py"]) == 0
+
+
+def test_what_there_was_no_time_for_is_left_and_said(tmp_path, capfd):
+    file = suite(tmp_path, "def test_a(): pass\ndef test_b(): pass\n")
+    assert stage(tmp_path).pytest(file, "-k", "test_a", of=["setup.py"]) == 0
+    late = stage(tmp_path, go_on=True)
+    assert late.pytest(file, "-rs", "--until=1", of=["setup.py"]) == OUT_OF_TIME
+    assert outcomes(late) == {"a": "passed", "b": "left"}
+    assert "out of time" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_test_that_spoils_the_gpu_is_the_last_of_its_process(lost, monkeypatch):
+    from tools.gpu import record
+
+    def synchronize() -> None:
+        if lost:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore")
+
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.cuda.synchronize", synchronize)
+    session = SimpleNamespace(shouldstop=False)
+    item = SimpleNamespace(session=session, config=SimpleNamespace())
+    record.pytest_runtest_makereport(item, SimpleNamespace(when="call", excinfo=None))
+    assert session.shouldstop is False
+    record.pytest_runtest_makereport(item, SimpleNamespace(when="call", excinfo="an error"))
+    told = "the GPU's context is lost: CUDA error: an illegal memory access was encountered"
+    assert session.shouldstop == (told if lost else False)
+
+
+def test_the_c_kernels_are_tested_first_and_a_sweep_samples(tmp_path):
+    from tools.gpu.record import rank
+
+    class Item:
+        def __init__(self, nodeid: str, **params: int) -> None:
+            self.nodeid = nodeid
+            self.callspec = type("Callspec", (), {"params": params})
+
+    items = [
+        Item("tests/engine/test_capture.py::test_graph[cuda]"),
+        Item("tests/kernels/compiled/test_norm_act.py::test_every[a-1]", part=1),
+        Item("tests/kernels/compiled/test_norm_act.py::test_every[a-0]", part=0),
+        Item("tests/kernels/compiled/test_norm_act.py::test_every[b-0]", part=0),
+        Item("tests/ops/test_norm_act.py::test_equals_pytorch[triton-1]"),
+        Item("tests/ops/test_norm_act.py::test_equals_pytorch[cuda-1]"),
+    ]
+    names = [item.nodeid.partition("::")[2] for item in sorted(items, key=rank)]
+    assert names == [
+        "test_equals_pytorch[cuda-1]", "test_equals_pytorch[triton-1]", "test_every[a-0]",
+        "test_every[b-0]", "test_graph[cuda]", "test_every[a-1]",
+    ]  # fmt: skip
+
+
+def test_a_line_cut_while_it_was_written_counts_for_nothing(tmp_path):
+    kept = Outcomes(tmp_path / "a.txt", "0123")
+    kept.begin(go_on=True)
+    with kept.path.open("a") as file:
+        file.write("passed 0.10 a.py::test_a[x 1]\nbegun 0.00 a.py::test_b\npass")
+    assert kept.read() == {"a.py::test_a[x 1]": "passed", "a.py::test_b": "begun"}
+
+
+def test_a_file_is_left_out_only_for_want_of_a_package_of_its_own(tmp_path, monkeypatch):
+    one = stage(tmp_path)
+    everything = selection.tests(one)
+    monkeypatch.setattr(selection, "missing", lambda packages: ["tyro"])
+    assert selection.tests(one) == everything, "captured steps need no tyro"
+    monkeypatch.setattr(selection, "missing", lambda packages: ["pillow", "rich", "tyro"])
+    left_out = set(everything) - set(selection.tests(one))
+    assert "tests/engine/test_capture.py" in left_out
     assert all(name.startswith("tests/engine/") for name in left_out)
-    assert f"left out, for want of pillow: {', '.join(sorted(left_out))}" in own.log.read_text()
+    told = "left out, for want of pillow, rich: tests/engine/test_capture.py"
+    assert told in one.log.read_text()
 
 
-def test_without_a_sanitizer_the_stage_is_skipped(stages, tmp_path, monkeypatch):
+def test_needs_are_those_of_what_is_imported_on_the_way(tmp_path, monkeypatch):
+    monkeypatch.setattr(selection, "ROOT", tmp_path)
+    files = {
+        "tests/a/test_x.py": "from .conftest import y\ndef test_a():\n    import tyro",
+        "tests/a/conftest.py": "from pkg.sub import thing",
+        "tests/conftest.py": "if TYPE_CHECKING:\n    import scipy",
+        "pkg/__init__.py": "from pkg import other",
+        "pkg/sub.py": "import hypothesis.strategies",
+        "pkg/other.py": "try:\n    from PIL import Image\nexcept ImportError:\n    pass",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert selection.needs(tmp_path / "tests/a/test_x.py") == {"hypothesis", "pillow"}
+
+
+def test_a_library_of_the_same_sources_is_built_once(tmp_path, monkeypatch):
+    package = tmp_path / "fastgan"
+    package.mkdir()
+    built = []
+
+    def run(_self: Stage, command: list[str], **settings: str) -> int:
+        built.append(settings["FASTGAN_CUDA_ARCHS"])
+        (package / "_native.so").touch()
+        (package / "_build.json").write_text(json.dumps({"cuda": True}))
+        return 0
+
+    monkeypatch.setattr(Stage, "run", run)
+    monkeypatch.setattr(stages, "ROOT", tmp_path)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (9, 0))
+    assert stages.build(stage(tmp_path)) == 0
+    assert stages.build(stage(tmp_path, go_on=True)) == 0
+    assert built == ["90"]
+    assert stages.build(stage(tmp_path)) == 0
+    monkeypatch.setattr(stages, "source_hash", lambda of: "another")
+    assert stages.build(stage(tmp_path, go_on=True)) == 0
+    (package / "_native.so").unlink()
+    assert stages.build(stage(tmp_path, go_on=True)) == 0
+    assert built == ["90"] * 4
+
+
+def test_without_a_sanitizer_the_stage_is_skipped(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
-    monkeypatch.setattr(gpu.shutil, "which", lambda *_, **__: None)
-    assert gpu.sanitize(stage(tmp_path)) == gpu.SKIPPED
+    monkeypatch.setattr(stages.shutil, "which", lambda *_, **__: None)
+    assert stages.memcheck(stage(tmp_path)) == SKIPPED
 
 
-def test_both_tools_of_the_sanitizer_run_and_either_may_fail(stages, tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu, "_sanitizer", lambda: "compute-sanitizer")
+def test_both_tools_of_the_sanitizer_run_each_as_a_stage(tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "sanitizer", lambda: "compute-sanitizer")
     ran: list[list[str]] = []
 
-    def run(_self: gpu.Stage, command: list[str], **_settings: str) -> int:
+    def run(_self: Stage, command: list[str], **_settings: str) -> int:
         ran.append(command)
         return 9 if "memcheck" in command else 0
 
-    monkeypatch.setattr(gpu.Stage, "run", run)
-    assert gpu.sanitize(stage(tmp_path)) == 9
+    monkeypatch.setattr(Stage, "run", run)
+    assert (stages.memcheck(stage(tmp_path)), stages.racecheck(stage(tmp_path))) == (9, 0)
     assert [command[2] for command in ran] == ["memcheck", "racecheck"]
-    assert ran[0][-1] == "tools.gpu_ops"
+    assert {command[-1] for command in ran} == {"tools.gpu.operators"}
+
+
+def test_what_was_tuned_on_this_code_is_not_tuned_again(tmp_path, monkeypatch):
+    from tools.gpu import tune
+
+    cache = tmp_path / "cache" / "tuning.json"
+    done = []
+
+    def report(_model: object, shape: tuple[int, ...], *_: object) -> None:
+        done.append(shape)
+        cache.parent.mkdir(exist_ok=True)
+        cache.write_text(f"{len(done)}")
+        if len(done) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(tune, "report", report)
+    monkeypatch.setattr(tune, "user_table", lambda: cache)
+    with pytest.raises(KeyboardInterrupt):
+        tune.main(tmp_path, go_on=False)
+    cache.unlink()
+    tune.main(tmp_path, go_on=True)
+    assert len(done) == 3 + 6
+    assert (tmp_path / "tuning.json").read_text() == "9"
+    monkeypatch.setattr(tune, "source_hash", lambda: "another")
+    tune.main(tmp_path, go_on=True)
+    assert len(done) == 3 + 6 + 8
 
 
 def collected(*arguments: str) -> set[str]:
@@ -149,18 +437,18 @@ def collected(*arguments: str) -> set[str]:
 
 
 def test_every_way_to_need_a_gpu_is_selected(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu, "ROOT", tmp_path)
+    monkeypatch.setattr(selection, "ROOT", tmp_path)
     ways = [
         "@pytest.mark.gpu", "from devices import GPU", "def test_a(\n    device: str\n) -> None:",
         'pytest.mark.parametrize("device", DEVICES)', "def test_b(host_backend: str) -> None:",
     ]  # fmt: skip
     for i, text in enumerate(ways):
         (tmp_path / f"test_{i}.py").write_text(text)
-    assert gpu.marked(".") == [f"test_{i}.py" for i in range(4)]
+    assert selection.marked(".") == [f"test_{i}.py" for i in range(4)]
 
 
 def test_the_selected_benchmarks_are_all_that_need_cuda():
-    selected = collected(*gpu.marked("bench"), "-m", "gpu")
+    selected = collected(*selection.marked("bench"), "-m", "gpu")
     assert selected == {name for name in collected("bench") if "cuda" in name}
     for op in ("norm_act", "dcgan_step", "fuse", "gather_images"):
         assert any(name.startswith(f"bench/test_{op}.py") for name in selected), op
@@ -171,5 +459,5 @@ def test_benchmarks_need_no_package_beside_torch_triton_and_numpy():
     code = (
         "import sys; sys.modules |= dict.fromkeys(sys.argv[1:]); import bench.harness.session as s"
     )
-    code += "; import tools.gpu_tune; s.machine.equal_settings()"
-    subprocess.run([sys.executable, "-c", code, *gpu.OPTIONAL], cwd=ROOT, check=True)
+    code += "; import tools.gpu.tune; s.machine.equal_settings()"
+    subprocess.run([sys.executable, "-c", code, *selection.OPTIONAL], cwd=ROOT, check=True)

@@ -7,6 +7,7 @@ the machine can do at best, and how results are kept.
     parity      whether an implementation's results count; kinks: what activations leave open
     measure     one case: checked, then timed in turns, with memory, on a clock
     machine     what this machine is, and its ceilings: copy bandwidth, matrix rates
+    source      which code a result is of, where there is no repository to ask
     session     a run: its cases, on disk as JSON lines (results) as soon as they are measured
     breakdown   where the time of a call goes
     page        the tables, and with plots the pictures, of docs/benchmarks.md

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from bench.harness.clock import clock_of, gpu_state
+from bench.harness.source import source_hash
 from bench.paired import interleave
 from fastgan.ops.core.cuda_libraries import set_cuda_libraries
 
@@ -30,10 +31,11 @@ LARGE = 1 << 27  # bytes: beyond any cache
 
 
 def describe(device: str = "cpu") -> dict[str, Any]:
-    """Processor or GPU, versions, settings and commit: what every result is read with."""
+    """Processor or GPU, versions, settings, commit and code: what every result is read with."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "commit": _git("rev-parse", "HEAD"),
+        "source": source_hash(),
         "changed": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "machine": gpu() if device == "cuda" else processor(),
         "versions": {"python": platform.python_version(), **_versions()},

@@ -25,7 +25,7 @@ class Session:
     folder: Path
     quick: bool = False
     deadline: float = math.inf  # of time.monotonic(): no further case is begun after it
-    go_on: bool = False  # keep what the folder holds of this commit, and measure only the rest
+    go_on: bool = False  # keep what the folder holds of this code, and measure only the rest
     rows: dict[str, list[Row]] = field(default_factory=dict)
     known_ceilings: dict[str, dict[str, float]] = field(default_factory=dict)
     _before: dict[str, list[Row]] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class Session:
         results.write(self.path(module), self.run(device), [*kept, *new])
 
     def before(self, module: str, device: str) -> list[Row]:
-        """With `go_on`: the rows of this commit and machine that stand in the folder."""
+        """With `go_on`: the rows of this code and machine that stand in the folder."""
         if not self.go_on:
             return []
         if module not in self._before:
@@ -77,7 +77,7 @@ class Session:
             except (OSError, ValueError):
                 run, rows = {}, []
             now = machine.describe(device)
-            same = all(run.get(key) == now[key] for key in ("commit", "versions", "settings"))
+            same = all(run.get(key) == now[key] for key in ("source", "versions", "settings"))
             same = same and run["machine"]["name"] == now["machine"]["name"]
             self._before[module] = rows if same else []
         return self._before[module]

@@ -30,3 +30,19 @@ def everywhere(
     cases = [pytest.param(b, *v) for v in host for b in ("reference", "cpu")]
     cases += [pytest.param(b, *v, marks=GPU) for v in gpu for b in ("triton", "cuda")]
     return pytest.mark.parametrize(f"device, {names}", cases, indirect=["device"], ids=str)
+
+
+SWEEP_PARTS = 12
+
+
+def sweep(test: Any) -> Any:
+    """Of a test with a `part`: each runs a sample of the configurations, together all of them."""
+    return pytest.mark.sweep(pytest.mark.parametrize("part", range(SWEEP_PARTS))(test))
+
+
+def part_of(configurations: Iterable[Any], part: int) -> list[Any]:
+    """Every SWEEP_PARTS-th configuration, in an order that does not change between processes."""
+    found = sorted(configurations, key=str)[part::SWEEP_PARTS]
+    if not found:
+        pytest.skip("fewer configurations than parts")
+    return found

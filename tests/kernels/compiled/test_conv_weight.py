@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from conv_weight_case import NONE, WeightCase
-from devices import COMPILED
+from devices import COMPILED, part_of, sweep
 
 pytestmark = COMPILED
 
@@ -56,15 +56,19 @@ def check(case: WeightCase, precision: str, config: Any = None) -> None:
     torch.backends.cudnn.conv.fp32_precision = "ieee"
 
 
+@sweep
 @pytest.mark.parametrize(("dtype", "precision"), KINDS, ids=str)
 @DIRECTIONS
-def test_every_configuration(transposed: bool, dtype: torch.dtype, precision: str) -> None:
+def test_every_configuration(
+    transposed: bool, dtype: torch.dtype, precision: str, part: int
+) -> None:
     """Those of this device, with every pair of prologues they are compiled with."""
     from fastgan.kernels.conv_block.geometry import device_target
     from fastgan.kernels.conv_block.weight import configs
 
     plain = {"rows": (0, 0), "pre": NONE, "post": NONE}
-    for config in configs(dtype, precision, device_target(torch.device("cuda"))):
+    every = configs(dtype, precision, device_target(torch.device("cuda")))
+    for config in part_of(every, part):
         for x_shape, c_out in (((6, 128, 9, 13), 136), ((6, 40, 10, 8), 33)):
             for more in (
                 {"rows": (2, 3)},

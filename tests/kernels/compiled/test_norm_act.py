@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from devices import COMPILED
+from devices import COMPILED, part_of, sweep
 from kernel_case import Case, check_bias_act
 
 pytestmark = COMPILED
@@ -27,13 +27,16 @@ SHAPES = [
 ]
 
 
+@sweep
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @LAYOUTS
 @pytest.mark.parametrize("activation", [0, 1, 2], ids=["leaky_relu", "tanh", "sigmoid"])
-def test_every_configuration(dtype: torch.dtype, channels_last: bool, activation: int) -> None:
+def test_every_configuration(
+    dtype: torch.dtype, channels_last: bool, activation: int, part: int
+) -> None:
     from fastgan.kernels import norm_act
 
-    for config in {*norm_act.configs(dtype), *norm_act.shipped_configs(dtype)}:
+    for config in part_of({*norm_act.configs(dtype), *norm_act.shipped_configs(dtype)}, part):
         for shape, segments in (((16, 96, 33, 31), 2), ((32, 64, 8, 8), 1)):
             c = Case(
                 shape,
@@ -98,16 +101,30 @@ def test_one_bad_value_spoils_its_channel_only(bad: float, channels_last: bool) 
         )
 
 
+BIASED = [(16, 96, 33, 31), (64, 3, 64, 64), (7, 40, 5)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@LAYOUTS
+@pytest.mark.parametrize("activation", [0, 1, 2], ids=["leaky_relu", "tanh", "sigmoid"])
+def test_bias_act(dtype: torch.dtype, channels_last: bool, activation: int) -> None:
+    for shape in BIASED:
+        c = Case(shape, dtype, channels_last, activation=activation, device="cuda")
+        check_bias_act(c, None)
+
+
+@sweep
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @LAYOUTS
 @pytest.mark.parametrize("activation", [0, 1, 2], ids=["leaky_relu", "tanh", "sigmoid"])
 def test_bias_act_every_configuration(
-    dtype: torch.dtype, channels_last: bool, activation: int
+    dtype: torch.dtype, channels_last: bool, activation: int, part: int
 ) -> None:
     from fastgan.kernels import bias_act
 
-    for config in (None, *bias_act.configs(dtype), *bias_act.shipped_configs(dtype)):
-        for shape in ((16, 96, 33, 31), (64, 3, 64, 64), (7, 40, 5)):
+    configurations = {*bias_act.configs(dtype), *bias_act.shipped_configs(dtype)}
+    for config in part_of(configurations, part):
+        for shape in BIASED:
             c = Case(shape, dtype, channels_last, activation=activation, device="cuda")
             check_bias_act(c, config)
 

@@ -1,6 +1,6 @@
 """Every CUDA kernel once or twice, on small sizes: what compute-sanitizer watches.
 
-    compute-sanitizer --tool memcheck python -m tools.gpu_ops
+    compute-sanitizer --tool memcheck python -m tools.gpu.operators
 
 Only that it runs is seen here; whether its results are right, tests/ops tells.
 """
