@@ -10,10 +10,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import tools.gpu
 from bench.harness.source import source_hash
-from tools.gpu.stage import NOT_BEGUN, ROOT, SKIPPED, STAGE_SECONDS, Stage, in_words
-from tools.gpu.stages import STAGES, why_not
+
+from . import __doc__ as summary
+from .stage import NOT_BEGUN, ROOT, SKIPPED, STAGE_SECONDS, Stage, in_words
+from .stages import STAGES, why_not
 
 WORTH_BEGINNING = 20.0  # seconds: with less, a stage is left for the next call
 TAKE_MORE = ("test", "bench", "sweep")
@@ -57,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python3 -m tools.gpu",
-        description=(tools.gpu.__doc__ or "").partition("\n")[0],
+        description=(summary or "").partition("\n")[0],
         epilog="After `--`: further arguments for pytest, in the stages test, bench and sweep.",
     )
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=", ".join(STAGES))

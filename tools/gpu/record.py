@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tools.gpu.outcomes import LEFT, read
+from .outcomes import LEFT, read
 
 OUT_OF_TIME = "out of time"  # how the reason of such a skip begins, a benchmark's own too
 

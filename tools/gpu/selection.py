@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from tools.gpu.stage import ROOT, Stage, missing
+from .stage import ROOT, Stage, missing
 
 # Marked, or run on the devices of a helper's list or of the fixture.
 MARK = re.compile(

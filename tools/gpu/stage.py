@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.harness.source import source_hash
-from tools.gpu.outcomes import LEFT, Outcomes
+
+from .outcomes import LEFT, Outcomes
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGE_SECONDS = 520.0  # of a stage, so that it ends inside nine minutes

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench.harness.source import BUILT, MEASURED, TESTED, source_hash
-from tools.gpu.selection import OPTIONAL, marked, tests
-from tools.gpu.stage import ROOT, SKIPPED, Stage, missing
+
+from .selection import OPTIONAL, marked, tests
+from .stage import ROOT, SKIPPED, Stage, missing
 
 
 def environment(stage: Stage) -> int:
