@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-from fastgan.kernels.conv_block.packed import packed_weights
+from fastgan.kernels.core.packed import packed_weights
 from fastgan.ops.bias_act import bias_act
 from fastgan.ops.conv.tuning import convolution_form
 from fastgan.ops.conv_block import conv_block

@@ -17,10 +17,10 @@ from fastgan.kernels.conv_block.forward import (
     Activation,
     conv_data_gradient,
     conv_forward,
-    conv_norm_gradients,
     conv_rows,
 )
 from fastgan.kernels.conv_block.geometry import conv_geometry
+from fastgan.kernels.conv_block.partials import conv_norm_gradients
 from fastgan.kernels.conv_block.tma import (
     form_gradient,
     form_input,

@@ -27,28 +27,15 @@ from fastgan.kernels.conv_block.geometry import (
     precision,
 )
 from fastgan.kernels.conv_block.merge import (
-    finish_gradient_kernel,
-    fold_sums_kernel,
-    merge_statistics_kernel,
     pack_kernel,
     rows_kernel,
 )
-from fastgan.kernels.conv_block.packed import kept
+from fastgan.kernels.conv_block.partials import merge_statistics, new_partials
 from fastgan.kernels.conv_block.tiles import IDENTITY
-from fastgan.kernels.core.device import merge_sums
-from fastgan.kernels.core.geometry import (
-    MERGE_BLOCK_C,
-    MERGE_BLOCK_K,
-    MERGE_GROUPS,
-    MERGE_WARPS,
-    cdiv,
-    device_guard,
-)
+from fastgan.kernels.core.geometry import cdiv, device_guard
+from fastgan.kernels.core.packed import kept
 
 Tensor = torch.Tensor
-
-# So many partials a channel are merged by one program; more are first merged in chunks.
-MERGE_PARTIALS, MERGE_CHUNK = 2048, 512
 
 
 @dataclass(frozen=True)
@@ -91,15 +78,6 @@ def conv_rows(
             eps, float(count), *sizes[0], *sizes[1], BLOCK=block, num_warps=4,
         )  # fmt: skip
     return rows[0], rows[1]
-
-
-def new_partials(
-    x: Tensor, segments: int, tiles: int, channels: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Unwritten counts (segments, tiles) and two partials (segments, tiles, channels)."""
-    counts = x.new_empty((segments, tiles), dtype=torch.float32)
-    first, second = x.new_empty((2, segments, tiles, channels), dtype=torch.float32)
-    return counts, first, second
 
 
 @dataclass(frozen=True)
@@ -293,72 +271,7 @@ def conv_data_gradient(
     return g_x, first.view(shape), second.view(shape)
 
 
-def conv_norm_gradients(
-    sum_a: Tensor, sum_ax: Tensor, var: Tensor, gamma: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(g_mean, g_var, g_gamma, g_beta) from the partial sums of `conv_data_gradient`."""
-    groups, partials, channels = sum_a.shape
-    var, gamma = var.contiguous(), None if gamma is None else gamma.contiguous()
-    g_mean, g_var = var.new_empty((2, groups, channels))
-    programs = 1 if groups <= MERGE_GROUPS else groups
-    g_gamma, g_beta = var.new_empty((2, programs, channels))
-    with device_guard(var):
-        if partials > MERGE_PARTIALS:
-            chunks = cdiv(partials, MERGE_CHUNK)
-            folded = var.new_empty((2, groups, chunks, channels))
-            fold_sums_kernel[_merge_grid(groups * chunks, channels)](
-                sum_a, sum_ax, folded[0], folded[1], partials, MERGE_CHUNK, channels,
-                **_merge_blocks(MERGE_CHUNK),
-            )  # fmt: skip
-            sum_a, sum_ax, partials = folded[0], folded[1], chunks
-        finish_gradient_kernel[_merge_grid(programs, channels)](
-            sum_a, sum_ax, var, gamma, g_mean, g_var, g_gamma, g_beta, eps, groups,
-            cdiv(groups, programs), partials, channels, **_merge_blocks(partials),
-        )  # fmt: skip
-        if programs == 1:
-            return g_mean, g_var, g_gamma[0], g_beta[0]
-        totals = var.new_empty((2, channels))
-        merge_sums[_merge_grid(1, channels)](
-            g_gamma, g_beta, None, None, totals[0], totals[1], 1, 1, programs, channels,
-            PAIR=True, **_merge_blocks(programs),
-        )  # fmt: skip
-    return g_mean, g_var, totals[0], totals[1]
-
-
 def new_output(like: Tensor, geo: ConvGeometry) -> Tensor:
     """An unwritten channels-last tensor of a geometry's output."""
     sizes = geo.size_out[3 - geo.dims :]
     return like.new_empty((geo.images, *sizes, geo.channels_out)).movedim(-1, 1)
-
-
-def _merge_grid(rows: int, channels: int) -> tuple[int]:
-    return (rows * cdiv(channels, MERGE_BLOCK_C),)
-
-
-def _merge_blocks(partials: int) -> dict[str, int]:
-    block_k = min(MERGE_BLOCK_K, max(32, 1 << (partials - 1).bit_length()))
-    warps = min(MERGE_WARPS, block_k * MERGE_BLOCK_C // 64)
-    return {"BLOCK_K": block_k, "BLOCK_C": MERGE_BLOCK_C, "num_warps": warps}
-
-
-def merge_statistics(
-    counts: Tensor, means: Tensor, m2s: Tensor, segments: int
-) -> tuple[Tensor, Tensor]:
-    """(mean, biased variance), each (segments, C), of partials; see `new_partials`."""
-    channels = means.shape[-1]
-    partials = counts.numel() // segments
-    if partials > MERGE_PARTIALS:
-        chunks = cdiv(partials, MERGE_CHUNK)
-        folded = counts.new_empty(segments * chunks)
-        means2, m2s2 = means.new_empty((2, segments * chunks, channels))
-        merge_statistics_kernel[_merge_grid(segments * chunks, channels)](
-            counts, means, m2s, folded, means2, m2s2, partials, MERGE_CHUNK, channels,
-            **_merge_blocks(MERGE_CHUNK),
-        )  # fmt: skip
-        counts, means, m2s, partials = folded, means2, m2s2, chunks
-    mean, var = means.new_empty((2, segments, channels))
-    merge_statistics_kernel[_merge_grid(segments, channels)](
-        counts, means, m2s, None, mean, var, partials, partials, channels,
-        **_merge_blocks(partials),
-    )  # fmt: skip
-    return mean, var

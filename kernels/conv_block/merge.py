@@ -115,27 +115,24 @@ def _share(partials, chunk, C, BLOCK_C: tl.constexpr):
     return first, last, row, (pid % column_blocks) * BLOCK_C + tl.arange(0, BLOCK_C)
 
 
-@triton.jit(do_not_specialize=("partials", "chunk", "C"))
-def merge_statistics_kernel(
+@triton.jit
+def merge_partials(
     counts_ptr,
     means_ptr,
     m2s_ptr,
-    out_counts_ptr,
-    out_mean_ptr,
-    out_m2_ptr,
-    partials,
-    chunk,
+    first,
+    last,
     C,
+    channel,
     BLOCK_K: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """(count, mean, M2) of each chunk of each group from those of its partials, as Chan, Golub and
-    LeVeque (1979) merge them; with out_counts None it is the last merge: mean and biased variance.
+    """(count, mean, M2) of channels from partials [first, last), as Chan, Golub and LeVeque (1979)
+    merge them.
 
     Means are taken about the first partial's, so that they keep their digits. Reads the partials
     twice, the second time from cache.
     """
-    first, last, row, channel = _share(partials, chunk, C, BLOCK_C)
     inside = channel < C
     pivot = tl.load(means_ptr + first * C + channel, inside, other=0.0)
     seen = tl.zeros([BLOCK_K], tl.float32)
@@ -159,18 +156,42 @@ def merge_statistics_kernel(
         shift = tl.load(means_ptr + at, mask, other=0.0) - pivot[None, :] - offset[None, :]
         between = tl.where(count[:, None] > 0, count[:, None] * shift * shift, 0.0)
         m2 += tl.load(m2s_ptr + at, mask, other=0.0) + between
-    merged = tl.sum(m2, 0)
+    return total, pivot + offset, tl.sum(m2, 0)
+
+
+@triton.jit(do_not_specialize=("partials", "chunk", "C"))
+def merge_statistics_kernel(
+    counts_ptr,
+    means_ptr,
+    m2s_ptr,
+    out_counts_ptr,
+    out_mean_ptr,
+    out_m2_ptr,
+    partials,
+    chunk,
+    C,
+    BLOCK_K: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """(count, mean, M2) of each chunk of each group from those of its partials; with out_counts
+    None it is the last merge: mean and biased variance.
+    """
+    first, last, row, channel = _share(partials, chunk, C, BLOCK_C)
+    inside = channel < C
+    total, mean, m2 = merge_partials(
+        counts_ptr, means_ptr, m2s_ptr, first, last, C, channel, BLOCK_K, BLOCK_C
+    )
     out = row.to(tl.int64) * C + channel
-    tl.store(out_mean_ptr + out, pivot + offset, inside)
+    tl.store(out_mean_ptr + out, mean, inside)
     if out_counts_ptr is None:
-        merged = merged / tl.maximum(total, 1.0)
+        m2 = m2 / tl.maximum(total, 1.0)
     else:
         tl.store(out_counts_ptr + row, total)
-    tl.store(out_m2_ptr + out, merged, inside)
+    tl.store(out_m2_ptr + out, m2, inside)
 
 
 @triton.jit
-def _sum_rows(start, first, last, C, channel, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr):
+def sum_rows(start, first, last, C, channel, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr):
     acc = tl.zeros([BLOCK_K, BLOCK_C], tl.float32)
     for k0 in range(first, last, BLOCK_K):
         k = k0 + tl.arange(0, BLOCK_K)
@@ -194,9 +215,9 @@ def fold_sums_kernel(
     """Sums over each chunk of each group, of two arrays of partials."""
     first, last, row, channel = _share(partials, chunk, C, BLOCK_C)
     out = row.to(tl.int64) * C + channel
-    sum0 = _sum_rows(partial0_ptr, first, last, C, channel, BLOCK_K, BLOCK_C)
+    sum0 = sum_rows(partial0_ptr, first, last, C, channel, BLOCK_K, BLOCK_C)
     tl.store(out0_ptr + out, sum0, channel < C)
-    sum1 = _sum_rows(partial1_ptr, first, last, C, channel, BLOCK_K, BLOCK_C)
+    sum1 = sum_rows(partial1_ptr, first, last, C, channel, BLOCK_K, BLOCK_C)
     tl.store(out1_ptr + out, sum1, channel < C)
 
 
@@ -237,8 +258,8 @@ def finish_gradient_kernel(
         at = group * C + channel
         first = group * partials
         rstd = inverse_std(tl.load(var_ptr + at, inside, other=1.0), eps)
-        s1 = _sum_rows(partial_a_ptr, first, first + partials, C, channel, BLOCK_K, BLOCK_C)
-        s2 = rstd * _sum_rows(partial_ax_ptr, first, first + partials, C, channel, BLOCK_K, BLOCK_C)
+        s1 = sum_rows(partial_a_ptr, first, first + partials, C, channel, BLOCK_K, BLOCK_C)
+        s2 = rstd * sum_rows(partial_ax_ptr, first, first + partials, C, channel, BLOCK_K, BLOCK_C)
         tl.store(g_mean_ptr + at, -gamma * rstd * s1, inside)
         tl.store(g_var_ptr + at, -0.5 * gamma * rstd * rstd * s2, inside)
         sum1 += s1

@@ -134,6 +134,7 @@ class ConvCase:
     ) -> dict[str, Tensor]:
         """Forward pass and data gradient by the kernels' launchers, ``back`` for the latter."""
         from fastgan.kernels.conv_block import forward as kernels
+        from fastgan.kernels.conv_block import partials
         from fastgan.kernels.conv_block.geometry import conv_geometry
 
         x, weight = self.inputs["x"], self.inputs["weight"]
@@ -161,7 +162,7 @@ class ConvCase:
         )  # fmt: skip
         found["g_x"] = g_x
         if normed:
-            of_norm = kernels.conv_norm_gradients(sum_a, sum_ax, norm[1], norm[2], self.eps)
+            of_norm = partials.conv_norm_gradients(sum_a, sum_ax, norm[1], norm[2], self.eps)
             names = ("g_mean", "g_var", "g_gamma", "g_beta")
             found |= dict(zip(names, of_norm, strict=True))
         assert y.dtype == g_x.dtype == x.dtype

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from devices import ON_GPU
@@ -24,6 +27,15 @@ def test_the_setting_holds_until_the_block_ends() -> None:
 def test_the_setting_holds_without_a_block() -> None:
     fastgan.backend("reference")
     assert dispatch.setting() == "reference"
+
+
+def test_everything_imports_where_triton_is_not_installed() -> None:
+    code = (
+        "import sys; sys.modules['triton'] = None\n"
+        "import fastgan.nn, fastgan.ops, torch\n"
+        "fastgan.nn.FusedSequential(torch.nn.Conv2d(1, 1, 1))(torch.ones(1, 1, 2, 2))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_unknown_backend() -> None:

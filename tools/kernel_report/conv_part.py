@@ -153,7 +153,8 @@ def _gather(layer: Layer, limits: Any) -> None:
         )  # fmt: skip
     if layer.fused:
         var = bias.new_empty(1, geo.channels_in)
-        kernels.conv_norm_gradients(sum_a, sum_ax, var, var[0], 1e-5)
+        partials: Any = importlib.import_module("fastgan.kernels.conv_block.partials")
+        partials.conv_norm_gradients(sum_a, sum_ax, var, var[0], 1e-5)
 
 
 def _weight(layer: Layer, limits: Any) -> None:

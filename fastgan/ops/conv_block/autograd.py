@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan.kernels.conv_block.packed import eager_call
+from fastgan.kernels.core.packed import eager_call
 from fastgan.ops.bias_act.arguments import Backward as ActivationBackward
 from fastgan.ops.bias_act.autograd import BACKWARD as ACTIVATION_BACKWARD
 from fastgan.ops.conv.geometry import Geometry, output_shape

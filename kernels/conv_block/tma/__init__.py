@@ -16,9 +16,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from fastgan.kernels.conv_block.forward import (
     Activation,
     check_segments,
-    merge_statistics,
     new_output,
-    new_partials,
 )
 from fastgan.kernels.conv_block.geometry import (
     ConvConfig,
@@ -26,9 +24,10 @@ from fastgan.kernels.conv_block.geometry import (
     common_segments,
     device_target,
 )
-from fastgan.kernels.conv_block.packed import kept
+from fastgan.kernels.conv_block.partials import merge_statistics, new_partials
 from fastgan.kernels.conv_block.tiles import IDENTITY
 from fastgan.kernels.conv_block.tma.form import form_gradient, form_input
+from fastgan.kernels.conv_block.tma.passes import Partials, norm_gradient_, norm_input
 from fastgan.kernels.conv_block.tma.plan import (
     ProductPlan,
     product_plan,
@@ -39,11 +38,15 @@ from fastgan.kernels.conv_block.tma.product import tma_conv_kernel
 from fastgan.kernels.conv_block.tma.weight import tma_weight_kernel
 from fastgan.kernels.conv_block.weight import add_slices, weight_like
 from fastgan.kernels.core.geometry import device_guard, is_channels_last
+from fastgan.kernels.core.packed import kept
 
 __all__ = [
     "form_gradient",
     "form_input",
+    "norm_gradient_",
+    "norm_input",
     "serves",
+    "tma_convolve",
     "tma_data_gradient",
     "tma_forward",
     "tma_weight_gradient",
@@ -67,21 +70,35 @@ def tma_forward(
     z channels-last, bfloat16 or float16; weight of any float dtype and layout, read as it is where
     it has z's dtype and channels-last memory.
     """
+    y, statistics = tma_convolve(z, weight, bias, geo, post, segments, config=config)
+    if statistics is None:
+        return y, z.new_empty(0, dtype=torch.float32), z.new_empty(0, dtype=torch.float32)
+    with device_guard(z):
+        return y, *merge_statistics(*statistics, segments)
+
+
+def tma_convolve(
+    z: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    geo: ConvGeometry,
+    post: Activation,
+    segments: int,
+    *,
+    config: ConvConfig | None = None,
+) -> tuple[Tensor, Partials | None]:
+    """`tma_forward` that leaves the partials of the statistics to who reads them (`norm_input`)."""
     check_segments(geo, segments)
     plan = product_plan(geo, max(1, segments), device_target(z.device), config)
     y = new_output(z, geo)
-    counts = means = m2s = None
-    if segments:
-        counts, means, m2s = new_partials(z, segments, plan.tiles, geo.channels_out)
+    statistics = new_partials(z, segments, plan.tiles, geo.channels_out) if segments else None
     with device_guard(z):
         tma_conv_kernel[plan.grid](
             *_operands(z, weight, plan), None if bias is None else bias.contiguous(), y, None,
-            None, counts, means, m2s, post.slope, EPILOGUE="output",
+            None, *(statistics or (None, None, None)), post.slope, EPILOGUE="output",
             ACT=post.kernel_code, **_arguments(plan),
         )  # fmt: skip
-        if counts is None or means is None or m2s is None:
-            return y, z.new_empty(0, dtype=torch.float32), z.new_empty(0, dtype=torch.float32)
-        return y, *merge_statistics(counts, means, m2s, segments)
+    return y, statistics
 
 
 def tma_data_gradient(
@@ -138,9 +155,9 @@ def tma_weight_gradient(
         tma_weight_kernel[plan.grid](
             dense, _view(gathered, geo.stride[1:], (*plan.boxes.size, config.block_n)), out,
             work.dense_channels // 16, work.channels // 16, plan.boxes.count, plan.length, *blocks,
-            **_axes(geo), FLAT=flat, TILES_H=plan.boxes.tiles[1], TILES_W=plan.boxes.tiles[2],
-            **_box(plan.boxes.size), BLOCK_M=config.block_m, BLOCK_N=config.block_n,
-            **_options(config),
+            height, width, **_axes(geo), FLAT=flat, MASK=plan.boxes.overhangs(height, width),
+            TILES_H=plan.boxes.tiles[1], TILES_W=plan.boxes.tiles[2], **_box(plan.boxes.size),
+            BLOCK_M=config.block_m, BLOCK_N=config.block_n, **_options(config),
         )  # fmt: skip
         if out is not g_weight:
             add_slices(out, g_weight, work, channels_last)

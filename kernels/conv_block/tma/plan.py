@@ -82,6 +82,10 @@ class Boxes:
     def count(self) -> int:
         return prod(self.tiles)
 
+    def overhangs(self, height: int, width: int) -> bool:
+        """Whether boxes hold positions beyond the rows and columns of their image."""
+        return height % self.size[1] > 0 or width % self.size[2] > 0
+
     def flat(self, height: int, width: int) -> bool:
         """Whether the positions of each box follow each other in memory."""
         images, h, w = self.size

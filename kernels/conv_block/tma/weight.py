@@ -3,8 +3,9 @@
     out[slice, a, tap, b] = sum of dense[a at q] * gathered[b at q * stride - padding + tap]
 
 over a slice's boxes of positions q. Of a direct convolution dense is dy and gathered z, of a
-transposed one the other way round. The gathered operand is seen as `product.py` says; where a box
-overhangs the positions, the dense one is 0.
+transposed one the other way round. The gathered operand is seen as `product.py` says. Where a box
+overhangs the positions the dense one is 0, and the gathered one may be a value that no output
+reads: it is masked, for 0 times one that is not finite would not be 0.
 """
 
 import triton
@@ -12,7 +13,8 @@ import triton.language as tl
 
 # Arguments that vary with the shape: not specialised on, or every shape would compile anew.
 SHAPE_ARGUMENTS = (
-    "dense_units", "units", "tiles", "slice_tiles", "row_blocks", "channel_blocks",
+    "dense_units", "units", "tiles", "slice_tiles", "row_blocks", "channel_blocks", "height",
+    "width",
 )  # fmt: skip
 
 
@@ -27,6 +29,8 @@ def tma_weight_kernel(
     slice_tiles,
     row_blocks,
     channel_blocks,
+    height,
+    width,
     KH: tl.constexpr,
     KW: tl.constexpr,
     SH: tl.constexpr,
@@ -34,6 +38,7 @@ def tma_weight_kernel(
     PH: tl.constexpr,
     PW: tl.constexpr,
     FLAT: tl.constexpr,
+    MASK: tl.constexpr,
     TILES_H: tl.constexpr,
     TILES_W: tl.constexpr,
     BLOCK_I: tl.constexpr,
@@ -44,7 +49,8 @@ def tma_weight_kernel(
     STAGES: tl.constexpr,
 ):
     """BLOCK_M dense channels by BLOCK_N gathered ones of one tap, over one slice: a run of
-    ``slice_tiles`` of the ``tiles`` boxes. Channels are 16 times their units.
+    ``slice_tiles`` of the ``tiles`` boxes, which cover images of ``height`` by ``width`` and with
+    MASK overhang them. Channels are 16 times their units.
     """
     BLOCK_K: tl.constexpr = BLOCK_I * BLOCK_H * BLOCK_W
     LEAD_H: tl.constexpr = (PH + SH - 1) // SH
@@ -76,6 +82,10 @@ def tma_weight_kernel(
         else:
             a = dense_desc.load([i0, h0, 0, w0, m0]).reshape(BLOCK_K, BLOCK_M)
         b = gathered_desc.load([i0, h0 + bh, rh, w0 + bw, column]).reshape(BLOCK_K, BLOCK_N)
+        if MASK:
+            lane = tl.arange(0, BLOCK_K)
+            inside = (h0 + lane // BLOCK_W % BLOCK_H < height) & (w0 + lane % BLOCK_W < width)
+            b = tl.where(inside[:, None], b, tl.zeros_like(b))
         acc = tl.dot(a.T, b, acc)
 
     m = m0 + tl.arange(0, BLOCK_M)

@@ -10,6 +10,7 @@ from conv_case import ConvCase, Shape
 
 from fastgan.kernels.conv_block import forward as conv_forward
 from fastgan.kernels.conv_block import geometry as _conv_geometry
+from fastgan.kernels.conv_block import partials as _conv_partials
 from fastgan.kernels.conv_block.geometry import ConvConfig, conv_geometry
 
 SMALL = ConvConfig(32, 16, 16, 1, 2)
@@ -133,8 +134,8 @@ def test_64_bit_offsets_inside_a_tile(shape: Shape, monkeypatch: pytest.MonkeyPa
 
 @KINDS
 def test_partials_merged_in_chunks(shape: Shape, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conv_forward, "MERGE_PARTIALS", 1)
-    monkeypatch.setattr(conv_forward, "MERGE_CHUNK", 2)
+    monkeypatch.setattr(_conv_partials, "MERGE_PARTIALS", 1)
+    monkeypatch.setattr(_conv_partials, "MERGE_CHUNK", 2)
     c = ConvCase(shape, segments=(2, 2))
     c.check(c.launch(SMALL))
 
@@ -200,7 +201,7 @@ def test_an_empty_batch() -> None:
             y, None, None, nothing, weight, geo, x, rows, nothing
         )
         assert g_x.shape == x.shape
-        of_norm = conv_forward.conv_norm_gradients(*sums, torch.ones(1, 5), None, 1e-5)
+        of_norm = _conv_partials.conv_norm_gradients(*sums, torch.ones(1, 5), None, 1e-5)
         assert all((g == 0).all() for g in of_norm)
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastgan.kernels.conv_block import packed as _conv_packed
-from fastgan.kernels.conv_block.packed import eager_call, kept
+from fastgan.kernels.core import packed as _conv_packed
+from fastgan.kernels.core.packed import eager_call, kept
 from fastgan.ops import packed_weights
 
 
