@@ -17,7 +17,7 @@ from fastgan.fusion.report import FusionReport
 from fastgan.nn.layers import Activation
 from fastgan.nn.sequential import Run, Runner, laid_out, recording
 from fastgan.ops import conv_block, norm_act_conv
-from fastgan.ops.conv import aten, tuning
+from fastgan.ops.conv import aten, tma, tuning
 from fastgan.ops.conv.algorithms import Kernels, kernels_of
 from fastgan.ops.conv.problem import FORWARD, describe
 from fastgan.ops.conv_block import Deferred, backend_of
@@ -159,7 +159,8 @@ def convolution_kernels(run: Run) -> Kernels | None:
     if run.form == "recompute":
         return kernels_of(problem)
     if run.form == "fused" and backend_of(x, dispatch.setting()) == "triton":
-        return Kernels(*["Triton"] * 3)
+        served = tma.supports(problem._replace(channels_last=True))
+        return Kernels(*[tma.name(problem) if served else "Triton"] * 3)
     return Kernels(*[aten.name(problem)] * 3)
 
 

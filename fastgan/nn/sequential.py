@@ -16,12 +16,14 @@ from fastgan.nn.blocks import Block
 from fastgan.nn.layers import hooked
 from fastgan.nn.norm_act import Segmented
 from fastgan.nn.planner import Form, Leaf, Planned, choose, form_of, kind_of, kind_of_call
-from fastgan.ops import conv_block, norm_act, norm_act_conv
+from fastgan.ops import conv_block, norm_act
 from fastgan.ops.conv.geometry import output_shape
 from fastgan.ops.conv_block import Deferred
+from fastgan.ops.conv_block.autograd import backend_of
 from fastgan.ops.core import dispatch
 from fastgan.ops.core.tensors import (
     CHANNELS_LAST,
+    autocast_dtype,
     channels_last,
     check_flag,
     check_tensor,
@@ -29,9 +31,12 @@ from fastgan.ops.core.tensors import (
     running_pair,
 )
 from fastgan.ops.norm_act import move_running_stats
-from fastgan.ops.norm_act_conv import Norm
+from fastgan.ops.norm_act_conv import Norm, fused, with_statistics
+from fastgan.ops.norm_act_conv.fused import Companions, Statistics
 
-_Moments = tuple[Tensor, Tensor]
+# What comes with a block's input: mean and variance, or what `norm_act_conv.fused` made of them.
+_Pair = tuple[Tensor, Tensor]
+_Moments = _Pair | Statistics
 _KEEPING = ("unfused", "norm_fused")  # forms that keep for backward what torch.nn's layers keep
 
 
@@ -173,7 +178,10 @@ class Runner(NamedTuple):
             chosen = form_of(block, x, self.keep_activations) if forms is None else forms[i]
             form = chosen.name
             given = x
-            apart = form == "fused" and block.trains() and moments is None
+            pieces = self._pieces(block, x, form, moments)
+            gathers = form == "fused" and pieces is None
+            pair = None if isinstance(moments, Statistics) else moments
+            apart = gathers and block.trains() and pair is None
             if form == "norm_act":
                 x, moments = self._norm_act(block, x), None
             elif form == "norm_fused" and block.norm is not None:
@@ -187,15 +195,19 @@ class Runner(NamedTuple):
                 assert block.conv is not None
                 weight = block.conv.weight  # read once: spectral norm takes a step at each reading
                 x = laid_out(x, weight)
-                if form == "fused":
-                    x, moments = self._conv_block(block, x, weight, moments, following)
+                if gathers:
+                    x, moments = self._conv_block(block, x, weight, pair, following)
                 else:
-                    x, moments = self._norm_act_conv(block, x, weight), None
+                    x, moments = self._norm_act_conv(block, x, weight, pieces, following)
             found.append(chosen)
             if _records is not None:
+                ran = chosen
+                if form == "fused" and pieces and not self._serves(block, given, given.shape):
+                    ran = Form("recompute", "Triton's kernels for TMA do not serve its convolution")
                 keeps = apart or form in _KEEPING
-                keeps = keeps or (form == "recompute" and self.keep_activations)
-                _records.append(Run(blocks[i], given, x, *chosen, keeps))
+                kept = ran.name == "recompute" or pieces is not None
+                keeps = keeps or (kept and self.keep_activations)
+                _records.append(Run(blocks[i], given, x, *ran, keeps))
         return x, found
 
     def _as_they_are(self, children: Iterable[nn.Module], x: Tensor) -> Tensor:
@@ -217,24 +229,53 @@ class Runner(NamedTuple):
             negative_slope=slope, segments=segments, order=block.order, average_segments=average,
         )  # fmt: skip
 
-    def _norm_act_conv(self, block: Block, x: Tensor, weight: Tensor) -> Tensor:
-        """The recompute form: the statistics of x are taken, and z made, before the convolution."""
-        return norm_act_conv(
-            x, weight, block.conv_bias, block.norm_arguments(x, self.segments),
+    def _norm_act_conv(
+        self,
+        block: Block,
+        x: Tensor,
+        weight: Tensor,
+        pieces: Companions | None,
+        following: Block | None,
+    ) -> tuple[Tensor, Statistics | None]:
+        """The recompute form: the statistics of x are taken, and z made, before the convolution;
+        and the fused one on GPUs with TMA, where statistics came with x, and come with y.
+        """
+        if pieces is not None:
+            pieces = pieces._replace(segments=self._rows(block, following, x, in_pieces=True))
+        return with_statistics(
+            x, weight, block.conv_bias, block.norm_arguments(x, self.segments), pieces,
             pre_activation=block.before.name, pre_slope=block.before.slope,
             **block.geometry._asdict(), activation=block.after.name,
             negative_slope=block.after.slope, keep_z=self.keep_activations,
         )  # fmt: skip
+
+    def _pieces(
+        self, block: Block, x: Tensor, form: str, moments: _Moments | None
+    ) -> Companions | None:
+        """What a block is called with that runs by `norm_act_conv.fused`: one in the fused form
+        whose convolution runs there, or one whose input came with statistics in pieces.
+        """
+        of_x = moments if isinstance(moments, Statistics) else None
+        if form == "recompute" and of_x is not None:
+            return Companions(of_x)
+        if form != "fused" or torch.compiler.is_compiling():
+            return None
+        if backend_of(x, dispatch.setting()) != "triton":
+            return None
+        served = of_x is not None or self._serves(block, x, x.shape)
+        return Companions(of_x) if served else None
 
     def _conv_block(
         self,
         block: Block,
         x: Tensor,
         weight: Tensor,
-        moments: _Moments | None,
+        moments: _Pair | None,
         following: Block | None,
-    ) -> tuple[Tensor, _Moments | None]:
-        """The fused form: x is normalised as it is loaded, by statistics that came with it."""
+    ) -> tuple[Tensor, _Pair | None]:
+        """The fused form elsewhere: x is normalised as it is loaded, by statistics that came with
+        it.
+        """
         norm = block.norm_arguments(x, self.segments)
         deferred = _deferred(block, x, norm, moments)
         if norm is not None and norm.training and moments is not None:
@@ -243,12 +284,16 @@ class Runner(NamedTuple):
         y, mean, var = conv_block(
             x, weight, block.conv_bias, deferred, **block.geometry._asdict(),
             activation=block.after.name, negative_slope=block.after.slope,
-            segments=self._rows(block, following, x),
+            segments=self._rows(block, following, x, in_pieces=False),
         )  # fmt: skip
         return y, (mean, var) if mean.numel() else None
 
-    def _rows(self, block: Block, following: Block | None, x: Tensor) -> int:
-        """Segments of the statistics of y that the following block wants to be handed; 0: none."""
+    def _rows(self, block: Block, following: Block | None, x: Tensor, in_pieces: bool) -> int:
+        """Segments of the statistics of y that the following block wants to be handed; 0: none.
+
+        Args:
+            in_pieces: they would be `Statistics`.
+        """
         assert block.conv is not None
         if following is None or following.conv is None or not following.trains():
             return 0
@@ -258,7 +303,16 @@ class Runner(NamedTuple):
         if not divides:
             return 0
         form = choose(following, x, shape, self.keep_activations)[0]
-        return rows if form == "fused" else 0
+        if in_pieces:
+            return rows if form in ("fused", "recompute") else 0
+        elsewhere = form == "fused" and not self._serves(following, x, shape)
+        return rows if elsewhere else 0
+
+    def _serves(self, block: Block, x: Tensor, shape: tuple[int, ...]) -> bool:
+        """Whether `norm_act_conv.fused` runs the convolution of an input of x's kind."""
+        weight, geometry = block.weight_shape, block.geometry
+        served = fused.serves(tuple(shape), autocast_dtype(x), x.device, weight, geometry)
+        return served and dispatch.is_eager(x)
 
 
 def _children(module: nn.Module) -> Iterator[Leaf]:
@@ -289,7 +343,7 @@ def laid_out(x: Tensor, weight: Tensor) -> Tensor:
     return channels_last(x) if is_channels_last(weight) else x
 
 
-def _deferred(block: Block, x: Tensor, norm: Norm | None, moments: _Moments | None) -> Deferred:
+def _deferred(block: Block, x: Tensor, norm: Norm | None, moments: _Pair | None) -> Deferred:
     activation, slope = block.before
     if norm is None:
         return Deferred(activation=activation, negative_slope=slope)

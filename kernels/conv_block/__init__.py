@@ -8,7 +8,8 @@ they load. Both sum statistics, and the sums of the norm's gradient, as they sto
 Launches: forward 4 (rows of the norm; z, or the packed weight; convolution; merged statistics);
 backward 1 for the rows, 1 for dy (of TMA), 2 or 3 for the data gradient ((packed weight,)
 convolution, merged sums), 1 for z again (of TMA), and the weight and bias gradient's as `weight.py`
-says. What is not needed is not launched.
+says. What is not needed is not launched. Where statistics travel with a tensor (`ops/norm_act_conv/
+fused.py`) the passes of `tma/passes.py` stand in for rows, z, merges and dy: forward 2, backward 4.
 """
 
 import torch

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -113,9 +114,23 @@ def test_the_matrix_loop_is_the_innermost(monkeypatch: pytest.MonkeyPatch) -> No
     assert loop.matrix_loop(code.replace("HGMMA", "HMMA"), warps=8) is None
 
 
-def test_unknown_parts_and_partial_writes_are_refused() -> None:
+def test_unknown_parts_are_refused() -> None:
     assert "unknown ['metal']" in run("--parts", "metal").stderr
-    assert "a written report is a whole one" in run("--only", "stats").stderr
+
+
+def test_a_part_made_anew_leaves_the_rest(compare: ModuleType) -> None:
+    def row(kernel: str, target: str, registers: int) -> Any:
+        return compare.Row(kernel, "fp32", target, registers, 0, 0, 16, 16)
+
+    committed = compare.Section(
+        "triton 3", (row("a", "sm_90", 1), row("b", "sm_80", 2), row("b", "sm_90", 3))
+    )
+    fresh = compare.Section("triton 3", (row("b", "sm_90", 4), row("c", "sm_90", 5)))
+    found = compare.merged(committed, fresh, compare.Select("^[bc] ", ("sm_90",)))
+    assert [r.registers for r in found.rows] == [1, 2, 4, 5]
+    assert compare.merged(committed, fresh, compare.Select()) == fresh
+    with pytest.raises(ValueError, match="the report is of triton 3, this is triton 4"):
+        compare.merged(committed, compare.Section("triton 4", ()), compare.Select("b"))
 
 
 needs_compiler = pytest.mark.skipif(
@@ -143,7 +158,10 @@ def test_nothing_that_ships_spills_and_wide_shapes_move_16_bytes(compare: Module
     assert all(row.matrix for row in convolutions if not row.variant.startswith("fp32"))
     lean = [row for row in rows if row.kernel in ("tma_conv_kernel", "tma_weight_kernel")]
     assert {row.target for row in lean} == {"sm_90", "sm_100", "sm_120"}
-    assert all(row.issue_ratio is not None for row in lean if row.target == "sm_90")
+    read = [row for row in lean if row.target == "sm_90" and "MASK=1" not in row.variant]
+    assert all(row.issue_ratio is not None for row in read)
+    passes = [row for row in rows if row.kernel in ("norm_input_kernel", "norm_gradient_kernel")]
+    assert {(row.load, row.store) for row in passes} == {(16, 16)}
     # AMD's 64-wide warps leave 8 bytes a thread; single-launch tiles of tiny tensors less still.
     tiled = ("stats_kernel", "apply_kernel", "backward_kernel", "bias_act_kernel")
     wide = [r for r in rows if r.kernel in tiled and "VEC=16" in r.variant and r.target[:2] == "sm"]

@@ -26,13 +26,14 @@ def main(arguments: list[str] | None = None) -> int:
     names = options.parts.split(",")
     if unknown := [name for name in names if name not in PARTS]:
         parser.error(f"--parts: unknown {unknown}, expected some of {list(PARTS)}")
-    if not options.check and select != compare.Select():
-        parser.error("--only and --targets go with --check: a written report is a whole one")
     committed = compare.load(options.report)
     fresh = collect(names, select)
     if options.check:
         return check(committed, fresh, select)
-    report = committed | fresh
+    report = committed | {
+        name: compare.merged(committed.get(name), section, select)
+        for name, section in fresh.items()
+    }
     options.report.parent.mkdir(parents=True, exist_ok=True)
     options.report.write_text(compare.dump(report))
     options.report.with_suffix(".md").write_text(compare.markdown(report))

@@ -139,6 +139,18 @@ def differences(committed: Section, fresh: Section, select: Select) -> list[str]
     return lines
 
 
+def merged(committed: Section | None, fresh: Section, select: Select) -> Section:
+    """The committed section with the selected rows made anew; ValueError where the compiler is
+    another, for a section is of one.
+    """
+    if committed is None or select == Select():
+        return fresh
+    if committed.toolchain != fresh.toolchain:
+        raise ValueError(f"the report is of {committed.toolchain}, this is {fresh.toolchain}")
+    kept = tuple(row for row in committed.rows if not select.wants(*row.key))
+    return Section(fresh.toolchain, tuple(sorted(kept + fresh.rows, key=lambda row: row.key)))
+
+
 def markdown(sections: dict[str, Section]) -> str:
     """A table a reader can take in: one line a kernel and target over all its variants."""
     lines = [

@@ -76,6 +76,7 @@ TMA_LAYERS = (
     Layer("bfloat16", transposed=True, fused=False, targets=("sm_90",)),
     Layer("float16", kernel=3, stride=1, wide_weight=True, targets=("sm_90",)),
     Layer("bfloat16", shape=(64, 128, 15, 15), kernel=5, padding=2, targets=("sm_90",)),
+    Layer("bfloat16", kernel=3, padding=0, shape=(64, 128, 16, 16), targets=("sm_90",)),
 )
 
 
@@ -90,8 +91,9 @@ def is_matrix(kernel: str, variant: str, nvidia: bool) -> bool:
 LEAN = ("tma_conv_kernel", "tma_weight_kernel")
 
 
-def is_lean(kernel: str) -> bool:
-    return kernel in LEAN
+def is_lean(kernel: str, variant: str) -> bool:
+    """But for the masked kind of the weight gradient, whose operands go through registers."""
+    return kernel in LEAN and "MASK=1" not in variant
 
 
 def run(target: str) -> None:
@@ -202,9 +204,23 @@ def _tma(layer: Layer, limits: Any) -> None:
     for config in configs(
         plan.product_plan(back, 1, limits), plan.product_configs(geo.channels_out, limits)
     ):
-        kernels.tma_data_gradient(dy, weight, geo, x, rows, act, config=config)
+        g_x, *sums = kernels.tma_data_gradient(dy, weight, geo, x, rows, act, config=config)
+    if layer.fused:
+        _passes(kernels, x, g_x, rows, sums, act)
     for config in configs(plan.weight_plan(geo, limits), plan.weight_configs(limits)):
         kernels.tma_weight_gradient(z, dy, weight, geo, config=config)
+
+
+def _passes(kernels: Any, x: Any, g_x: Any, rows: Any, sums: list[Any], act: Any) -> None:
+    """The passes between the products, of batch statistics that came with x."""
+    channels = x.shape[1]
+    pieces = rows.new_empty(1, 64), *rows.new_empty(2, 1, 64, channels)
+    affine = rows.new_empty(channels)
+    for average in (False, True):
+        running = affine, affine
+        kernels.norm_input(x, pieces, affine, affine, 1e-5, act, running, 0.1, average)
+    for need_affine in (False, True):
+        kernels.norm_gradient_(g_x, x, rows[:, 0], rows, *sums, 1e-5, need_affine)
 
 
 def _rows(layer: Layer, geo: Any, like: Any) -> tuple[Any, Any]:

@@ -255,7 +255,7 @@ def _compile(job: tuple[int, str]) -> Row:
     if conv_part.is_matrix(launch.kernel, launch.variant, nvidia):
         code = compiled.asm["ptx" if nvidia else "amdgcn"]
         figures["matrix"] = len(re.findall(MATRIX[target], code))
-    if conv_part.is_lean(launch.kernel) and target == "sm_90":
+    if conv_part.is_lean(launch.kernel, launch.variant) and target == "sm_90":
         figures |= _read_loop(compiled)
     return Row(launch.kernel, launch.variant, target, **figures)
 

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from fastgan.ops.conv import aten, bf16, im2col, small_channels, winograd
+from fastgan.ops.conv import aten, bf16, im2col, small_channels, tma, winograd
 from fastgan.ops.conv.problem import FORWARD, PASSES, Problem
 from fastgan.ops.conv.run import Epilogue
 
@@ -44,6 +44,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "winograd": winograd,
     "bf16": bf16,
     "im2col": im2col,
+    "tma": tma,
     "aten": aten,
 }
 _MIN_OPERATIONS = 1 << 22  # of a forward pass, below which calls cost more than kernels save

@@ -89,12 +89,19 @@ class Operator(Generic[A]):
         self.overload = getattr(torch.ops.fastgan, name).default
         _OPERATORS[name] = self
 
-    def __call__(self, arguments: A, backend: str, is_eager: bool | None = None) -> Any:
+    def __call__(
+        self,
+        arguments: A,
+        backend: str,
+        is_eager: bool | None = None,
+        run: Callable[[A, str], Any] | None = None,
+    ) -> Any:
         """A backend asked for by name is given to the operator, which vmap then calls for each
         sample, and which refuses to be differentiated by a transform.
 
         Args:
             is_eager: `dispatch.is_eager` of the tensors, where the caller knows it.
+            run: what runs a plain eager call this once; it may give more outputs, for `save`.
         """
         if is_eager is None:  # the compiler cannot trace `tensors`
             compiling = torch.compiler.is_compiling()
@@ -104,8 +111,8 @@ class Operator(Generic[A]):
                 tensors = self.tensors(arguments)
                 for t in tensors:
                     if t is not None and t.requires_grad:
-                        return _Eager.apply(*tensors, self, arguments, backend)
-            return self.run(arguments, backend)
+                        return _Eager.apply(*tensors, self, arguments, backend, run or self.run)
+            return (run or self.run)(arguments, backend)
         if self.composition is not None and dispatch.is_composed(backend):
             return self.composition(arguments)
         return self.overload(*flat(arguments), backend)
@@ -163,15 +170,17 @@ def _is_differentiated(args: tuple[Any, ...]) -> bool:
 
 
 class _Eager(Function):
-    """A plain eager call, of the operator's tensors, the operator, its arguments and a backend."""
+    """A plain eager call, of the operator's tensors, the operator, its arguments, a backend and
+    what runs it.
+    """
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Any:
-        *tensors, operator, arguments, backend = args
+        *tensors, operator, arguments, backend, run = args
         ctx.operator = operator
         ctx.given = [i for i, t in enumerate(tensors) if t is not None]
         ctx.set_materialize_grads(False)
-        output = operator.run(arguments, backend)
+        output = run(arguments, backend)
         if isinstance(output, tuple):
             output = tuple([t if t is None else own_output(t) for t in output])
         else:
@@ -192,7 +201,7 @@ class _Eager(Function):
         )
 
 
-_NO_TENSORS = None, None, None  # the operator, its arguments, the backend
+_NO_TENSORS = None, None, None, None  # the operator, its arguments, the backend, what runs it
 
 
 def _will_run(node: Any) -> bool:

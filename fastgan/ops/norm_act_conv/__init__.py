@@ -11,6 +11,7 @@ from fastgan.ops.core.dispatch import is_eager
 from fastgan.ops.core.tensors import (
     activation_code,
     autocast_dtype,
+    channels_last,
     check_apart,
     check_flag,
     check_input,
@@ -27,6 +28,7 @@ from fastgan.ops.norm_act import copy_back_running_stats
 from fastgan.ops.norm_act.arguments import NormTensors
 from fastgan.ops.norm_act_conv.arguments import Spec
 from fastgan.ops.norm_act_conv.autograd import run
+from fastgan.ops.norm_act_conv.fused import Companions, Statistics
 
 
 class Norm(NamedTuple):
@@ -83,13 +85,45 @@ def norm_act_conv(
     Errors: TypeError, ValueError for a wrong dtype, shape, geometry or activation, and as of
     norm_act; RuntimeError if the backend asked for cannot run.
     """
+    return with_statistics(
+        x, weight, bias, norm, pre_activation=pre_activation, pre_slope=pre_slope, stride=stride,
+        padding=padding, output_padding=output_padding, transposed=transposed,
+        activation=activation, negative_slope=negative_slope, keep_z=keep_z,
+    )[0]  # fmt: skip
+
+
+def with_statistics(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm: Norm | None,
+    companions: Companions | None = None,
+    *,
+    pre_activation: str,
+    pre_slope: float,
+    stride: tuple[int, ...] | int,
+    padding: tuple[int, ...] | int,
+    output_padding: tuple[int, ...] | int,
+    transposed: bool,
+    activation: str,
+    negative_slope: float,
+    keep_z: bool,
+) -> tuple[Tensor, Statistics | None]:
+    """`norm_act_conv`, and the statistics of y that companions ask for.
+
+    Args:
+        companions: unless None, the kernels for GPUs with TMA run, where the call is a plain eager
+            one (see `fused`; the norm's running statistics need not be in it). They give those of
+            the statistics that their convolution takes. Gradients are the same.
+    """
     check_input(x)
     check_weight(weight, x)
     check_flag("keep_z", keep_z)
     geometry = make_geometry(x, stride, padding, output_padding, transposed)
     shape = output_shape(x.shape, weight.shape, geometry)
     check_size(shape)
-    x = dense(x.to(autocast_dtype(x)))
+    x = x.to(autocast_dtype(x))
+    x = dense(x) if companions is None else channels_last(x)
     bias = convolution_bias(bias, shape[1], x)
     if norm is None:
         norm = NO_NORM
@@ -116,10 +150,14 @@ def norm_act_conv(
     moves = running if training and count else None
     if moves is not None and is_eager(x, *moves):
         check_apart(x, running_mean, running_var, gamma, beta)
-    y = run(x, weight, bias, NormTensors(*known, *affine), spec, keep_z, moves, moving)
+    if companions is not None:
+        companions = companions.of_norm(moves, momentum, average, spec.segments)
+    y, statistics = run(
+        x, weight, bias, NormTensors(*known, *affine), spec, keep_z, moves, moving, companions
+    )
     if moves is not None:
         copy_back_running_stats((running_mean, running_var), moves)
-    return y
+    return y, statistics
 
 
 NO_NORM = Norm(training=False)

@@ -61,7 +61,7 @@ def backward(a: Backward, backend: str) -> tuple[Tensor, Tensor, Tensor, Tensor,
     x, z, norm, spec = a.x, a.z, a.norm, a.spec
     g_x, g_weight = x.new_empty(0), x.new_empty(0)
     g_gamma, g_beta = (x.new_empty(0, dtype=stat_dtype(x)) for _ in range(2))
-    dy, g_bias = _through_output(a, backend)
+    dy, g_bias = through_output(a, backend)
     if a.need_weight:
         z = recompute(x, norm, spec, backend) if z is None else z
         g_weight = conv.backward_weight(dy, z, a.weight, spec.geometry)
@@ -77,7 +77,7 @@ def backward(a: Backward, backend: str) -> tuple[Tensor, Tensor, Tensor, Tensor,
     return g_x, g_weight, g_bias, g_gamma, g_beta
 
 
-def _through_output(a: Backward, backend: str) -> tuple[Tensor, Tensor]:
+def through_output(a: Backward, backend: str) -> tuple[Tensor, Tensor]:
     """The gradient of conv + bias and its sum, from that of y."""
     g_y, y = a.g_y, a.y
     if y is not None:

@@ -155,7 +155,7 @@ def tma_weight_gradient(
         tma_weight_kernel[plan.grid](
             dense, _view(gathered, geo.stride[1:], (*plan.boxes.size, config.block_n)), out,
             work.dense_channels // 16, work.channels // 16, plan.boxes.count, plan.length, *blocks,
-            height, width, **_axes(geo), FLAT=flat, MASK=plan.boxes.overhangs(height, width),
+            height, width, **_axes(geo), FLAT=flat, MASK=plan.masked,
             TILES_H=plan.boxes.tiles[1], TILES_W=plan.boxes.tiles[2], **_box(plan.boxes.size),
             BLOCK_M=config.block_m, BLOCK_N=config.block_n, **_options(config),
         )  # fmt: skip

@@ -82,10 +82,6 @@ class Boxes:
     def count(self) -> int:
         return prod(self.tiles)
 
-    def overhangs(self, height: int, width: int) -> bool:
-        """Whether boxes hold positions beyond the rows and columns of their image."""
-        return height % self.size[1] > 0 or width % self.size[2] > 0
-
     def flat(self, height: int, width: int) -> bool:
         """Whether the positions of each box follow each other in memory."""
         images, h, w = self.size
@@ -174,6 +170,18 @@ class WeightPlan:
         config = self.config
         rows = cdiv(self.work.dense_channels, config.block_m)
         return rows, cdiv(self.work.channels, config.block_n)
+
+    @property
+    def masked(self) -> bool:
+        """Whether boxes overhang their image where the gathered operand has rows or columns that no
+        tap reads, such as a last one that a stride drops.
+        """
+        geo, work = self.work.geo, self.work
+        axes = zip(
+            work.dense_size[1:], self.boxes.size[1:], work.gathered_size[1:], geo.kernel[1:],
+            geo.stride[1:], geo.padding[1:], strict=True,
+        )  # fmt: skip
+        return any(n % box and (n - 1) * s - p + k < size for n, box, size, k, s, p in axes)
 
     @property
     def grid(self) -> tuple[int]:

@@ -4,8 +4,9 @@
 
 over a slice's boxes of positions q. Of a direct convolution dense is dy and gathered z, of a
 transposed one the other way round. The gathered operand is seen as `product.py` says. Where a box
-overhangs the positions the dense one is 0, and the gathered one may be a value that no output
-reads: it is masked, for 0 times one that is not finite would not be 0.
+overhangs the positions the dense one is 0. Where the gathered one may be a value there that no
+position reads it is masked: 0 times infinity is not 0. (One that others read makes the gradient
+infinite anyway.)
 """
 
 import triton

@@ -168,6 +168,21 @@ def test_operands_of_any_layout_give_the_same_bits(transposed: bool) -> None:
     assert all(torch.equal(got[name], want[name]) for name in got)
 
 
+@KINDS
+def test_a_value_that_nothing_reads_may_be_anything(transposed: bool) -> None:
+    """Boxes that overhang their image meet it with the 0 of no position, and 0 times inf is NaN."""
+    shape = shape_of(transposed, (3, 3) if transposed else (7, 7), 2, 2, 0, extra=int(transposed))
+    c = ConvCase(shape, torch.float16, segments=(0, 0))
+    unread = c.g_y if transposed else c.inputs["x"]
+    unread[:, :, :, 6] = 0
+    unread[:, :, 6] = 0
+    want = run(c, (False, True, False))["g_weight"]
+    unread[:, :, :, 6] = torch.inf
+    unread[:, :, 6] = torch.nan
+    assert torch.equal(run(c, (False, True, False))["g_weight"], want)
+    assert want.any()
+
+
 def at_odd_address(t: Tensor) -> Tensor:
     """t in memory that begins 2 bytes behind a multiple of 16."""
     rows = t.movedim(1, -1)

@@ -1,0 +1,237 @@
+"""Blocks by the kernels for GPUs with TMA, whose statistics travel with their tensors, in Triton's
+interpreter: results, gradients, running statistics, launches and what is kept for backward.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from tolerance import assert_as_exact
+from torch import Tensor, nn
+from triton.runtime.interpreter import InterpretedFunction
+
+import fastgan.kernels.conv_block.tma.passes as _passes
+from fastgan.fusion.explaining import convolution_kernels
+from fastgan.kernels.conv_block.geometry import ConvConfig
+from fastgan.kernels.conv_block.tma import plan as tma_plan
+from fastgan.nn import FusedSequential
+from fastgan.nn.norm_act import segments
+from fastgan.nn.sequential import recording
+from fastgan.ops import backend, convolution_form
+from fastgan.ops.conv import algorithms
+
+SMALL = (ConvConfig(16, 16, 16, 1, 2),)
+
+
+@pytest.fixture(autouse=True)
+def _on_tma(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As on a GPU that has TMA, with small tiles, and outputs poisoned."""
+    monkeypatch.setattr(tma_plan, "has_tma", lambda device: True)
+    for name in ("PRODUCT", "WEIGHT"):
+        monkeypatch.setattr(tma_plan, name, SMALL)
+    tma_plan.product_plan.cache_clear()
+    tma_plan.weight_plan.cache_clear()
+    with convolution_form("fused"), backend("triton"):
+        torch.use_deterministic_algorithms(True)
+        yield
+        torch.use_deterministic_algorithms(False)
+
+
+@contextmanager
+def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
+    """How often each kernel is launched."""
+    counted: Counter[str] = Counter()
+    grid = InterpretedFunction.__getitem__
+
+    def counting(self: Any, size: Any) -> Any:
+        counted[self.fn.__name__] += 1
+        return grid(self, size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(InterpretedFunction, "__getitem__", counting)
+        yield counted
+
+
+def layers(norm: type[nn.Module] = nn.BatchNorm2d) -> nn.Sequential:
+    """One halves, one of four phases doubles, the last is no product of TMA's."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(16, 16, 4, 2, 1, bias=False), norm(16), nn.LeakyReLU(0.2),
+        nn.ConvTranspose2d(16, 16, 2, 2, bias=False), norm(16), nn.Tanh(),
+        nn.Conv2d(16, 1, 2), nn.Sigmoid(),
+    ).to(memory_format=torch.channels_last)  # fmt: skip
+    for module in model:
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, 1.0, 0.3)
+            nn.init.normal_(module.bias, 0.0, 0.3)
+    return model
+
+
+def results(model: nn.Sequential, x: Tensor, g: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Output, gradients and buffers of a model whose parameters and statistics are as they are."""
+    x = x.to(dtype).requires_grad_()
+    y = model(x)
+    y.backward(g.to(y.dtype))
+    found = {"y": y, "g_x": x.grad}
+    found |= {f"g_{name}": p.grad for name, p in model.named_parameters()}
+    found |= {name: b for name, b in model.named_buffers() if b.is_floating_point()}
+    return {name: t.detach() for name, t in found.items() if t is not None}
+
+
+def images(n: int = 4, side: int = 4) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
+    x = torch.randn(n, 16, side, side).to(memory_format=torch.channels_last)
+    return x.half().float(), torch.randn(n, 1, side - 1, side - 1)
+
+
+def check(model: nn.Sequential, fused: nn.Sequential, x: Tensor, g: Tensor) -> None:
+    """By the tolerance rule: float16 convolutions, float32 norms and parameters of those."""
+    half = copy.deepcopy(model)
+    for module in (*half, *fused):
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            module.half()
+    for module in model:
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            module.half().double()
+    own = results(fused, x, g, torch.float16)
+    theirs = results(half, x, g, torch.float16)
+    exact = results(model.double(), x, g, torch.float64)
+    for name, value in own.items():
+        assert_as_exact(name, value, theirs[name], exact[name], floor=torch.float16)
+
+
+@pytest.mark.parametrize(("k", "side"), [(1, 4), (2, 6)], ids=["whole", "segments"])
+def test_a_chain_is_the_layers(k: int, side: int) -> None:
+    model = layers()
+    fused = FusedSequential(*copy.deepcopy(model))
+    x, g = images(side=side)
+    if k == 1:
+        check(model, fused, x, g)
+        return
+    halves = Halved(*model)
+    with segments(fused, 2):
+        check(halves, fused, x, g)
+
+
+class Halved(nn.Sequential):
+    """Its batch norms see the two halves of the batch one after the other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for module in self:
+            norm = isinstance(module, nn.BatchNorm2d)
+            x = torch.cat([module(part) for part in x.chunk(2)]) if norm else module(x)
+        return x
+
+
+def half_model(norm: type[nn.Module] = nn.BatchNorm2d, **options: bool) -> FusedSequential:
+    fused = FusedSequential(*layers(norm), **options)
+    for module in fused:
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            module.half()
+    return fused
+
+
+def test_no_launch_stands_between_a_product_and_its_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    fused, (x, g) = half_model(), images()
+    x = x.half().requires_grad_()
+    with launches(monkeypatch) as forward, recording() as runs:
+        y = fused(x)
+    assert [run.form for run in runs] == ["fused", "fused", "recompute"]
+    assert [str(convolution_kernels(run)) for run in runs[:2]] == ["Triton, TMA"] * 2
+    assert forward == {"tma_conv_kernel": 2, "norm_input_kernel": 2}
+    with launches(monkeypatch) as backward:
+        y.backward(g.half())
+    products = {"tma_conv_kernel": 2, "tma_weight_kernel": 2}
+    passes = {"norm_gradient_kernel": 1, "form_kernel": 1}
+    of_the_last = {"bias_act_backward_kernel": 1, "apply_kernel": 1, "backward_whole_kernel": 1}
+    slices = {"reduce_kernel": backward["reduce_kernel"]} if backward["reduce_kernel"] else {}
+    assert backward == products | passes | of_the_last | slices
+
+
+def test_one_tensor_a_block_is_kept_or_its_normalised_one_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    grads = []
+    for keep in (False, True):
+        fused, (x, g) = half_model(keep_activations=keep), images()
+        kept: dict[int, int] = {}
+
+        def note(t: Tensor, kept: dict[int, int] = kept) -> Tensor:
+            kept[t.untyped_storage().data_ptr()] = t.numel()
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+            y = fused(x.half())
+        with launches(monkeypatch) as backward:
+            y.backward(g.half())
+        assert backward["form_kernel"] == (0 if keep else 1)
+        weights = {p.data_ptr() for p in fused.parameters()}
+        large = Counter(n for at, n in kept.items() if n >= 4 * 16 * 4 and at not in weights)
+        # x and the second raw output are as large as one another, the first half as large.
+        assert large == {4 * 16 * 16: 3 if keep else 2, 4 * 16 * 4: 2 if keep else 1}
+        grads.append([p.grad for p in fused.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+def test_many_pieces_are_merged_in_chunks_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = layers()
+    fused, (x, g) = FusedSequential(*copy.deepcopy(model)), images(side=8)
+    monkeypatch.setattr(_passes, "MERGED", 1)
+    monkeypatch.setattr(_passes, "FOLDED", 2)
+    with launches(monkeypatch) as counted:
+        check(model, fused, x, g)
+    assert counted["merge_statistics_kernel"] == 2
+    assert counted["fold_sums_kernel"] == 1
+
+
+def test_instance_norm_has_a_segment_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    def norm(channels: int) -> nn.Module:
+        return nn.InstanceNorm2d(channels, affine=True, track_running_stats=True)
+
+    monkeypatch.setattr(_passes, "MERGE_GROUPS", 2)
+    model = layers(norm)
+    fused, (x, g) = FusedSequential(*copy.deepcopy(model)), images()
+    check(model, fused, x, g)
+
+
+def test_evaluation_by_the_running_statistics() -> None:
+    model = layers().eval()
+    fused, (x, g) = FusedSequential(*copy.deepcopy(model)), images()
+    check(model, fused, x, g)
+
+
+def test_gradients_under_create_graph_are_the_same_and_go_on() -> None:
+    fused, (x, g) = half_model(), images()
+    x = x.half().requires_grad_()
+    (once,) = torch.autograd.grad(fused(x), x, g.half())
+    (again,) = torch.autograd.grad(fused(x), x, g.half(), create_graph=True)
+    torch.testing.assert_close(once, again, rtol=1e-2, atol=1e-3)
+    again.float().square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in fused.parameters())
+
+
+def test_float32_parameters_are_read_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    fused, (x, g) = FusedSequential(*layers()), images()
+    with torch.autocast("cpu", torch.bfloat16), launches(monkeypatch) as counted:
+        fused(x).backward(g.bfloat16())
+    assert counted["tma_conv_kernel"] == 3
+    assert all(p.grad.dtype is torch.float32 for p in fused.parameters())
+
+
+def test_the_table_runs_it_where_triton_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the recompute form; by itself, or in another layout, the library's convolution runs."""
+    fused, (x, _) = half_model(), images()
+    for name, form, expected in (("triton", "recompute", 2), ("auto", "recompute", 0)):
+        with backend(name), convolution_form(form), launches(monkeypatch) as counted:
+            fused(x.half())
+        assert counted["tma_conv_kernel"] == expected
+    with algorithms.force(tma=True), backend("auto"), convolution_form("recompute"):
+        with launches(monkeypatch) as counted:
+            fused(x.half())
+        assert counted["tma_conv_kernel"] == 2
