@@ -3,12 +3,13 @@ VENV ?= .venv
 PYTHON ?= python3
 GPU_PYTHON ?= python3
 GPU_OPTIONS ?=
+CUDA_CHECK ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.fastgan-installed
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test lint types format bench bench-check bench-docs bench-quality \
-	recipes gpu kernel-report kernel-check dist clean
+	recipes gpu cuda-check kernel-report kernel-check dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -53,6 +54,9 @@ recipes: setup ## train every recipe for minutes and measure it: docs/recipes.md
 
 gpu: ## on a machine with an NVIDIA GPU, in GPU_PYTHON's own environment: build, test, measure
 	$(GPU_PYTHON) -m tools.gpu $(GPU_OPTIONS)
+
+cuda-check: ## build, link and load the extension against CUDA builds of torch, without a GPU; 5 GB
+	$(PYTHON) -m tools.cuda_check $(CUDA_CHECK)
 
 kernel-report: setup ## compile every kernel for every target; registers, spills, load widths
 	$(BIN)/python -m tools.kernel_report

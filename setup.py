@@ -268,6 +268,7 @@ class BuildNative(Command):
 
     description = "build fastgan/_native.so"
     user_options = [  # noqa: RUF012
+        ("build-temp=", "t", "directory of the object files"),
         ("build-lib=", "b", "directory of the built package"),
         ("inplace", "i", "build into the source tree, as an editable installation does"),
     ]

@@ -13,6 +13,9 @@ from torch import Tensor
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
+NORM = ("mean", "var", "gamma", "beta")
+GRADIENTS = ("g_x", "g_weight", "g_bias", "g_mean", "g_var", "g_gamma", "g_beta")
+
 # (transposed, x, C_out, kernel, stride, padding, output padding)
 Shape = tuple[bool, tuple[int, ...], int, list[int], list[int], list[int], list[int]]
 
@@ -169,3 +172,29 @@ class ConvCase:
         assert y.movedim(1, -1).is_contiguous()
         assert g_x.movedim(1, -1).is_contiguous()
         return found
+
+
+def run_block(
+    c: ConvCase, needs: tuple[bool, bool, bool] = (True, True, True)
+) -> dict[str, Tensor]:
+    """All that the case has inputs for, by whichever kernels conv_block takes; outputs poisoned."""
+    from fastgan.kernels import conv_block
+
+    inputs = c.inputs
+    norm = (*(inputs.get(name) for name in NORM), c.eps)
+    spec = (*c.pre, *c.geometry, *c.post, c.segments[1])
+    x, weight = inputs["x"], inputs["weight"]
+    torch.use_deterministic_algorithms(True)
+    try:
+        y, mean, var = conv_block.conv_block_forward(x, weight, inputs.get("bias"), *norm, *spec)
+        of_mean = (c.g_mean, c.g_var) if c.segments[1] else (None, None)
+        grads = conv_block.conv_block_backward(
+            c.g_y, *of_mean, x, y, mean, weight, *norm, *spec, *needs
+        )
+    finally:
+        torch.use_deterministic_algorithms(False)
+    found = {"y": y} | ({"y_mean": mean, "y_var": var} if c.segments[1] else {})
+    found |= dict(zip(GRADIENTS, grads, strict=True))
+    absent = {f"g_{name}" for name in (*NORM, "bias") if name not in inputs}
+    assert all(found[name].shape == (0,) or name == "g_bias" for name in absent)
+    return {name: t for name, t in found.items() if name not in absent}

@@ -6,15 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from conv_case import ConvCase, Shape
+from conv_case import GRADIENTS, NORM, ConvCase, Shape, run_block
 from torch import Tensor
 
 from fastgan.kernels import conv_block
 from fastgan.kernels.conv_block.geometry import ConvConfig
 from fastgan.kernels.conv_block.tma import plan as tma_plan
 
-NORM = ("mean", "var", "gamma", "beta")
-GRADIENTS = ("g_x", "g_weight", "g_bias", "g_mean", "g_var", "g_gamma", "g_beta")
 # Several boxes of positions, tiles of channels and steps of either, none of them full.
 SMALL = (ConvConfig(32, 16, 16, 1, 2),)
 SHIPPED = {"PRODUCT": tma_plan.PRODUCT, "WEIGHT": tma_plan.WEIGHT}
@@ -45,28 +43,6 @@ def refused(*args: Any, **kwargs: Any) -> Any:
 def forget_plans() -> None:
     tma_plan.product_plan.cache_clear()
     tma_plan.weight_plan.cache_clear()
-
-
-def run(c: ConvCase, needs: tuple[bool, bool, bool] = (True, True, True)) -> dict[str, Tensor]:
-    """All that the case has inputs for, outputs poisoned."""
-    inputs = c.inputs
-    norm = (*(inputs.get(name) for name in NORM), c.eps)
-    spec = (*c.pre, *c.geometry, *c.post, c.segments[1])
-    x, weight = inputs["x"], inputs["weight"]
-    torch.use_deterministic_algorithms(True)
-    try:
-        y, mean, var = conv_block.conv_block_forward(x, weight, inputs.get("bias"), *norm, *spec)
-        of_mean = (c.g_mean, c.g_var) if c.segments[1] else (None, None)
-        grads = conv_block.conv_block_backward(
-            c.g_y, *of_mean, x, y, mean, weight, *norm, *spec, *needs
-        )
-    finally:
-        torch.use_deterministic_algorithms(False)
-    found = {"y": y} | ({"y_mean": mean, "y_var": var} if c.segments[1] else {})
-    found |= dict(zip(GRADIENTS, grads, strict=True))
-    absent = {f"g_{name}" for name in (*NORM, "bias") if name not in inputs}
-    assert all(found[name].shape == (0,) or name == "g_bias" for name in absent)
-    return {name: t for name, t in found.items() if name not in absent}
 
 
 def shape_of(
@@ -100,7 +76,7 @@ def test_shapes(name: str) -> None:
     segments = (2, 2) if name.startswith("k4 s2") else (1, 1)
     shape = shape_of(*SHAPES[name])
     c = ConvCase(shape, torch.float16, segments=segments, post=(1, 0.0), biased=True)
-    c.check(run(c))
+    c.check(run_block(c))
 
 
 @KINDS
@@ -112,7 +88,7 @@ def test_every_configuration_that_ships(transposed: bool, monkeypatch: pytest.Mo
         monkeypatch.setattr(tma_plan, "PRODUCT", (product,))
         monkeypatch.setattr(tma_plan, "WEIGHT", (weight,))
         forget_plans()
-        c.check(run(c))
+        c.check(run_block(c))
 
 
 @KINDS
@@ -121,21 +97,21 @@ def test_what_waits_for_no_norm(transposed: bool) -> None:
     shape = shape_of(transposed, (3, 4), 3, 1, 1)
     for pre, post in (((2, 0.0), (0, 1.0)), ((0, 1.0), (0, 0.2))):
         c = ConvCase(shape, torch.float16, segments=(0, 0), pre=pre, post=post, biased=True)
-        c.check(run(c))
+        c.check(run_block(c))
 
 
 @KINDS
 def test_only_what_is_needed_is_launched(transposed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = shape_of(transposed, (4, 4), 4, 2, 1)
     c = ConvCase(shape, torch.float16, segments=(1, 1), biased=True)
-    full = run(c)
+    full = run_block(c)
     of_x = {"g_x", *(f"g_{name}" for name in NORM)}
     for needed, kept in enumerate((of_x, {"g_weight"}, {"g_bias"})):
         with monkeypatch.context() as patch:
             for i, name in enumerate(("tma_data_gradient", "tma_weight_gradient")):
                 if i != needed:
                     patch.setattr(conv_block, name, refused)
-            got = run(c, (needed == 0, needed == 1, needed == 2))
+            got = run_block(c, (needed == 0, needed == 1, needed == 2))
         for name in GRADIENTS:
             if name in kept:
                 assert torch.equal(got[name], full[name])
@@ -152,11 +128,11 @@ def test_operands_of_any_layout_give_the_same_bits(transposed: bool) -> None:
     c = ConvCase(shape, torch.float16, segments=(1, 1))
     weight = c.inputs["weight"]
     c.inputs["weight"] = weight.to(memory_format=torch.channels_last)
-    want = run(c)
+    want = run_block(c)
     exact = {"y", "g_x"}
     for other in (weight.contiguous(), weight.float(), at_odd_address(c.inputs["weight"])):
         c.inputs["weight"] = other
-        got = run(c)
+        got = run_block(c)
         assert got["g_weight"].dtype is other.dtype
         assert got["g_weight"].stride() == other.stride()
         assert all(torch.equal(got[name], want[name]) for name in exact)
@@ -164,7 +140,7 @@ def test_operands_of_any_layout_give_the_same_bits(transposed: bool) -> None:
     c.inputs["weight"] = weight
     c.inputs["x"] = c.inputs["x"].contiguous()
     c.g_y = at_odd_address(c.g_y)
-    got = run(c)
+    got = run_block(c)
     assert all(torch.equal(got[name], want[name]) for name in got)
 
 
@@ -192,7 +168,7 @@ def at_odd_address(t: Tensor) -> Tensor:
 def test_a_constant_output_has_variance_zero() -> None:
     c = ConvCase(shape_of(False, (4, 5), 4, 2, 1), torch.float16, biased=True)
     c.inputs["weight"].zero_()
-    got = run(c)
+    got = run_block(c)
     assert (got["y_var"] == 0).all()
     assert torch.equal(got["y_mean"][0], c.inputs["bias"].half().float())
 
@@ -201,4 +177,4 @@ def test_segments_that_do_not_divide_the_batch() -> None:
     c = ConvCase(shape_of(False, (4, 4), 4, 2, 1), torch.float16)
     c.segments = (1, 3)
     with pytest.raises(ValueError, match="segments: 3 does not divide the batch of 2"):
-        run(c)
+        run_block(c)
