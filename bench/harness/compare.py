@@ -36,6 +36,7 @@ from bench.harness.case import BOTH, CHANNELS_LAST, FORWARD, Case
 from bench.harness.machine import ROOT
 from bench.harness.peers import PEERS
 from bench.harness.results import Row
+from bench.harness.workload import Run
 from bench.paired import (
     Interval,
     geometric_mean,
@@ -170,28 +171,40 @@ def against_history(recorded: bool) -> int:
 
 def serve(tree: Path) -> None:
     """Answer names of cases on stdin with the seconds of our implementation."""
-    # `fastgan` of the tree that is asked for, `bench` of this one.
-    sys.path.insert(0, str(tree))
     import fastgan
 
-    sys.path.remove(str(tree))
     assert Path(str(fastgan.__file__)).parent.parent == tree, fastgan.__file__
     torch.set_num_threads(1)
-    runners = {name: workload(name).runner("fused") for name in (*CASES, STEP)}
+    runners: dict[str, Run] = {}
     turn = 0
     for line in sys.stdin:
+        case = line.strip()
+        if case not in runners:
+            runners[case] = workload(case).runner("fused")
         times = []
         for _ in range(CALLS):
-            times.append(host_clock(runners[line.strip()].ready(turn)))
+            times.append(host_clock(runners[case].ready(turn)))
             turn += 1
         print(min(times), flush=True)
+
+
+# `fastgan` of the tree that is asked for, `bench` of this one.
+_SERVE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import fastgan
+del sys.path[0]
+from bench.harness.compare import serve
+serve(Path(sys.argv[1]))
+"""
 
 
 class Server:
     """A process that times our implementations on one tree."""
 
     def __init__(self, tree: Path) -> None:
-        command = [sys.executable, "-m", "bench.harness.compare", "--serve", str(tree)]
+        command = [sys.executable, "-c", _SERVE, str(tree)]
         variables = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self.process = subprocess.Popen(command, cwd=ROOT, env=variables, text=True, **pipes)  # type: ignore[call-overload]
@@ -262,11 +275,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="fastgan bench --compare")
     parser.add_argument("commit", nargs="?", help="instead of the history")
     parser.add_argument("--record", action="store_true", help="append this machine's ratios")
-    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    if chosen.serve is not None:
-        serve(chosen.serve)
-        return 0
     return against_commit(chosen.commit) if chosen.commit else against_history(chosen.record)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import fastgan.fusion
-from bench.harness.compare import CASES, bounds, judge, measured, read, record, slower
+from bench.harness.compare import CASES, Server, bounds, judge, measured, read, record, slower
+from bench.harness.machine import ROOT
 
 FAST = dict.fromkeys(CASES, 2.0)
 FIRST = next(iter(CASES))
@@ -67,3 +70,12 @@ def test_the_committed_history_knows_every_case():
     rows = read()
     assert rows
     assert rows[-1]["ratios"].keys() == CASES.keys()
+
+
+def test_another_tree_is_timed_by_its_own_package(tmp_path: Path) -> None:
+    (tmp_path / "fastgan").symlink_to(ROOT / "fastgan")
+    server = Server(tmp_path)
+    try:
+        assert server.seconds("norm of one image") > 0
+    finally:
+        server.close()

@@ -32,16 +32,21 @@ def always(native: None) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
+SIZES = [
+    (3, 64, 128, (16, 16)),  # DCGAN's: several blocks of tiles
+    (2, 48, 80, (5, 7)),  # incomplete tiles, panels and output tiles
+    (5, 144, 16, (4, 2)),
+    (1, 16, 32, (1, 1)),
+    (9, 80, 64, (5, 5)),  # the weight's gradient: several blocks of tiles, the last one shorter
+]
+MANY_TILES = (270, 144, 576, (2, 2))  # output tiles of more tiles at once, again several
+
+
 @pytest.mark.parametrize(
-    ("batch", "image", "wide", "positions"),
+    ("batch", "image", "wide", "positions", "dtype"),
     [
-        (3, 64, 128, (16, 16)),  # DCGAN's: several blocks of tiles
-        (2, 48, 80, (5, 7)),  # incomplete tiles, panels and squares
-        (5, 144, 16, (4, 2)),
-        (1, 16, 32, (1, 1)),
-        (9, 80, 64, (5, 5)),  # the weight's gradient: several blocks of tiles, the last one shorter
-        (270, 144, 576, (2, 2)),  # many squares: of more tiles at once, again several
+        *((*size, dtype) for size in SIZES for dtype in DTYPES[:3]),
+        (*MANY_TILES, torch.float32),  # of half precision the reference takes minutes
     ],
 )
 def test_equals_pytorch(
