@@ -77,6 +77,7 @@ TMA_LAYERS = (
     Layer("float16", kernel=3, stride=1, wide_weight=True, targets=("sm_90",)),
     Layer("bfloat16", shape=(64, 128, 15, 15), kernel=5, padding=2, targets=("sm_90",)),
     Layer("bfloat16", kernel=3, padding=0, shape=(64, 128, 16, 16), targets=("sm_90",)),
+    Layer("bfloat16", shape=(4, 256, 8, 8), channels_out=512, targets=TMA_TARGETS),
 )
 
 
@@ -88,7 +89,7 @@ def is_matrix(kernel: str, variant: str, nvidia: bool) -> bool:
 
 
 # Kernels whose loop is to issue no longer than the matrix unit multiplies.
-LEAN = ("tma_conv_kernel", "tma_weight_kernel")
+LEAN = ("tma_conv_kernel", "tma_slice_kernel", "tma_weight_kernel")
 
 
 def is_lean(kernel: str, variant: str) -> bool:
@@ -192,6 +193,8 @@ def _tma(layer: Layer, limits: Any) -> None:
     z = kernels.form_input(x, rows, act)
 
     def configs(planned: Any, listed: list[Any]) -> list[Any]:
+        if getattr(planned, "slices", 1) > 1 and not hasattr(planned, "work"):
+            return [None]
         return listed if layer.every else [planned.config]
 
     for config in configs(

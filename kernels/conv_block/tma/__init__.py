@@ -35,6 +35,7 @@ from fastgan.kernels.conv_block.tma.plan import (
     weight_plan,
 )
 from fastgan.kernels.conv_block.tma.product import tma_conv_kernel
+from fastgan.kernels.conv_block.tma.split import tma_add_slices_kernel, tma_slice_kernel
 from fastgan.kernels.conv_block.tma.weight import tma_weight_kernel
 from fastgan.kernels.conv_block.weight import add_slices, weight_like
 from fastgan.kernels.core.geometry import device_guard, is_channels_last
@@ -53,6 +54,9 @@ __all__ = [
 ]
 
 Tensor = torch.Tensor
+
+# Channels of a tile that a program adds up the slices of, and its warps.
+ADD_COLUMNS, ADD_WARPS = 32, 4
 
 
 def tma_forward(
@@ -93,10 +97,9 @@ def tma_convolve(
     y = new_output(z, geo)
     statistics = new_partials(z, segments, plan.tiles, geo.channels_out) if segments else None
     with device_guard(z):
-        tma_conv_kernel[plan.grid](
-            *_operands(z, weight, plan), None if bias is None else bias.contiguous(), y, None,
-            None, *(statistics or (None, None, None)), post.slope, EPILOGUE="output",
-            ACT=post.kernel_code, **_arguments(plan),
+        _multiply(
+            plan, z, weight, None if bias is None else bias.contiguous(), y, None, None,
+            *(statistics or (None, None, None)), post, "output",
         )  # fmt: skip
     return y, statistics
 
@@ -122,10 +125,9 @@ def tma_data_gradient(
         _, sums, centred = new_partials(dy, segments, plan.tiles, back.channels_out)
     masked = rows is not None or pre.kernel_code != IDENTITY
     with device_guard(dy):
-        tma_conv_kernel[plan.grid](
-            *_operands(dy, weight, plan), None, g_x, x if masked else None, rows, None, sums,
-            centred, pre.slope, EPILOGUE="gradient" if masked else "output",
-            ACT=pre.kernel_code, **_arguments(plan),
+        _multiply(
+            plan, dy, weight, None, g_x, x if masked else None, rows, None, sums, centred, pre,
+            "gradient" if masked else "output",
         )  # fmt: skip
     return g_x, sums, centred
 
@@ -162,6 +164,39 @@ def tma_weight_gradient(
         if out is not g_weight:
             add_slices(out, g_weight, work, channels_last)
     return g_weight
+
+
+def _multiply(
+    plan: ProductPlan,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+    raw: Tensor | None,
+    rows: Tensor | None,
+    counts: Tensor | None,
+    partial0: Tensor | None,
+    partial1: Tensor | None,
+    act: Activation,
+    epilogue: str,
+) -> None:
+    """Launches the product, and what adds its slices if there are several."""
+    operands, arguments = _operands(x, weight, plan), _arguments(plan)
+    ends = (bias, out, raw, rows, counts, partial0, partial1, act.slope)
+    kind = {"EPILOGUE": epilogue, "ACT": act.kernel_code}
+    if plan.slices == 1:
+        tma_conv_kernel[plan.grid](*operands, *ends, **kind, **arguments)
+        return
+    config = plan.config
+    tiles = x.new_empty((*plan.grid, config.block_m, config.block_n), dtype=torch.float32)
+    tma_slice_kernel[plan.grid](*operands, tiles, plan.slice_steps, plan.programs, **arguments)
+    columns = min(ADD_COLUMNS, config.block_n)
+    for name in ("CHANNELS", "BLOCK_K", "STAGES"):
+        del arguments[name]
+    arguments["num_warps"] = ADD_WARPS
+    tma_add_slices_kernel[(plan.programs * config.block_n // columns,)](
+        tiles, *ends, plan.slices, plan.programs, COLUMNS=columns, **kind, **arguments
+    )
 
 
 def _operands(x: Tensor, weight: Tensor, plan: ProductPlan) -> tuple[Any, Any]:

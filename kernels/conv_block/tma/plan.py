@@ -27,6 +27,9 @@ WEIGHT = (
 )
 # Boxes may be so many times as many as the fewest where they are of fewer rows and columns.
 SURPLUS = 1.15
+# Most slices of a product, and fewest steps of one. Adding slices takes a launch, and reads and
+# writes: as long as so many steps of the largest tile, and as one for so many values of a slice.
+MAX_SLICES, MIN_STEPS, ADD_LAUNCH, ADD_VALUES = 8, 8, 7.0, 1 << 17
 # A tile of half the size reads its operands half as often again for the same work.
 HALF_TILE = 1.15
 
@@ -108,12 +111,15 @@ def boxes(positions: int, images: int, height: int, width: int) -> Boxes:
 
 @dataclass(frozen=True)
 class ProductPlan:
-    """One launch of `tma_conv_kernel`, the batch in ``segments``."""
+    """One launch of `tma_conv_kernel`, the batch in ``segments``; or, of a layer with so few
+    positions that multiprocessors would idle, one of `tma_slice_kernel` in ``slices``.
+    """
 
     geo: ConvGeometry
     config: ConvConfig
     boxes: Boxes
     segments: int
+    slices: int = 1
 
     @property
     def tiles(self) -> int:
@@ -125,16 +131,44 @@ class ProductPlan:
         return cdiv(self.geo.channels_out, self.config.block_n)
 
     @property
+    def programs(self) -> int:
+        """Of a slice."""
+        return self.segments * self.tiles * self.column_tiles
+
+    @property
+    def steps(self) -> int:
+        """Of the phase with the most taps."""
+        sizes = zip(self.geo.kernel[1:], self.geo.stride[1:], strict=True)
+        taps = prod(cdiv(k, s) if self.geo.transposed else k for k, s in sizes)
+        return taps * self.geo.channels_in // self.config.block_k
+
+    @property
+    def slice_steps(self) -> int:
+        return cdiv(self.steps, self.slices)
+
+    @property
     def grid(self) -> tuple[int]:
-        return (self.segments * self.tiles * self.column_tiles,)
+        return (self.slices * self.programs,)
+
+    def time(self) -> float:
+        """A model of it: the multiprocessor with the most programs is done last, and a program
+        takes as long as its tile is large. In steps of the largest tile.
+        """
+        area = self.config.block_m * self.config.block_n
+        whole = PRODUCT[0].block_m * PRODUCT[0].block_n
+        share = area / whole * (1.0 if area == whole else HALF_TILE)
+        adding = ADD_LAUNCH + self.slices * self.programs * area / ADD_VALUES
+        waves = cdiv(self.slices * self.programs, MULTIPROCESSORS)
+        return waves * self.slice_steps * share + (adding if self.slices > 1 else 0.0)
 
 
 @functools.cache
 def product_plan(
     geo: ConvGeometry, segments: int, target: Target, config: ConvConfig | None = None
 ) -> ProductPlan:
-    """The plan of the shipped configuration whose multiprocessor with the most programs is done
-    first, a program taking as long as its tile is large; or of one given.
+    """The plan that takes the least time by its model, of the shipped configurations and numbers of
+    slices; or an unsliced one of a configuration given. It follows from the shape: a sum has the
+    same order, and the same last bit, on every GPU.
     """
     height, width = geo.size_out[1:]
     if geo.transposed:
@@ -144,14 +178,16 @@ def product_plan(
     def plan(config: ConvConfig) -> ProductPlan:
         return ProductPlan(geo, config, boxes(config.block_m, images, height, width), segments)
 
-    def time(plan: ProductPlan) -> float:
-        area = plan.config.block_m * plan.config.block_n
-        whole = area == PRODUCT[0].block_m * PRODUCT[0].block_n
-        return cdiv(plan.grid[0], MULTIPROCESSORS) * area * (1.0 if whole else HALF_TILE)
-
     if config is not None:
         return plan(config)
-    return min(map(plan, product_configs(geo.channels_in, target)), key=time)
+    unsliced = [plan(config) for config in product_configs(geo.channels_in, target)]
+    sliced = [
+        replace(p, slices=n)
+        for p in unsliced
+        for n in range(2, MAX_SLICES + 1)
+        if p.steps >= n * MIN_STEPS and p.programs * n <= MULTIPROCESSORS
+    ]
+    return min(unsliced + sliced, key=ProductPlan.time)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from conv_case import GRADIENTS, NORM, ConvCase, Shape, run_block
 from torch import Tensor
 
 from fastgan.kernels import conv_block
+from fastgan.kernels.conv_block import tma
 from fastgan.kernels.conv_block.geometry import ConvConfig
 from fastgan.kernels.conv_block.tma import plan as tma_plan
 
@@ -142,6 +143,39 @@ def test_operands_of_any_layout_give_the_same_bits(transposed: bool) -> None:
     c.g_y = at_odd_address(c.g_y)
     got = run_block(c)
     assert all(torch.equal(got[name], want[name]) for name in got)
+
+
+SLICED = {
+    "direct": (False, (4, 4), 4, 2, 1),
+    "transposed": (True, (2, 3), 4, 2, 1),
+    "phases of unequal taps": (True, (2, 2), 3, 2, 1),
+}
+
+
+@pytest.mark.parametrize("name", SLICED)
+def test_few_positions_are_summed_in_slices(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward and data gradient, with all that rides along; the same bits each time."""
+    monkeypatch.setattr(tma_plan, "MIN_STEPS", 2)
+    monkeypatch.setattr(tma_plan, "ADD_LAUNCH", 0.0)
+    monkeypatch.setattr(tma_plan, "ADD_VALUES", 1 << 40)
+    sliced = []
+    original = tma.tma_add_slices_kernel
+
+    class Counting:
+        def __getitem__(self, grid: tuple[int]) -> Any:
+            sliced.append(grid)
+            return original[grid]
+
+    monkeypatch.setattr(tma, "tma_add_slices_kernel", Counting())
+    monkeypatch.setattr(tma, "ADD_COLUMNS", 8)
+    c = ConvCase(
+        shape_of(*SLICED[name]), torch.float16, segments=(2, 1), post=(1, 0.0), biased=True
+    )
+    got = run(c, (True, False, False))
+    assert len(sliced) == 2
+    c.check({key: value for key, value in got.items() if value.numel()})
+    again = run(c, (True, False, False))
+    assert all(torch.equal(got[key], again[key]) for key in got)
 
 
 @KINDS

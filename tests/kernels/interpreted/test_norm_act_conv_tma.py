@@ -35,6 +35,7 @@ def _on_tma(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(tma_plan, "has_tma", lambda device: True)
     for name in ("PRODUCT", "WEIGHT"):
         monkeypatch.setattr(tma_plan, name, SMALL)
+    monkeypatch.setattr(tma_plan, "MAX_SLICES", 1)  # else small tiles are the largest, too
     tma_plan.product_plan.cache_clear()
     tma_plan.weight_plan.cache_clear()
     with convolution_form("fused"), backend("triton"):
