@@ -171,10 +171,10 @@ def test_few_positions_are_summed_in_slices(name: str, monkeypatch: pytest.Monke
     c = ConvCase(
         shape_of(*SLICED[name]), torch.float16, segments=(2, 1), post=(1, 0.0), biased=True
     )
-    got = run(c, (True, False, False))
+    got = run_block(c, (True, False, False))
     assert len(sliced) == 2
     c.check({key: value for key, value in got.items() if value.numel()})
-    again = run(c, (True, False, False))
+    again = run_block(c, (True, False, False))
     assert all(torch.equal(got[key], again[key]) for key in got)
 
 
