@@ -9,7 +9,7 @@ STAMP := $(VENV)/.fastgan-installed
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test lint types format bench bench-check bench-docs bench-quality \
-	recipes gpu cuda-check kernel-report kernel-check dist clean
+	recipes gpu rehearse cuda-check kernel-report kernel-check dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -57,6 +57,9 @@ gpu: ## on a machine with an NVIDIA GPU, in GPU_PYTHON's own environment: build,
 
 cuda-check: ## build, link and load the extension against CUDA builds of torch, without a GPU; 5 GB
 	$(PYTHON) -m tools.cuda_check $(CUDA_CHECK)
+
+rehearse: setup ## every recipe's steps on GPUs that are not there: count, check, compile, interpret
+	$(BIN)/python -m tools.rehearse
 
 kernel-report: setup ## compile every kernel for every target; registers, spills, load widths
 	$(BIN)/python -m tools.kernel_report

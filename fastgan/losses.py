@@ -86,8 +86,10 @@ def _softplus(x: Tensor) -> Tensor:
 
 def _cross_entropy(x: Tensor, target: float) -> Tensor:
     """Binary cross-entropy of logits against one label."""
-    if target in (0.0, 1.0):
-        return _softplus(-x if target else x)
+    if target == 1.0:
+        return -F.logsigmoid(x)
+    if target == 0.0:
+        return _softplus(x)
     return target * _softplus(-x) + (1 - target) * _softplus(x)
 
 

@@ -106,11 +106,12 @@ class StepRunner:
             self._pool = torch.cuda.graph_pool_handle()
 
     def _step(self, inputs: Inputs, variant: Hashable) -> None:
-        for name, value in self._function(inputs, variant).items():
-            if name in self.latest:
-                self.latest[name].copy_(value)
-            else:
-                self.latest[name] = value.clone()
+        found = self._function(inputs, variant)
+        known = self.latest.keys() & found.keys()
+        self.latest |= {name: value.clone() for name, value in found.items() if name not in known}
+        if known:  # by one launch for all
+            names = sorted(known)
+            torch._foreach_copy_([self.latest[n] for n in names], [found[n] for n in names])
 
     def _hold(self, inputs: Inputs) -> Inputs:
         """Copy ``inputs`` to the buffers that the graphs read."""

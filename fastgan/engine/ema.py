@@ -46,8 +46,9 @@ class Ema:
                 steps = torch._foreach_sub(sources, averages)
                 torch._foreach_mul_(steps, self._weight)
                 torch._foreach_add_(averages, steps)
-        for average, source in self._other:
-            average.copy_(source)
+        if self._other:
+            averages, sources = (list(side) for side in zip(*self._other, strict=True))
+            torch._foreach_copy_(averages, sources)
 
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -241,7 +241,7 @@ def discriminator_phase(
                 value = penalty.penalty(real_logits, fake_logits)  # type: ignore[attr-defined]
                 loss = loss + value * (penalty.weight * penalty.every)
                 found[_penalty_name(penalty)] = value.detach()
-        gan.update_d.backward(loss / gan.accumulate)
+        gan.update_d.backward(_part(gan, loss))
         metrics.append(found | penalty_phase(gan, part, fakes.detach(), on_images))
         seen.append(real_logits.detach())
     gan.update_d.finish()
@@ -284,7 +284,7 @@ def generator_phase(gan: GAN, batch: Batch, fakes: Tensor | None = None) -> Metr
                 real_logits = partial(gan.discriminate, part.images, part.labels)
                 loss = gan.generator_loss(output.logits, real_logits)
                 total = loss + _class_term(gan, {}, output)
-            gan.update_g.backward(total / gan.accumulate)
+            gan.update_g.backward(_part(gan, total))
             metrics.append({"loss_g": loss.detach()})
     gan.update_g.finish()
     return mean_metrics(metrics)
@@ -313,14 +313,14 @@ def simultaneous_phase(gan: GAN, batch: Batch, penalties: Sequence[Penalty] = ()
         if gan.update_rule == "one_stage":
             if fake.class_loss is not None:
                 raise ValueError("update_rule one_stage has no place for class outputs")
-            gan.update_d.backward(total_d / gan.accumulate)
+            gan.update_d.backward(_part(gan, total_d))
             assert seen.grad is not None
             ratio = _one_stage_ratio(gan, real_logits, fake_logits)
             slope = (seen.grad * ratio.view(-1, *[1] * (seen.dim() - 1))).to(fakes.dtype)
         else:
-            scaled = gan.update_g.scaled(total_g / gan.accumulate)
+            scaled = gan.update_g.scaled(_part(gan, total_g))
             (slope,) = torch.autograd.grad(scaled, seen, retain_graph=True)
-            gan.update_d.backward(total_d / gan.accumulate, own_only=True)
+            gan.update_d.backward(_part(gan, total_d), own_only=True)
         extra = penalty_phase(gan, part, fakes.detach(), penalties)
         fakes.backward(slope)
         metrics.append(found | extra)
@@ -368,9 +368,14 @@ def _class_term(gan: GAN, found: Metrics, *outputs: DiscriminatorOutput) -> Tens
 def _metrics(loss_d: Tensor, real_logits: Tensor, fake_logits: Tensor) -> Metrics:
     return {
         "loss_d": loss_d.detach(),
-        "real_logit": real_logits.detach().float().mean(),
-        "fake_logit": fake_logits.detach().float().mean(),
+        "real_logit": real_logits.detach().mean(dtype=torch.float32),
+        "fake_logit": fake_logits.detach().mean(dtype=torch.float32),
     }
+
+
+def _part(gan: GAN, loss: Tensor) -> Tensor:
+    """What a part of the batch adds to the loss."""
+    return loss if gan.accumulate == 1 else loss / gan.accumulate
 
 
 def mean_metrics(parts: list[Metrics]) -> Metrics:

@@ -26,7 +26,7 @@ from fastgan.engine.step import GAN, Batch, Metrics, Penalty
 from fastgan.engine.update import Update
 from fastgan.engine.validate import capture_of, check_choices
 from fastgan.losses import GANLoss, get_loss
-from fastgan.nn import convert_sync_batchnorm
+from fastgan.nn import batches_counted_together, convert_sync_batchnorm
 from fastgan.optim import Adam
 from fastgan.regularizers import get_regularizer
 from fastgan.system import renamed
@@ -271,7 +271,8 @@ class TrainState:
             return made[-1]
 
         made: list[Batch] = []
-        metrics = self.step_function(self.gan, batches, due)  # type: ignore[arg-type]
+        with batches_counted_together():
+            metrics = self.step_function(self.gan, batches, due)  # type: ignore[arg-type]
         if self.ema:
             self.ema.update()
         return metrics

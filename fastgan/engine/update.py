@@ -92,8 +92,10 @@ class Update:
     ) -> None:
         """Add the gradients of ``loss``; ``own_only`` leaves other leaves of its graph alone, and
         ``of`` names the parameters whose gradients are wanted."""
-        inputs = self.parameters if own_only else of
-        self.scaled(loss).backward(inputs=inputs, retain_graph=retain_graph)
+        inputs, loss = self.parameters if own_only else of, self.scaled(loss)
+        # Else autograd fills a new one.
+        fits = loss.shape == self._one.shape and loss.dtype is self._one.dtype
+        loss.backward(self._one if fits else None, inputs=inputs, retain_graph=retain_graph)
 
     def finish(self) -> None:
         """Apply the gradients."""

@@ -16,6 +16,7 @@ from fastgan.nn.norm_act import (
     InstanceNormAct1d,
     InstanceNormAct2d,
     InstanceNormAct3d,
+    batches_counted_together,
     convert_sync_batchnorm,
     segments,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "InstanceNormAct1d",
     "InstanceNormAct2d",
     "InstanceNormAct3d",
+    "batches_counted_together",
     "chain",
     "convert_sync_batchnorm",
     "segments",

@@ -7,6 +7,7 @@ interchange; `activation`, `negative_slope` and `order` come on top.
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -143,6 +144,41 @@ class BatchNormActBase(ActivatedNorm, nn.modules.batchnorm._BatchNorm):
         return copied
 
 
+_waiting: list[tuple[Tensor, int]] | None = None
+
+
+@contextmanager
+def batches_counted_together() -> Iterator[None]:
+    """Within, `num_batches_tracked` of batch norms moves when the outermost block ends, by one
+    launch for all layers; that of a layer whose momentum is None, which reads it, at once.
+    """
+    global _waiting
+    if _waiting is not None:
+        yield
+        return
+    _waiting = []
+    try:
+        yield
+    finally:
+        counts, _waiting = _waiting, None
+        sums: dict[int, tuple[Tensor, int]] = {}
+        for batches, passes in counts:
+            sums[id(batches)] = batches, sums.get(id(batches), (batches, 0))[1] + passes
+        by_device: dict[torch.device, list[tuple[Tensor, int]]] = defaultdict(list)
+        for batches, passes in sums.values():
+            by_device[batches.device].append((batches, passes))
+        for together in by_device.values():
+            torch._foreach_add_(*(list(side) for side in zip(*together, strict=True)))
+
+
+def _count(batches: Tensor, passes: int, at_once: bool) -> None:
+    traced = torch.compiler.is_compiling() or dispatch.is_transformed()
+    if _waiting is None or at_once or traced:
+        batches.add_(passes)
+    else:
+        _waiting.append((batches, passes))
+
+
 def batch_norm(layer: nn.modules.batchnorm._BatchNorm, segments: int) -> Norm:
     """The arguments of a call of any batch norm layer; counts the batch as the layer would."""
     buffers, parameters = layer._buffers, layer._parameters
@@ -154,7 +190,7 @@ def batch_norm(layer: nn.modules.batchnorm._BatchNorm, segments: int) -> Norm:
     if moves:
         batches = _held(layer, buffers, "num_batches_tracked")
         if batches is not None:
-            batches.add_(segments)
+            _count(batches, segments, at_once=momentum is None)
             if momentum is None:
                 if is_captured(batches):
                     raise RuntimeError(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
 from convolutions import DTYPES, channels_last, check, parameters
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastgan.ops import conv
 from fastgan.ops.conv.algorithms import ALGORITHMS, force
@@ -109,3 +111,28 @@ def test_drawn_geometries(native: None, setting: str) -> None:
         strides.update(geometry.stride)
     assert kernels == set(range(1, 8))
     assert strides == {1, 2, 3, 4}
+
+
+class _Copies(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.__name__.split(".")[0] in ("clone", "copy_", "_to_copy"):
+            self.names.append(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_gradients_copy_nothing_where_all_is_channels_last(transposed: bool) -> None:
+    """The operand of which only the layout is read was once laid out by a copy of its own."""
+    geometry = Geometry((2, 2), (1, 1), (0, 0), transposed)
+    x, weight = torch.randn(2, 8, 6, 6), torch.randn(8, 8, 4, 4)
+    dy = torch.randn(output_shape(x.shape, weight.shape, geometry))
+    x, weight, dy = (t.to(memory_format=torch.channels_last) for t in (x, weight, dy))
+    others = dict.fromkeys(ALGORITHMS.keys() - {"aten"}, False)
+    with force(**others), _Copies() as copies:
+        conv.backward_input(dy, x, weight, geometry)
+        conv.backward_weight(dy, x, weight, geometry)
+    assert copies.names == []

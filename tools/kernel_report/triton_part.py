@@ -110,7 +110,7 @@ def launches() -> tuple[Launch, ...]:
     target: tuple[str, ...] = ()
 
     def record(function: Any, *args: Any, grid: Any, warmup: Any, **kwargs: Any) -> None:
-        launch = _describe(function, args, kwargs)
+        launch = describe(function, args, kwargs)
         known = recorded.setdefault((launch.kernel, launch.variant), launch)
         targets = tuple(dict.fromkeys(known.targets + target))
         recorded[launch.kernel, launch.variant] = replace(known, targets=targets)
@@ -183,9 +183,9 @@ def _gather_images() -> None:
             kernels.gather_images(images, index, given, dtype)
 
 
-def _describe(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Launch:
-    """What the compiler would be asked for, as triton's own specialisation does it: pointers are 16
-    bytes aligned (all that torch allocates are), sizes are not specialised on.
+def describe(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Launch:
+    """What the compiler would be asked for, as triton's own specialisation does it: whether a
+    pointer is 16 bytes aligned (all that torch allocates are), sizes are not specialised on.
     """
     import torch
     from triton.tools.tensor_descriptor import TensorDescriptor
@@ -203,7 +203,8 @@ def _describe(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> L
             constexprs[parameter.name] = value
         elif isinstance(value, torch.Tensor):
             signature[parameter.name] = POINTERS[str(value.dtype).removeprefix("torch.")]
-            attributes[(index,)] = [["tt.divisibility", 16]]
+            if value.data_ptr() % 16 == 0:
+                attributes[(index,)] = [["tt.divisibility", 16]]
         elif isinstance(value, TensorDescriptor):
             pointer = POINTERS[str(value.base.dtype).removeprefix("torch.")]
             signature[parameter.name] = f"tensordesc<{pointer.strip('*')}{value.block_shape}>"
@@ -236,13 +237,16 @@ def _variant(signature: dict[str, str], constexprs: dict[str, Any], options: dic
 
 
 def _compile(job: tuple[int, str]) -> Row:
-    """Compiles one launch for one target (in a worker) and reads the machine code."""
+    index, target = job
+    return compile_launch(launches()[index], target)
+
+
+def compile_launch(launch: Launch, target: str) -> Row:
+    """Compiles one launch for one target and reads the machine code."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    index, target = job
-    launch = launches()[index]
     source = ASTSource(
         fn=launch.function,
         signature=launch.signature,

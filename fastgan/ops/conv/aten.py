@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastgan.ops.conv.geometry import Geometry, aten_arguments, output_shape
 from fastgan.ops.conv.problem import DATA_GRADIENT, FORWARD, Problem
-from fastgan.ops.conv.run import Epilogue, laid_out
+from fastgan.ops.conv.run import Epilogue, laid_out, memory_format
 
 
 def reads_beyond(
@@ -85,7 +85,8 @@ def _forward(p: Problem, x: Tensor, weight: Tensor, epilogue: Epilogue) -> Tenso
 
 
 def _empty(p: Problem, shape: tuple[int, ...]) -> Tensor:
-    return laid_out(p, torch.empty(shape, dtype=_arithmetic(p), device=p.device))
+    format = memory_format(p, len(shape))
+    return torch.empty(shape, dtype=_arithmetic(p), device=p.device, memory_format=format)
 
 
 def _arithmetic(p: Problem) -> torch.dtype:

@@ -58,5 +58,9 @@ def by_role(to_map: ToOther, to_image: ToOther, to_weight: ToWeight) -> Run:
 
 def laid_out(p: Problem, t: Tensor) -> Tensor:
     """t in the memory format of the pass."""
-    format = CHANNELS_LAST[t.dim()] if p.channels_last else torch.contiguous_format
-    return t.contiguous(memory_format=format)
+    return t.contiguous(memory_format=memory_format(p, t.dim()))
+
+
+def memory_format(p: Problem, dim: int) -> torch.memory_format:
+    """That of the tensors of a pass, which have ``dim`` dimensions."""
+    return CHANNELS_LAST[dim] if p.channels_last else torch.contiguous_format

@@ -1,0 +1,84 @@
+"""The steps of the recipes that are recorded."""
+
+from __future__ import annotations
+
+import dataclasses
+import traceback
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import torch
+
+import fastgan
+from fastgan.data import ImageDataset
+from fastgan.engine import Trainer
+from fastgan.engine.capture import StepRunner
+from fastgan.engine.precision import Precision
+from fastgan.ops import convolution_form
+from fastgan.recipes import Recipe, build_models
+
+from .gpus import Gpu, virtual
+from .record import Call, Launch, recording
+
+_WARM_UP = 1  # steps before one is recorded: what is made once is made in the first
+
+
+class Variant(NamedTuple):
+    """How a step is made."""
+
+    gpu: Gpu
+    capture: bool
+    precision: Precision = "bfloat16"
+    backend: str = "cuda"
+    form: str = "auto"  # of the convolution blocks
+
+    def __str__(self) -> str:
+        mode = "captured" if self.capture else "eager"
+        form = "" if self.form == "auto" else f", {self.form}"
+        return f"{mode}, {self.precision}, {self.backend}{form}, {self.gpu.target}"
+
+
+class Recorded(NamedTuple):
+    """A step: what it launched, and the operators of fastgan that it called."""
+
+    launches: list[Launch]
+    calls: list[Call]
+
+
+def record(recipe: Recipe, variant: Variant, **overrides: Any) -> Recorded:
+    """One step of a recipe, after those that warm it up.
+
+    Args:
+        overrides: fields of the recipe's training configuration, such as batch_size.
+    """
+    config = dataclasses.replace(
+        recipe.train, device="cuda", capture="on" if variant.capture else "off",
+        precision=variant.precision, **overrides,
+    )  # fmt: skip
+    count = config.batch_size * config.discriminator_steps * (_WARM_UP + 2)
+    shape = count, recipe.channels, recipe.image_size, recipe.image_size
+    labels = torch.arange(count) % 10 if config.conditional else None
+    dataset = ImageDataset(torch.zeros(shape, dtype=torch.uint8), labels)
+    with (
+        virtual(variant.gpu) as cuda,
+        convolution_form(variant.form),
+        patch.object(StepRunner, "WARM_UP", _WARM_UP),
+        recording(variant.backend, lambda: cuda.capturing) as recorder,
+    ):
+        with torch.device("cuda"):
+            generator, discriminator = build_models(recipe)
+        trainer = Trainer(generator, discriminator, dataset, config)
+        for _ in range(_WARM_UP):
+            trainer.train_step()
+        recorder.launches.clear()
+        recorder.calls.clear()
+        trainer.train_step()
+        return Recorded(list(recorder.launches), list(recorder.calls))
+
+
+def place(error: BaseException) -> str:
+    """The innermost line of fastgan that an error came through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if Path(f.filename).is_relative_to(Path(fastgan.__file__).parent)]
+    return f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else "outside of fastgan"
