@@ -188,7 +188,7 @@ def _forget_devices() -> None:
     """Has the caches of what was known of cuda:0 filled anew."""
     from fastgan.kernels.conv_block.geometry import device_target
     from fastgan.kernels.conv_block.tma.plan import has_tma
-    from fastgan.ops import tuning
+    from fastgan.ops.conv import tuning
     from fastgan.ops.core import dispatch
 
     device_target.cache_clear()
