@@ -269,6 +269,22 @@ def test_all_passed_before_is_a_pass(tmp_path, capfd):
     assert stage(tmp_path, go_on=True).pytest(file, of=["setup.py"]) == 0
 
 
+def test_what_was_skipped_alone_is_no_pass(tmp_path, capfd):
+    file = suite(tmp_path, "import pytest\ndef test_a(): pytest.skip('no such thing here')\n")
+    assert stage(tmp_path).pytest(file, of=["setup.py"]) == 5
+
+
+def test_the_sweep_runs_the_files_that_hold_one(tmp_path, monkeypatch):
+    given: list[str] = []
+    monkeypatch.setattr(Stage, "pytest", lambda self, *words, **_: given.extend(words) or 0)
+    stages.sweep(stage(tmp_path))
+    files = [word for word in given if word.endswith(".py")]
+    assert files == [
+        f"tests/kernels/compiled/test_{n}.py" for n in ("conv_forward", "conv_weight", "norm_act")
+    ]
+    assert "gpu and sweep" in given
+
+
 def test_what_there_was_no_time_for_is_left_and_said(tmp_path, capfd):
     file = suite(tmp_path, "def test_a(): pass\ndef test_b(): pass\n")
     assert stage(tmp_path).pytest(file, "-k", "test_a", of=["setup.py"]) == 0

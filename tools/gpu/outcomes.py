@@ -18,10 +18,10 @@ class Outcomes:
     def begin(self, go_on: bool) -> None:
         """Start the file, unless it is of the same code and to be gone on with."""
         first = f"source {self.source}\n"
-        if go_on and self.path.exists() and self.path.read_text().startswith(first):
+        if go_on and self.path.exists() and self.path.read_text(encoding="utf-8").startswith(first):
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(first)
+        self.path.write_text(first, encoding="utf-8")
 
     def read(self) -> dict[str, str]:
         return read(self.path)
@@ -36,7 +36,7 @@ def read(path: Path) -> dict[str, str]:
     A line that was cut while it was written counts for nothing.
     """
     found: dict[str, str] = {}
-    for line in path.read_text().splitlines()[1:]:
+    for line in path.read_text(encoding="utf-8").splitlines()[1:]:
         outcome, _, rest = line.partition(" ")
         _, _, test = rest.strip().partition(" ")
         if test:

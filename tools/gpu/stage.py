@@ -26,7 +26,8 @@ SKIPPED = -1
 OUT_OF_TIME = 124
 NOT_BEGUN = -2
 # What pytest exits with by itself: passed, failed, stopped by --maxfail, nothing collected.
-ENDED = (0, 1, 5)
+NOTHING_RAN = 5
+ENDED = (0, 1, NOTHING_RAN)
 
 
 @dataclass
@@ -127,14 +128,14 @@ def in_words(code: int) -> str:
 
 
 def _status(code: int, outcomes: dict[str, str]) -> int:
-    if code not in (0, 5, OUT_OF_TIME):
+    if code not in (0, NOTHING_RAN, OUT_OF_TIME):
         return code
     seen = set(outcomes.values())
     if seen & {"failed", "begun"}:
         return 1
     if code == OUT_OF_TIME or LEFT in seen:
         return OUT_OF_TIME
-    return 0 if seen else code
+    return 0 if "passed" in seen else NOTHING_RAN
 
 
 def _hear_interrupts() -> None:

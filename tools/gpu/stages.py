@@ -81,7 +81,7 @@ def test(stage: Stage) -> int:
 def sweep(stage: Stage) -> int:
     """Run every configuration of Triton's kernels: compiling them is nearly all of the time, so
     in as many processes as there are cores, where pytest-xdist is there."""
-    files = [name for name in tests(stage) if ".sweep" in (ROOT / name).read_text()]
+    files = [name for name in tests(stage) if SWEPT in (ROOT / name).read_text(encoding="utf-8")]
     options = ["-m", "gpu and sweep", "-q", "--maxfail=20"]
     if not missing({"xdist": "pytest-xdist"}):
         options += ["-n", str(min(12, os.cpu_count() or 1)), "--dist", "load"]
@@ -130,6 +130,9 @@ def docs(stage: Stage) -> int:
         stage.say("without pictures, for want of matplotlib")
         command.append("--without-plots")
     return stage.run(command)
+
+
+SWEPT = "\n@sweep\n"  # what stands above such a test
 
 
 @dataclass(frozen=True)
