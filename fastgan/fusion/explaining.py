@@ -22,7 +22,7 @@ from fastgan.ops.conv.algorithms import Kernels, kernels_of
 from fastgan.ops.conv.problem import FORWARD, describe
 from fastgan.ops.conv_block import Deferred, backend_of
 from fastgan.ops.core import dispatch
-from fastgan.ops.core.tensors import autocast_dtype, stat_dtype
+from fastgan.ops.core.tensors import autocast_dtype, is_channels_last, stat_dtype
 from fastgan.ops.norm_act_conv import Norm
 
 
@@ -30,6 +30,8 @@ class Row(NamedTuple):
     """One block of `explain`. Sizes in bytes of a training pass; the rest of the forward pass.
 
     Attributes:
+        layout: memory of its tensors: "contiguous", "channels-last", or "converted" to that, where
+            it pays, from contiguous ones.
         kernels: what runs its convolution, forward and for both gradients; None without one.
     """
 
@@ -40,6 +42,7 @@ class Row(NamedTuple):
     form: str
     why: str
     backend: str
+    layout: str
     kernels: Kernels | None
     saved_eager: int
     saved_fused: int
@@ -76,7 +79,7 @@ def explain(module: nn.Module, *inputs: Tensor) -> list[Row]:
     reasons = list(dict.fromkeys(row.why for row in rows))
     for row in rows:
         shapes = f"{_times(row.input)} → {_times(row.output)}" if row.output else ""
-        form = ", ".join(filter(None, (row.form, row.backend)))
+        form = ", ".join(filter(None, (row.form, row.backend, row.layout)))
         note = f" ({reasons.index(row.why) + 1})" if row.why else ""
         kernels = "" if row.kernels is None else str(row.kernels)
         table.add_row(row.name, row.kind, shapes, form + note, kernels, *_numbers([row]))
@@ -123,7 +126,7 @@ def explained(module: nn.Module, *inputs: Tensor) -> list[Row]:
     return [
         *(_row(run, seen) for run in runs),
         *(
-            Row(name, " → ".join(kinds), (), (), "as it is", why, "", None, 0, 0, 0, 0)
+            Row(name, " → ".join(kinds), (), (), "as it is", why, "", "", None, 0, 0, 0, 0)
             for name, kinds, why in left
         ),
     ]
@@ -143,9 +146,15 @@ def _row(run: Run, seen: set[int]) -> Row:
     return Row(
         ", ".join(block.names), " → ".join(type(child).__name__ for child in block.children),
         tuple(x.shape), tuple(y.shape), run.form or "as it is", run.why,
-        dispatch.resolve(dispatch.setting(), x), convolution_kernels(run), saved + normalised,
-        saved + normalised * run.keeps_normalised, operations, traffic,
+        dispatch.resolve(dispatch.setting(), x), _layout(run), convolution_kernels(run),
+        saved + normalised, saved + normalised * run.keeps_normalised, operations, traffic,
     )  # fmt: skip
+
+
+def _layout(run: Run) -> str:
+    if run.converted:
+        return "converted"
+    return "channels-last" if is_channels_last(run.input) else "contiguous"
 
 
 def convolution_kernels(run: Run) -> Kernels | None:

@@ -19,7 +19,10 @@ def chains_of(graph: fx.GraphModule) -> list[Chain]:
 
 def pattern(graph: fx.GraphModule) -> Hashable:
     """How the blocks ran in the last call: all that the specialized graph depends on."""
-    return tuple(tuple(form.name for form in c.planned.last or ()) for c in chains_of(graph))
+    return tuple(
+        (c.planned.converts, tuple(form.name for form in c.planned.last or ()))
+        for c in chains_of(graph)
+    )
 
 
 def specialized(graph: fx.GraphModule) -> fx.GraphModule:
@@ -47,6 +50,9 @@ def specialized(graph: fx.GraphModule) -> fx.GraphModule:
 def _parts(chain: Chain) -> Iterator[nn.Module]:
     """The layers that ran as such, and chains of those between."""
     ran = chain.planned.parts()
+    if chain.planned.converts:  # whole: between parts of it the format would change back
+        yield chain
+        return
     if not ran:  # all of it ran as it is
         yield from (layer for _, layer in chain.leaves)
         return

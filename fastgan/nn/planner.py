@@ -93,7 +93,9 @@ class Planned:
         forms: how each block runs, by the kind of call.
         plain: the kinds of which every block runs as the layers it is made of, so that nothing has
             to be known of those.
+        converted: the kinds that run on a channels-last copy of their input (see `layout`).
         last: the forms of the last call; None where it did not ask for any.
+        converts: whether the last call did.
     """
 
     def __init__(self, shared: Shared = NOT_SHARED) -> None:
@@ -103,7 +105,9 @@ class Planned:
         self._blocks: list[Block] = []
         self.forms: dict[Hashable, list[Form]] = {}
         self.plain: set[Hashable] = set()
+        self.converted: set[Hashable] = set()
         self.last: list[Form] | None = None
+        self.converts = False
 
     def blocks(self, leaves: list[Leaf]) -> list[Block]:
         if torch.compiler.is_compiling():
@@ -112,19 +116,25 @@ class Planned:
         if states != self._states or leaves != self.leaves:
             self.leaves, self._states = leaves, states
             self._blocks = plan(leaves, self.shared)
-            self.forms.clear()
-            self.plain.clear()
+            self._forget()
         return self._blocks
+
+    def _forget(self) -> None:
+        self.forms.clear()
+        self.plain.clear()
+        self.converted.clear()
 
     def parts(self) -> list[tuple[Block, Form]]:
         """The blocks of the last call, and how each ran."""
         return list(zip(self._blocks, self.last or (), strict=False))
 
-    def keep(self, kind: Hashable, forms: list[Form]) -> None:
+    def keep(self, kind: Hashable, forms: list[Form], converted: bool) -> None:
         if len(self.forms) >= MAX_KINDS:
-            self.forms.clear()
-            self.plain.clear()
+            self._forget()
         self.forms[kind] = self.last = forms
+        self.converts = converted
+        if converted:
+            self.converted.add(kind)
         if all(form.plain for form in forms):
             self.plain.add(kind)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import _has_any_global_hook
 
+from fastgan.nn import layout
 from fastgan.nn.blocks import Block
 from fastgan.nn.layers import hooked
 from fastgan.nn.norm_act import Segmented
@@ -47,6 +48,7 @@ class Run(NamedTuple):
         form: of `tuning.FORMS`; "norm_act" without a convolution; "unfused" where it ran as the
             layers it is made of by choice, "" by need.
         keeps_normalised: for backward, beside its input.
+        converted: it ran on channels-last copies of contiguous tensors.
     """
 
     block: Block
@@ -55,6 +57,7 @@ class Run(NamedTuple):
     form: str
     why: str
     keeps_normalised: bool
+    converted: bool = False
 
 
 class FusedSequential(nn.Sequential, Segmented):
@@ -79,7 +82,8 @@ class FusedSequential(nn.Sequential, Segmented):
     `y.data += x` gives wrong gradients), as after `nn.LeakyReLU(inplace=True)`. `fuse` keeps what
     the model's own layers keep.
 
-    Memory is channels-last where a convolution's input or weight is, as in torch.nn.
+    Memory is channels-last where a convolution's input or weight is, as in torch.nn. On a CPU a
+    contiguous input whose layers run faster channels-last is converted, and the output back.
     `segments(module, k)` holds for the batch norms of torch.nn in it, too.
     """
 
@@ -161,11 +165,25 @@ class Runner(NamedTuple):
         blocks = planned.blocks(leaves)
         planned.last = planned.forms.get(kind)
         if planned.last is not None:
-            return self._run(x, blocks, planned.last)[0]
-        x, forms = self._run(x, blocks, None)
+            planned.converts = kind in planned.converted
+            return self._run_in(planned.converts, x, blocks, planned.last)[0]
+        converts = kind is not None and layout.pays(blocks, x)
+        x, forms = self._run_in(converts, x, blocks, None)
         if kind is not None:
-            planned.keep(kind, forms)
+            planned.keep(kind, forms, converts)
         return x
+
+    def _run_in(
+        self, converted: bool, x: Tensor, blocks: list[Block], forms: list[Form] | None
+    ) -> tuple[Tensor, list[Form]]:
+        """As _run; converted: on a channels-last copy of x, with an output as of x itself."""
+        if not converted:
+            return self._run(x, blocks, forms)
+        begins = 0 if _records is None else len(_records)
+        y, forms = self._run(layout.converted(x), blocks, forms)
+        if _records is not None:
+            _records[begins:] = [run._replace(converted=True) for run in _records[begins:]]
+        return layout.restored(y), forms
 
     def _run(
         self, x: Tensor, blocks: list[Block], forms: list[Form] | None

@@ -18,7 +18,13 @@ from fastgan.ops.conv.run import Epilogue
 
 
 class Algorithm(Protocol):
-    """A module that can run passes."""
+    """A module that can run passes.
+
+    Attributes:
+        TIME: a training pass' as a share of ATen's for contiguous tensors, where it beats eager.
+    """
+
+    TIME: float
 
     def name(self, p: Problem, /) -> str:
         """In the field's words."""

@@ -30,6 +30,9 @@ def reads_beyond(
     return any(size < max(k, stride) for size, k, stride in spans)
 
 
+TIME = 1.0
+
+
 def name(p: Problem) -> str:
     """Whose convolution it is: "oneDNN", "cuDNN", "MIOpen", or "ATen" for its own."""
     x, weight = _empty(p, p.x), _empty(p, p.weight)

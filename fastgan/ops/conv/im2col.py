@@ -19,6 +19,9 @@ _SHORT_ROW = 4  # columns of the map, up to which oneDNN's tiles are too short
 _MIN_CHANNELS = 128  # of the map: products for each value of the columns written
 
 
+TIME = 0.8
+
+
 def name(p: Problem) -> str:
     return "im2col + GEMM"
 

@@ -63,6 +63,9 @@ def _layer(p: Problem) -> _Layer | None:
     return _Layer(of_image, of_map, flipped, transposed, True)
 
 
+TIME = 0.5
+
+
 def name(p: Problem) -> str:
     return "small-channel direct"
 

@@ -21,6 +21,9 @@ _MIN_TILES = 32  # of the batch: for fewer, transforming the weights takes as lo
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
+TIME = 0.5
+
+
 def name(p: Problem) -> str:
     return "Winograd F(2x2, 2x2)"
 
