@@ -15,6 +15,8 @@ from fastgan.ops.conv.run import Epilogue, laid_out
 from fastgan.ops.core import dispatch
 from fastgan.ops.core.tensors import channels_last
 
+TIME = 1.0
+
 
 def name(p: Problem) -> str:
     return "Triton, TMA"
