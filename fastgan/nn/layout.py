@@ -38,7 +38,8 @@ def pays(blocks: list[Block], x: Tensor) -> bool:
             return False
         if block.conv is None:
             continue
-        if not block.conv.weight.is_contiguous() or is_channels_last(block.conv.weight):
+        # Not its weight, of which a parametrization makes another at each reading.
+        if not all(p.is_contiguous() for p in block.conv.parameters()):
             return False  # torch.nn's layers run channels-last, and so do these
         problem = _problem(block, shape, x)
         contiguous += problem.operations * _time(problem, x)

@@ -68,6 +68,14 @@ def test_it_pays_by_shape(batch: int, change: Callable[..., Any], expected: bool
     assert layout.pays(plan(list(model.named_children())), x) is expected
 
 
+def test_a_parametrized_weight_is_not_made_to_ask() -> None:
+    model = discriminator()
+    torch.nn.utils.parametrizations.spectral_norm(model[2])
+    before = copy.deepcopy(model.state_dict())
+    assert layout.pays(plan(list(model.named_children())), torch.randn(32, 3, 64, 64))
+    torch.testing.assert_close(dict(model.state_dict()), dict(before), rtol=0, atol=0)
+
+
 def test_layers_that_are_not_known_stay() -> None:
     model = nn.Sequential(discriminator()[0], nn.MaxPool2d(2), *discriminator()[2:])
     assert not layout.pays(plan(list(model.named_children())), torch.randn(32, 3, 128, 128))
