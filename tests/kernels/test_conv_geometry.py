@@ -100,7 +100,6 @@ def test_offsets_in_a_tile_of_large_images_take_64_bits() -> None:
         ({"padding": [-1, 1]}, ValueError, "nothing negative"),
         ({"x": torch.empty(2, 3, 1, 8)}, ValueError, "leaves an output of"),
     ],
-    ids=str,
 )
 def test_shapes_that_do_not_fit(
     changes: dict[str, Any], error: type[Exception], message: str
