@@ -55,6 +55,9 @@ recipes: setup ## train every recipe for minutes and measure it: docs/recipes.md
 gpu: ## on a machine with an NVIDIA GPU, in GPU_PYTHON's own environment: build, test, measure
 	$(GPU_PYTHON) -m tools.gpu $(GPU_OPTIONS)
 
+headers-check: setup ## csrc/ against the headers of the oldest torch that is supported; 80 MB
+	$(BIN)/python -m tools.oldest_headers
+
 cuda-check: ## build, link and load the extension against CUDA builds of torch, without a GPU; 5 GB
 	$(PYTHON) -m tools.cuda_check $(CUDA_CHECK)
 

@@ -152,7 +152,8 @@ def differences(wanted: dict[str, set[str]], found: dict[str, list[str]]) -> lis
 
 def run(command: list[str], settings: dict[str, str] | None = None, cwd: Path = ROOT) -> str:
     """What a command prints. Raises Failed with its last lines where it fails."""
-    print("+ " + " ".join(command[:6]), flush=True)
+    shown = [word for word in command[:6] if "\n" not in word]
+    print("+ " + " ".join(shown), flush=True)
     done = subprocess.run(command, cwd=cwd, env=settings, capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr or done.stdout).strip().splitlines()[-12:]
