@@ -120,8 +120,7 @@ class GAN:
     """A batch is worked through in so many parts, whose gradients are averaged. Exact up to
     rounding for losses that are means over images and networks that treat images apart; batch norm
     takes its statistics over a part. The generator's pass is made again for its own update."""
-    ranks: InitVar[DistributedGroup | None] = None
-    """What ``group`` was called in the last release."""
+    ranks: InitVar[DistributedGroup | None] = None  # what `group` was called in the last release
 
     def __post_init__(self, ranks: DistributedGroup | None) -> None:
         if ranks is not None:

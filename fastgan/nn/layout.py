@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from fastgan.nn.blocks import Block
-from fastgan.nn.layers import Activation
+from fastgan.nn.planner import asks_gradient, problem_of
 from fastgan.ops.conv import algorithms
 from fastgan.ops.conv.geometry import output_shape
-from fastgan.ops.conv.problem import FORWARD, Problem, describe
-from fastgan.ops.core.tensors import autocast_dtype, is_channels_last
+from fastgan.ops.conv.problem import Problem
+from fastgan.ops.core.tensors import is_channels_last
 
 # What a copied value costs, in operations of a convolution in the time of which it is copied; by
 # measurement on a CPU with AVX2. Weights are copied an element at a time, tensors by rows.
@@ -41,7 +41,7 @@ def pays(blocks: list[Block], x: Tensor) -> bool:
         # Not its weight, of which a parametrization makes another at each reading.
         if not all(p.is_contiguous() for p in block.conv.parameters()):
             return False  # torch.nn's layers run channels-last, and so do these
-        problem = _problem(block, shape, x)
+        problem = problem_of(block, x, shape)._replace(channels_last=False)
         contiguous += problem.operations * _time(problem, x)
         converted += problem.operations * _time(problem._replace(channels_last=True), x)
         converted += _OF_WEIGHTS * math.prod(problem.weight)
@@ -70,17 +70,8 @@ def restored(y: Tensor) -> Tensor:
     return y.contiguous() if not y.is_contiguous() else y.reshape(-1).view(y.shape)
 
 
-def _problem(block: Block, shape: tuple[int, ...], x: Tensor) -> Problem:
-    weight = torch.empty(block.weight_shape, dtype=autocast_dtype(x), device="meta")
-    like = torch.empty(shape, dtype=weight.dtype, device="meta")
-    activated = block.after != Activation()
-    return describe(FORWARD, like, weight, block.geometry, activated)._replace(
-        device=x.device.type, channels_last=False
-    )
-
-
 def _time(problem: Problem, x: Tensor) -> float:
     """A convolution's time as a share of the library's for contiguous tensors."""
-    if not algorithms.beats_eager(problem, x.requires_grad and torch.is_grad_enabled()):
+    if not algorithms.beats_eager(problem, asks_gradient(x)):
         return 1.0
     return algorithms.select(problem).TIME

@@ -25,7 +25,7 @@ from fastgan.nn.layers import (
 )
 from fastgan.nn.norm_act import BatchNormActBase, InstanceNormActBase
 from fastgan.ops.conv import algorithms, aten, tuning
-from fastgan.ops.conv.problem import FORWARD, describe
+from fastgan.ops.conv.problem import FORWARD, Problem, describe
 from fastgan.ops.core.setting import Setting
 from fastgan.ops.core.tensors import autocast_dtype
 
@@ -217,24 +217,32 @@ def form_of(block: Block, x: Tensor, keep_activations: bool) -> Form:
 
 def choose(block: Block, x: Tensor, shape: tuple[int, ...], for_speed: bool) -> tuple[str, str]:
     """(form, why) of a convolution block whose input has a shape, and x's device, dtype, layout."""
-    assert block.conv is not None
     dtype, weight_shape, geometry = autocast_dtype(x), block.weight_shape, block.geometry
     own = None
     if for_speed and torch.compiler.is_compiling():
         own = False  # a choice by size would hold the graph to its sizes
     elif for_speed:
-        like = x if tuple(shape) == tuple(x.shape) else torch.empty(shape, device="meta")
-        weight = torch.empty(weight_shape, dtype=dtype, device="meta")
-        activated = block.after != Activation()
-        problem = describe(FORWARD, like, weight, geometry, activated)
-        problem = problem._replace(dtype=dtype, device=x.device.type)
-        own = algorithms.beats_eager(problem, x.requires_grad and torch.is_grad_enabled())
+        own = algorithms.beats_eager(problem_of(block, x, shape), asks_gradient(x))
     form, why = tuning.explained(x.device, dtype, tuple(shape), weight_shape, geometry, own)
     if form == "norm_fused" and aten.reads_beyond(
         shape, weight_shape, geometry, dtype, x.device.type
     ):
         return "recompute", "in 16 bits the library's convolution reads beyond so small an image"
     return form, why
+
+
+def problem_of(block: Block, x: Tensor, shape: tuple[int, ...]) -> Problem:
+    """The forward pass of a block's convolution on an input as of `choose`."""
+    dtype = autocast_dtype(x)
+    like = x if tuple(shape) == tuple(x.shape) else torch.empty(shape, device="meta")
+    weight = torch.empty(block.weight_shape, dtype=dtype, device="meta")
+    problem = describe(FORWARD, like, weight, block.geometry, block.after != Activation())
+    return problem._replace(dtype=dtype, device=x.device.type)
+
+
+def asks_gradient(x: Tensor) -> bool:
+    """Whether a training pass would form the gradient of x."""
+    return x.requires_grad and torch.is_grad_enabled()
 
 
 def _norm_pays(block: Block, x: Tensor) -> bool:
