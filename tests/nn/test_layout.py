@@ -16,6 +16,7 @@ from fastgan import fuse
 from fastgan.fusion import explain
 from fastgan.nn import FusedSequential, layout
 from fastgan.nn.planner import plan
+from fastgan.ops.core.tolerance import between_networks
 
 pytestmark = pytest.mark.usefixtures("native")
 CHANNELS_LAST = torch.channels_last
@@ -150,4 +151,4 @@ def test_a_compiled_model_converts_nothing() -> None:
     model = fuse(discriminator())
     x = torch.randn(32, 3, 64, 64)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-5)
+    assert error(compiled(x).detach(), model(x).detach()) <= between_networks(torch.float32)

@@ -24,7 +24,7 @@ OPTIONAL = {
     "scipy": "scipy",
     "tyro": "tyro",
 }
-HERE = "tests/test_gpu_command.py"  # names the marks, and needs no GPU
+HERE = "tests/test_gpu_stages.py"  # names the marks, and needs no GPU
 
 
 def tests(stage: Stage) -> list[str]:
