@@ -24,7 +24,8 @@ train: setup ## train a DCGAN on the embedded digits; prints where the samples a
 	$(BIN)/fastgan train digits
 
 test: setup ## run the tests, on up to four cores
-	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder \
+		--max-worker-restart=0
 
 lint: setup ## ruff: style and mistakes
 	$(BIN)/ruff check .

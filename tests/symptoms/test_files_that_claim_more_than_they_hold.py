@@ -10,7 +10,6 @@ import io
 import pickle
 import struct
 import tarfile
-import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from memory_use import memory_at_most
 
 from fastgan.data import DataError, load, open_images, stream
 
@@ -113,14 +113,11 @@ def test_refused_by_name_in_little_memory(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(HOSTILE[name]())
     for opened in (load, open_images, stream):
-        tracemalloc.start()
-        try:
-            with pytest.raises(ValueError, match=name.partition(".")[0]) as caught:
-                opened(path)
-        finally:
-            peak = tracemalloc.get_traced_memory()[1]
-            tracemalloc.stop()
-        assert peak < MAX_BYTES
+        with (
+            memory_at_most(MAX_BYTES),
+            pytest.raises(ValueError, match=name.partition(".")[0]) as caught,
+        ):
+            opened(path)
         assert isinstance(caught.value, DataError) or "cannot be streamed" in str(caught.value)
 
 
