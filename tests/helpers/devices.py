@@ -32,6 +32,11 @@ def everywhere(
     return pytest.mark.parametrize(f"device, {names}", cases, indirect=["device"], ids=str)
 
 
+def need_memory(gibibytes: int) -> None:
+    if torch.cuda.mem_get_info()[0] < gibibytes * 2**30:
+        pytest.skip(f"needs {gibibytes} GiB of free GPU memory")
+
+
 SWEEP_PARTS = 6
 
 

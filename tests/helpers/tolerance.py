@@ -70,3 +70,13 @@ def assert_as_exact_on_average(name: str, actual: Tensor, eager: Tensor, exact: 
     own, theirs = average(actual), average(eager)
     allowed = 2 * theirs + FLOOR[torch.float64 if eager.dtype is torch.float64 else torch.float32]
     assert own <= allowed, f"{name}: RMS {own:.2e}, PyTorch's {theirs:.2e}, allowed {allowed:.2e}"
+
+
+def assert_rounded_once(name: str, actual: Tensor, exact: Tensor) -> None:
+    """Holds many values, the largest of them and on average, to a single rounding by the rule.
+
+    What PyTorch makes at best is the reference, rounded.
+    """
+    eager = exact.to(actual.dtype)
+    assert_as_exact(name, actual, eager, exact, floor=torch.float32)
+    assert_as_exact_on_average(name, actual, eager, exact)

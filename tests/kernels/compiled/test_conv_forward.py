@@ -11,20 +11,15 @@ from typing import Any
 
 import pytest
 import torch
+from compiled_conv import KINDS, check, large_blocks
 from conv_case import ConvCase, Shape, run_block
-from devices import COMPILED, part_of, sweep
+from devices import COMPILED, need_memory, part_of, sweep
 from torch import Tensor
 
 pytestmark = COMPILED
 
 DEVICE = "cuda"
 TANH = (1, 0.0)
-KINDS = [
-    (torch.bfloat16, "ieee"),
-    (torch.float16, "ieee"),
-    (torch.float32, "tf32"),
-    (torch.float32, "ieee"),
-]
 OF_KINDS = pytest.mark.parametrize(("dtype", "precision"), KINDS, ids=str)
 DIRECTIONS = pytest.mark.parametrize("transposed", [False, True], ids=["conv", "transposed"])
 
@@ -53,23 +48,6 @@ LAYERS = {
     "1-D": layer(False, (8, 24, 500), 48, 41, 4, 20),
     "3-D": layer(True, (4, 16, 9, 8, 7), 32),
 }
-
-
-@pytest.fixture(autouse=True)
-def _exact_float32() -> Any:
-    """What the results are compared with, PyTorch's own float32, is not TF32."""
-    before = torch.backends.cudnn.conv.fp32_precision
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
-    yield
-    torch.backends.cudnn.conv.fp32_precision = before
-
-
-def check(c: ConvCase, precision: str, config: Any = None, back: Any = None) -> None:
-    """TF32 is held to the rule with PyTorch's own TF32."""
-    got = c.launch(config, back, precision)
-    torch.backends.cudnn.conv.fp32_precision = precision
-    c.check(got)
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
 
 
 @OF_KINDS
@@ -214,36 +192,5 @@ def test_a_cuda_graph_captures_every_launch(transposed: bool) -> None:
 @pytest.mark.parametrize("by_door", [False, True], ids=["gather", "block"])
 def test_more_than_2_to_the_31_values(by_door: bool) -> None:
     """Only the last image counts; it lies where 32-bit offsets would have wrapped around."""
-    if torch.cuda.mem_get_info()[0] < 32 * 2**30:
-        pytest.skip("needs 32 GiB of free GPU memory")
-    _large((520, 64, 256, 256), by_door)
-
-
-def _large(shape: tuple[int, ...], by_door: bool) -> None:
-    from fastgan.kernels import conv_block
-    from fastgan.kernels.conv_block.forward import Activation, conv_data_gradient, conv_forward
-    from fastgan.kernels.conv_block.geometry import conv_geometry
-
-    options = {"device": DEVICE, "dtype": torch.bfloat16, "memory_format": torch.channels_last}
-    x = torch.empty(shape, **options).zero_()
-    x[-1].normal_()
-    weight = (torch.randn(64, 64, 1, 1, device=DEVICE) / 8).bfloat16()
-    spec = ([1, 1], [0, 0], [0, 0], False)
-    identity = (0, 1.0)
-    if by_door:
-        no_norm = (None, None, None, None, 1e-5)
-        given = (*no_norm, *identity, *spec, *identity, 0)
-        y, _, _ = conv_block.conv_block_forward(x, weight, None, *given)
-        grads = conv_block.conv_block_backward(
-            x, None, None, x, y, None, weight, *given, True, False, False
-        )
-        g_x = grads[0]
-    else:
-        geo = conv_geometry(x, weight, *spec)
-        y, _, _ = conv_forward(x, None, Activation(), weight, None, geo, Activation(), 0)
-        g_x, _, _ = conv_data_gradient(x, y, None, Activation(), weight, geo, x, None, Activation())
-    last, matrix = x[-1].double().flatten(1), weight[:, :, 0, 0].double()
-    for found, want in ((y, matrix @ last), (g_x, matrix.T @ last)):
-        got = found[-1].double().flatten(1)
-        torch.testing.assert_close(got, want, rtol=2**-7, atol=1e-2)
-        assert (found[0] == 0).all()
+    need_memory(32)
+    large_blocks(DEVICE, 520, 256, by_door)

@@ -6,17 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from compiled_conv import KINDS, check, large_weight_gradient
 from conv_weight_case import NONE, WeightCase
-from devices import COMPILED, part_of, sweep
+from devices import COMPILED, need_memory, part_of, sweep
 
 pytestmark = COMPILED
 
-KINDS = [
-    (torch.bfloat16, "ieee"),
-    (torch.float16, "ieee"),
-    (torch.float32, "tf32"),
-    (torch.float32, "ieee"),
-]
 DIRECTIONS = pytest.mark.parametrize("transposed", [False, True], ids=["conv", "transposed"])
 # (x, C_out, transposed): the layers of DCGAN-64 at batch 64.
 LAYERS = [
@@ -31,29 +26,12 @@ LAYERS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _exact_float32() -> Any:
-    """What the results are compared with, PyTorch's own float32, is not TF32."""
-    before = torch.backends.cudnn.conv.fp32_precision
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
-    yield
-    torch.backends.cudnn.conv.fp32_precision = before
-
-
 def layer(
     x_shape: tuple[int, ...], c_out: int, transposed: bool, dtype: torch.dtype, **more: Any
 ) -> WeightCase:
     return WeightCase(
         transposed, x_shape, c_out, (4, 4), (2, 2), (1, 1), dtype=dtype, device="cuda", **more
     )
-
-
-def check(case: WeightCase, precision: str, config: Any = None) -> None:
-    """TF32 is held to the rule with PyTorch's own TF32."""
-    got = case.launch(config, precision)
-    torch.backends.cudnn.conv.fp32_precision = precision
-    case.check(got)
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
 
 
 @sweep
@@ -127,23 +105,5 @@ def test_a_cuda_graph_captures_every_launch(transposed: bool) -> None:
 
 def test_more_than_2_to_the_31_values() -> None:
     """Only the last image counts; it lies where 32-bit offsets would have wrapped around."""
-    from fastgan.kernels.conv_block.forward import Activation
-    from fastgan.kernels.conv_block.geometry import conv_geometry
-    from fastgan.kernels.conv_block.weight import conv_weight_gradient
-
-    if torch.cuda.mem_get_info()[0] < 24 * 2**30:
-        pytest.skip("needs 24 GiB of free GPU memory")
-    shape = (520, 64, 256, 256)
-    options = {"device": "cuda", "dtype": torch.bfloat16, "memory_format": torch.channels_last}
-    x, g = torch.empty(shape, **options).zero_(), torch.empty(shape, **options).zero_()
-    x[-1].normal_()
-    g[-1].normal_()
-    weight = torch.empty(64, 64, 1, 1, **options)
-    geo = conv_geometry(x, weight, [1, 1], [0, 0], [0, 0], False)
-    none = Activation()
-    g_weight, g_bias = conv_weight_gradient(
-        x, None, none, g, None, None, none, weight, geo, True, True
-    )
-    want = g[-1].double().flatten(1) @ x[-1].double().flatten(1).T
-    torch.testing.assert_close(g_weight[:, :, 0, 0].double(), want, rtol=2**-7, atol=1e-2)
-    torch.testing.assert_close(g_bias.double(), g[-1].double().sum((1, 2)), rtol=1e-4, atol=1e-3)
+    need_memory(24)
+    large_weight_gradient("cuda", 520, 256)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from compiled_conv import large_blocks, large_weight_gradient
 from conv_case import ConvCase, Shape, channels_last
 from tolerance import assert_as_exact
 from torch import Tensor
@@ -155,3 +156,9 @@ def test_two_blocks_under_autograd() -> None:
     )  # fmt: skip
     for i, values in enumerate(zip(own, theirs, exact, strict=True)):
         assert_as_exact(str(i), *values)
+
+
+def test_what_a_gpu_alone_can_hold_passes_where_it_is_small() -> None:
+    for by_door in (False, True):
+        large_blocks("cpu", 3, 8, by_door)
+    large_weight_gradient("cpu", 3, 8)
