@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import InitVar, dataclass, field
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastgan.augment import Augmentation
 from fastgan.engine.config import UpdateRule
 from fastgan.engine.distributed import DistributedGroup
-from fastgan.engine.precision import Precision, autocast
+from fastgan.engine.outputs import DiscriminatorOutput, output_of
+from fastgan.engine.precision import LOWER, Precision, RoundedWeights, autocast
 from fastgan.engine.update import Update
 from fastgan.losses import GANLoss
 from fastgan.nn import segments
@@ -68,18 +68,6 @@ class Batch:
         return [Batch(*part) for part in both]
 
 
-class DiscriminatorOutput(NamedTuple):
-    """What a discriminator says of images: logits, and how far it is from their classes.
-
-    Attributes:
-        class_loss: the cross-entropy of its class outputs against the labels, a scalar; None for a
-            discriminator without class outputs.
-    """
-
-    logits: Tensor
-    class_loss: Tensor | None = None
-
-
 @dataclass
 class GAN:
     """Two networks, how each is updated, and the choices of the step.
@@ -122,18 +110,30 @@ class GAN:
     takes its statistics over a part. The generator's pass is made again for its own update."""
     ranks: InitVar[DistributedGroup | None] = None  # what `group` was called in the last release
 
+    _weights: RoundedWeights | None = field(default=None, init=False, repr=False)
+
     def __post_init__(self, ranks: DistributedGroup | None) -> None:
         if ranks is not None:
             renamed("the argument ranks of GAN", "group", stacklevel=4)
             self.group = ranks
 
-    def autocast(self) -> AbstractContextManager[object]:
-        return autocast(self.update_g.device, self.precision)
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """The context of a forward pass; see `precision.autocast`."""
+        device, before = self.update_g.device, self._weights
+        rounds = self.precision in LOWER and device.type == "cuda"
+        self._weights = RoundedWeights(LOWER[self.precision]) if rounds else None
+        try:
+            with autocast(device, self.precision):
+                yield
+        finally:
+            self._weights = before
 
     def generate(self, batch: Batch) -> Tensor:
-        if batch.labels is None:
-            return self.generator(batch.noise)
-        return self.generator(batch.noise, batch.labels)
+        with self._rounded(self.generator):
+            if batch.labels is None:
+                return self.generator(batch.noise)
+            return self.generator(batch.noise, batch.labels)
 
     def discriminate(self, images: Tensor, labels: Tensor | None) -> Tensor:
         """The logits of ``images``, augmented if the run augments."""
@@ -142,7 +142,7 @@ class GAN:
     def outputs(self, images: Tensor, labels: Tensor | None) -> DiscriminatorOutput:
         """The output for ``images``, augmented if the run augments."""
         images = images if self.augment is None else self.augment(images)
-        return _output_of(self._outputs(images, labels), labels)
+        return output_of(self._outputs(images, labels), labels)
 
     def outputs_of_both(
         self, batch: Batch, fakes: Tensor
@@ -157,7 +157,7 @@ class GAN:
         with segments(self.discriminator, 2):
             outputs = self._outputs(torch.cat(both), twice)
         real, fake = zip(*(part.chunk(2) for part in outputs), strict=True)
-        return _output_of(real, labels), _output_of(fake, labels)
+        return output_of(real, labels), output_of(fake, labels)
 
     def discriminator_loss(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         if self._relativistic:
@@ -181,9 +181,14 @@ class GAN:
     def _relativistic(self) -> bool:
         return bool(getattr(self.loss, "relativistic", False))
 
+    def _rounded(self, network: nn.Module) -> AbstractContextManager[None]:
+        return nullcontext() if self._weights is None else self._weights.within(network)
+
     def _outputs(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, ...]:
         """The logits, and the class logits where the discriminator has them."""
-        out = self.discriminator(images) if labels is None else self.discriminator(images, labels)
+        given = (images,) if labels is None else (images, labels)
+        with self._rounded(self.discriminator):
+            out = self.discriminator(*given)
         return (out,) if isinstance(out, Tensor) else out
 
 
@@ -235,7 +240,7 @@ def discriminator_phase(
             real_logits, fake_logits = real.logits, fake.logits
             loss = gan.discriminator_loss(real_logits, fake_logits)
             found = _metrics(loss, real_logits, fake_logits)
-            loss = loss + _class_term(gan, found, real, fake)
+            loss = _with_classes(gan, loss, found, real, fake)
             for penalty in on_logits:
                 value = penalty.penalty(real_logits, fake_logits)  # type: ignore[attr-defined]
                 loss = loss + value * (penalty.weight * penalty.every)
@@ -282,7 +287,7 @@ def generator_phase(gan: GAN, batch: Batch, fakes: Tensor | None = None) -> Metr
                 output = gan.outputs(images, part.labels)
                 real_logits = partial(gan.discriminate, part.images, part.labels)
                 loss = gan.generator_loss(output.logits, real_logits)
-                total = loss + _class_term(gan, {}, output)
+                total = _with_classes(gan, loss, {}, output)
             gan.update_g.backward(_part(gan, total))
             metrics.append({"loss_g": loss.detach()})
     gan.update_g.finish()
@@ -307,8 +312,8 @@ def simultaneous_phase(gan: GAN, batch: Batch, penalties: Sequence[Penalty] = ()
             loss_d = gan.discriminator_loss(real_logits, fake_logits)
             loss_g = gan.generator_loss(fake_logits, real_logits.detach)
             found = _metrics(loss_d, real_logits, fake_logits) | {"loss_g": loss_g.detach()}
-            total_d = loss_d + _class_term(gan, found, real, fake)
-            total_g = loss_g + _class_term(gan, {}, fake)
+            total_d = _with_classes(gan, loss_d, found, real, fake)
+            total_g = _with_classes(gan, loss_g, {}, fake)
         if gan.update_rule == "one_stage":
             if fake.class_loss is not None:
                 raise ValueError("update_rule one_stage has no place for class outputs")
@@ -345,23 +350,14 @@ def _one_stage_ratio(gan: GAN, real_logits: Tensor, fake_logits: Tensor) -> Tens
     return up / down * (gan.update_g.scale / gan.update_d.scale)
 
 
-def _output_of(outputs: tuple[Tensor, ...], labels: Tensor | None) -> DiscriminatorOutput:
-    if len(outputs) == 1:
-        return DiscriminatorOutput(outputs[0])
-    logits, classes = outputs
-    if labels is None:
-        raise ValueError("the discriminator has class outputs, which need labels: conditional")
-    return DiscriminatorOutput(logits, F.cross_entropy(classes.float(), labels))
-
-
-def _class_term(gan: GAN, found: Metrics, *outputs: DiscriminatorOutput) -> Tensor | float:
-    """The weighted class loss of the outputs, noted in ``found``; 0 without class outputs."""
+def _with_classes(gan: GAN, loss: Tensor, found: Metrics, *outputs: DiscriminatorOutput) -> Tensor:
+    """The loss and the weighted class loss of the outputs, if they have one, noted in ``found``."""
     losses = [v.class_loss for v in outputs if v.class_loss is not None]
     if not losses:
-        return 0.0
+        return loss
     total = torch.stack(losses).sum()
     found["loss_class"] = total.detach()
-    return total * gan.class_weight
+    return loss + total * gan.class_weight
 
 
 def _metrics(loss_d: Tensor, real_logits: Tensor, fake_logits: Tensor) -> Metrics:

@@ -18,6 +18,8 @@ class LatentProjection(nn.ConvTranspose2d):
     Its weight is `nn.ConvTranspose2d`'s; in channels-last memory it is the matrix as it stands.
     """
 
+    is_product = True  # nothing else is done with its weight, which may be given rounded
+
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, bias: bool) -> None:
         super().__init__(in_channels, out_channels, kernel_size, bias=bias)
 

@@ -242,6 +242,8 @@ def recording(backend: str, capturing: Callable[[], bool]) -> Iterator[Recorder]
         del warmup
         if callable(grid):
             grid = grid(dict(zip(function.arg_names, args, strict=False)) | kwargs)
+        # Aliases: a gradient that something else refers to is copied where it is accumulated.
+        args = tuple(a.detach() if isinstance(a, Tensor) else a for a in args)
         recorder.add(
             "triton", function.__name__, function=function, arguments=args, options=kwargs,
             grid=tuple(grid),

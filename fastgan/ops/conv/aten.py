@@ -80,8 +80,8 @@ def _forward(p: Problem, x: Tensor, weight: Tensor, epilogue: Epilogue) -> Tenso
     # ATen works in channels-last as soon as one of its operands does.
     weight, bias = laid_out(p, weight), None
     # On a CPU the sums are rounded with their bias. On a GPU they are rounded before it, which a
-    # kernel of its own adds: that of the activation does so at no cost.
-    if epilogue.bias is not None and (epilogue.is_identity or p.device == "cpu"):
+    # kernel of its own adds: that of the activation does so at no cost, and reads it in float32.
+    if epilogue.bias is not None and p.device == "cpu":
         bias, epilogue = epilogue.bias.to(x.dtype), epilogue._replace(bias=None)
     y = torch.ops.aten.convolution(x, weight, bias, *aten_arguments(*p.geometry))
     return epilogue(p, y.to(p.dtype))
