@@ -96,6 +96,7 @@ def fused_graph(
     in_order = [block for _, block in sorted(blocks, key=lambda pair: order[pair[0]])]
     if not chains:
         return None, in_order
+    chains += _lone_convolutions(found.layers, chains)
     return _rewritten(graph, root, found.modules, chains, keep_activations), in_order
 
 
@@ -248,6 +249,18 @@ def _chains(layers: dict[fx.Node, Layer], links: dict[fx.Node, Layer]) -> list[l
     return chains
 
 
+def _lone_convolutions(
+    layers: dict[fx.Node, Layer], chains: list[list[Layer]]
+) -> list[list[Layer]]:
+    """Those in no chain: nothing is fused with them, but a kernel of ours may be the faster one."""
+    chained = {layer.node for chain in chains for layer in chain}
+    return [
+        [layer]
+        for node, layer in layers.items()
+        if node not in chained and not layer.reason and why_no_convolution(layer.module) is None
+    ]
+
+
 def _blocks(chain: list[Layer]) -> list[tuple[fx.Node, Block]]:
     """A chain as people speak of it: a convolution with the norm and activation that follow it."""
     groups: list[list[Layer]] = []
@@ -276,7 +289,8 @@ def _rewritten(
     for i, (chain, (head, tail)) in enumerate(zip(chains, ends, strict=True)):
         # In the place of its first layer: what it reads is as it was then.
         named = [(layer.name, layer.module) for layer in chain]
-        held[f"_chain_{i}"] = Chain(named, keep_activations, shared[i])
+        for_speed = keep_activations or len(chain) == 1  # alone it keeps no more than its input
+        held[f"_chain_{i}"] = Chain(named, for_speed, shared[i])
         with graph.inserting_before(head):
             fused = graph.call_module(f"_chain_{i}", (head.args[0],))
         tail.replace_all_uses_with(fused)
@@ -287,7 +301,7 @@ def _rewritten(
             held[str(node.target)] = modules[str(node.target)]
         elif node.op == "get_attr":
             owner, _, name = str(node.target).rpartition(".")
-            held[f"_read_{i}"] = _Read(modules[owner], name)
+            held[f"_read_{i}"] = Read(modules[owner], name)
             with graph.inserting_before(node):
                 node.replace_all_uses_with(graph.call_module(f"_read_{i}"))
             graph.erase_node(node)
@@ -297,7 +311,7 @@ def _rewritten(
     return fx.GraphModule(held, graph, type(root).__name__)
 
 
-class _Read(nn.Module):
+class Read(nn.Module):
     """An attribute of a module, as it is at the time: `.to()` and loading may put another there."""
 
     def __init__(self, owner: nn.Module, name: str) -> None:

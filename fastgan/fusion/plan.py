@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Hashable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,13 +13,14 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from fastgan.fusion.matching import Written, fused_graph
+from fastgan.fusion.memory_format import Border, borders, with_borders
 from fastgan.fusion.report import Block
 from fastgan.fusion.specialized import chains_of, pattern, specialized
 from fastgan.fusion.tracing import Trace, Untraceable, trace
 from fastgan.fusion.watching import Watch
 from fastgan.nn.layers import hooked
 from fastgan.nn.planner import MAX_KINDS, kind_of, kind_of_call
-from fastgan.nn.sequential import is_recording
+from fastgan.nn.sequential import is_recording, recorded_as_converted
 from fastgan.ops.core.dispatch import in_onnx_export, is_composed, setting
 
 
@@ -54,9 +56,11 @@ class Plan:
     def _forget(self) -> None:
         self.forwards: dict[Hashable, Callable[..., Any]] = {}  # by kind of call
         self.specialized: dict[Hashable, fx.GraphModule] = {}
+        self.converting: dict[tuple[Border, ...], fx.GraphModule] = {}
 
     def __getstate__(self) -> dict[str, Any]:  # a copy chooses for itself
-        return {k: v for k, v in vars(self).items() if k not in ("forwards", "specialized")}
+        chosen = ("forwards", "specialized", "converting")
+        return {k: v for k, v in vars(self).items() if k not in chosen}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -92,8 +96,10 @@ class Plan:
             if not compiling:
                 kind += kind_of(x)
         if compiling or is_recording():
-            graph = self.graphs[module.training].forward
-            return graph(*args) if self._holds() else own(module, *args)
+            if not self._holds():
+                return own(module, *args)
+            graph = self.graphs[module.training]
+            return graph(*args) if compiling else self._recorded(graph, args)
         kind += kind_of_call()
         forward = self.forwards.get(kind)
         if forward is _its_own:
@@ -106,17 +112,33 @@ class Plan:
             return own(module, *args)
         if forward is not None:
             return forward(*args)
-        outputs = self.graphs[module.training].forward(*args)
-        if len(self.forwards) < MAX_KINDS:
-            self.forwards[kind] = self._chosen(module.training)
+        graph = self.graphs[module.training]
+        if len(self.forwards) >= MAX_KINDS:
+            return graph.forward(*args)
+        graph = self._converting(graph, args)
+        outputs = graph.forward(*args)
+        self.forwards[kind] = self._chosen(graph)
         return outputs
 
-    def _chosen(self, training: bool) -> Callable[..., Any]:
+    def _converting(self, graph: fx.GraphModule, args: tuple[Tensor, ...]) -> fx.GraphModule:
+        """The graph in the memory formats that pay for inputs of this kind."""
+        found = borders(graph, args)
+        if not found:
+            return graph
+        if found not in self.converting:
+            self.converting[found] = with_borders(graph, found)
+        return self.converting[found]
+
+    def _recorded(self, graph: fx.GraphModule, args: tuple[Tensor, ...]) -> Any:
+        chosen = self._converting(graph, args)
+        with nullcontext() if chosen is graph else recorded_as_converted():
+            return chosen(*args)
+
+    def _chosen(self, graph: fx.GraphModule) -> Callable[..., Any]:
         """What answers calls of the kind that the graph has just run."""
-        graph = self.graphs[training]
         if all(form.plain for chain in chains_of(graph) for form in chain.planned.last or ()):
             return _its_own
-        key = training, pattern(graph)
+        key = graph, pattern(graph)
         if key not in self.specialized:
             self.specialized[key] = specialized(graph)
         forward: Callable[..., Any] = self.specialized[key].forward

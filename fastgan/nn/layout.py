@@ -9,12 +9,13 @@ checkpoints and whoever else holds them see nothing of it.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastgan.nn.blocks import Block
+from fastgan.nn.layers import layer_kind
 from fastgan.nn.planner import asks_gradient, problem_of
 from fastgan.ops.conv import algorithms
 from fastgan.ops.conv.geometry import output_shape
@@ -24,29 +25,61 @@ from fastgan.ops.core.tensors import is_channels_last
 # What a copied value costs, in operations of a convolution in the time of which it is copied; by
 # measurement on a CPU with AVX2. Weights are copied an element at a time, tensors by rows.
 _OF_WEIGHTS, _OF_TENSORS = 128, 64
-_MAX_SHARE = 0.85  # of the contiguous layers' time, for a choice that pays under all conditions
+MAX_SHARE = 0.85  # of the contiguous layers' time, for a choice that pays under all conditions
+
+
+class Costs(NamedTuple):
+    """What a pass of blocks takes in either memory format, in operations of the library's
+    contiguous convolutions; without converting the input and the output, which has a shape.
+    """
+
+    contiguous: float
+    channels_last: float
+    shape: tuple[int, ...]
 
 
 def pays(blocks: list[Block], x: Tensor) -> bool:
     """Whether blocks run faster on a channels-last copy of x, a training pass or a forward one."""
-    if x.device.type != "cpu" or x.dim() != 4 or not x.is_contiguous() or is_channels_last(x):
+    if not convertible(x):
         return False
-    shape: tuple[int, ...] = tuple(x.shape)
-    contiguous, converted = 0.0, float(_OF_TENSORS * x.numel())
+    costs = costs_of(blocks, x, tuple(x.shape), asks_gradient(x))
+    if costs is None:
+        return False
+    copies = copy_cost(x.numel()) + copy_cost(math.prod(costs.shape))
+    return costs.channels_last + copies < MAX_SHARE * costs.contiguous
+
+
+def convertible(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dim() == 4 and x.is_contiguous() and not is_channels_last(x)
+
+
+def costs_of(blocks: list[Block], x: Tensor, shape: tuple[int, ...], grad_x: bool) -> Costs | None:
+    """The costs of blocks on an input of a shape, and of x's device and dtype.
+
+    None where the blocks' layers are not all known, or their parameters are not contiguous:
+    torch.nn's layers then run channels-last, and so do these.
+    """
+    contiguous = channels_last = 0.0
     for block in blocks:
-        if not block.fits(x) or block.why_not:
-            return False
+        if not block.fits(x) or (block.why_not and layer_kind(block.children[0]) != "act"):
+            return None
         if block.conv is None:
             continue
         # Not its weight, of which a parametrization makes another at each reading.
         if not all(p.is_contiguous() for p in block.conv.parameters()):
-            return False  # torch.nn's layers run channels-last, and so do these
+            return None
         problem = problem_of(block, x, shape)._replace(channels_last=False)
-        contiguous += problem.operations * _time(problem, x)
-        converted += problem.operations * _time(problem._replace(channels_last=True), x)
-        converted += _OF_WEIGHTS * math.prod(problem.weight)
+        contiguous += problem.operations * _time(problem, grad_x)
+        channels_last += problem.operations * _time(problem._replace(channels_last=True), grad_x)
+        channels_last += _OF_WEIGHTS * math.prod(problem.weight)
         shape = output_shape(shape, block.weight_shape, block.geometry)
-    return converted + _OF_TENSORS * math.prod(shape) < _MAX_SHARE * contiguous
+        grad_x = torch.is_grad_enabled()
+    return Costs(contiguous, channels_last, shape)
+
+
+def copy_cost(count: int) -> float:
+    """What it costs to convert a tensor of so many values, in the unit of `Costs`."""
+    return float(_OF_TENSORS * count)
 
 
 def converted(x: Tensor) -> Tensor:
@@ -70,8 +103,8 @@ def restored(y: Tensor) -> Tensor:
     return y.contiguous() if not y.is_contiguous() else y.reshape(-1).view(y.shape)
 
 
-def _time(problem: Problem, x: Tensor) -> float:
+def _time(problem: Problem, grad_x: bool) -> float:
     """A convolution's time as a share of the library's for contiguous tensors."""
-    if not algorithms.beats_eager(problem, asks_gradient(x)):
+    if not algorithms.beats_eager(problem, grad_x):
         return 1.0
     return algorithms.select(problem).TIME

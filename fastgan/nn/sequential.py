@@ -128,6 +128,16 @@ def is_recording() -> bool:
     return _records is not None
 
 
+@contextmanager
+def recorded_as_converted() -> Iterator[None]:
+    """Blocks that run channels-last within are recorded as run on copies of contiguous tensors."""
+    begins = 0 if _records is None else len(_records)
+    yield
+    if _records is not None:
+        ran = _records[begins:]
+        _records[begins:] = [r._replace(converted=is_channels_last(r.input)) for r in ran]
+
+
 _plainly = False
 
 
@@ -179,10 +189,8 @@ class Runner(NamedTuple):
         """As _run; converted: on a channels-last copy of x, with an output as of x itself."""
         if not converted:
             return self._run(x, blocks, forms)
-        begins = 0 if _records is None else len(_records)
-        y, forms = self._run(layout.converted(x), blocks, forms)
-        if _records is not None:
-            _records[begins:] = [run._replace(converted=True) for run in _records[begins:]]
+        with recorded_as_converted():
+            y, forms = self._run(layout.converted(x), blocks, forms)
         return layout.restored(y), forms
 
     def _run(

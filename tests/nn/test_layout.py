@@ -86,7 +86,7 @@ def test_layers_that_are_not_known_stay() -> None:
 def converting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it pays, and for all that may be converted, however small."""
     if request.param == "always":
-        monkeypatch.setattr(layout, "_MAX_SHARE", float("inf"))
+        monkeypatch.setattr(layout, "MAX_SHARE", float("inf"))
 
 
 def results(model: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
