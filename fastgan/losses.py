@@ -39,6 +39,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastgan.checks import check_choice, unknown
+from fastgan.ops.mean_loss import mean_loss
+from fastgan.ops.mean_loss.reference import (
+    CROSS_ENTROPY,
+    HINGE,
+    LINEAR,
+    SATURATING,
+    SQUARE,
+    Term,
+    cross_entropy,
+    softplus,
+)
 
 
 class GeneratorLoss(Protocol):
@@ -71,44 +82,42 @@ class GANLoss(NamedTuple):
         return {"name": self.name, **others}
 
 
-def _logits(name: str, logits: Tensor) -> Tensor:
+def _check_logits(name: str, logits: Tensor) -> None:
     if not logits.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {logits.dtype}")
     if logits.numel() == 0:
         raise ValueError(f"{name} must not be empty, got shape {list(logits.shape)}")
+
+
+def _logits(name: str, logits: Tensor) -> Tensor:
+    _check_logits(name, logits)
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
-def _softplus(x: Tensor) -> Tensor:
-    # logsigmoid(x) = -softplus(-x), without softplus' switch to the identity above 20.
-    return -F.logsigmoid(-x)
+class _OfBoth:
+    """The discriminator's half of a loss whose parts are means of a function of each logit."""
+
+    def __init__(self, on_real: Term, on_fake: Term) -> None:
+        self._on_real, self._on_fake = on_real, on_fake
+
+    def __call__(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        return self.with_means(real_logits, fake_logits)[0]
+
+    def with_means(self, real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, ...]:
+        """(loss, mean of the real logits, mean of the fakes'), by one kernel on a GPU."""
+        _check_logits("real_logits", real_logits)
+        _check_logits("fake_logits", fake_logits)
+        return mean_loss([(real_logits, self._on_real), (fake_logits, self._on_fake)])
 
 
-def _cross_entropy(x: Tensor, target: float) -> Tensor:
-    """Binary cross-entropy of logits against one label."""
-    if target == 1.0:
-        return -F.logsigmoid(x)
-    if target == 0.0:
-        return _softplus(x)
-    return target * _softplus(-x) + (1 - target) * _softplus(x)
-
-
-def _pair(
-    name: str,
-    on_real: Callable[[Tensor], Tensor],
-    on_fake: Callable[[Tensor], Tensor],
-    on_generated: Callable[[Tensor], Tensor],
-) -> GANLoss:
-    """A GANLoss whose parts are means of elementwise functions of the logits."""
-
-    def discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        real, fake = _logits("real_logits", real_logits), _logits("fake_logits", fake_logits)
-        return on_real(real).mean() + on_fake(fake).mean()
+def _pair(name: str, on_real: Term, on_fake: Term, on_generated: Term) -> GANLoss:
+    """A GANLoss whose parts are means of a function of each logit."""
 
     def generator(fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
-        return on_generated(_logits("fake_logits", fake_logits)).mean()
+        _check_logits("fake_logits", fake_logits)
+        return mean_loss([(fake_logits, on_generated)])[0]
 
-    return GANLoss(discriminator, generator, name=name)
+    return GANLoss(_OfBoth(on_real, on_fake), generator, name=name)
 
 
 def _relativistic(name: str, compare: Callable[[Tensor, Tensor], Tensor]) -> GANLoss:
@@ -132,32 +141,34 @@ def _with_targets(name: str, real: float, fake: float) -> str:
 def _make_non_saturating(real: float, fake: float) -> GANLoss:
     return _pair(
         _with_targets("non_saturating", real, fake),
-        on_real=lambda r: _cross_entropy(r, real),
-        on_fake=lambda f: _cross_entropy(f, fake),
-        on_generated=lambda f: _cross_entropy(f, 1.0),
+        on_real=Term(CROSS_ENTROPY, real),
+        on_fake=Term(CROSS_ENTROPY, fake),
+        on_generated=Term(CROSS_ENTROPY, 1.0),
     )
 
 
 def _make_saturating(real: float, fake: float) -> GANLoss:
-    return _make_non_saturating(real, fake)._replace(
-        generator=_pair("", torch.neg, torch.neg, lambda f: -_softplus(f)).generator,
-        name=_with_targets("saturating", real, fake),
+    return _pair(
+        _with_targets("saturating", real, fake),
+        on_real=Term(CROSS_ENTROPY, real),
+        on_fake=Term(CROSS_ENTROPY, fake),
+        on_generated=Term(SATURATING, 0.0),
     )
 
 
 def _make_lsgan(real: float, fake: float) -> GANLoss:
     return _pair(
         _with_targets("lsgan", real, fake),
-        on_real=lambda r: 0.5 * (r - real).square(),
-        on_fake=lambda f: 0.5 * (f - fake).square(),
-        on_generated=lambda f: 0.5 * (f - 1).square(),
+        on_real=Term(SQUARE, real),
+        on_fake=Term(SQUARE, fake),
+        on_generated=Term(SQUARE, 1.0),
     )
 
 
 def _make_relativistic_average(real: float, fake: float) -> GANLoss:
     def compare(winner: Tensor, loser: Tensor, high: float, low: float) -> Tensor:
-        above = _cross_entropy(winner - loser.mean(), high).mean()
-        return above + _cross_entropy(loser - winner.mean(), low).mean()
+        above = cross_entropy(winner - loser.mean(), high).mean()
+        return above + cross_entropy(loser - winner.mean(), low).mean()
 
     name = "relativistic_average"
     smooth = _relativistic(_with_targets(name, real, fake), lambda r, f: compare(r, f, real, fake))
@@ -171,7 +182,7 @@ def _pairing(winner: Tensor, loser: Tensor) -> Tensor:
             "real_logits and fake_logits must have one shape to be paired, got "
             f"{list(winner.shape)} and {list(loser.shape)}"
         )
-    return _softplus(loser - winner).mean()
+    return softplus(loser - winner).mean()
 
 
 # Losses with a target for each side, from those targets.
@@ -185,13 +196,8 @@ _SMOOTHABLE: dict[str, Callable[[float, float], GANLoss]] = {
 lsgan = _make_lsgan(1.0, 0.0)
 non_saturating = _make_non_saturating(1.0, 0.0)
 saturating = _make_saturating(1.0, 0.0)
-hinge = _pair(
-    "hinge",
-    on_real=lambda r: F.relu(1 - r),
-    on_fake=lambda f: F.relu(1 + f),
-    on_generated=Tensor.neg,
-)
-wasserstein = _pair("wasserstein", on_real=Tensor.neg, on_fake=lambda f: f, on_generated=Tensor.neg)
+hinge = _pair("hinge", Term(HINGE, 1.0), Term(HINGE, -1.0), Term(LINEAR, 1.0))
+wasserstein = _pair("wasserstein", Term(LINEAR, 1.0), Term(LINEAR, -1.0), Term(LINEAR, 1.0))
 relativistic_average = _make_relativistic_average(1.0, 0.0)
 relativistic_pairing = _relativistic("relativistic_pairing", _pairing)
 

@@ -165,6 +165,16 @@ class GAN:
             fake_logits = self.group.gather(fake_logits)
         return self.loss.discriminator(real_logits, fake_logits)
 
+    def judged(self, real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, Metrics]:
+        """The discriminator's loss, and what is to be noted of it."""
+        together = getattr(self.loss.discriminator, "with_means", None)
+        if together is None or self._relativistic:
+            loss = self.discriminator_loss(real_logits, fake_logits)
+            means = [t.detach().mean(dtype=torch.float32) for t in (real_logits, fake_logits)]
+        else:
+            loss, *means = together(real_logits, fake_logits)
+        return loss, {"loss_d": loss.detach(), "real_logit": means[0], "fake_logit": means[1]}
+
     def generator_loss(self, fake_logits: Tensor, real_logits: Callable[[], Tensor]) -> Tensor:
         """``real_logits`` is only asked for by a relativistic loss, which compares the two."""
         if not self._relativistic:
@@ -238,8 +248,7 @@ def discriminator_phase(
                 fakes = gan.generate(part)
             real, fake = gan.outputs_of_both(part, fakes.detach())
             real_logits, fake_logits = real.logits, fake.logits
-            loss = gan.discriminator_loss(real_logits, fake_logits)
-            found = _metrics(loss, real_logits, fake_logits)
+            loss, found = gan.judged(real_logits, fake_logits)
             loss = _with_classes(gan, loss, found, real, fake)
             for penalty in on_logits:
                 value = penalty.penalty(real_logits, fake_logits)  # type: ignore[attr-defined]
@@ -309,9 +318,9 @@ def simultaneous_phase(gan: GAN, batch: Batch, penalties: Sequence[Penalty] = ()
             seen = fakes.detach().requires_grad_()
             real, fake = gan.outputs_of_both(part, seen)
             real_logits, fake_logits = real.logits, fake.logits
-            loss_d = gan.discriminator_loss(real_logits, fake_logits)
+            loss_d, found = gan.judged(real_logits, fake_logits)
             loss_g = gan.generator_loss(fake_logits, real_logits.detach)
-            found = _metrics(loss_d, real_logits, fake_logits) | {"loss_g": loss_g.detach()}
+            found["loss_g"] = loss_g.detach()
             total_d = _with_classes(gan, loss_d, found, real, fake)
             total_g = _with_classes(gan, loss_g, {}, fake)
         if gan.update_rule == "one_stage":
@@ -358,14 +367,6 @@ def _with_classes(gan: GAN, loss: Tensor, found: Metrics, *outputs: Discriminato
     total = torch.stack(losses).sum()
     found["loss_class"] = total.detach()
     return loss + total * gan.class_weight
-
-
-def _metrics(loss_d: Tensor, real_logits: Tensor, fake_logits: Tensor) -> Metrics:
-    return {
-        "loss_d": loss_d.detach(),
-        "real_logit": real_logits.detach().mean(dtype=torch.float32),
-        "fake_logit": fake_logits.detach().mean(dtype=torch.float32),
-    }
 
 
 def _part(gan: GAN, loss: Tensor) -> Tensor:

@@ -123,6 +123,7 @@ def launches() -> tuple[Launch, ...]:
         ):
             _run_shape(dtype, channels_last, *shape)
         _gather_images()
+        _mean_loss()
         for name in TARGETS:
             target = (name,)
             conv_part.run(name)
@@ -181,6 +182,20 @@ def _gather_images() -> None:
         images = torch.empty((1024, *shape), dtype=torch.uint8, device="meta")
         for given in (flips, None):
             kernels.gather_images(images, index, given, dtype)
+
+
+def _mean_loss() -> None:
+    """Every kind of term, alone and in a pair."""
+    import torch
+
+    kernels: Any = importlib.import_module("fastgan.kernels.mean_loss")
+    loss = torch.empty((), device="meta")
+    for dtype, kind in product((torch.float32, torch.bfloat16), range(5)):
+        x = torch.empty(128, dtype=dtype, device="meta")
+        for parts in (1, 2):
+            terms = [(kind, 1.0)] * parts
+            kernels.mean_loss([x] * parts, terms)
+            kernels.mean_loss_backward(loss, [x] * parts, terms)
 
 
 def describe(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Launch:
