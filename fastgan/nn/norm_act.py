@@ -29,6 +29,7 @@ from fastgan.ops.core.tensors import (
     real,
     whole,
 )
+from fastgan.ops.norm_act.autograd import moved_together
 from fastgan.ops.norm_act.sync import check_group
 from fastgan.ops.norm_act_conv import Norm
 
@@ -150,7 +151,8 @@ _waiting: list[tuple[Tensor, int]] | None = None
 @contextmanager
 def batches_counted_together() -> Iterator[None]:
     """Within, `num_batches_tracked` of batch norms moves when the outermost block ends, by one
-    launch for all layers; that of a layer whose momentum is None, which reads it, at once.
+    launch for all layers; that of a layer whose momentum is None, which reads it, at once. Running
+    statistics on a GPU wait as well, unless an op reads them before.
     """
     global _waiting
     if _waiting is not None:
@@ -158,7 +160,8 @@ def batches_counted_together() -> Iterator[None]:
         return
     _waiting = []
     try:
-        yield
+        with moved_together():
+            yield
     finally:
         counts, _waiting = _waiting, None
         sums: dict[int, tuple[Tensor, int]] = {}

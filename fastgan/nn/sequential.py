@@ -32,6 +32,7 @@ from fastgan.ops.core.tensors import (
     running_pair,
 )
 from fastgan.ops.norm_act import move_running_stats
+from fastgan.ops.norm_act.autograd import settle_for
 from fastgan.ops.norm_act_conv import Norm, fused, with_statistics
 from fastgan.ops.norm_act_conv.fused import Companions, Statistics
 
@@ -377,6 +378,7 @@ def _deferred(block: Block, x: Tensor, norm: Norm | None, moments: _Pair | None)
     if not norm.training:
         running = running_pair(x, norm.running_mean, norm.running_var)
         assert running is not None
+        settle_for(running[0])
         rows = running[0].reshape(1, -1), running[1].reshape(1, -1)
     assert rows is not None
     return Deferred(*rows, norm.weight, norm.bias, norm.eps, activation, slope)

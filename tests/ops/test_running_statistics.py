@@ -17,6 +17,8 @@ from torch.func import grad, jvp, vmap
 from fastgan.nn import BatchNormAct2d, FusedSequential
 from fastgan.ops import instance_norm_act, norm_act, norm_act_conv, sync_norm_act
 from fastgan.ops.core import dispatch
+from fastgan.ops.norm_act import autograd, reference
+from fastgan.ops.norm_act.arguments import Update
 from fastgan.ops.norm_act_conv import Norm
 
 C = 4
@@ -161,3 +163,28 @@ def test_each_sample_moves_its_own_under_vmap() -> None:
         vmap(lambda x: norm_act(x, *shared, training=True))(x)
     assert torch.equal(shared[0], torch.zeros(3).double())
     assert torch.equal(shared[1], torch.ones(3).double())
+
+
+@pytest.mark.parametrize("momenta", [(0.1, 0.1), (0.1, 0.7)])
+def test_moves_that_waited_are_those_made_one_by_one(monkeypatch, momenta):
+    """Two layers, one of which sees two segments and then another batch."""
+    layers = [(torch.randn(c), torch.rand(c)) for c in (5, 3)]
+    batches = [(0, 2), (1, 1), (0, 1)]
+    exact = [tuple(t.double() for t in pair) for pair in layers]
+    plain = [tuple(t.clone() for t in pair) for pair in layers]
+    waiting = []
+    for i, segments in batches:
+        mean, var = torch.randn(2, segments, len(layers[i][0])).unbind()
+        how = momenta[i], 7, False
+        waiting.append(Update(*(t.data for t in layers[i]), mean, var.abs(), *how))
+        reference.update_running_stats_(*plain[i], mean, var.abs(), *how)
+        reference.update_running_stats_(*exact[i], mean.double(), var.abs().double(), *how)
+    monkeypatch.setattr(autograd, "_waiting", waiting)
+    other = torch.zeros(3)
+    autograd.settle_for(other)
+    assert len(waiting) == 3
+    autograd.settle_for(layers[1][0])
+    assert waiting == []
+    for of_layer in zip(layers, plain, exact, strict=True):
+        for got, own, wide in zip(*of_layer, strict=True):
+            assert_as_exact("running", got, own, wide)

@@ -22,7 +22,7 @@ from fastgan.ops.core.tensors import (
     values_per_channel,
 )
 from fastgan.ops.norm_act.arguments import Eval, Spec, Train
-from fastgan.ops.norm_act.autograd import EVAL, TRAIN, move
+from fastgan.ops.norm_act.autograd import EVAL, TRAIN, move, settle, settle_for
 
 
 def norm_act(
@@ -93,6 +93,7 @@ def norm_act(
     if not training:
         if running is None:
             raise ValueError("running_mean: evaluation needs running_mean and running_var")
+        settle_for(running[0])
         x = dense(x)
         z = _in_cpp(x, (*running, *affine), how) if is_eager else None
         if z is None:
@@ -141,6 +142,7 @@ def copy_back_running_stats(
     """Hands the moved statistics back where the kernels moved a float32 copy of those given."""
     for own, wide in zip(given, moved, strict=True):
         if own is not None and own is not wide:
+            settle()
             with torch.no_grad():
                 own.copy_(wide)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -145,12 +148,63 @@ def move(
     running: tuple[Tensor, Tensor], mean: Tensor, var: Tensor, momentum: float, count: int,
     average: bool, backend: str, is_eager: bool,
 ) -> None:  # fmt: skip
-    """Moves running statistics towards those of a batch."""
+    """Moves running statistics towards those of a batch, at once or as `moved_together` says."""
     a = Update(*running, mean, var, momentum, count, average)
     if is_eager:
-        return UPDATE.run(a, backend)
+        if _waiting is None or average or not mean.is_cuda:
+            return UPDATE.run(a, backend)
+        _waiting.append(a)
+        torch.autograd.graph.increment_version(running)
+        return None
     with torch.no_grad():
         UPDATE(a, backend, is_eager)
+
+
+_waiting: list[Update] | None = None
+
+
+@contextmanager
+def moved_together() -> Iterator[None]:
+    """Within, running statistics on a GPU move when the outermost block ends, by a few launches for
+    all, or before they are read by an op.
+    """
+    global _waiting
+    if _waiting is not None:
+        yield
+        return
+    _waiting = []
+    try:
+        yield
+        settle()
+    finally:
+        _waiting = None
+
+
+def settle_for(running_mean: Tensor) -> None:
+    """Moves what waits, if statistics that are about to be read or written elsewhere are in it."""
+    if _waiting and any(a.running_mean.data_ptr() == running_mean.data_ptr() for a in _waiting):
+        settle()
+
+
+@torch.no_grad()
+def settle() -> None:
+    """Moves what waits in `moved_together`."""
+    if not _waiting:
+        return
+    waiting, _waiting[:] = list(_waiting), []
+    unbias = [a.count / (a.count - 1) for a in waiting]
+    variances = torch._foreach_mul([a.var for a in waiting], unbias)
+    # Of each pair of running statistics what it moves to, in turn.
+    turns: dict[tuple[int, float], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+    taken: Counter[int] = Counter()
+    for a, var in zip(waiting, variances, strict=True):
+        for of_mean, of_var in zip(a.mean.unbind(), var.unbind(), strict=True):
+            turn = taken[a.running_mean.data_ptr()]
+            taken[a.running_mean.data_ptr()] += 1
+            turns[turn, a.momentum] += (a.running_mean, of_mean), (a.running_var, of_var)
+    for (_, momentum), pairs in sorted(turns.items(), key=lambda item: item[0]):
+        running, batch = (list(side) for side in zip(*pairs, strict=True))
+        torch._foreach_lerp_(running, batch, momentum)
 
 
 # Derivatives.

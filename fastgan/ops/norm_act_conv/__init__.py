@@ -26,6 +26,7 @@ from fastgan.ops.core.tensors import (
 )
 from fastgan.ops.norm_act import copy_back_running_stats
 from fastgan.ops.norm_act.arguments import NormTensors
+from fastgan.ops.norm_act.autograd import settle_for
 from fastgan.ops.norm_act_conv.arguments import Spec
 from fastgan.ops.norm_act_conv.autograd import run
 from fastgan.ops.norm_act_conv.fused import Companions, Statistics
@@ -137,6 +138,7 @@ def with_statistics(
     if training:
         count = values_per_channel(x, segments)
     elif running is not None:
+        settle_for(running[0])
         known = running[0].reshape(1, -1), running[1].reshape(1, -1)
     elif norm is not NO_NORM:
         raise ValueError("norm: evaluation needs running_mean and running_var")

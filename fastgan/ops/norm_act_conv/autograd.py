@@ -69,6 +69,8 @@ def run(
 def _run_fused(
     a: Forward, backend: str, companions: Companions, moving: tuple[float, int, bool]
 ) -> tuple[Tensor, Statistics | None]:
+    if companions.running is not None:
+        norm_ops.settle_for(companions.running[0])
     run = partial(fused.forward, companions=companions)
     y, mean, var, _, rows, *statistics = FORWARD(a, backend, True, run)
     running = companions.running
