@@ -30,6 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastgan
 from fastgan.ops.core import dispatch, native
+from fastgan.ops.norm_act_conv import fused
 
 Kind = Literal["triton", "cuda", "aten"]
 
@@ -70,7 +71,11 @@ class Launch:
 
 @dataclass(frozen=True)
 class Call:
-    """An operator of fastgan with its arguments, tensors as `Spec`, before it launches anything."""
+    """Raw kernels called by name, with arguments as `described`, before they launch anything.
+
+    module: the op ("norm_act"), or "fused": `fastgan.ops.norm_act_conv.fused`, whose argument
+    beside the tensors (companions, rows) comes last.
+    """
 
     op: str
     module: str
@@ -260,6 +265,8 @@ def recording(backend: str, capturing: Callable[[], bool]) -> Iterator[Recorder]
         patch.object(dispatch, "is_eager", _is_eager),
         patch("fastgan.ops.norm_act_conv.is_eager", _is_eager),
         patch.object(dispatch, "kernels", watched),
+        patch.object(fused, "forward", _watched_fused(recorder, "forward", "companions")),
+        patch.object(fused, "backward", _watched_fused(recorder, "backward", "rows")),
         patch.object(native, "why_no_cuda", lambda device=None: missing),
         patch.object(native, "KERNELS", _CudaKernels(recorder)),
         recorder,
@@ -271,6 +278,17 @@ def _is_eager(*tensors: Tensor | None) -> bool:
     """`dispatch.is_eager`, but that neither fake tensors nor the recorder count."""
     del tensors
     return not (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0)
+
+
+def _watched_fused(recorder: Recorder, op: str, beside: str) -> Callable[..., Any]:
+    """A function of `fused` that notes each call; beside: its keyword argument."""
+    function = getattr(fused, op)
+
+    def call(a: Any, backend: str, **given: Any) -> Any:
+        recorder.calls.append(Call(op, "fused", (described(a), described(given[beside]))))
+        return function(a, backend, **given)
+
+    return call
 
 
 class _Watched:
@@ -314,7 +332,10 @@ class _CudaKernels:
 
 
 def described(value: Any) -> Any:
-    """A tensor as its `Spec`; anything else as it is."""
+    """A tensor as its `Spec`, those in tuples too; anything else as it is."""
+    if isinstance(value, tuple):
+        held = map(described, value)
+        return type(value)(*held) if hasattr(value, "_fields") else tuple(held)
     if not isinstance(value, Tensor):
         return value
     return Spec(tuple(value.shape), value.stride(), value.dtype, value.data_ptr() % 16)

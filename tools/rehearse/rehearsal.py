@@ -1,4 +1,4 @@
-"""Every recipe's steps, each variant of them, recorded and checked."""
+"""Every recipe's steps, each variant of them, recorded, checked and executed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from fastgan.recipes import Recipe, get_recipe, list_recipes
 
-from . import check, report
+from . import check, execute, report
 from .gpus import GPUS
 from .steps import Variant, place, record
 
@@ -27,6 +27,8 @@ QUICK = (
     Variant(GPUS["sm_90"], capture=True),
     Variant(GPUS["sm_90"], capture=True, backend="triton", form="fused"),
 )
+
+FEW = 2  # images of a batch whose calls are executed
 
 
 def variants(targets: Sequence[str]) -> Iterator[Variant]:
@@ -62,6 +64,36 @@ def rehearse(
     compiler = check.Compiler() if compiles else None
     chosen = QUICK if quick else tuple(variants(targets))
     return [_step(recipe, variant, compiler) for recipe in recipes for variant in chosen]
+
+
+def executed(names: Sequence[str]) -> execute.Executed:
+    """The calls of the recipes' steps by Triton's kernels, of FEW images, in the interpreter.
+
+    names: as in `rehearse`. A kernel that a step launches and no call does is a problem, too.
+    """
+    calls, launched, problems = [], set(), []
+    for recipe in [get_recipe(name) for name in names] or list_recipes():
+        for form in ("auto", "fused"):
+            variant = Variant(GPUS["sm_90"], capture=True, backend="triton", form=form)
+            joint = recipe.name.startswith("dcgan")
+            step = record(narrow(recipe), variant, batch_size=FEW, joint_batch=joint)
+            calls += step.calls
+            launched |= {launch.name for launch in step.launches if launch.kind == "triton"}
+    found = execute.in_interpreter(calls)
+    problems = [f"{name} was launched in no call" for name in sorted(launched - set(found.kernels))]
+    return found._replace(problems=[*found.problems, *problems])
+
+
+def narrow(recipe: Recipe) -> Recipe:
+    """A recipe with a DCGAN of large images as few channels wide as leaves its kernels the same."""
+    if recipe.name not in ("dcgan-32", "dcgan-64", "dcgan-128"):
+        return recipe
+    models = {
+        network: dataclasses.replace(spec, arguments={**spec.arguments, "width": 16})
+        for network in ("generator", "discriminator")
+        if (spec := getattr(recipe, network)) is not None
+    }
+    return dataclasses.replace(recipe, **models)
 
 
 def _step(recipe: Recipe, variant: Variant, compiler: check.Compiler | None) -> Step:

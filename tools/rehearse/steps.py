@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import traceback
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from fastgan.recipes import Recipe, build_models
 from .gpus import Gpu, virtual
 from .record import Call, Launch, recording
 
-_WARM_UP = 1  # steps before one is recorded: what is made once is made in the first
+_WARM_UP = 1  # steps of its kind before one is recorded: what is made once is made in the first
 
 
 class Variant(NamedTuple):
@@ -47,7 +48,7 @@ class Recorded(NamedTuple):
 
 
 def record(recipe: Recipe, variant: Variant, **overrides: Any) -> Recorded:
-    """One step of a recipe, after those that warm it up.
+    """One step of a recipe, after those that warm it up: one with all penalties, if they are lazy.
 
     Args:
         overrides: fields of the recipe's training configuration, such as batch_size.
@@ -56,7 +57,9 @@ def record(recipe: Recipe, variant: Variant, **overrides: Any) -> Recorded:
         recipe.train, device="cuda", capture="on" if variant.capture else "off",
         precision=variant.precision, **overrides,
     )  # fmt: skip
-    count = config.batch_size * config.discriminator_steps * (_WARM_UP + 2)
+    updates = config.discriminator_steps
+    before = _WARM_UP * math.lcm(config.reg_every, updates) // updates
+    count = config.batch_size * updates * 3
     shape = count, recipe.channels, recipe.image_size, recipe.image_size
     labels = torch.arange(count) % 10 if config.conditional else None
     dataset = ImageDataset(torch.zeros(shape, dtype=torch.uint8), labels)
@@ -70,7 +73,7 @@ def record(recipe: Recipe, variant: Variant, **overrides: Any) -> Recorded:
         with torch.device("cuda"):
             generator, discriminator = build_models(recipe)
         trainer = Trainer(generator, discriminator, dataset, config)
-        for _ in range(_WARM_UP):
+        for _ in range(before):
             trainer.train_step()
         recorder.launches.clear()
         recorder.calls.clear()

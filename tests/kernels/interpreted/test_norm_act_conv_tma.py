@@ -7,14 +7,11 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import pytest
 import torch
 from tolerance import assert_as_exact
 from torch import Tensor, nn
-from triton.runtime.interpreter import InterpretedFunction
 
 import fastgan.kernels.conv_block.tma.passes as _passes
 from fastgan.fusion.explaining import convolution_kernels
@@ -25,6 +22,7 @@ from fastgan.nn.norm_act import segments
 from fastgan.nn.sequential import recording
 from fastgan.ops import backend, convolution_form
 from fastgan.ops.conv import algorithms
+from tools.rehearse.interpreter import launches
 
 SMALL = (ConvConfig(16, 16, 16, 1, 2),)
 
@@ -42,21 +40,6 @@ def _on_tma(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         torch.use_deterministic_algorithms(True)
         yield
         torch.use_deterministic_algorithms(False)
-
-
-@contextmanager
-def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
-    """How often each kernel is launched."""
-    counted: Counter[str] = Counter()
-    grid = InterpretedFunction.__getitem__
-
-    def counting(self: Any, size: Any) -> Any:
-        counted[self.fn.__name__] += 1
-        return grid(self, size)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(InterpretedFunction, "__getitem__", counting)
-        yield counted
 
 
 def layers(norm: type[nn.Module] = nn.BatchNorm2d) -> nn.Sequential:
@@ -138,15 +121,15 @@ def half_model(norm: type[nn.Module] = nn.BatchNorm2d, **options: bool) -> Fused
     return fused
 
 
-def test_no_launch_stands_between_a_product_and_its_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_launch_stands_between_a_product_and_its_pass() -> None:
     fused, (x, g) = half_model(), images()
     x = x.half().requires_grad_()
-    with launches(monkeypatch) as forward, recording() as runs:
+    with launches() as forward, recording() as runs:
         y = fused(x)
     assert [run.form for run in runs] == ["fused", "fused", "recompute"]
     assert [str(convolution_kernels(run)) for run in runs[:2]] == ["Triton, TMA"] * 2
     assert forward == {"tma_conv_kernel": 2, "norm_input_kernel": 2}
-    with launches(monkeypatch) as backward:
+    with launches() as backward:
         y.backward(g.half())
     products = {"tma_conv_kernel": 2, "tma_weight_kernel": 2}
     passes = {"norm_gradient_kernel": 1, "form_kernel": 1}
@@ -155,9 +138,7 @@ def test_no_launch_stands_between_a_product_and_its_pass(monkeypatch: pytest.Mon
     assert backward == products | passes | of_the_last | slices
 
 
-def test_one_tensor_a_block_is_kept_or_its_normalised_one_too(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_one_tensor_a_block_is_kept_or_its_normalised_one_too() -> None:
     grads = []
     for keep in (False, True):
         fused, (x, g) = half_model(keep_activations=keep), images()
@@ -169,7 +150,7 @@ def test_one_tensor_a_block_is_kept_or_its_normalised_one_too(
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
             y = fused(x.half())
-        with launches(monkeypatch) as backward:
+        with launches() as backward:
             y.backward(g.half())
         assert backward["form_kernel"] == (0 if keep else 1)
         weights = {p.data_ptr() for p in fused.parameters()}
@@ -185,7 +166,7 @@ def test_many_pieces_are_merged_in_chunks_first(monkeypatch: pytest.MonkeyPatch)
     fused, (x, g) = FusedSequential(*copy.deepcopy(model)), images(side=8)
     monkeypatch.setattr(_passes, "MERGED", 1)
     monkeypatch.setattr(_passes, "FOLDED", 2)
-    with launches(monkeypatch) as counted:
+    with launches() as counted:
         check(model, fused, x, g)
     assert counted["merge_statistics_kernel"] == 2
     assert counted["fold_sums_kernel"] == 1
@@ -217,22 +198,22 @@ def test_gradients_under_create_graph_are_the_same_and_go_on() -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in fused.parameters())
 
 
-def test_float32_parameters_are_read_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float32_parameters_are_read_under_autocast() -> None:
     fused, (x, g) = FusedSequential(*layers()), images()
-    with torch.autocast("cpu", torch.bfloat16), launches(monkeypatch) as counted:
+    with torch.autocast("cpu", torch.bfloat16), launches() as counted:
         fused(x).backward(g.bfloat16())
     assert counted["tma_conv_kernel"] == 3
     assert all(p.grad.dtype is torch.float32 for p in fused.parameters())
 
 
-def test_the_table_runs_it_where_triton_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_runs_it_where_triton_is_asked_for() -> None:
     """In the recompute form; by itself, or in another layout, the library's convolution runs."""
     fused, (x, _) = half_model(), images()
     for name, form, expected in (("triton", "recompute", 2), ("auto", "recompute", 0)):
-        with backend(name), convolution_form(form), launches(monkeypatch) as counted:
+        with backend(name), convolution_form(form), launches() as counted:
             fused(x.half())
         assert counted["tma_conv_kernel"] == expected
     with algorithms.force(tma=True), backend("auto"), convolution_form("recompute"):
-        with launches(monkeypatch) as counted:
+        with launches() as counted:
             fused(x.half())
         assert counted["tma_conv_kernel"] == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,11 +12,13 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from fastgan.nn import BatchNormAct2d, batches_counted_together
+from fastgan.recipes import get_recipe
 from tools.kernel_report.compare import Row
 from tools.rehearse import check
 from tools.rehearse.gpus import GPUS, virtual
 from tools.rehearse.record import Launch, recording
-from tools.rehearse.rehearsal import Step, rehearse
+from tools.rehearse.rehearsal import Step, executed, rehearse
+from tools.rehearse.steps import Variant, record
 
 H200 = GPUS["sm_90"]
 # Of a captured DCGAN-64 step with a joint batch, in bfloat16: nodes that are ATen's or Triton's,
@@ -54,6 +57,23 @@ def test_both_networks_are_in_what_was_recorded(steps):
 
 def test_nothing_but_numbers_and_the_batch_goes_in_beside_the_graph(steps):
     assert {step.outside for step in steps} <= {4, 5}
+
+
+def test_calls_compute_what_the_reference_does():
+    found = executed(["digits"])
+    assert not found.problems
+    assert found.calls >= 20
+    assert {"norm_input_kernel", "tma_conv_kernel", "train_kernel"} <= set(found.kernels)
+
+
+def test_the_recorded_step_is_one_with_the_lazy_penalty():
+    recipe = get_recipe("digits")
+    variant = Variant(H200, capture=True)
+    plain, always, lazy = (
+        Counter(call.op for call in record(recipe, variant, batch_size=2, **penalty).calls)
+        for penalty in ({}, {"regularizer": "r1"}, {"regularizer": "r1", "reg_every": 3})
+    )
+    assert lazy == always != plain
 
 
 @pytest.fixture

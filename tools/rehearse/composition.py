@@ -1,0 +1,48 @@
+"""norm_act_conv as PyTorch composes it at the dtype of x, the result of each layer rounded: the
+tolerance rule allows twice its error. Arguments and results as those of the op's reference.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastgan.ops.conv.geometry import aten_arguments
+from fastgan.ops.core.activation import act, d_act, d_act_from_output
+from fastgan.ops.norm_act import reference as norm_act
+from fastgan.ops.norm_act_conv.arguments import Backward, Forward
+
+
+def forward(a: Forward) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
+    z, mean, var = normalise(a, a.spec.training)
+    bias = None if a.bias is None else a.bias.to(z.dtype)
+    y = torch.ops.aten.convolution(z, a.weight.to(z.dtype), bias, *aten_arguments(*a.spec.geometry))
+    return act(y, *a.spec.after), mean, var, z
+
+
+def backward(a: Backward) -> tuple[Tensor | None, ...]:
+    x, (mean, var, gamma, beta), spec = a.x, a.norm, a.spec
+    dy = a.g_y if a.y is None else a.g_y * d_act_from_output(a.y, *spec.after)
+    dz, g_weight, _ = torch.ops.aten.convolution_backward(
+        dy, normalise(a, False)[0], a.weight.to(x.dtype), None, *aten_arguments(*spec.geometry),
+        [a.need_x or a.need_affine, a.need_weight, False],
+    )  # fmt: skip
+    g_x, g_gamma, g_beta = x.new_empty(0), None, None
+    if mean is not None and var is not None and dz is not None:
+        g_x, g_gamma, g_beta = norm_act.norm_act_backward(
+            dz, x, mean, var, gamma, beta, *spec.norm, spec.training, a.need_x, a.need_affine
+        )
+    elif a.need_x:
+        g_x = dz * d_act(x, *spec.before)
+    g_weight = g_weight.to(a.weight.dtype) if a.need_weight else None
+    g_bias = dy.float().sum([0, *range(2, dy.dim())]) if a.need_bias else None
+    return g_x, g_weight, g_bias, g_gamma, g_beta
+
+
+def normalise(a: Forward | Backward, training: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    mean, var, gamma, beta = a.norm
+    if training:
+        return norm_act.norm_act_train(a.x, gamma, beta, *a.spec.norm)
+    if mean is None or var is None:
+        return act(a.x, *a.spec.before), None, None
+    return norm_act.norm_act_eval(a.x, mean, var, gamma, beta, *a.spec.norm), None, None
