@@ -97,8 +97,8 @@ int emulate_cover(const Problem* p, int single_pass, int tensors, int* visits, l
     constexpr int tile = kTile<K::V, 1>;
     Plan plan = plan_stream(K::L, g, tile, p->sms * 3);
     if (single_pass) {
-      const SinglePassPlan fitted = plan_single_pass(K::L, g, tile, tensors, 20000,
-                                                     {p->sms, p->shared_per_block, p->max_cluster});
+      const DeviceLimits limits{p->sms, p->shared_per_block - 20000, p->max_cluster};
+      const SinglePassPlan fitted = plan_single_pass(K::L, g, tile, tensors, limits);
       if (!fitted.fits) {
         return;
       }

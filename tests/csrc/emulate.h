@@ -26,16 +26,16 @@ struct HostPeers {
 class HostExecutor {
  public:
   HostExecutor(int sms, int shared_per_block, int max_cluster)
-      : limits_{sms, shared_per_block, max_cluster} {}
+      : sms_(sms), shared_per_block_(shared_per_block), max_cluster_(max_cluster) {}
 
   template <typename Kernel>
   int wave() const {
-    return limits_.sms * Kernel::kBlocksPerSm;
+    return sms_ * Kernel::kBlocksPerSm;
   }
 
   template <typename Kernel>
   DeviceLimits limits() const {
-    return limits_;
+    return {sms_, shared_per_block_ - int(sizeof(typename Kernel::Scratch)), max_cluster_};
   }
 
   float* floats(std::int64_t count) {
@@ -150,7 +150,7 @@ class HostExecutor {
     }
   }
 
-  DeviceLimits limits_;
+  int sms_, shared_per_block_, max_cluster_;
   int launches_ = 0;
   int cluster_ = 0;
   std::vector<std::vector<float>> workspace_;

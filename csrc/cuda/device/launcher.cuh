@@ -16,7 +16,6 @@
 #include <torch/headeronly/util/shim_utils.h>
 
 #include <array>
-#include <atomic>
 #include <limits>
 #include <mutex>
 #include <vector>
@@ -113,6 +112,15 @@ __global__ void __launch_bounds__(kThreads, Kernel::kBlocksPerSm) staged_kernel(
   kernel.finish(blockIdx.x, threadIdx.x, shared, state);
 }
 
+// Throws torch's message of an error. Forgets it, too: the library has a CUDA runtime of its own,
+// which would tell it again after the next launch, as that one's.
+inline void check_cuda(cudaError_t error) {
+  if (error != cudaSuccess) {
+    static_cast<void>(cudaGetLastError());
+  }
+  STD_CUDA_CHECK(error);
+}
+
 constexpr int kMaxDevices = 64;
 
 struct DeviceInfo {
@@ -123,7 +131,7 @@ struct DeviceInfo {
 
 inline int device_attribute(cudaDeviceAttr attribute, int device) {
   int value = 0;
-  STD_CUDA_CHECK(cudaDeviceGetAttribute(&value, attribute, device));
+  check_cuda(cudaDeviceGetAttribute(&value, attribute, device));
   return value;
 }
 
@@ -166,9 +174,23 @@ class Launcher {
     return info_.sms * Kernel::kBlocksPerSm;
   }
 
+  // Of a kernel that works on chip. Clusters need the hardware and a kernel compiled for sm_90 or
+  // later: code for sm_80 that the driver translates for a newer device has no cluster barrier in
+  // it. The kernel is given all of the shared memory that plans may fill. Asked once for each device.
   template <typename Kernel>
-  DeviceLimits limits() const {
-    return {info_.sms, info_.shared_per_block, cluster_limit<Kernel>()};
+  const DeviceLimits& limits() const {
+    static std::array<DeviceLimits, kMaxDevices> limits;
+    static std::array<std::once_flag, kMaxDevices> known;
+    std::call_once(known[device_], [this] {
+      cudaFuncAttributes attributes{};
+      check_cuda(cudaFuncGetAttributes(&attributes, single_pass_kernel<Kernel>));
+      const int dynamic = info_.shared_per_block - int(attributes.sharedSizeBytes);
+      check_cuda(cudaFuncSetAttribute(single_pass_kernel<Kernel>,
+                                      cudaFuncAttributeMaxDynamicSharedMemorySize, dynamic));
+      const bool may = info_.clusters && attributes.ptxVersion >= 90;
+      limits[device_] = {info_.sms, dynamic, may ? largest_cluster<Kernel>(dynamic) : 1};
+    });
+    return limits[device_];
   }
 
   // Float32 workspace that lives as long as the op; the allocator orders its reuse by stream.
@@ -180,19 +202,19 @@ class Launcher {
   template <typename Kernel>
   void map(const Kernel& kernel, std::int64_t blocks) const {
     map_kernel<Kernel><<<grid_of(blocks), kThreads, 0, stream_>>>(kernel);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    check_cuda(cudaGetLastError());
   }
 
   template <typename Kernel>
   void reduce(const Kernel& kernel, std::int64_t blocks) const {
     reduce_kernel<Kernel><<<grid_of(blocks), kThreads, 0, stream_>>>(kernel);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    check_cuda(cudaGetLastError());
   }
 
   template <typename Kernel>
   void staged(const Kernel& kernel, std::int64_t blocks) const {
     staged_kernel<Kernel><<<grid_of(blocks), kThreads, 0, stream_>>>(kernel);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    check_cuda(cudaGetLastError());
   }
 
   template <typename Kernel>
@@ -206,32 +228,10 @@ class Launcher {
     config.stream = stream_;
     config.attrs = &cluster;
     config.numAttrs = plan.chunks > 1 ? 1 : 0;
-    STD_CUDA_CHECK(cudaLaunchKernelEx(&config, single_pass_kernel<Kernel>, kernel));
+    check_cuda(cudaLaunchKernelEx(&config, single_pass_kernel<Kernel>, kernel));
   }
 
  private:
-  // How large a cluster this kernel may be launched with: clusters need the hardware and a kernel
-  // compiled for sm_90 or later (code for sm_80 that the driver translates for a newer device has
-  // no cluster barrier in it). Also lets the kernel use all of the shared memory. Asked once for
-  // each device.
-  template <typename Kernel>
-  int cluster_limit() const {
-    static std::array<std::atomic<int>, kMaxDevices> limits;  // 0: not yet known
-    std::atomic<int>& limit = limits[device_];
-    int known = limit.load(std::memory_order_acquire);
-    if (known == 0) {
-      cudaFuncAttributes attributes{};
-      STD_CUDA_CHECK(cudaFuncGetAttributes(&attributes, single_pass_kernel<Kernel>));
-      const int dynamic = info_.shared_per_block - int(attributes.sharedSizeBytes);
-      STD_CUDA_CHECK(cudaFuncSetAttribute(single_pass_kernel<Kernel>,
-                                          cudaFuncAttributeMaxDynamicSharedMemorySize, dynamic));
-      const bool may = info_.clusters && attributes.ptxVersion >= 90;
-      known = may ? largest_cluster<Kernel>(dynamic) : 1;
-      limit.store(known, std::memory_order_release);
-    }
-    return known;
-  }
-
   // Up to 8 blocks (the portable maximum), if the device can hold that many at once, each with
   // `dynamic` bytes: a slice of a device may not.
   template <typename Kernel>
@@ -246,7 +246,7 @@ class Launcher {
       config.attrs = &cluster;
       config.numAttrs = 1;
       int active = 0;
-      STD_CUDA_CHECK(cudaOccupancyMaxActiveClusters(&active, single_pass_kernel<Kernel>, &config));
+      check_cuda(cudaOccupancyMaxActiveClusters(&active, single_pass_kernel<Kernel>, &config));
       if (active > 0) {
         break;
       }

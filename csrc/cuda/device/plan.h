@@ -11,8 +11,8 @@ namespace cuda {
 
 struct DeviceLimits {
   int sms;
-  int shared_per_block;  // bytes, opt-in
-  int max_cluster;       // 1 where thread-block clusters are not to be had
+  int dynamic_shared;  // bytes that a block may ask for beside those its kernel declares
+  int max_cluster;     // 1 where thread-block clusters are not to be had
 };
 
 inline int log2_ceil(std::int64_t n) {
@@ -77,7 +77,7 @@ inline std::int64_t shared_bytes(const Plan& plan, int tensors) {
 // Splits a tile over 1, 2, 4 or 8 blocks of a cluster: as few as hold it, and then more while SMs
 // are idle and a block has over 32 KiB to stream (below that a cluster barrier costs more than the
 // second SM gains).
-inline SinglePassPlan split_tile(const Geometry& g, int log_tx, int tensors, int scratch_bytes,
+inline SinglePassPlan split_tile(const Geometry& g, int log_tx, int tensors,
                                  const DeviceLimits& limits) {
   Plan plan{};
   plan.log_tx = log_tx;
@@ -86,7 +86,7 @@ inline SinglePassPlan split_tile(const Geometry& g, int log_tx, int tensors, int
     plan.chunks = cluster;
     plan.chunk_len = ceil_div(g.units, cluster);
     const std::int64_t bytes = shared_bytes(plan, tensors);
-    const bool fits = bytes + scratch_bytes <= limits.shared_per_block;
+    const bool fits = bytes <= limits.dynamic_shared;
     const bool spread = 2 * cluster <= limits.max_cluster && bytes > 32 * 1024 &&
                         plan.blocks() < limits.sms;
     if (fits && !spread) {
@@ -101,14 +101,14 @@ inline SinglePassPlan split_tile(const Geometry& g, int log_tx, int tensors, int
 // wider leaves half of the SMs without a block. By reasoning over bytes and barriers, not yet by
 // measurement.
 inline SinglePassPlan plan_single_pass(Layout layout, const Geometry& g, int tile_units,
-                                       int tensors, int scratch_bytes, const DeviceLimits& limits) {
+                                       int tensors, const DeviceLimits& limits) {
   if (layout == Layout::kContiguous) {
-    return split_tile(g, tile_columns_log2(layout, g, tile_units), tensors, scratch_bytes, limits);
+    return split_tile(g, tile_columns_log2(layout, g, tile_units), tensors, limits);
   }
   const int widest = std::min(2, log2_ceil(g.columns));
-  SinglePassPlan best = split_tile(g, widest, tensors, scratch_bytes, limits);
+  SinglePassPlan best = split_tile(g, widest, tensors, limits);
   if (widest > 1 && (!best.fits || best.plan.blocks() * 2 < limits.sms)) {
-    const SinglePassPlan narrow = split_tile(g, widest - 1, tensors, scratch_bytes, limits);
+    const SinglePassPlan narrow = split_tile(g, widest - 1, tensors, limits);
     best = narrow.fits ? narrow : best;
   }
   return best;

@@ -111,9 +111,8 @@ template <typename T, Layout L, typename Exec>
 bool run_backward_onchip(Exec& launcher, const Backward<T>& b) {
   using Kernel = SinglePassBackwardKernel<T, L>;
   using SumsKernel = GradSumsKernel<T, kWide<T>, L>;
-  const SinglePassPlan single_pass =
-      plan_single_pass(L, b.geometry, SumsKernel::kU, Kernel::kTensors,
-                       int(sizeof(typename Kernel::Scratch)), launcher.template limits<Kernel>());
+  const SinglePassPlan single_pass = plan_single_pass(
+      L, b.geometry, SumsKernel::kU, Kernel::kTensors, launcher.template limits<Kernel>());
   if (!single_pass.fits) {
     return false;
   }

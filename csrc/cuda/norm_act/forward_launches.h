@@ -49,9 +49,8 @@ bool run_train_onchip(Exec& launcher, const Geometry& geometry, const Act& act,
                       const ChannelStats& stats, const T* x, float* mean, float* var, T* z) {
   using Kernel = SinglePassForwardKernel<T, L>;
   using Moments = MomentsKernel<T, kWide<T>, L>;
-  const SinglePassPlan single_pass =
-      plan_single_pass(L, geometry, Moments::kU, Kernel::kTensors,
-                       int(sizeof(typename Kernel::Scratch)), launcher.template limits<Kernel>());
+  const SinglePassPlan single_pass = plan_single_pass(
+      L, geometry, Moments::kU, Kernel::kTensors, launcher.template limits<Kernel>());
   if (single_pass.fits) {
     launcher.single_pass(Kernel{{geometry, single_pass.plan, act, x, mean, var}, stats, z},
                          single_pass.shared_bytes);
