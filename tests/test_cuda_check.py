@@ -43,14 +43,16 @@ def built(tmp_path, monkeypatch):
     """A build that writes its record and no library; its commands."""
     ran = []
 
-    def run(command: list[str], settings: object = None, cwd: Path = ROOT) -> str:
+    def run(command: list[str], settings: dict[str, str] | None = None, cwd: Path = ROOT) -> str:
         ran.append(command)
         if "venv" in command:
             Path(command[-1]).mkdir(parents=True)
         if "setup.py" in command:
             package = Path(command[4].partition("=")[2]) / "fastgan"
             package.mkdir(parents=True)
-            (package / "_build.json").write_text(json.dumps(record))
+            archs = (settings or {}).get("FASTGAN_CUDA_ARCHS")
+            made = record | {"cuda_archs": archs.split(";")} if archs else record
+            (package / "_build.json").write_text(json.dumps(made))
         if cuda_check.PROBE in command:
             return json.dumps({n: [k for k in wanted if n in wanted[k]] for n in command[4:]})
         return ""
@@ -75,6 +77,11 @@ def test_an_environment_is_made_once_and_nothing_is_built_in_place(built, tmp_pa
     builds = [command for command in ran if "setup.py" in command]
     assert len(builds) == 2
     assert not any(str(ROOT) in word or "--inplace" in word for c in builds for word in c[1:])
+
+
+def test_few_architectures_may_be_asked_for(built, tmp_path, capsys):
+    assert cuda_check.main(["--environments", str(tmp_path), "--archs", "80;90"]) == 0
+    assert "nvcc 13.0, sm 80 90: built, loaded, " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -102,3 +109,10 @@ def test_a_command_that_fails_tells_its_last_lines():
     code = "import sys; sys.stderr.write('because'); sys.exit(3)"
     with pytest.raises(cuda_check.Failed, match="exited 3:\nbecause"):
         cuda_check.run([sys.executable, "-c", code])
+
+
+def test_an_error_is_forgotten_where_it_is_told():
+    """By `check_cuda` alone: torch's own macro leaves it in this library's CUDA runtime."""
+    files = [p for p in (ROOT / "csrc").rglob("*") if p.is_file()]
+    lines = [line for p in files for line in p.read_text().splitlines() if "STD_CUDA_" in line]
+    assert [line.strip() for line in lines] == ["STD_CUDA_CHECK(error);"]
