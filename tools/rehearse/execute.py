@@ -29,7 +29,9 @@ import torch
 from torch import Tensor
 
 from fastgan.ops.core.tolerance import FLOOR
+from fastgan.ops.mean_loss import reference as mean_loss
 from fastgan.ops.norm_act import reference as norm_act
+from fastgan.ops.norm_act.reference import wide
 from fastgan.ops.norm_act_conv import fused, reference
 from fastgan.ops.norm_act_conv.arguments import Backward, Forward
 from fastgan.ops.norm_act_conv.fused import Companions, Statistics
@@ -96,9 +98,8 @@ def _poisoned() -> Iterator[None]:
 def execute(call: Call) -> list[str]:
     """What of a call's results is wrong, in words."""
     torch.manual_seed(zlib.crc32(repr(call).encode()))
-    of_triton, composed, of_reference, given = (
-        _fused(call) if call.module == "fused" else _raw(call)
-    )
+    how = {"fused": _fused, "mean_loss": _of_losses}.get(call.module, _raw)
+    of_triton, composed, of_reference, given = how(call)
     name = f"{call.module}.{call.op} {_shapes(call.arguments)}"
     try:
         found = of_triton(*_copies(given))
@@ -152,6 +153,21 @@ def _raw(call: Call) -> Functions:
         return run
 
     return with_changed(kernel), with_changed(definition), with_changed(definition), given
+
+
+def _of_losses(call: Call) -> Functions:
+    kernel = getattr(importlib.import_module("fastgan.kernels.mean_loss"), call.op)
+    definition = _losses if call.op == "mean_loss" else _gradients_of_losses
+    return kernel, definition, definition, _Values(None)("", call.arguments)
+
+
+def _losses(logits: tuple[Tensor, ...], terms: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    return mean_loss.mean_loss([(wide(x), t) for x, t in zip(logits, terms, strict=True)])
+
+
+def _gradients_of_losses(g: Tensor, logits: Any, terms: Any) -> tuple[Tensor, ...]:
+    leaves = tuple(x.detach().requires_grad_() for x in logits)
+    return torch.autograd.grad(_losses(leaves, terms)[0], leaves, g)
 
 
 def _fused(call: Call) -> Functions:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any, Literal
 from unittest.mock import patch
 
@@ -242,6 +242,8 @@ def recording(backend: str, capturing: Callable[[], bool]) -> Iterator[Recorder]
     from triton.runtime.jit import JITFunction
 
     recorder = Recorder(capturing)
+    losses = importlib.import_module("fastgan.kernels.mean_loss")
+    of_losses = _Watched(recorder, "mean_loss", SimpleNamespace(**vars(losses)))
 
     def launch(function: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
         del warmup
@@ -265,6 +267,8 @@ def recording(backend: str, capturing: Callable[[], bool]) -> Iterator[Recorder]
         patch.object(dispatch, "is_eager", _is_eager),
         patch("fastgan.ops.norm_act_conv.is_eager", _is_eager),
         patch.object(dispatch, "kernels", watched),
+        patch.object(losses, "mean_loss", of_losses.mean_loss),
+        patch.object(losses, "mean_loss_backward", of_losses.mean_loss_backward),
         patch.object(fused, "forward", _watched_fused(recorder, "forward", "companions")),
         patch.object(fused, "backward", _watched_fused(recorder, "backward", "rows")),
         patch.object(native, "why_no_cuda", lambda device=None: missing),

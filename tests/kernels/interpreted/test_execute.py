@@ -11,6 +11,7 @@ import torch
 import fastgan.kernels.conv_block.tma.plan as _plan
 from fastgan.kernels import norm_act
 from fastgan.ops.conv.geometry import Geometry
+from fastgan.ops.mean_loss.reference import CROSS_ENTROPY, HINGE, Term
 from fastgan.ops.norm_act.arguments import NormTensors
 from fastgan.ops.norm_act_conv import fused
 from fastgan.ops.norm_act_conv.arguments import Backward, Forward, Spec
@@ -61,7 +62,13 @@ BACKWARD = Call(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("call", [TRAIN, MOVE, FORWARD, BACKWARD], ids=lambda c: c.op)
+LOGITS, TERMS = (floats(4, 1), images(4, 1, 1)), (Term(CROSS_ENTROPY, 0.9), Term(HINGE, -1.0))
+LOSS = Call("mean_loss", "mean_loss", (LOGITS, TERMS))
+LOSS_BACKWARD = Call("mean_loss_backward", "mean_loss", (floats(), LOGITS, TERMS))
+CALLS = [TRAIN, MOVE, FORWARD, BACKWARD, LOSS, LOSS_BACKWARD]
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda c: c.op)
 def test_what_kernels_compute_is_accepted(call: Call) -> None:
     assert execute(call) == []
 
