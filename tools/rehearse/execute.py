@@ -67,7 +67,7 @@ def in_interpreter(calls: Iterable[Call]) -> Executed:
             env=os.environ | {"TRITON_INTERPRET": "1"}, cwd=ROOT, capture_output=True, text=True,
         )  # fmt: skip
     if done.returncode:
-        raise RuntimeError(f"the interpreter's process failed: {done.stderr[-2000:]}")
+        raise RuntimeError(f"the interpreter exited {done.returncode}: {done.stderr[-2000:]}")
     return Executed(*json.loads(done.stdout.splitlines()[-1]))
 
 
