@@ -118,11 +118,6 @@ def device_target(device: torch.device) -> Target:
     return Target(shared, BLACKWELL_REGISTERS if blackwell else None)
 
 
-def shared_limit(device: torch.device) -> int:
-    """Bytes of shared memory a block may have on a device."""
-    return device_target(device).shared
-
-
 @dataclass(frozen=True)
 class ConvGeometry:
     """One gather (see ``tiles.py``), of ``images`` images: what is read has ``channels_in``

@@ -19,8 +19,6 @@ Partials and per-channel values add less than 1 %.
 """
 
 import torch
-import triton
-import triton.language as tl
 
 from fastgan.kernels.core.device import merge_sums
 from fastgan.kernels.core.geometry import (
@@ -48,6 +46,7 @@ from fastgan.kernels.norm_act.forward import (
     stats_kernel,
     train_kernel,
 )
+from fastgan.kernels.norm_act.running import running_kernel
 
 __all__ = [
     "configs",
@@ -207,46 +206,10 @@ def update_running_stats_(
     segments, channels = mean.shape
     block = 128
     with device_guard(mean):
-        _running_kernel[(cdiv(channels, block),)](
+        running_kernel[(cdiv(channels, block),)](
             running_mean, running_var, mean, var, momentum, count / (count - 1), segments, channels,
             AVERAGE=average, BLOCK=block, num_warps=4,
         )  # fmt: skip
-
-
-@triton.jit(do_not_specialize=("segments", "C"))
-def _running_kernel(
-    running_mean_ptr,
-    running_var_ptr,
-    mean_ptr,
-    var_ptr,
-    momentum,
-    unbiased,
-    segments,
-    C,
-    AVERAGE: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = channel < C
-    running_mean = tl.load(running_mean_ptr + channel, inside, other=0.0).to(tl.float32)
-    running_var = tl.load(running_var_ptr + channel, inside, other=0.0).to(tl.float32)
-    mean_sum = tl.zeros([BLOCK], tl.float32)
-    var_sum = tl.zeros([BLOCK], tl.float32)
-    for g in range(segments):
-        start = tl.cast(g, tl.int64) * C
-        mean = tl.load(mean_ptr + start + channel, inside, other=0.0)
-        var = tl.load(var_ptr + start + channel, inside, other=0.0) * unbiased
-        if AVERAGE:
-            mean_sum += mean
-            var_sum += var
-        else:
-            running_mean = (1.0 - momentum) * running_mean + momentum * mean
-            running_var = (1.0 - momentum) * running_var + momentum * var
-    if AVERAGE:
-        running_mean = (1.0 - momentum) * running_mean + momentum * (mean_sum / segments)
-        running_var = (1.0 - momentum) * running_var + momentum * (var_sum / segments)
-    tl.store(running_mean_ptr + channel, running_mean.to(running_mean_ptr.dtype.element_ty), inside)
-    tl.store(running_var_ptr + channel, running_var.to(running_var_ptr.dtype.element_ty), inside)
 
 
 def _geometry_of_statistics(x: Tensor, mean: Tensor, segments: int) -> Geometry:

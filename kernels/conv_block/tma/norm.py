@@ -10,6 +10,7 @@ import triton.language as tl
 from fastgan.kernels.conv_block.merge import merge_partials, sum_rows
 from fastgan.kernels.conv_block.tiles import apply_act, load_rows, normalise
 from fastgan.kernels.norm_act.forward import inverse_std, load_affine
+from fastgan.kernels.norm_act.running import move_running
 
 SHAPE_ARGUMENTS = (
     "segments", "units", "length", "partials", "chunks", "chunk_tiles", "column_tiles",
@@ -86,11 +87,12 @@ def norm_input_kernel(
         tl.store(rows_ptr + at, mean, inside)
         tl.store(rows_ptr + at + channels, scale, inside)
         tl.store(rows_ptr + at + 2 * channels, beta, inside)
-    if running_mean_ptr is not None:
-        _move(
-            running_mean_ptr, running_var_ptr, counts_ptr, means_ptr, m2s_ptr, momentum,
-            tl.where((segment == 0) & (chunk == 0), segments, 0), partials, channels, column,
-            AVERAGE, BLOCK_K, BLOCK_C,
+    moved = tl.where((segment == 0) & (chunk == 0), segments, 0)
+    if running_mean_ptr is not None and moved > 0:
+        move_running(
+            running_mean_ptr, running_var_ptr, _unbiased_moments,
+            (counts_ptr, means_ptr, m2s_ptr, partials, channels, column, BLOCK_K, BLOCK_C),
+            momentum, moved, column, inside, AVERAGE,
         )  # fmt: skip
     first = chunk * chunk_tiles
     last = tl.minimum(first + chunk_tiles, (length + BLOCK_M - 1) // BLOCK_M)
@@ -122,47 +124,21 @@ def _moments(
 
 
 @triton.jit
-def _move(
-    running_mean_ptr,
-    running_var_ptr,
+def _unbiased_moments(
+    segment,
     counts_ptr,
     means_ptr,
     m2s_ptr,
-    momentum,
-    segments,
     partials,
     channels,
     column,
-    AVERAGE: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Moves the running statistics towards those of each of some segments in turn, or towards
-    their average; leaves them alone where there are none.
-    """
-    if segments > 0:
-        inside = column < channels
-        running_mean = tl.load(running_mean_ptr + column, inside, other=0.0)
-        running_var = tl.load(running_var_ptr + column, inside, other=0.0)
-        mean_sum = tl.zeros([BLOCK_C], tl.float32)
-        var_sum = tl.zeros([BLOCK_C], tl.float32)
-        for s in range(segments):
-            total, mean, var = _moments(
-                counts_ptr, means_ptr, m2s_ptr, tl.cast(s, tl.int64), partials, channels, column,
-                BLOCK_K, BLOCK_C,
-            )  # fmt: skip
-            var *= total / (total - 1.0)
-            if AVERAGE:
-                mean_sum += mean
-                var_sum += var
-            else:
-                running_mean = (1.0 - momentum) * running_mean + momentum * mean
-                running_var = (1.0 - momentum) * running_var + momentum * var
-        if AVERAGE:
-            running_mean = (1.0 - momentum) * running_mean + momentum * (mean_sum / segments)
-            running_var = (1.0 - momentum) * running_var + momentum * (var_sum / segments)
-        tl.store(running_mean_ptr + column, running_mean, inside)
-        tl.store(running_var_ptr + column, running_var, inside)
+    total, mean, var = _moments(
+        counts_ptr, means_ptr, m2s_ptr, segment, partials, channels, column, BLOCK_K, BLOCK_C
+    )
+    return mean, var * (total / (total - 1.0))
 
 
 @triton.jit(do_not_specialize=SHAPE_ARGUMENTS)
