@@ -31,8 +31,8 @@ from itertools import product
 from pathlib import Path
 
 import setuptools
-from setuptools import Command, Distribution, find_packages, setup
-from setuptools.command.build import build
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 try:
@@ -72,8 +72,7 @@ class Torch:
 
 def site_directories() -> Iterator[Path]:
     """The target environment's site-packages. Under build isolation sys.path does not hold them."""
-    prefixes = [sys.prefix, sys.base_prefix]
-    for prefix in dict.fromkeys(prefixes):
+    for prefix in dict.fromkeys([sys.prefix, sys.base_prefix]):
         for name in ("platlib", "purelib"):
             yield Path(sysconfig.get_path(name, vars={"base": prefix, "platbase": prefix}))
     # Debian's patched base Python keeps its packages elsewhere; a plain sys.path still lists them.
@@ -90,14 +89,12 @@ def find_torch(directories: Iterator[Path] | None = None) -> Torch:
         cuda = re.search(r"^cuda\b[^=]*=\s*['\"]([^'\"]+)", text, re.M)
         if version is None:
             raise NotBuildable(f"{root}/version.py names no version")
-        found = Torch(root, version[1], cuda[1] if cuda else None)
-        number = re.match(r"(\d+)\.(\d+)", found.version)
-        if number is None or (int(number[1]), int(number[2])) < TORCH_MINIMUM:
+        if tuple(map(int, re.findall(r"\d+", version[1])[:2])) < TORCH_MINIMUM:
             wanted = ".".join(map(str, TORCH_MINIMUM))
-            raise NotBuildable(f"torch {found.version} is older than {wanted}")
-        if not (root / "include" / "torch" / "csrc" / "stable" / "library.h").is_file():
-            raise NotBuildable(f"torch {found.version} has no C++ headers")
-        return found
+            raise NotBuildable(f"torch {version[1]} is older than {wanted}")
+        if not (root / "include/torch/csrc/stable/library.h").is_file():
+            raise NotBuildable(f"torch {version[1]} has no C++ headers")
+        return Torch(root, version[1], cuda[1] if cuda else None)
     raise NotBuildable("torch is not installed in this environment (install it first)")
 
 
@@ -159,42 +156,29 @@ def compile_commands(
     torch: Torch, cxx: list[str], nvcc: str | None, archs: list[str], objects: Path
 ) -> list[tuple[Path, list[str]]]:
     """(object, command) of every translation unit."""
-    defines = [f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}"]
-    includes = [f"-I{torch.root / 'include'}"]
     csrc = ROOT / "csrc"
-    base = [*cxx, "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-psabi"]
-    base += ["-Wno-maybe-uninitialized", f"-I{csrc}", *shlex.split(os.environ.get("CXXFLAGS", ""))]
+    host = [*cxx, "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-psabi"]
+    host += ["-Wno-maybe-uninitialized", f"-I{csrc}", *shlex.split(os.environ.get("CXXFLAGS", ""))]
+    of_torch = [f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}", f"-I{torch.root / 'include'}"]
     commands = []
 
-    def add(source: Path, name: str, flags: list[str]) -> None:
-        target = objects / f"{name}.o"
-        commands.append((target, [*base, *flags, "-c", str(source), "-o", str(target)]))
-
-    def named(source: Path) -> str:
-        return "_".join(source.relative_to(csrc).with_suffix("").parts)
+    def add(compiler: list[str], source: Path, flags: list[str], suffix: str = "") -> None:
+        name = "_".join(source.relative_to(csrc).with_suffix("").parts)
+        target = objects / f"{name}{suffix}.o"
+        commands.append((target, [*compiler, *flags, "-c", str(source), "-o", str(target)]))
 
     loops = sorted((csrc / "cpu").rglob("kernel.cpp"))
     sets = X86_SETS if platform.machine() in ("x86_64", "AMD64") else {}
     for source, (isa, flags) in product(loops, {"baseline": [], **sets}.items()):
-        add(source, f"{named(source)}_{isa}", [f"-DFASTGAN_ISA={isa}", *flags])
-    sources = [csrc / "ops.cpp", *sorted((csrc / "cpu").rglob("*.cpp"))]
-    for source in sources:
+        add(host, source, [f"-DFASTGAN_ISA={isa}", *flags], f"_{isa}")
+    for source in [csrc / "ops.cpp", *sorted((csrc / "cpu").rglob("*.cpp"))]:
         if source not in loops:
-            add(source, named(source), [*defines, *includes])
+            add(host, source, of_torch)
     if nvcc is not None:
+        device = [nvcc, "-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", f"-I{csrc}"]
+        device += ["--expt-relaxed-constexpr", "-DUSE_CUDA", "-ccbin", cxx[0]]
         for source in sorted((csrc / "cuda").rglob("*.cu")):
-            target = objects / f"{named(source)}.o"
-            flags = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden"]
-            flags += [
-                "--expt-relaxed-constexpr",
-                "-DUSE_CUDA",
-                f"-I{csrc}",
-                *cuda_arch_flags(archs),
-                "-ccbin",
-                cxx[0],
-            ]
-            command = [nvcc, *flags, *defines, *includes, "-c", str(source), "-o", str(target)]
-            commands.append((target, command))
+            add(device, source, [*cuda_arch_flags(archs), *of_torch])
     return commands
 
 
@@ -202,11 +186,16 @@ def run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         lines = (done.stderr or done.stdout).strip().splitlines()
-        error = next(
-            (line for line in lines if "error" in line.lower()), lines[-1] if lines else ""
-        )
+        error = next((line for line in lines if "error" in line.lower()), "".join(lines[-1:]))
         sys.stderr.write(done.stderr)
         raise NotBuildable(f"{Path(command[0]).name} failed: {error.strip()[:300]}")
+
+
+def link(command: list[str], output: Path) -> None:
+    """Beside, then moved: a process that has the old library mapped keeps it."""
+    beside = output.with_suffix(".so.new")
+    run([*command, "-o", str(beside)])
+    os.replace(beside, output)
 
 
 def build_native(output: Path, objects: Path) -> dict[str, object]:
@@ -227,17 +216,14 @@ def build_native(output: Path, objects: Path) -> dict[str, object]:
     # torch's libraries are in the process when this one is loaded: they are named so that their
     # symbols resolve, with no path of the machine that built it.
     libraries = [f"-L{torch.root / 'lib'}", "-ltorch_cpu"]
-    link = [*cxx, "-shared", "-Wl,--as-needed", "-Wl,--exclude-libs,ALL"]
+    linker = [*cxx, "-shared", "-Wl,--as-needed", "-Wl,--exclude-libs,ALL"]
     if nvcc is not None:
         # nvcc knows where its runtime lies; static, so that no libcudart of another version is
         # looked for when the library is loaded.
-        link = [nvcc, "-shared", "-cudart=static", "-ccbin", cxx[0]]
-        link.append("-Xlinker=--as-needed,--exclude-libs,ALL")
+        linker = [nvcc, "-shared", "-cudart=static", "-ccbin", cxx[0]]
+        linker.append("-Xlinker=--as-needed,--exclude-libs,ALL")
         libraries.append("-ltorch_cuda")
-    # Beside, then moved: a process that has the old library mapped keeps it.
-    beside = output.with_suffix(".so.new")
-    run([*link, *(str(target) for target, _ in commands), *libraries, "-o", str(beside)])
-    os.replace(beside, output)
+    link([*linker, *(str(target) for target, _ in commands), *libraries], output)
     reason = build_autograd(torch, cxx, output.with_name("_autograd.so"))
     record = {"cuda": nvcc is not None, "cuda_reason": cuda_reason, "torch": torch.version}
     if nvcc is not None:
@@ -248,52 +234,31 @@ def build_native(output: Path, objects: Path) -> dict[str, object]:
 
 def build_autograd(torch: Torch, cxx: list[str], output: Path) -> str:
     """Compiles csrc/autograd.cpp, which fastgan can do without; "" or why that failed."""
-    beside, source = output.with_suffix(".so.new"), ROOT / "csrc" / "autograd.cpp"
-    headers = torch.root / "include"
+    source, headers = ROOT / "csrc" / "autograd.cpp", torch.root / "include"
     includes = [f"-isystem{headers}", f"-isystem{headers / 'torch/csrc/api/include'}"]
     flags = ["-std=c++20", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-array-bounds"]
     libraries = [f"-L{torch.root / 'lib'}", "-ltorch_cpu", "-lc10"]
-    command = [*cxx, *flags, *includes, "-shared", str(source), *libraries, "-o", str(beside)]
     try:
-        run(command)
+        link([*cxx, *flags, *includes, "-shared", str(source), *libraries], output)
     except NotBuildable as error:
         output.unlink(missing_ok=True)
         return str(error)
-    os.replace(beside, output)
     return ""
 
 
-class BuildNative(Command):
+class BuildNative(build_ext):
     """The library and the record of what was built, `_build.json`, which `fastgan doctor` reads."""
 
-    description = "build fastgan/_native.so"
-    user_options = [  # noqa: RUF012
-        ("build-temp=", "t", "directory of the object files"),
-        ("build-lib=", "b", "directory of the built package"),
-        ("inplace", "i", "build into the source tree, as an editable installation does"),
-    ]
-    boolean_options = ["inplace"]  # noqa: RUF012
-    editable_mode = False
-
-    def initialize_options(self) -> None:
-        self.build_lib: str | None = None
-        self.build_temp: str | None = None
-        self.inplace = False
-
-    def finalize_options(self) -> None:
-        options = (("build_lib", "build_lib"), ("build_temp", "build_temp"))
-        self.set_undefined_options("build", *options)
-
-    def package(self) -> Path:
+    def folder(self) -> Path:
         in_place = self.editable_mode or self.inplace
-        return ROOT / "fastgan" if in_place else Path(self.build_lib or "") / "fastgan"
+        return (ROOT if in_place else Path(self.build_lib)) / "fastgan"
 
     def run(self) -> None:
-        package = self.package()
+        package = self.folder()
         library = package / "_native.so"
         record: dict[str, object] = {"native": False, "cuda": False, "reason": ""}
         try:
-            built = build_native(library, Path(self.build_temp or "build") / "native")
+            built = build_native(library, Path(self.build_temp) / "native")
             record.update(built, native=True)
         except NotBuildable as error:
             if os.environ.get("FASTGAN_REQUIRE_NATIVE") == "1":
@@ -301,8 +266,7 @@ class BuildNative(Command):
             record["reason"] = str(error)
             for made in (library, library.with_name("_autograd.so")):
                 made.unlink(missing_ok=True)
-            line = f"fastgan: installing without the native library: {error}"
-            print(line, file=sys.stderr)
+            print(f"fastgan: installing without the native library: {error}", file=sys.stderr)
         package.mkdir(parents=True, exist_ok=True)
         (package / "_build.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
@@ -311,7 +275,7 @@ class BuildNative(Command):
         return sorted(str(p.relative_to(ROOT)) for p in files)
 
     def get_outputs(self) -> list[str]:
-        made = (self.package() / name for name in ("_native.so", "_autograd.so", "_build.json"))
+        made = (self.folder() / name for name in ("_native.so", "_autograd.so", "_build.json"))
         return [str(p) for p in made if p.exists()]
 
     def get_output_mapping(self) -> dict[str, str]:
@@ -330,20 +294,11 @@ class BuildPython(build_py):
         shutil.copytree(ROOT / "kernels", target, ignore=ignored, dirs_exist_ok=True)
 
 
-class BinaryDistribution(Distribution):
-    def has_ext_modules(self) -> bool:
-        return True
-
-
 class PlatformWheel(bdist_wheel):
     """Any Python 3, this platform: the library holds no Python C API."""
 
     def get_tag(self) -> tuple[str, str, str]:
         return ("py3", "none", super().get_tag()[2])
-
-
-class Build(build):
-    sub_commands = [*build.sub_commands, ("build_native", None)]  # noqa: RUF012
 
 
 def require_setuptools(version: str) -> None:
@@ -360,11 +315,11 @@ setup(
     # kernels/ is no package (see BuildPython); everything else under fastgan/ is.
     packages=find_packages(include=["fastgan", "fastgan.*"]),
     package_data={"fastgan": ["py.typed"], "fastgan.data": ["embedded/*"]},
-    distclass=BinaryDistribution,
+    ext_modules=[Extension("fastgan._native", [])],
     cmdclass={
         "bdist_wheel": PlatformWheel,
-        "build": Build,
-        "build_native": BuildNative,
+        "build_ext": BuildNative,
+        "build_native": BuildNative,  # by hand: setup.py build_native --inplace
         "build_py": BuildPython,
     },
 )
