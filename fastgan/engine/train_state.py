@@ -56,6 +56,7 @@ class TrainState:
         loss: GANLoss | None = None,
         penalties: Sequence[Penalty] = (),
         augment: nn.Module | None = None,
+        callbacks: Sequence[Any] = (),
         step: Step | None = None,
         description: dict[str, Any] | None = None,
     ) -> None:
@@ -68,6 +69,8 @@ class TrainState:
         self.config = config = replace(config, precision=precision)
         self.latent_dim = _latent_dim(generator, latent_dim)
         self.description = description or {}
+        # They stand above the state, and are typed there: each is told of it as the run goes on.
+        self.callbacks = list(callbacks)
         self.dataset = dataset
         self.step = 0
         self.whole = True

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from fastgan.data import ImageDataset, ImageStream
 from fastgan.engine.callbacks import Callback
 from fastgan.engine.checkpoint import Checkpoint
-from fastgan.engine.config import TrainConfig, TrainResult
+from fastgan.engine.config import TrainResult
 from fastgan.engine.log import Reporter
 from fastgan.engine.loop import Loop
 from fastgan.engine.state import load_state, save_state
-from fastgan.engine.step import Penalty
-from fastgan.engine.train_state import Step, TrainState
-from fastgan.losses import GANLoss
+from fastgan.engine.train_state import TrainState
 
 
 class Trainer(TrainState):
@@ -52,34 +46,7 @@ class Trainer(TrainState):
         ValueError: ``config`` does not fit the data, the models or the device.
     """
 
-    def __init__(
-        self,
-        generator: nn.Module,
-        discriminator: nn.Module | None,
-        dataset: ImageDataset | ImageStream,
-        config: TrainConfig | None = None,
-        *,
-        latent_dim: int | None = None,
-        loss: GANLoss | None = None,
-        penalties: Sequence[Penalty] = (),
-        augment: nn.Module | None = None,
-        callbacks: Sequence[Callback] = (),
-        step: Step | None = None,
-        description: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__(
-            generator,
-            discriminator,
-            dataset,
-            config,
-            latent_dim=latent_dim,
-            loss=loss,
-            penalties=penalties,
-            augment=augment,
-            step=step,
-            description=description,
-        )
-        self.callbacks = list(callbacks)
+    callbacks: list[Callback]
 
     def fit(
         self,

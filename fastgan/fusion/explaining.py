@@ -6,7 +6,7 @@ import copy
 import math
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from fastgan.fusion.copying import copied
 from fastgan.fusion.fuse import fuse
 from fastgan.fusion.report import FusionReport
+from fastgan.nn.blocks import Block
 from fastgan.nn.layers import Activation
 from fastgan.nn.sequential import Run, Runner, laid_out, recording
-from fastgan.ops import conv_block, norm_act_conv
+from fastgan.ops import conv_block
 from fastgan.ops.conv import aten, tma, tuning
 from fastgan.ops.conv.algorithms import Kernels, kernels_of
 from fastgan.ops.conv.problem import FORWARD, describe
 from fastgan.ops.conv_block import Deferred, backend_of
 from fastgan.ops.core import dispatch
 from fastgan.ops.core.tensors import autocast_dtype, is_channels_last, stat_dtype
-from fastgan.ops.norm_act_conv import Norm
 
 
 class Row(NamedTuple):
@@ -226,47 +226,42 @@ def tune(
 
 def _call(run: Run, form: str) -> Callable[[], object]:
     """Forward and backward of a block in a form, on values of its own."""
-    block, conv = run.block, run.block.conv
-    assert conv is not None
+    block = run.block
     x = torch.randn_like(run.input, dtype=autocast_dtype(run.input)).requires_grad_()
-    weight = conv.weight.detach().to(x.dtype).requires_grad_()
-    geometry = block.geometry._asdict()
-    rows = block.rows(x.shape[0], 1) if block.trains() else 0
-    after: dict[str, Any] = {"activation": block.after.name, "negative_slope": block.after.slope}
     dy = torch.randn_like(run.output, dtype=x.dtype)
+    if form == "fused":
+        return _fused_call(block, x, dy)
+    layers = copy.deepcopy(list(zip(block.names, block.children, strict=True)))
+    own = [p for _, layer in layers for p in layer.parameters()]
 
-    def recompute() -> object:
-        norm = Norm(segments=rows) if rows else None
-        y = norm_act_conv(
-            x, weight, norm=norm, pre_activation=block.before.name, pre_slope=block.before.slope,
-            **geometry, **after,
-        )  # fmt: skip
-        return torch.autograd.grad(y, [x, weight], dy)
+    def call() -> object:
+        with tuning.convolution_form(form):
+            return torch.autograd.grad(Runner().run(x, layers), [x, *own], dy)
 
+    return call
+
+
+def _fused_call(block: Block, x: Tensor, dy: Tensor) -> Callable[[], object]:
+    """As within a chain, where statistics of x come with it: a block alone would take them."""
+    assert block.conv is not None
+    weight = block.conv.weight.detach().to(x.dtype).requires_grad_()
+    rows = block.rows(x.shape[0], 1) if block.trains() else 0
     moments: list[Tensor] = []
     if rows:
         shape, dtype = (rows, x.shape[1]), stat_dtype(x)
         moments = [make(shape, dtype=dtype, device=x.device) for make in (torch.zeros, torch.ones)]
         moments = [m.requires_grad_() for m in moments]
+    mean, var = moments or (None, None)
+    before, after = block.before, block.after
+    deferred = Deferred(mean, var, activation=before.name, negative_slope=before.slope)
 
-    def fused() -> object:
-        mean, var = moments or (None, None)
-        before: dict[str, Any] = {
-            "activation": block.before.name,
-            "negative_slope": block.before.slope,
-        }
-        deferred = Deferred(mean, var, **before)
-        y, *sums = conv_block(x, weight, None, deferred, **geometry, **after, segments=rows)
+    def call() -> object:
+        y, *sums = conv_block(
+            x, weight, None, deferred, **block.geometry._asdict(),
+            activation=after.name, negative_slope=after.slope, segments=rows,
+        )  # fmt: skip
         outputs = [y, *(s for s in sums if s.numel())]
-        return torch.autograd.grad(
-            outputs, [x, weight, *moments], [dy, *(torch.ones_like(s) for s in outputs[1:])]
-        )
+        gradients = [dy, *(torch.ones_like(s) for s in outputs[1:])]
+        return torch.autograd.grad(outputs, [x, weight, *moments], gradients)
 
-    layers = copy.deepcopy(list(zip(block.names, block.children, strict=True)))
-    own = [p for _, layer in layers for p in layer.parameters()]
-
-    def norm_fused() -> object:
-        with tuning.convolution_form("norm_fused"):
-            return torch.autograd.grad(Runner(1, True).run(x, layers), [x, *own], dy)
-
-    return {"recompute": recompute, "fused": fused, "norm_fused": norm_fused}[form]
+    return call
