@@ -153,17 +153,18 @@ def _multiply(
         num_warps=config.warps, **options,
     )  # fmt: skip
     if out is not g_weight:
-        add_slices(out, g_weight, work, channels_last)
+        add_slices(out, g_weight, geo.taps, channels_last)
     if sums is not None and g_bias is not None:
         _add(sums, g_bias)
 
 
-def add_slices(partial: Tensor, g_weight: Tensor, work: Product, channels_last: bool) -> None:
+def add_slices(partial: Tensor, g_weight: Tensor, taps: int, channels_last: bool) -> None:
     """g_weight of its slices (slices, dense channels, taps * channels). A channels-last weight has
     their order: rows of a single tap.
     """
     slices, rows, columns = partial.shape
-    taps, channels = (1, columns) if channels_last else (work.geo.taps, work.channels)
+    taps = 1 if channels_last else taps
+    channels = columns // taps
     block_s = min(REDUCE_SLICES, _ceil_pow2(slices))
     block_t = min(REDUCE_TAPS, _ceil_pow2(taps))
     block_c = min(REDUCE_TILE // block_s // block_t, _ceil_pow2(channels))

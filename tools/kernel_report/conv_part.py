@@ -79,17 +79,29 @@ TMA_LAYERS = (
     Layer("bfloat16", kernel=3, padding=0, shape=(64, 128, 16, 16), targets=("sm_90",)),
     Layer("bfloat16", shape=(4, 256, 8, 8), channels_out=512, targets=TMA_TARGETS),
 )
+# Convolutions from and to an image of few channels: DCGAN-64's at a batch of 128, in every
+# arithmetic, a kernel of other taps, and a weight in float32.
+THIN_LAYERS = (
+    Layer("bfloat16", shape=(128, 3, 64, 64), channels_out=64, wide_weight=True, targets=ALL),
+    Layer("float16", shape=(128, 3, 64, 64), channels_out=64, targets=("sm_90",)),
+    Layer("float32", "tf32", shape=(128, 3, 64, 64), channels_out=64, targets=ALL[:-1]),
+    Layer("float32", shape=(128, 3, 64, 64), channels_out=64, targets=ALL),
+    Layer("bfloat16", shape=(16, 1, 28, 28), channels_out=64, kernel=7, stride=1, padding=3),
+)
 
 
 def is_matrix(kernel: str, variant: str, nvidia: bool) -> bool:
     """Whether a kernel is meant for tensor cores: NVIDIA's know no ieee float32."""
     plain = variant.startswith("fp32 ") and "PRECISION=ieee" in variant
-    products = ("conv_kernel", "weight_kernel", *LEAN)
+    products = ("conv_kernel", "weight_kernel", *THIN, *LEAN)
     return kernel in products and not (nvidia and plain)
 
 
 # Kernels whose loop is to issue no longer than the matrix unit multiplies.
 LEAN = ("tma_conv_kernel", "tma_slice_kernel", "tma_weight_kernel")
+
+
+THIN = ("from_image_kernel", "to_image_kernel", "image_weight_kernel")
 
 
 def is_lean(kernel: str, variant: str) -> bool:
@@ -103,6 +115,9 @@ def run(target: str) -> None:
         if target in layer.targets:
             _gather(layer, _limits(target))
             _weight(layer, _limits(target))
+    for layer in THIN_LAYERS:
+        if target in layer.targets:
+            _thin(layer)
     if target in TMA_TARGETS:
         for layer in TMA_LAYERS:
             if target in layer.targets:
@@ -212,6 +227,24 @@ def _tma(layer: Layer, limits: Any) -> None:
         _passes(kernels, x, g_x, rows, sums, act)
     for config in configs(plan.weight_plan(geo, limits), plan.weight_configs(limits)):
         kernels.tma_weight_gradient(z, dy, weight, geo, config=config)
+
+
+def _thin(layer: Layer) -> None:
+    """From and to the image, and the weight gradient, with what DCGAN has after each."""
+    kernels: Any = importlib.import_module("fastgan.kernels.small_channels")
+    gather: Any = importlib.import_module("fastgan.kernels.conv_block.forward")
+    image, weight, geo = _tensors(layer)
+    steps, size = (geo.stride[1:], geo.padding[1:]), geo.size_out[1:]
+    precision = {"input_precision": layer.precision}
+    leaky, tanh = gather.Activation(0, 0.2), gather.Activation(1)
+    wide = kernels.from_image(image, weight, None, *steps, size, leaky, **precision)
+    for act in (tanh, gather.Activation()):
+        kernels.to_image(wide, weight, None, *steps, image.shape[2:], act, **precision)
+    kernels.image_weight_gradient(image, wide, weight, *steps, **precision)
+    reduction: Any = importlib.import_module("fastgan.kernels.small_channels.one_output")
+    rows = image.new_empty(128, 8192)
+    for down, bias in ((False, rows.new_empty(1).float()), (False, None), (True, None)):
+        reduction.weighted_sum(rows, rows[0], bias, down, weight.dtype)
 
 
 def _passes(kernels: Any, x: Any, g_x: Any, rows: Any, sums: list[Any], act: Any) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from fastgan.ops.conv import aten, bf16, im2col, small_channels, tma, winograd
+from fastgan.ops.conv import aten, bf16, im2col, product, small_channels, thin, tma, winograd
 from fastgan.ops.conv.problem import FORWARD, PASSES, Problem
 from fastgan.ops.conv.run import Epilogue
 
@@ -50,6 +50,8 @@ ALGORITHMS: dict[str, Algorithm] = {
     "winograd": winograd,
     "bf16": bf16,
     "im2col": im2col,
+    "thin": thin,
+    "product": product,
     "tma": tma,
     "aten": aten,
 }

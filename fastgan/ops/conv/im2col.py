@@ -37,6 +37,11 @@ def supports(p: Problem) -> bool:
     )
 
 
+def is_product(p: Problem) -> bool:
+    """Whether the columns are the image itself: one position, which meets all of it."""
+    return max(p.map[2:]) == 1 and p.image[2:] == p.kernel and max(p.geometry.padding) == 0
+
+
 def prefers(p: Problem) -> bool:
     """By measurement on CPUs with AVX-512, for every pass alike.
 
@@ -67,7 +72,7 @@ def to_map(p: Problem, image: Tensor, weight: Tensor, bias: Tensor | None) -> Te
 def to_image(p: Problem, map: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Written a chunk of the kernel as large as the stride at a time."""
     n, channels, size, padding = map.shape[0], p.image[1], p.image[2:], p.geometry.padding
-    if p.map[2:] == (1, 1) and size == p.kernel and max(padding) == 0:
+    if is_product(p):
         bias = None if bias is None else bias.repeat(math.prod(size))
         products = _products(_rows(p, map), _matrix(p, weight), bias)
         return products.to(map.dtype).view(n, *size, channels).permute(0, 3, 1, 2)

@@ -26,7 +26,7 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MAX_OPERATIONS_CONTIGUOUS = 1 << 26
 
 
-class _Layer(NamedTuple):
+class Layer(NamedTuple):
     """The convolution as the kernels take it: weight (wide channels, few channels, kh, kw)."""
 
     wide: int
@@ -37,7 +37,7 @@ class _Layer(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def _layer(p: Problem) -> _Layer | None:
+def layer_of(p: Problem) -> Layer | None:
     """The layer of a problem, None where it has too many channels, taps or steps."""
     stride, padding, _, transposed = p.geometry
     if (
@@ -51,7 +51,7 @@ def _layer(p: Problem) -> _Layer | None:
         return None
     of_map, of_image = p.weight[:2]
     if of_image <= _MAX_CHANNELS:
-        return _Layer(of_map, of_image, padding, not transposed, False)
+        return Layer(of_map, of_image, padding, not transposed, False)
     flipped = tuple(k - 1 - pad for k, pad in zip(p.kernel, padding, strict=True))
     if of_map > _MAX_CHANNELS or max(stride) > 1 or min(flipped) < 0:
         return None
@@ -60,7 +60,7 @@ def _layer(p: Problem) -> _Layer | None:
         height, width = (n - t + pad for n, t, pad in zip(p.x[2:], flipped, padding, strict=True))
         if 4 * height * width < 3 * p.x[2] * p.x[3]:
             return None
-    return _Layer(of_image, of_map, flipped, transposed, True)
+    return Layer(of_image, of_map, flipped, transposed, True)
 
 
 TIME = 0.5
@@ -71,7 +71,7 @@ def name(p: Problem) -> str:
 
 
 def supports(p: Problem) -> bool:
-    layer = _layer(p)
+    layer = layer_of(p)
     if layer is None or (native.load() if p.device == "cpu" else native.why_no_cuda()):
         return False
     reads_wide = (p.of == FORWARD and not layer.few_is_x) or (
@@ -91,7 +91,7 @@ def prefers(p: Problem) -> bool:
     with instructions for it, 1.1 to 2 times as long where ours sum pairs by dot products, else only
     activated, flipped or with one channel.
     """
-    layer = _layer(p)
+    layer = layer_of(p)
     assert layer is not None
     if p.device != "cpu" or layer.wide < _MIN_WIDE:
         return False
@@ -105,7 +105,7 @@ def prefers(p: Problem) -> bool:
     return p.activated or (layer.flipped and of_weight)
 
 
-def _in_pairs(p: Problem, layer: _Layer) -> bool:
+def _in_pairs(p: Problem, layer: Layer) -> bool:
     """Whether a pass that reads the image sums over pairs (small_channels/operands.h)."""
     if p.of == WEIGHT_GRADIENT:
         return layer.wide % _MIN_WIDE == 0
@@ -122,7 +122,7 @@ def beats_eager(p: Problem, grad_x: bool) -> bool:
 
 
 def run(p: Problem, a: Tensor, b: Tensor, epilogue: Epilogue) -> Tensor:
-    layer = _layer(p)
+    layer = layer_of(p)
     assert layer is not None
     if p.of == WEIGHT_GRADIENT:
         return _to_weight(p, layer, *((a, b) if layer.few_is_x else (b, a)))
@@ -139,7 +139,7 @@ def run(p: Problem, a: Tensor, b: Tensor, epilogue: Epilogue) -> Tensor:
     return few
 
 
-def _to_weight(p: Problem, layer: _Layer, few: Tensor, wide: Tensor) -> Tensor:
+def _to_weight(p: Problem, layer: Layer, few: Tensor, wide: Tensor) -> Tensor:
     """In float32, contiguous or a view of that."""
     gradient: Tensor = torch.ops.fastgan.small_channel_conv_weight(
         dense(few), _channels_last(wide), list(p.kernel), p.geometry.stride, layer.padding

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastgan.ops.conv.geometry import Geometry
 from fastgan.ops.conv.problem import DATA_GRADIENT, FORWARD, Problem
-from fastgan.ops.conv.run import Epilogue, laid_out
+from fastgan.ops.conv.run import Epilogue, memory_format
 from fastgan.ops.core import dispatch
 from fastgan.ops.core.tensors import channels_last
 
@@ -52,7 +52,8 @@ def run(p: Problem, a: Tensor, b: Tensor, epilogue: Epilogue) -> Tensor:
         dy = channels_last(a)
         g_x: Tensor = kernels.tma_data_gradient(dy, b, geometry, dy, None, forward.Activation())[0]
         return g_x
-    like = laid_out(p, torch.empty(p.weight, dtype=p.weight_dtype, device=a.device))
+    format = memory_format(p, len(p.weight))
+    like = torch.empty(p.weight, dtype=p.weight_dtype, device=a.device, memory_format=format)
     x, dy = channels_last(a), channels_last(b)
     g_weight: Tensor = kernels.tma_weight_gradient(x, dy, like, geometry)
     return g_weight

@@ -162,7 +162,7 @@ def tma_weight_gradient(
             BLOCK_M=config.block_m, BLOCK_N=config.block_n, **_options(config),
         )  # fmt: skip
         if out is not g_weight:
-            add_slices(out, g_weight, work, channels_last)
+            add_slices(out, g_weight, geo.taps, channels_last)
     return g_weight
 
 
