@@ -175,8 +175,7 @@ def batches_counted_together() -> Iterator[None]:
 
 
 def _count(batches: Tensor, passes: int, at_once: bool) -> None:
-    traced = torch.compiler.is_compiling() or dispatch.is_transformed()
-    if _waiting is None or at_once or traced:
+    if _waiting is None or at_once or torch.compiler.is_compiling() or dispatch.is_transformed():
         batches.add_(passes)
     else:
         _waiting.append((batches, passes))

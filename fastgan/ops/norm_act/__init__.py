@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -75,14 +76,17 @@ def norm_act(
 
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167; Chan, Golub and LeVeque 1979 for the merging.
     """
-    check_order(order)
-    code, slope = activation_code(activation, negative_slope)
-    momentum, eps, segments = norm_scalars(training, momentum, eps, segments, average_segments)
-    spec = eps, code, slope, segments if training else 1, order == "act_norm"
     given = running_mean, running_var, weight, bias
+    is_eager = x is not None and dispatch.is_eager(x, *given)
+    settings = (
+        order, activation, negative_slope, training, momentum, eps, segments, average_segments
+    )  # fmt: skip
+    try:
+        momentum, spec = _known(*settings) if is_eager else _checked(*settings)
+    except TypeError:  # of the cache, where one has no hash: the check says which it is
+        momentum, spec = _checked(*settings)
     backend = dispatch.setting()
     how = training, momentum, spec, average_segments, backend
-    is_eager = x is not None and dispatch.is_eager(x, *given)
     if is_eager:
         z = _in_cpp(x, given, how)
         if z is not None:
@@ -100,7 +104,7 @@ def norm_act(
             mean, var = (t.reshape(1, -1) for t in running)
             z = EVAL(Eval(x, mean, var, *affine, Spec(*spec)), backend, is_eager)
         return z
-    count = values_per_channel(x, segments)
+    count = values_per_channel(x, spec[3])
     if not count:
         running = None
     if running is not None and is_eager:
@@ -114,6 +118,27 @@ def norm_act(
     if running is not None:
         copy_back_running_stats((running_mean, running_var), running)
     return z
+
+
+def _checked(
+    order: str,
+    activation: str,
+    negative_slope: float,
+    training: bool,
+    momentum: float,
+    eps: float,
+    segments: int,
+    average_segments: bool,
+) -> tuple[float, tuple[float, int, float, int, bool]]:
+    """(momentum, a Spec's fields)."""
+    check_order(order)
+    code, slope = activation_code(activation, negative_slope)
+    momentum, eps, segments = norm_scalars(training, momentum, eps, segments, average_segments)
+    return momentum, (eps, code, slope, segments if training else 1, order == "act_norm")
+
+
+# A layer gives the same settings at each call: looking them up takes a fifth of checking them.
+_known = functools.lru_cache(maxsize=256, typed=True)(_checked)
 
 
 def _in_cpp(
