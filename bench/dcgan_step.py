@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from bench.harness import case as costs
-from bench.harness.case import BOTH, CONTIGUOUS, FORWARD, Case, Cost, laid, laid_model
+from bench.harness.case import BOTH, CONTIGUOUS, FORWARD, Case, laid, laid_model
+from bench.harness.cost import Cost, of_convolutions
 from bench.harness.peers import Build
 from bench.harness.workload import Run, Work
 from fastgan.nn import segments
@@ -98,14 +98,14 @@ class StepWorkload(Work):
     def _cost(self) -> Cost:
         """Of the convolutions: G forward and backward; D twice forward and backward, then forward
         and backward into the images alone."""
-        make, judge = self.networks
+        generator, discriminator = self.networks
         real, noise = self.given[0]
         enabled = self.case.dtype != "float32"
         dtype = getattr(torch, self.case.dtype)
         with torch.no_grad(), torch.autocast(self.case.device, dtype, enabled=enabled):
-            of_g = costs.of_convolutions(make, [noise], BOTH)
-            of_d = costs.of_convolutions(judge, [real], BOTH)
-            once = costs.of_convolutions(judge, [real], FORWARD)
+            of_g = of_convolutions(generator, [noise], BOTH)
+            of_d = of_convolutions(discriminator, [real], BOTH)
+            once = of_convolutions(discriminator, [real], FORWARD)
         return of_g + of_d + of_d + once + once
 
 

@@ -3,10 +3,9 @@ falls on all of them, and ratios are taken within a round."""
 
 from __future__ import annotations
 
-import math
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from statistics import median, quantiles
 from typing import NamedTuple
 
@@ -74,11 +73,6 @@ def take_turns(
     return times
 
 
-def ratio(times: Times, peer: str, own: str) -> float:
-    """How many times faster `own` is than `peer`: the median over the rounds."""
-    return median(p / o for p, o in zip(times[peer], times[own], strict=True))
-
-
 def ratio_interval(peer: Sequence[float], own: Sequence[float]) -> Interval:
     """How many times faster `own` is than `peer`: the median of the rounds' ratios, with its
     bootstrap confidence interval (percentiles of resampled rounds; Efron 1979)."""
@@ -99,8 +93,3 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
         values = [*values, *values]
     cuts = quantiles(values, n=100, method="inclusive")
     return {f"p{p}": cuts[p - 1] for p in (5, 20, 50, 80, 95)}
-
-
-def geometric_mean(values: Iterable[float]) -> float:
-    logs = [math.log(v) for v in values]
-    return math.exp(sum(logs) / len(logs))

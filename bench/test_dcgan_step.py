@@ -10,16 +10,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-import pytest
 from torch import nn
 
-from bench.conftest import DEVICES, Compared, on_devices
+from bench.conftest import Compared, on_devices
 from bench.dcgan_step import StepImplementation, StepWorkload
-from bench.harness.breakdown import breakdown
 from bench.harness.case import STEP, Case
-from bench.harness.machine import rate
 from bench.harness.peers import PEERS
-from bench.harness.session import Session
 from fastgan.nn import FusedSequential
 
 WIDTH = 64
@@ -62,20 +58,3 @@ def workload(case: Case) -> StepWorkload:
 @on_devices(cases, lambda case: case == step(QUICK[case.device], "float32", case.device))
 def test_training_step(case: Case, compared: Compared) -> None:
     compared(case, workload)
-
-
-BROKEN_DOWN = ["fused", "fused, joint", "eager (channels last)", "eager (tutorial)"]
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("device", DEVICES)
-def test_where_the_time_goes(device: str, dtype: str, suite: Session) -> None:
-    case = step(BATCHES[device][-1], dtype, device)
-    work = workload(case)
-    rates = suite.ceilings(device)
-    for name in BROKEN_DOWN:
-        row = {"kind": "breakdown", "case": case.as_dict(), "implementation": name}
-        parts = breakdown(work.runner(name).ready, device)
-        floor = work.cost.floor(rates["bytes"], rate(rates, dtype))
-        suite.add("dcgan_step", {**row, "own": name in work.own, "parts": parts, "floor": floor})

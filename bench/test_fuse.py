@@ -11,7 +11,8 @@ from torch import nn
 from zoo import ZOO
 
 from bench.conftest import Compared, on_devices
-from bench.harness.case import BOTH, Case, of_convolutions
+from bench.harness.case import BOTH, Case
+from bench.harness.cost import of_convolutions
 from bench.harness.peers import PEERS
 from bench.harness.workload import Implementation, Workload
 from fastgan import fuse

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from bench.conftest import Compared, on_devices
-from bench.harness.case import BACKWARD, BOTH, FORWARD, Case, of_norm_act
+from bench.harness.case import BACKWARD, BOTH, FORWARD, Case
+from bench.harness.cost import of_norm_act
 from bench.harness.peers import IN_PLACE, PEERS
 from bench.harness.workload import Implementation, Workload
 from fastgan.nn import BatchNormAct2d

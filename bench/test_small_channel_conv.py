@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.conftest import Compared
-from bench.harness.case import FORWARD, Case, Cost
+from bench.harness.case import FORWARD, Case
+from bench.harness.cost import Cost
 from bench.harness.peers import PEERS
 from bench.harness.workload import Call, Implementation, Workload
 from fastgan.ops import conv
@@ -88,12 +89,13 @@ def own(layer: Layer, part: str) -> Function:
     return forward if part == FORWARD else backward
 
 
-def cost(layer: Layer, size: tuple[int, ...], itemsize: int) -> Cost:
+def cost(layer: Layer, size: tuple[int, ...], part: str, itemsize: int) -> Cost:
     """x, weight and y (or their gradients) once each."""
-    weight = torch.Size(layer.weight).numel()
+    x, weight, y = (torch.Size(s).numel() for s in ((BATCH, *layer.x), layer.weight, size))
     pixels = torch.Size(layer.x[1:] if layer.geometry.transposed else size[2:]).numel()
-    values = BATCH * torch.Size(layer.x).numel() + weight + torch.Size(size).numel()
-    return Cost(values * itemsize, 2 * BATCH * weight * pixels)
+    written = dict(zip(PARTS, (y, x, weight), strict=True))[part]
+    read = x + weight + y - written
+    return Cost(2 * BATCH * weight * pixels, read * itemsize, written * itemsize)
 
 
 def workload(case: Case) -> Workload:
@@ -110,7 +112,7 @@ def workload(case: Case) -> Workload:
         "eager": Implementation(PEERS["eager"], "contiguous"),
         "eager (channels last)": Implementation(PEERS["eager"], "channels last"),
     }
-    costs = cost(layer, size, getattr(torch, case.dtype).itemsize)
+    costs = cost(layer, size, case.part, getattr(torch, case.dtype).itemsize)
     peer = Call(aten(layer, case.part))
     return Workload(case, peer, draw, ways, costs, input_gradients=False)
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from bench.paired import interleave, ratio
+from bench.paired import interleave, ratio_interval
 from bench.test_fuse import SIZES
 from fastgan import fuse
 from fastgan.nn.planner import Form
@@ -98,7 +98,8 @@ def ratio_here(name: str, size: tuple[int, int], channels_last: bool) -> float |
         return OWN
     took = time.perf_counter() - start
     rounds = max(ROUNDS[0], min(ROUNDS[1], int(SECONDS / took)))
-    return ratio(interleave(runs, rounds), "original", "fused")
+    times = interleave(runs, rounds)
+    return ratio_interval(times["original"], times["fused"]).value
 
 
 def parity(model: Model) -> str:

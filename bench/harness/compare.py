@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 import torch
@@ -37,14 +38,7 @@ from bench.harness.machine import ROOT
 from bench.harness.peers import PEERS
 from bench.harness.results import Row
 from bench.harness.workload import Run
-from bench.paired import (
-    Interval,
-    geometric_mean,
-    host_clock,
-    interleave,
-    own_clock,
-    ratio_interval,
-)  # fmt: skip
+from bench.paired import Interval, host_clock, interleave, own_clock, ratio_interval
 
 HISTORY = ROOT / "bench" / "history" / "cpu.jsonl"
 DROP, RERUNS = 0.7, 2
@@ -192,6 +186,7 @@ def serve(tree: Path) -> None:
 _SERVE = """
 import sys
 from pathlib import Path
+from statistics import geometric_mean
 sys.path.insert(0, sys.argv[1])
 import fastgan
 del sys.path[0]

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from bench.harness import machine
-from bench.harness.case import BACKWARD, Case, Cost
+from bench.harness.case import BACKWARD, Case
 from bench.harness.clock import captured, clock_of, gpu_state
+from bench.harness.cost import Cost
 from bench.harness.memory import peak_bytes, saved_bytes
 from bench.harness.parity import Reference
 from bench.harness.results import Row
@@ -67,8 +68,8 @@ class Measurement:
         if name in self.peak:
             row["peak_bytes"] = self.peak[name]
         if self.cost is not None:
-            floor = self.cost.floor(ceilings["bytes"], machine.rate(ceilings, self.case.dtype))
-            row |= {"bytes": self.cost.bytes, "operations": self.cost.operations, "floor": floor}
+            floor = self.cost.floor(machine.rate(ceilings, self.case.dtype), ceilings["bytes"])
+            row |= {"bytes": self.cost.moved, "operations": self.cost.operations, "floor": floor}
             row["share_of_roofline"] = floor / row["seconds"]["p50"]
         if self.gpu:
             row["gpu"] = self.gpu

@@ -14,12 +14,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import geometric_mean
 from typing import NamedTuple
 
 from bench.harness import results
 from bench.harness.machine import ROOT, in_words, named
 from bench.harness.results import Row
-from bench.paired import geometric_mean
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 PICTURES = ROOT / "docs" / "pictures"
@@ -129,21 +129,7 @@ def steps(rows: list[Row]) -> str:
                 "the rates measured in the run"
             )
         parts.append(f"{title}\n\n{table(heading, body)}")
-    return "\n\n".join([*parts, *_where_the_time_goes(rows)])
-
-
-def _where_the_time_goes(rows: list[Row]) -> list[str]:
-    found = [row for row in rows if row["kind"] == "breakdown"]
-    if not found:
-        return []
-    parts = list(dict.fromkeys(part for row in found for part in row["parts"]))
-    body = []
-    for row in found:
-        milliseconds = [row["parts"].get(part, 0.0) * 1e3 for part in parts]
-        of = [row["implementation"], row["case"]["shape"], row["case"]["dtype"]]
-        body.append([*of, *(f"{ms:.1f}" if ms else "" for ms in milliseconds)])
-    heading = ["implementation", "", "", *parts]
-    return [f"Where the time of a step goes, by torch.profiler, ms:\n\n{table(heading, body)}"]
+    return "\n\n".join(parts)
 
 
 def of_cases(rows: list[Row], memory: bool = False) -> str:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from bench.harness import peers
-from bench.harness.case import BACKWARD, BOTH, Case, Cost, laid, laid_model
+from bench.harness.case import BACKWARD, BOTH, Case, laid, laid_model
+from bench.harness.cost import Cost
 from bench.harness.machine import last_level_cache
 from bench.harness.peers import Build
 from fastgan.ops import backend

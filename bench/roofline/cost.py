@@ -1,27 +1,10 @@
 """What a convolution costs at least: operations and bytes, pure functions of the geometry."""
 
 from math import prod
-from typing import NamedTuple
 
+from bench.harness.cost import Cost
 from fastgan.kernels.conv_block.geometry import ConvGeometry
 from fastgan.kernels.core.geometry import cdiv
-
-
-class Cost(NamedTuple):
-    """Floating-point operations (two a multiply-add), bytes read and bytes written."""
-
-    operations: int
-    read: int
-    written: int
-
-    @property
-    def moved(self) -> int:
-        """Bytes in both directions."""
-        return self.read + self.written
-
-    def floor(self, operations_per_second: float, bytes_per_second: float) -> float:
-        """Seconds that no kernel can beat: the slower of arithmetic and memory (the roofline)."""
-        return max(self.operations / operations_per_second, self.moved / bytes_per_second)
 
 
 def forward_cost(geo: ConvGeometry, itemsize: int, weight_itemsize: int) -> Cost:
@@ -60,10 +43,10 @@ def weight_gradient_cost(
     return Cost(2 * geo.images * dense * weight, x + y + reads_y * y, weight * weight_itemsize)
 
 
-def filtered_operations(geo: ConvGeometry) -> int:
-    """Operations of the products of minimal filtering, a pass of a convolution with kernel 4 and
-    stride 2 in two dimensions: 36 a tile of 2x2 positions, where the plain sum has 64. Those of the
-    transforms are left out.
+def winograd_operations(geo: ConvGeometry) -> int:
+    """Operations of the products of Winograd F(2x2, 2x2), a pass of a convolution with kernel 4 and
+    stride 2 in two dimensions: 36 a tile of 2x2 values of the strided map, where the plain sum has
+    64. Those of the transforms are left out.
     """
     positions = geo.size_in if geo.transposed else geo.size_out
     tiles = prod(cdiv(size, 2) for size in positions[1:])

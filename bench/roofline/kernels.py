@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from bench.harness.cost import Cost
 from bench.roofline import cost as costs
-from bench.roofline.cost import Cost
 from fastgan.fusion.explaining import convolution_kernels, traced
 from fastgan.kernels.conv_block.geometry import ConvGeometry, conv_geometry
 from fastgan.nn.blocks import Block
@@ -68,7 +68,7 @@ def step_kernels(
     which it does, and the update by Adam. Other layers are left out.
 
     Args:
-        batch: count for such a batch, on another device, where no convolution is filtered.
+        batch: count for such a batch, on another device, where none runs by Winograd.
 
     Raises:
         ValueError: there is no block.
@@ -105,7 +105,7 @@ class _Traced:
         dtype = autocast_dtype(run.input) if self.conv is not None else run.input.dtype
         self.x = torch.randn_like(run.input, dtype=dtype)
         self.y = torch.randn_like(run.output, dtype=dtype)
-        self.images, self.filtering = batch or self.x.shape[0], batch is None
+        self.images, self.winograd = batch or self.x.shape[0], batch is None
         scale = self.images / self.x.shape[0]
         self.of_x, self.of_y = (int(t.numel() * t.element_size() * scale) for t in (self.x, self.y))
         self.rows = self.block.rows(self.x.shape[0], 1) if self.block.trains() else 0
@@ -201,8 +201,8 @@ class _Traced:
             ),
         }
         for kernel, (name, (times, cost, call)) in zip(by, passed.items(), strict=True):
-            if kernel.startswith("Winograd") and self.filtering:
-                cost = cost._replace(operations=costs.filtered_operations(geo))
+            if kernel.startswith("Winograd") and self.winograd:
+                cost = cost._replace(operations=costs.winograd_operations(geo))
             yield self._kernel(name, times, cost, call, kernel)
         after = self.block.after
         if is_identity(*_code(after)):

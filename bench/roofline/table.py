@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from bench.roofline.cost import Cost
+from bench.harness.cost import Cost
 from bench.roofline.kernels import Kernel
 from bench.roofline.peaks import Rates
 from fastgan.ops.conv import tuning

@@ -127,7 +127,7 @@ class VAEGANStep(VAEStep):
     def forward(self, gan: GAN, batches: Batches, due: Due = ()) -> Metrics:
         batch = batches(0)
         model: Any = gan.generator
-        judge: Any = gan.discriminator
+        discriminator: Any = gan.discriminator
         with gan.autocast():
             mean, log_variance = model.posterior(batch.images)
             z = sampled(mean, log_variance, batch.noise)
@@ -145,13 +145,14 @@ class VAEGANStep(VAEStep):
 
         gan.update_g.start()
         weight = self.next_weight()
-        with frozen(judge), gan.autocast():
+        with frozen(discriminator), gan.autocast():
             with torch.no_grad():
-                seen = judge.features(batch.images)
-            found = judge.features(again)
+                seen = discriminator.features(batch.images)
+            found = discriminator.features(again)
             similarity = reconstruction_loss(found, seen, "gaussian")
             kl = kl_divergence(mean, log_variance)
-            fooled = gan.loss.generator(judge.judged(found)) + gan.loss.generator(judge(drawn))
+            logits = discriminator.judged(found), discriminator(drawn)
+            fooled = gan.loss.generator(logits[0]) + gan.loss.generator(logits[1])
             loss_encoder = weight * kl + similarity
             loss_decoder = self.feature_weight * similarity + fooled / 2
         encoder, decoder = list(model.encoder.parameters()), list(model.decoder.parameters())

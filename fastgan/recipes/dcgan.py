@@ -6,13 +6,15 @@ from fastgan.engine.config import TrainConfig
 from fastgan.recipes.recipe import ModelSpec, Recipe, register_recipe
 
 
-def _dcgan_28(name: str, channels: Literal[1, 3], summary: str, **judge: float) -> Recipe:
+def _dcgan_28(name: str, channels: Literal[1, 3], summary: str, **discriminator: float) -> Recipe:
     return register_recipe(
         Recipe(
             name=name,
             summary=f"5x5 DCGAN of TensorFlow's tutorial, 28x28 {summary}",
             generator=ModelSpec("tf_dcgan_generator", {"channels": channels}),
-            discriminator=ModelSpec("tf_dcgan_discriminator", {"channels": channels, **judge}),
+            discriminator=ModelSpec(
+                "tf_dcgan_discriminator", {"channels": channels, **discriminator}
+            ),
             image_size=28,
             channels=channels,
             train=TrainConfig(

@@ -31,13 +31,10 @@ def rows() -> list[results.Row]:
     }  # fmt: skip
     absent = {"implementation": "other", "own": False, "left_out": "not installed"}
     case = {**row, "share_of_roofline": 0.5}
-    parts = {"convolution": 0.01, "optimizer": 0.002}
     return [
         {**case, **own},
         {**case, **peer},
         {"kind": "case", "case": CASE, **absent},
-        {"kind": "breakdown", "case": CASE, "implementation": "fused", "own": True,
-         "parts": parts, "floor": 0.005},
         *({"kind": "quality", "arm": arm, "seed": 0, "seconds": s, "steps": 10, "batch": 64,
            "metric": "fid", "metrics": {"fid": 9.0 / s}} for arm in "ab" for s in (1.0, 2.0)),
     ]  # fmt: skip
@@ -106,18 +103,12 @@ def test_a_run_prints_its_tables_without_pictures(folder):
 
 def test_pictures_are_drawn_where_there_are_rows_for_them(tmp_path):
     pytest.importorskip("matplotlib")
-    cases, quality = rows()[:3], rows()[4:]
+    cases, quality = rows()[:3], rows()[3:]
     runs = [page.Run("m", "norm_act", RUN, cases), page.Run("m", "quality", RUN, quality)]
     page.draw(runs, tmp_path)
     drawn = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert drawn.keys() == {"bench-m-norm_act-ratios.svg", "bench-m-quality-quality.svg"}
     assert "norm_act 4×3×8×8" in drawn["bench-m-norm_act-ratios.svg"]
-
-
-def test_where_the_time_of_a_step_goes_is_a_table():
-    text = page.steps(rows()[3:4])
-    assert "| implementation |  |  | convolution | optimizer |" in text
-    assert "| fused | 4×3×8×8 | float32 | 10.0 | 2.0 |" in text
 
 
 def test_without_matplotlib_the_extra_is_named(folder, monkeypatch, capsys):

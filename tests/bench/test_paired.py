@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from itertools import count
 
-import pytest
-
 from bench.paired import (
-    geometric_mean,
     interleave,
     median_interval,
     percentiles,
-    ratio,
     ratio_interval,
     take_turns,
 )
@@ -45,7 +41,6 @@ def test_a_slow_spell_falls_on_both_and_leaves_the_ratio():
         return run() * slow
 
     times = interleave({"own": lambda: 1.0, "peer": lambda: 3.0}, 6, 0, clock)
-    assert ratio(times, "peer", "own") == 3.0
     assert ratio_interval(times["peer"], times["own"]) == (3.0, 3.0, 3.0)
 
 
@@ -63,7 +58,3 @@ def test_percentiles():
     found = percentiles([float(i) for i in range(101)])
     assert found == {"p5": 5.0, "p20": 20.0, "p50": 50.0, "p80": 80.0, "p95": 95.0}
     assert percentiles([2.0])["p95"] == 2.0
-
-
-def test_geometric_mean():
-    assert geometric_mean([2.0, 8.0]) == pytest.approx(4.0)

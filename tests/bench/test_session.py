@@ -9,7 +9,6 @@ import pytest
 from torch import nn
 
 from bench.harness import machine, results
-from bench.harness.breakdown import OTHER, PARTS, REST, breakdown, part_of
 from bench.harness.case import FORWARD, Case
 from bench.harness.clock import parse_state
 from bench.harness.session import Session
@@ -77,31 +76,6 @@ def test_results_of_other_code_are_not_continued(session, tmp_path, monkeypatch)
     assert "results stand" in str(Session(tmp_path, go_on=True).why_not("m", CASE))
     monkeypatch.setattr(machine, "source_hash", lambda: "another")
     assert Session(tmp_path, go_on=True).why_not("m", CASE) is None
-
-
-@pytest.mark.parametrize(
-    ("name", "part"),
-    [
-        ("aten::mkldnn_convolution", "convolution"),
-        ("fastgan::winograd_conv_weight", "convolution"),
-        ("sm90_xmma_dgrad_implicit_gemm_bf16", "convolution"),
-        ("aten::native_batch_norm_backward", "norm and activation"),
-        ("fastgan::norm_act_train", "norm and activation"),
-        ("aten::_fused_adam_", "optimizer"),
-        ("aten::copy_", "copies and casts"),
-        ("aten::mean", OTHER),
-    ],
-)
-def test_parts_of_the_work_are_told_by_name(name, part):
-    assert part_of(name) == part
-
-
-def test_a_breakdown_adds_up_to_the_call():
-    work = workload(CASE)
-    parts = breakdown(work.runner("eager").ready, "cpu", n=2)
-    assert list(parts) == [*PARTS, OTHER, REST["cpu"]]
-    assert parts["norm and activation"] > 0
-    assert all(seconds >= 0 for seconds in parts.values())
 
 
 def test_the_state_of_a_gpu_is_read():

@@ -29,7 +29,7 @@ FROM_IMAGE = TO_IMAGE._replace(transposed=False)
 
 @pytest.fixture(params=ON_GPU)
 def gpu_backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    """One of a GPU's backends, chosen explicitly; the C++ kernels hold the thin convolutions."""
+    """One of a GPU's backends, chosen explicitly; C++ runs the small-channel convolutions."""
     assert available()[request.param] is None
     with backend(request.param), force(small_channels=request.param == "cuda"):
         yield request.param
@@ -44,7 +44,7 @@ def norm_act_passes(draw: Draw) -> list[Tensor]:
     return [z, *grads, *running]
 
 
-def norm_act_on_chip_and_beyond(draw: Draw) -> list[Tensor]:
+def norm_act_in_one_launch_and_in_several(draw: Draw) -> list[Tensor]:
     """Contiguous, of one shape in a single launch and of one in several; and in evaluation."""
     found = []
     for shape in ((4, 6, 8, 8), (64, 5, 64, 64)):
@@ -67,7 +67,7 @@ def gathered(draw: Draw) -> list[Tensor]:
     return [gather_images(images, index, draw(7) > 0, dtype=torch.bfloat16)]
 
 
-def thin_convolutions(draw: Draw) -> list[Tensor]:
+def small_channel_convolutions(draw: Draw) -> list[Tensor]:
     found = []
     for geometry, c_in, side in ((FROM_IMAGE, 3, 16), (TO_IMAGE, 16, 8)):
         x, weight = channels_last(draw(2, c_in, side, side)), draw(16, 3, 4, 4)
@@ -80,10 +80,10 @@ def thin_convolutions(draw: Draw) -> list[Tensor]:
 
 CALLS = [
     norm_act_passes,
-    norm_act_on_chip_and_beyond,
+    norm_act_in_one_launch_and_in_several,
     bias_act_passes,
     gathered,
-    thin_convolutions,
+    small_channel_convolutions,
 ]
 OF_CALLS = pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
 
@@ -194,7 +194,9 @@ def test_odd_storage_offsets(device: str, dtype: torch.dtype, behind: int) -> No
 
 
 @pytest.mark.parametrize("geometry", [FROM_IMAGE, TO_IMAGE], ids=["from image", "to image"])
-def test_odd_storage_offsets_of_a_thin_convolution(device: str, geometry: Geometry) -> None:
+def test_odd_storage_offsets_of_a_small_channel_convolution(
+    device: str, geometry: Geometry
+) -> None:
     c_in, side = (16, 8) if geometry.transposed else (3, 16)
     for dtype in (torch.float32, torch.bfloat16):
         x = channels_last(torch.randn(2, c_in, side, side, device=device).to(dtype))
@@ -299,12 +301,12 @@ def large_gather(device: str, count: int, image: tuple[int, int, int]) -> None:
 
 
 @pytest.mark.parametrize("gpu_backend", ON_GPU[1:], indirect=True)
-def test_a_thin_convolution_of_more_than_2_to_the_31_values(gpu_backend: str) -> None:
+def test_a_small_channel_convolution_of_more_than_2_to_the_31_values(gpu_backend: str) -> None:
     need_memory(24)
-    large_thin_convolution("cuda", (132, 64, 512, 512))
+    large_small_channel_convolution("cuda", (132, 64, 512, 512))
 
 
-def large_thin_convolution(device: str, wide: tuple[int, int, int, int]) -> None:
+def large_small_channel_convolution(device: str, wide: tuple[int, int, int, int]) -> None:
     """To that many values from an image and back; only the last image counts."""
     n, channels, h, w = wide
     geometry = Geometry((1, 1), (0, 0), (0, 0), False)
@@ -332,7 +334,7 @@ def test_what_a_gpu_alone_can_hold_passes_on_the_host_where_it_is_small(native: 
             for segments in (1, 2):
                 large_norm_act("cpu", (4, 8, 16, 16), last, segments)
         large_gather("cpu", 5, (3, 9, 8))
-        large_thin_convolution("cpu", (3, 64, 8, 8))
+        large_small_channel_convolution("cpu", (3, 64, 8, 8))
 
 
 def test_every_call_is_of_a_gpu(gpu_backend: str) -> None:

@@ -36,11 +36,18 @@ def results() -> list[Tensor]:
         found.append(bias_act(hard.repeat(4).reshape(1, 1, 32).to(dtype), activation="identity"))
         scaled = hard.repeat(4).reshape(1, 32, 1).to(dtype)
         found.append(bias_act(scaled, torch.full((32,), 1e-3), activation="identity"))
-    return found + streamed() + thin_results() + filtered_results() + dot_results() + gathered()
+    return (
+        found
+        + streamed()
+        + small_channel_results()
+        + winograd_results()
+        + bf16_results()
+        + gathered()
+    )
 
 
 def streamed() -> list[Tensor]:
-    """Some elements of outputs that are large enough to be written past the caches."""
+    """Some elements of outputs that are large enough to be written by non-temporal stores."""
     found = []
     for dtype in DTYPES:
         x = torch.randn((16 << 20) // (64 * 32 * dtype.itemsize), 64, 32).to(dtype)
@@ -57,7 +64,7 @@ def gathered() -> list[Tensor]:
     return [gather_images(images, index, flips, dtype=dtype) for dtype in DTYPES[:3]]
 
 
-def thin_results() -> list[Tensor]:
+def small_channel_results() -> list[Tensor]:
     """Convolutions from and to an image: partly filled vectors, odd sizes, several groups."""
     native, found = torch.ops.fastgan, []
     for dtype in DTYPES[:3]:
@@ -78,8 +85,8 @@ def thin_results() -> list[Tensor]:
     return found
 
 
-def filtered_results() -> list[Tensor]:
-    """Convolutions by minimal filtering: incomplete tiles, panels and squares."""
+def winograd_results() -> list[Tensor]:
+    """Winograd convolutions: incomplete tiles, panels and blocks of tiles."""
     native, found = torch.ops.fastgan, []
     for dtype in DTYPES[:3]:
         image, positions, weight = (
@@ -94,8 +101,8 @@ def filtered_results() -> list[Tensor]:
     return found
 
 
-def dot_results() -> list[Tensor]:
-    """Convolutions by dot products: incomplete panels and squares, a sample without a partner."""
+def bf16_results() -> list[Tensor]:
+    """AVX512-BF16 convolutions: incomplete panels and tiles, a sample without a partner."""
     native, place = torch.ops.fastgan, ((2, 1), (1, 1))
     image, positions, weight = (
         (torch.randn(shape) / 8).bfloat16().contiguous(memory_format=torch.channels_last)

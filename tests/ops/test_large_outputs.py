@@ -1,4 +1,4 @@
-"""Outputs that are written past the caches: the same bits as two that are not."""
+"""Outputs that are written by non-temporal stores: the same bits as two that are not."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Vectors of every width and none, one value a plane, planes larger than a block.
 SHAPES = [(4, 8, 4, 4), (3, 7, 5, 3), (8, 64, 1, 1), (2, 3, 64, 64), (5, 33)]
 # Few channels in or out, plain and transposed.
-THIN = [
+SMALL_CHANNELS = [
     ((2, 3, 16, 16), (16, 3, 4, 4), Geometry((2, 2), (1, 1), (0, 0), False)),
     ((2, 16, 8, 8), (16, 3, 4, 4), Geometry((2, 2), (1, 1), (0, 0), True)),
     ((2, 5, 9, 7), (3, 5, 3, 3), Geometry((1, 1), (1, 1), (0, 0), False)),
@@ -39,7 +39,7 @@ def calls() -> Iterator[str]:
             norm_act(x, *running, weight, bias, training).sum().backward()
         bias_act(x, bias).sum().backward()
         yield f"norm_act, bias_act {shape} {dtype} {'channels-last' if last else 'contiguous'}"
-    for (x_shape, weight_shape, geometry), dtype in product(THIN, DTYPES):
+    for (x_shape, weight_shape, geometry), dtype in product(SMALL_CHANNELS, DTYPES):
         x, weight = draw(x_shape, dtype, True), torch.randn(weight_shape, device="cuda").to(dtype)
         dy = draw(output_shape(x_shape, weight_shape, geometry), dtype, True)
         conv.forward(x, weight, None, geometry, LEAKY_RELU, 0.2)
