@@ -4,6 +4,7 @@ PYTHON ?= python3
 GPU_PYTHON ?= python3
 GPU_OPTIONS ?=
 CUDA_CHECK ?=
+HEADERS_CHECK ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.fastgan-installed
 
@@ -57,7 +58,7 @@ gpu: ## on a machine with an NVIDIA GPU, in GPU_PYTHON's own environment: build,
 	$(GPU_PYTHON) -m tools.gpu $(GPU_OPTIONS)
 
 headers-check: setup ## csrc/ against the headers of the oldest torch that is supported; 80 MB
-	$(BIN)/python -m tools.oldest_headers
+	$(BIN)/python -m tools.oldest_headers $(HEADERS_CHECK)
 
 cuda-check: ## build, link and load the extension against CUDA builds of torch, without a GPU; 5 GB
 	$(PYTHON) -m tools.cuda_check $(CUDA_CHECK)
