@@ -12,7 +12,16 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from fastgan.ops.conv import aten, bf16, im2col, product, small_channels, thin, tma, winograd
+from fastgan.ops.conv import (
+    aten,
+    bf16,
+    im2col,
+    product,
+    small_channels,
+    small_channels_triton,
+    tma,
+    winograd,
+)
 from fastgan.ops.conv.problem import FORWARD, PASSES, Problem
 from fastgan.ops.conv.run import Epilogue
 
@@ -50,7 +59,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "winograd": winograd,
     "bf16": bf16,
     "im2col": im2col,
-    "thin": thin,
+    "small_channels_triton": small_channels_triton,
     "product": product,
     "tma": tma,
     "aten": aten,

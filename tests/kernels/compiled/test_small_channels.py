@@ -34,7 +34,7 @@ LAYERS = {
 
 @pytest.fixture(autouse=True)
 def _by_triton() -> Iterator[None]:
-    with force(small_channels=False, thin=True, product=True):
+    with force(small_channels=False, small_channels_triton=True, product=True):
         yield
 
 
@@ -62,7 +62,7 @@ def test_layers(layer: str, dtype: torch.dtype, precision: str) -> None:
         pytest.skip("float32 alone has two precisions")
     shape, weight_shape, geometry = LAYERS[layer]
     x, weight = tensors(shape, weight_shape, dtype)
-    assert set(chosen(x, weight, geometry)) == {"thin"}
+    assert set(chosen(x, weight, geometry)) == {"small_channels_triton"}
     check(x, weight, None, geometry, TANH, 0.0)
 
 

@@ -27,7 +27,7 @@ def _by_triton(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What is not written stays NaN. A weight gradient has few slices, of several boxes."""
     monkeypatch.setattr(plan, "PROGRAMS", 4)
     torch.use_deterministic_algorithms(True)
-    with force(small_channels=False, thin=True):
+    with force(small_channels=False, small_channels_triton=True):
         yield
     torch.use_deterministic_algorithms(False)
 
