@@ -186,7 +186,6 @@ def serve(tree: Path) -> None:
 _SERVE = """
 import sys
 from pathlib import Path
-from statistics import geometric_mean
 sys.path.insert(0, sys.argv[1])
 import fastgan
 del sys.path[0]

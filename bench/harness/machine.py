@@ -18,7 +18,6 @@ import torch
 from bench.harness.clock import clock_of, gpu_state
 from bench.harness.source import source_hash
 from bench.paired import interleave
-from fastgan.ops.core.cuda_libraries import set_cuda_libraries
 
 ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("torch", "triton", "numpy", "inplace-abn")
@@ -87,6 +86,9 @@ def settings() -> dict[str, Any]:
 def equal_settings() -> None:
     """The same for every implementation, and at their best: no TF32 where float32 is compared,
     convolutions by the fastest algorithm that cuDNN finds, as in training."""
+    # Here, for older trees have it elsewhere, and `--compare` imports this file on them.
+    from fastgan.ops.core.cuda_libraries import set_cuda_libraries
+
     torch.set_float32_matmul_precision("highest")
     set_cuda_libraries("float32")
 
