@@ -10,7 +10,7 @@ STAMP := $(VENV)/.fastgan-installed
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test lint types format bench bench-check bench-docs bench-quality \
-	recipes gpu rehearse cuda-check kernel-report kernel-check dist clean
+	recipes gpu headers-check rehearse cuda-check kernel-report kernel-check dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16

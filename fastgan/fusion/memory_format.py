@@ -177,7 +177,8 @@ class _Cut:
             contiguous += costs[0]
             flow.add_edge(self.SOURCE, node, capacity=costs[0])
             flow.add_edge(node, self.SINK, capacity=costs[1])
-        for value, users in self._edges():
+        edges = list(self._edges())
+        for value, users in edges:
             # One copy serves all users of the other format.
             copied, restored = (value, "copied"), (value, "restored")
             cost = layout.copy_cost(self.values[value].numel())
@@ -190,7 +191,7 @@ class _Cut:
         if least >= layout.MAX_SHARE * contiguous:
             return ()
         found = []
-        for value, users in self._edges():
+        for value, users in edges:
             inside = value in part
             if others := tuple(user for user in users if (user in part) != inside):
                 found.append(Border(value, not inside, others))

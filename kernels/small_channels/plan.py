@@ -37,7 +37,7 @@ TO_WEIGHT = {
     "tf32": Tile(32, 64, 64, 4, 2),
     "ieee": Tile(16, 32, 32, 4, 2),
 }
-LEAST_COLUMNS = 16  # of a matrix unit
+MIN_COLUMNS = 16  # of a matrix unit
 # Programs of a weight gradient: two a multiprocessor of an H100.
 PROGRAMS = 264
 
@@ -49,7 +49,7 @@ def kind(dtype: torch.dtype, precision: str) -> str:
 
 def pixel_columns(few: int, stride: tuple[int, int]) -> int:
     """Columns of the product to an image: phases and channels, to a power of 2."""
-    return max(LEAST_COLUMNS, 1 << (few * stride[0] * stride[1] - 1).bit_length())
+    return max(MIN_COLUMNS, 1 << (few * stride[0] * stride[1] - 1).bit_length())
 
 
 def weight_slices(boxes: int, blocks: int) -> tuple[int, int]:

@@ -121,6 +121,7 @@ class Around(nn.Module):
         return self.last(self.between(self.first(x)))
 
 
+NEAR = 10 * FLOOR[torch.float32]  # two layers in float32, run in two ways
 X = torch.randn(16, 64, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
@@ -141,7 +142,7 @@ def test_what_stands_between_chains(between: nn.Module, copies: int) -> None:
     torch.manual_seed(1)
     own = fused(X)
     torch.manual_seed(1)
-    assert error(own.detach(), model(X).detach()) < 1e-5
+    assert error(own.detach(), model(X).detach()) < NEAR
 
 
 class Doubled(nn.Module):
@@ -168,7 +169,7 @@ def test_a_value_that_is_changed_in_place_is_not_copied() -> None:
     model = AndItself()
     fused = fuse(copy.deepcopy(model))
     assert not found(fused, X)
-    assert error(fused(X).detach(), model(X).detach()) < 1e-5
+    assert error(fused(X).detach(), model(X).detach()) < NEAR
 
 
 def test_no_module_that_is_not_known_runs_once_more() -> None:

@@ -14,7 +14,7 @@ from fastgan.ops.mean_loss import reference
 from fastgan.ops.mean_loss.reference import Term
 
 # One program adds them up: more take longer than the launches that it saves.
-_MOST = 1 << 16
+_MAX_LOGITS = 1 << 16
 
 
 def mean_loss(parts: Sequence[tuple[Tensor, Term]]) -> tuple[Tensor, ...]:
@@ -49,7 +49,7 @@ def mean_loss(parts: Sequence[tuple[Tensor, Term]]) -> tuple[Tensor, ...]:
 def _serves(logits: Tensor) -> bool:
     device, backend = logits.device.type, dispatch.setting()
     asked = backend == "triton" or (backend == "auto" and device == "cuda")
-    fits = asked and logits.numel() <= _MOST
+    fits = asked and logits.numel() <= _MAX_LOGITS
     return fits and dispatch.why_not("triton", device, logits.dtype) is None
 
 
