@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,7 +14,15 @@ import tyro
 from fastgan.checks import check_int
 from fastgan.cli._common import check_seed, parse
 from fastgan.cli._output import output_file
-from fastgan.engine import load_generator, sample_images, save_grid
+from fastgan.engine import (
+    batch_statistics,
+    load_discriminator,
+    load_generator,
+    rejection_sample,
+    sample_images,
+    save_grid,
+    standing_statistics,
+)
 from fastgan.engine.device import take_device
 from fastgan.engine.grid import check_picture, scale_of, screen_scale
 
@@ -37,6 +47,13 @@ class Arguments:
     """Classes to draw, in turn, by a generator that takes them; by default all."""
     columns: int | None = None
     """Images a row; by default the grid is about square."""
+    truncation: float | None = None
+    """Draw noise within ± so much (0.5 to 2): more typical images, less various ones."""
+    rejection: float | None = None
+    """Keep images that the discriminator accepts; nearer to 1 is pickier (0.8). In [0, 1)."""
+    statistics: Literal["running", "batch", "standing"] = "running"
+    """Of batch norms: those of training; those of the batch of images; or averages over fresh
+    batches of the very weights that draw."""
     weights: Literal["ema", "raw"] = "ema"
     """The moving average of the generator, or the weights that were being trained."""
     device: str = "auto"
@@ -59,8 +76,31 @@ def run(arguments: list[str]) -> int:
         for label in chosen.labels:
             check_int("labels", label, -_MAX_CLASSES, _MAX_CLASSES)
         labels = torch.tensor(chosen.labels).repeat(-(-chosen.n // len(chosen.labels)))[: chosen.n]
-    images = sample_images(generator, chosen.n, seed=chosen.seed, labels=labels)
+    images = _draw(chosen, generator, labels)
     scale = screen_scale(images)
     save_grid(images, out, columns=chosen.columns, scale=scale)
     print(chosen.out)
     return 0
+
+
+def _draw(chosen: Arguments, generator: Any, labels: torch.Tensor | None) -> torch.Tensor:
+    common: dict[str, Any] = {
+        "seed": chosen.seed,
+        "labels": labels,
+        "truncation": chosen.truncation,
+    }
+    if chosen.statistics == "standing":
+        standing_statistics(generator, seed=chosen.seed)
+    batch = batch_statistics(generator) if chosen.statistics == "batch" else nullcontext()
+    with batch:
+        if chosen.rejection is None:
+            return sample_images(generator, chosen.n, **common)
+        found = rejection_sample(
+            generator,
+            load_discriminator(chosen.checkpoint, device=take_device(chosen.device)),
+            chosen.n,
+            quantile=chosen.rejection,
+            **common,
+        )
+    print(f"accepted {chosen.n} of {found.drawn} images", file=sys.stderr)
+    return found.images

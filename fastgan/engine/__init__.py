@@ -11,8 +11,12 @@ from fastgan.engine.config import TrainConfig, TrainResult
 from fastgan.engine.distributed import DistributedGroup, launched
 from fastgan.engine.grid import make_grid, save_grid
 from fastgan.engine.heartbeat import LostRankError
+from fastgan.engine.inversion import Inversion, invert
+from fastgan.engine.latents import truncated
 from fastgan.engine.loop import NonFiniteError
-from fastgan.engine.sampling import load_generator, sample_images
+from fastgan.engine.rejection import rejection_sample
+from fastgan.engine.sampling import load_discriminator, load_generator, sample_images
+from fastgan.engine.statistics import batch_statistics, standing_statistics
 from fastgan.engine.step import GAN, Batch, gan_step
 from fastgan.engine.trainer import Trainer
 from fastgan.system import renamed
@@ -25,18 +29,25 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "DistributedGroup",
+    "Inversion",
     "LostRankError",
     "NonFiniteError",
     "TrainConfig",
     "TrainResult",
     "Trainer",
+    "batch_statistics",
     "find_checkpoint",
     "gan_step",
+    "invert",
     "launched",
+    "load_discriminator",
     "load_generator",
     "make_grid",
+    "rejection_sample",
     "sample_images",
     "save_grid",
+    "standing_statistics",
+    "truncated",
 ]
 
 

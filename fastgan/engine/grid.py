@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -82,6 +83,15 @@ def scale_of(width: int) -> int:
     return max(1, 64 // width)
 
 
+def picture_of(images: Tensor, columns: int | None = None, scale: int = 1) -> NDArray[np.uint8]:
+    """:func:`make_grid` as uint8 [H, W, 3], its pixels enlarged. ValueError as of `save_grid`."""
+    if images.dim() == 4 and len(images):
+        _, _, height, width = images.shape
+        check_picture(len(images), height, width, columns, scale)
+    grid: NDArray[np.uint8] = make_grid(images, columns).numpy()
+    return grid.repeat(scale, 0).repeat(scale, 1)
+
+
 def save_grid(images: Tensor, path: Path, columns: int | None = None, scale: int = 1) -> Path:
     """Write :func:`make_grid` as a PNG, as a whole or not at all, and return its path.
 
@@ -91,11 +101,6 @@ def save_grid(images: Tensor, path: Path, columns: int | None = None, scale: int
         ValueError: no images, or a picture beyond ``MAX_PIXELS``.
         OSError: the file cannot be written.
     """
-    if images.dim() == 4 and len(images):
-        _, _, height, width = images.shape
-        check_picture(len(images), height, width, columns, scale)
-    grid = make_grid(images, columns).numpy()
-    grid = np.repeat(np.repeat(grid, scale, 0), scale, 1)
     with whole_file(path) as file:
-        Image.fromarray(grid).save(file, format="PNG")
+        Image.fromarray(picture_of(images, columns, scale)).save(file, format="PNG")
     return path

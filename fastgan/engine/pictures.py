@@ -1,4 +1,4 @@
-"""Pictures of what a generator has learnt: tensors of images for `save_grid`, and a GIF."""
+"""Pictures of what a generator has learnt: tensors of images for `save_grid`, and films."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
 from fastgan.checks import check_int
-from fastgan.engine.grid import save_grid, screen_scale
-from fastgan.engine.sampling import draw_noise, fitting_labels, images_of, sample_images
+from fastgan.engine.film import check_film, save_film
+from fastgan.engine.grid import picture_of, save_grid, screen_scale
+from fastgan.engine.inversion import Inversion, invert
+from fastgan.engine.latents import closed_walk, draw_noise, slerp, truncated
+from fastgan.engine.sampling import fitting_labels, images_of, sample_images
 from fastgan.engine.train_state import TrainState
-from fastgan.system import whole_file
 
 
 def by_class(generator: nn.Module, columns: int = 8, *, seed: int = 0) -> tuple[Tensor, int]:
@@ -29,28 +32,6 @@ def by_class(generator: nn.Module, columns: int = 8, *, seed: int = 0) -> tuple[
     noise = draw_noise(generator, columns, seed).repeat(classes, 1)
     labels = torch.arange(classes).repeat_interleave(columns)
     return images_of(generator, noise, labels), columns
-
-
-def slerp(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
-    """Spherical interpolation of [N, D] and [N, D] at shares [S] in [0, 1]: [N, S, D].
-
-    Directions are turned at a constant rate and lengths are interpolated linearly, so that points
-    between two normal samples are as long as normal samples are (White 2016, arXiv:1609.04468).
-    Rows that are parallel, or zero, are interpolated linearly.
-    """
-    lengths = [torch.linalg.vector_norm(x, dim=-1, keepdim=True) for x in (start, end)]
-    units = [x / length.clamp_min(1e-12) for x, length in zip((start, end), lengths, strict=True)]
-    cosine = (units[0] * units[1]).sum(-1, keepdim=True).clamp(-1, 1)
-    angle = cosine.acos()
-    t = share.view(1, -1, 1)
-    turn = angle[:, None] * torch.cat([1 - t, t], 2)
-    sine = angle.sin()[:, None]
-    weights = turn.sin() / sine.clamp_min(1e-12)
-    direction = weights[..., :1] * units[0][:, None] + weights[..., 1:] * units[1][:, None]
-    length = lengths[0][:, None] * (1 - t) + lengths[1][:, None] * t
-    straight = start[:, None] * (1 - t) + end[:, None] * t
-    turns = (sine > 1e-4) & (torch.minimum(*lengths)[:, None] > 0)
-    return torch.where(turns, direction * length, straight)
 
 
 def interpolation(
@@ -80,8 +61,13 @@ def reconstruction_pairs(generator: nn.Module, images: Tensor) -> tuple[Tensor, 
     device = next(generator.parameters()).device
     reconstruct: Any = generator.reconstruct
     again = torch.cat([reconstruct(part.to(device)).float().cpu() for part in images.split(256)])
+    return _beside(images, again)
+
+
+def _beside(images: Tensor, others: Tensor) -> tuple[Tensor, int]:
+    """Each image followed by its other, and the columns of a grid about square."""
     columns = 2 * max(1, round((len(images) / 2) ** 0.5))
-    return torch.stack([images.float().cpu(), again], 1).flatten(0, 1), columns
+    return torch.stack([images.float().cpu(), others], 1).flatten(0, 1), columns
 
 
 def save_reconstructions(trainer: TrainState, path: Path) -> None:
@@ -94,6 +80,21 @@ def save_reconstructions(trainer: TrainState, path: Path) -> None:
     images, columns = reconstruction_pairs(model.eval(), reals)
     model.train(was_training)
     save_grid(images, path, columns, scale=screen_scale(images))
+
+
+def projections(
+    generator: nn.Module,
+    images: Tensor,
+    *,
+    labels: Tensor | None = None,
+    steps: int = 300,
+    seed: int = 0,
+) -> tuple[Tensor, int, Inversion]:
+    """Images [N, C, H, W] in [-1, 1], each followed by the nearest that the generator draws, the
+    columns, and what ``invert`` found.
+    """
+    found = invert(generator, images, labels=labels, steps=steps, seed=seed)
+    return *_beside(images, found.images), found
 
 
 def nearest_real(
@@ -131,7 +132,9 @@ def nearest(samples: Tensor, reals: Tensor, neighbours: int, rows: int = 4096) -
 
 
 def evolution(run: Path, out: Path, *, seconds: float = 0.4) -> Path:
-    """The sample grids of a run, which are from noise that stays the same, as a GIF.
+    """The sample grids of a run, which are from noise that stays the same, as a film.
+
+    ``out`` is a .gif, .webp, .png or .mp4; a picture stays for so many ``seconds``.
 
     Raises:
         FileNotFoundError: the folder has no sample grids.
@@ -141,18 +144,54 @@ def evolution(run: Path, out: Path, *, seconds: float = 0.4) -> Path:
     if not files:
         raise FileNotFoundError(f"{run} has no sample grids: it is no run's folder")
     frames = [_frame(file) for file in files]
-    if len({frame.size for frame in frames}) > 1:
+    if len({frame.shape for frame in frames}) > 1:
         raise ValueError(f"the sample grids of {run} have different sizes")
     # The last picture stays a little longer.
-    times = [round(1000 * seconds)] * (len(frames) - 1) + [round(4000 * seconds)]
-    with whole_file(out) as file:
-        frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=times, loop=0)
-    return out
+    return save_film(frames, out, [seconds] * (len(frames) - 1) + [4 * seconds])
 
 
-def _frame(file: Path) -> Image.Image:
-    """A picture, grey if it is: a GIF has 256 colours, which are all of the greys."""
+def _frame(file: Path) -> NDArray[np.uint8]:
     with Image.open(file) as picture:
-        pixels = np.asarray(picture.convert("RGB"))
-    grey = (pixels == pixels[..., :1]).all()
-    return Image.fromarray(pixels[..., 0] if grey else pixels)
+        return np.asarray(picture.convert("RGB"))
+
+
+def walk(
+    generator: nn.Module,
+    out: Path,
+    *,
+    rows: int = 4,
+    columns: int = 4,
+    points: int = 6,
+    frames: int = 24,
+    seconds: float = 1 / 12,
+    seed: int = 0,
+    truncation: float | None = None,
+) -> Path:
+    """A grid of images that change as their latent vectors go round a closed way, as a film.
+
+    Args:
+        out: a .gif, .webp, .png or .mp4.
+        points: random latent vectors that each image passes.
+        frames: from one to the next, by spherical interpolation.
+        seconds: that a frame stays.
+        truncation: of the vectors; see ``latents.truncated``.
+
+    Raises:
+        ValueError: a number out of range, or a picture too large.
+        ModuleNotFoundError: MP4 without the packages of fastgan[video].
+    """
+    for name, value in (("rows", rows), ("columns", columns), ("frames", frames)):
+        check_int(name, value, 1)
+    check_int("points", points, 2)
+    if not 0.001 <= seconds <= 60:
+        raise ValueError(f"seconds must lie in 0.001..60, got {seconds!r}")
+    check_film(out)
+    count = rows * columns
+    noise = draw_noise(generator, points * count, seed)
+    noise = noise if truncation is None else truncated(noise, truncation)
+    labels = fitting_labels(generator, count, None)
+    made = []
+    for vectors in closed_walk(noise.view(points, count, -1), frames):
+        images = images_of(generator, vectors, labels)
+        made.append(picture_of(images, columns, screen_scale(images)))
+    return save_film(made, out, seconds)

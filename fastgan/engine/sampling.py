@@ -1,16 +1,23 @@
-"""Generators out of checkpoints."""
+"""Networks out of checkpoints, and what a generator draws."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from fastgan.checks import check_int
 from fastgan.engine import records
-from fastgan.engine.checkpoint import MANIFEST, CheckpointError, find_checkpoint, load_module
+from fastgan.engine.checkpoint import (
+    MANIFEST,
+    Checkpoint,
+    CheckpointError,
+    find_checkpoint,
+    load_module,
+)
+from fastgan.engine.latents import draw_noise, truncated
 from fastgan.engine.records import RecordError
 from fastgan.models import create_model
 
@@ -38,13 +45,7 @@ def load_generator(
     """
     checkpoint = find_checkpoint(Path(path))
     if generator is None:
-        spec = checkpoint.manifest.get("generator")
-        if spec is None:
-            raise CheckpointError(
-                f"{checkpoint.path} was written by a generator that is not registered: "
-                "give the module to load into (generator=...)"
-            )
-        generator = _described(spec, checkpoint.path / MANIFEST)
+        generator = _described(checkpoint, "generator")
     if weights not in ("ema", "raw"):
         raise ValueError(f"weights must be ema or raw, got {weights!r}")
     averaged = weights == "ema" and "generator_ema.safetensors" in checkpoint.manifest["files"]
@@ -53,16 +54,44 @@ def load_generator(
     return generator.to(device).eval()
 
 
-def _described(spec: object, file: Path) -> nn.Module:
+def load_discriminator(
+    path: str | Path,
+    *,
+    discriminator: nn.Module | None = None,
+    device: str | torch.device = "cpu",
+) -> nn.Module:
+    """The discriminator of a checkpoint, in eval mode; see :func:`load_generator`.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint at ``path``.
+        CheckpointError: it is torn, has no discriminator, or is of another model.
+    """
+    checkpoint = find_checkpoint(Path(path))
+    tensors = checkpoint.tensors("discriminator")
+    if not tensors:  # an autoencoder's
+        raise CheckpointError(f"{checkpoint.path} has no discriminator")
+    if discriminator is None:
+        discriminator = _described(checkpoint, "discriminator")
+    load_module(discriminator, tensors, "discriminator")
+    return discriminator.to(device).eval()
+
+
+def _described(checkpoint: Checkpoint, what: str) -> nn.Module:
+    """The registered model that the manifest has under ``what``, not yet loaded."""
+    spec: Any = checkpoint.manifest.get(what)
+    if spec is None:
+        raise CheckpointError(
+            f"{checkpoint.path} was written by a {what} that is not registered: "
+            f"give the module to load into ({what}=...)"
+        )
+    file = checkpoint.path / MANIFEST
     try:
-        _SPEC(spec, "generator")
+        _SPEC(spec, what)
+        return create_model(spec["name"], **spec["arguments"])
     except RecordError as error:
         raise CheckpointError(f"{file}: {error}") from error
-    assert isinstance(spec, dict)
-    try:
-        return create_model(spec["name"], **spec["arguments"])
     except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
-        raise CheckpointError(f"{file}: field generator builds no model: {error}") from error
+        raise CheckpointError(f"{file}: field {what} builds no model: {error}") from error
 
 
 def sample_images(
@@ -72,6 +101,7 @@ def sample_images(
     seed: int = 0,
     labels: Tensor | None = None,
     batch_size: int = 256,
+    truncation: float | None = None,
 ) -> Tensor:
     """``count`` images in [-1, 1], float ``[count, C, H, W]`` on the CPU.
 
@@ -81,22 +111,18 @@ def sample_images(
     Args:
         labels: int64 ``[count]``, of a generator that takes them (``num_classes``); by default
             all classes in turn.
+        truncation: of the noise, for more typical and less various images: values lie within
+            ± so much, about 0.5 to 2; see ``latents.truncated``.
 
     Raises:
-        ValueError: ``count`` or ``batch_size`` is below 1, or labels do not fit the generator.
+        ValueError: ``count`` or ``batch_size`` is below 1, ``truncation`` is not positive, or
+            labels do not fit the generator.
     """
     for name, value in (("count", count), ("batch_size", batch_size)):
         check_int(name, value, 1)
     noise = draw_noise(generator, count, seed)
+    noise = noise if truncation is None else truncated(noise, truncation)
     return images_of(generator, noise, fitting_labels(generator, count, labels), batch_size)
-
-
-def draw_noise(generator: nn.Module, count: int, seed: int) -> Tensor:
-    """``[count, latent_dim]`` on the CPU; the first rows do not depend on ``count``."""
-    latent_dim = generator.latent_dim
-    assert isinstance(latent_dim, int)
-    rng = torch.Generator().manual_seed(seed)
-    return torch.stack([torch.randn(latent_dim, generator=rng) for _ in range(count)])
 
 
 def fitting_labels(generator: nn.Module, count: int, labels: Tensor | None) -> Tensor | None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from fastgan.cli import main
 from fastgan.data import load
@@ -138,6 +139,41 @@ def test_picture_of_a_runs_evolution(runs, tmp_path):
     with Image.open(out) as film:
         assert film.n_frames == 3
     assert (runs["vae"] / "samples" / "reconstructions-00000003.png").exists()
+
+
+def test_picture_of_a_walk(runs, tmp_path):
+    out = tmp_path / "walk.webp"
+    few = ["--columns=2", "--rows=1", "--points=2", "--frames=3", "--truncation=1"]
+    assert main(["picture", "walk", str(runs["cdcgan"]), *few, "-o", str(out)]) == 0
+    with Image.open(out) as film:
+        assert film.size == ((2 * 30 + 2) * 2, (30 + 2) * 2)
+
+
+def test_picture_of_projections(runs, tmp_path, capsys):
+    out, latents = tmp_path / "projection.png", tmp_path / "latents.safetensors"
+    few = ["--rows=2", "--steps=2", "-o", str(out), "--latents", str(latents)]
+    assert main(["picture", "projection", str(runs["cdcgan"]), *few]) == 0
+    assert "the mean of 4 images" in capsys.readouterr().err
+    with Image.open(out) as picture:
+        assert picture.size == ((2 * 30 + 2) * 2, (4 * 30 + 2) * 2)
+    assert load_file(latents)["latents"].shape[0] == 4
+    assert main(["picture", "nearest", str(runs["cdcgan"]), "--latents", "x"]) == 2
+    assert "latents: only a projection finds any" in capsys.readouterr().err
+
+
+def test_samples_as_they_are_asked_for(runs, tmp_path, capsys):
+    drawn = set()
+    for number, option in enumerate(
+        ("--truncation=0.5", "--rejection=0.1", "--statistics=batch", "--statistics=standing", "")
+    ):
+        out = tmp_path / f"{number}.png"
+        options = [option, "-o", str(out)]
+        assert main(["sample", str(runs["cdcgan"]), "-n=4", *filter(None, options)]) == 0
+        drawn.add(out.read_bytes())
+        assert ("accepted 4 of" in capsys.readouterr().err) == ("rejection" in option)
+    assert len(drawn) == 5
+    assert main(["sample", str(runs["vae"]), "--rejection=0.5"]) == 2
+    assert "has no discriminator" in capsys.readouterr().err
 
 
 def test_sample_of_chosen_labels(runs, tmp_path, capsys):
