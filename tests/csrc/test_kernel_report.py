@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from tools.kernel_report import cuda_part
@@ -56,11 +58,33 @@ def test_a_kernel_of_another_kind_is_an_error():
 def test_kernels_move_16_bytes_and_spill_nothing(monkeypatch):
     if reason := cuda_part.unavailable():
         pytest.skip(reason)
-    section = cuda_part.collect(Select("bias|row-sum", ("sm_80",)))
-    assert section.toolchain.startswith("nvcc ")
-    rows = [row for row in section.rows if row.kernel.startswith("bias")]
+    assert cuda_part.toolchain().startswith("nvcc ")
+    (compiled,) = cuda_part.compile([("bias_act/op.cu", "sm_80")])
+    rows = [row for row in compiled if row.kernel.startswith("bias")]
     assert len(rows) == 24, "two kernels, three dtypes, two layouts, two widths"
     for row in rows:
         assert row.spills == 0
         if "16 bytes" in row.variant:
             assert (row.load, row.store) == (16, 16)
+
+
+def test_the_digest_of_a_target_covers_sources_and_headers(monkeypatch, tmp_path):
+    if reason := cuda_part.unavailable():
+        pytest.skip(reason)
+
+    def inputs():
+        return [job.inputs for job in cuda_part.jobs(Select("", ("sm_80", "sm_90")))]
+
+    shutil.copytree(cuda_part.SOURCES, tmp_path / "csrc" / "cuda")
+    shutil.copy(cuda_part.SOURCES.parent / "elementwise.h", tmp_path / "csrc")
+    first = inputs()
+    assert len(set(first)) == 2
+    monkeypatch.setattr(cuda_part, "SOURCES", tmp_path / "csrc" / "cuda")
+    assert inputs() == first, "the checkout's path is none of it"
+    for name in ("elementwise.h", "cuda/device/merge.h", "cuda/bias_act/op.cu"):
+        path = tmp_path / "csrc" / name
+        text = path.read_text()
+        path.write_text(text + "\n")
+        assert not set(inputs()) & set(first), name
+        path.write_text(text)
+    assert inputs() == first

@@ -140,9 +140,8 @@ needs_compiler = pytest.mark.skipif(
 
 @needs_compiler
 def test_the_committed_report_matches_what_compiles_now() -> None:
-    """A sample; `make kernel-report` with --check compiles all of it."""
     select = ("--only", "stats_kernel bf16 .*BLOCK_W=64", "--targets", "sm_90,gfx942")
-    done = run("--check", "--parts", "triton", *select)
+    done = run("--check", "--all", "--parts", "triton", *select)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "compiled 0" not in done.stdout
 
@@ -207,26 +206,3 @@ def test_widths_in_ptx_are_those_of_the_machine_code(
         assert f"STG.E{suffix[figures['store']]} " in code
         assert figures["load"] == 16 or "LDG.E.128" not in code
     assert len(seen) == 2
-
-
-@needs_compiler
-def test_a_report_that_no_longer_matches_fails(compare: ModuleType, tmp_path: Path) -> None:
-    report = compare.load(ROOT / "bench" / "reports" / "kernels.json")
-    part = report["triton"]
-    wrong = tuple(
-        compare.Row(*row.key, row.registers + 1, row.spills, row.shared, row.load, row.store)
-        for row in part.rows
-    )
-    import triton
-
-    path = tmp_path / "kernels.json"
-    current = f"triton {triton.__version__}"
-    path.write_text(compare.dump({"triton": compare.Section(current, wrong)}))
-    select = ("--only", "^running_kernel .*AVERAGE=1", "--targets", "sm_90")
-    done = run("--check", "--parts", "triton", *select, "--report", str(path))
-    assert done.returncode == 1
-    assert "registers" in done.stderr
-    path.write_text(compare.dump({"triton": compare.Section("triton 0.0", wrong)}))
-    done = run("--check", "--parts", "triton", *select, "--report", str(path))
-    assert done.returncode == 0, done.stderr
-    assert "not compared: the report is of triton 0.0" in done.stdout

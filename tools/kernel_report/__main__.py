@@ -1,4 +1,4 @@
-"""``python -m tools.kernel_report [--check] [--only PATTERN] [--targets sm_90,...]``."""
+"""``python -m tools.kernel_report [--check] [--all] [--only PATTERN] [--targets sm_90,...]``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from . import compare
+from . import compare, digests
 
 PARTS = ("triton", "cuda")
 REPORT = Path(__file__).resolve().parents[2] / "bench" / "reports" / "kernels.json"
@@ -17,6 +17,7 @@ REPORT = Path(__file__).resolve().parents[2] / "bench" / "reports" / "kernels.js
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.kernel_report", description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare; write nothing")
+    parser.add_argument("--all", action="store_true", help="compile what the digests know, too")
     parser.add_argument("--only", default="", metavar="PATTERN", help="kernels to compile (regex)")
     parser.add_argument("--targets", default="", help="comma-separated, such as sm_90,gfx942")
     parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated: triton, cuda")
@@ -27,22 +28,23 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown := [name for name in names if name not in PARTS]:
         parser.error(f"--parts: unknown {unknown}, expected some of {list(PARTS)}")
     committed = compare.load(options.report)
-    fresh = collect(names, select)
+    made = collect(names, committed, select, options.all)
+    fresh = {name: part.section for name, part in made.items()}
     if options.check:
-        return check(committed, fresh, select)
+        return check(committed, made, select)
     report = committed | {
         name: compare.merged(committed.get(name), section, select)
         for name, section in fresh.items()
     }
-    options.report.parent.mkdir(parents=True, exist_ok=True)
-    options.report.write_text(compare.dump(report))
-    options.report.with_suffix(".md").write_text(compare.markdown(report))
+    compare.write(options.report, report)
     return verdict([line for part in fresh.values() for line in compare.unfit(part.rows)])
 
 
-def collect(names: list[str], select: compare.Select) -> dict[str, compare.Section]:
-    """Sections of the parts that can compile on this machine; says so of those that cannot."""
-    sections = {}
+def collect(
+    names: list[str], committed: dict[str, compare.Section], select: compare.Select, every: bool
+) -> dict[str, digests.Made]:
+    """What the parts that can compile on this machine made; says so of those that cannot."""
+    made = {}
     for name in names:
         module = f"{__package__}.{name}_part"
         if importlib.util.find_spec(module) is None:
@@ -51,20 +53,18 @@ def collect(names: list[str], select: compare.Select) -> dict[str, compare.Secti
         if reason := part.unavailable():
             print(f"{name}: not compiled: {reason}")
             continue
-        sections[name] = part.collect(select)
-        print(
-            f"{name}: compiled {len(sections[name].rows)} kernels with {sections[name].toolchain}"
-        )
-    return sections
+        made[name] = digests.collect(part, committed.get(name), select, every)
+        print(f"{name}: {made[name]}")
+    return made
 
 
 def check(
     committed: dict[str, compare.Section],
-    fresh: dict[str, compare.Section],
+    made: dict[str, digests.Made],
     select: compare.Select,
 ) -> int:
     problems = []
-    for name, section in fresh.items():
+    for name, (section, stale, *_) in made.items():
         problems += compare.unfit(section.rows)
         if not section.rows:
             problems.append(f"{name}: nothing was compiled: no kernel matches")
@@ -77,7 +77,9 @@ def check(
             )
         else:
             problems += compare.differences(committed[name], section, select)
-    if not fresh:
+            if stale:
+                print(f"{name}: make kernel-report, committed, spares the next check those {stale}")
+    if not made:
         problems.append("nothing was compiled")
     return verdict(problems)
 

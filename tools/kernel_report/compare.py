@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 # Bytes of shared memory a block may have.
@@ -47,10 +47,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Section:
-    """What one part compiled, and the toolchain (name and version) it did so with."""
+    """What one part compiled, the toolchain (name and version) it did so with, and digests of what
+    it compiled them from, by kernel or target (see `digests.py`).
+    """
 
     toolchain: str
     rows: tuple[Row, ...]
+    digests: dict[str, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,14 +84,32 @@ def dump(sections: dict[str, Section]) -> str:
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
+def write(path: Path, sections: dict[str, Section]) -> None:
+    """Report, page, and the digests in a file of their own, whose diff says nothing to a reader."""
+    digests = {
+        name: {label: " ".join(sorted(some)) for label, some in sorted(section.digests.items())}
+        for name, section in sorted(sections.items())
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(dump(sections))
+    path.with_suffix(".md").write_text(markdown(sections))
+    path.with_suffix(".digests.json").write_text(json.dumps(digests, indent=1) + "\n")
+
+
 def load(path: Path) -> dict[str, Section]:
     """The committed report; empty where there is none yet. ValueError for a malformed one."""
     if not path.exists():
         return {}
+    known = path.with_suffix(".digests.json")
     try:
         data = json.loads(path.read_text())
+        digests = json.loads(known.read_text()) if known.exists() else {}
         return {
-            name: Section(part["toolchain"], tuple(Row(**row) for row in part["rows"]))
+            name: Section(
+                part["toolchain"],
+                tuple(Row(**row) for row in part["rows"]),
+                {k: frozenset(some.split()) for k, some in digests.get(name, {}).items()},
+            )
             for name, part in data.items()
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -148,7 +169,13 @@ def merged(committed: Section | None, fresh: Section, select: Select) -> Section
     if committed.toolchain != fresh.toolchain:
         raise ValueError(f"the report is of {committed.toolchain}, this is {fresh.toolchain}")
     kept = tuple(row for row in committed.rows if not select.wants(*row.key))
-    return Section(fresh.toolchain, tuple(sorted(kept + fresh.rows, key=lambda row: row.key)))
+    rows = tuple(sorted(kept + fresh.rows, key=lambda row: row.key))
+    # One that stands for a row no longer there stands for nothing else, either.
+    digests = {
+        label: committed.digests.get(label, frozenset()) | fresh.digests.get(label, frozenset())
+        for label in committed.digests | fresh.digests
+    }
+    return Section(fresh.toolchain, rows, digests)
 
 
 def markdown(sections: dict[str, Section]) -> str:

@@ -10,10 +10,14 @@ import subprocess
 import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 
-from .compare import Row, Section, Select
+from .compare import Row, Select
+from .digests import Job, hashed
 
+# Of what the digests know, compiled all the same.
+SAMPLE = 1
 TARGETS = ("sm_80", "sm_90", "sm_100", "sm_120")
 SOURCES = Path(__file__).resolve().parents[2] / "csrc" / "cuda"
 FLAGS = ("-std=c++17", "-O3", "--expt-relaxed-constexpr", "-DUSE_CUDA")
@@ -36,23 +40,44 @@ def unavailable() -> str | None:
     return None if _torch_include() else "torch's headers are not installed"
 
 
-def collect(select: Select) -> Section:
-    """Compiles every source for every selected target and reads the machine code of its kernels."""
-    targets = [target for target in TARGETS if not select.targets or target in select.targets]
-    jobs = [(source, target) for source in sorted(SOURCES.rglob("*.cu")) for target in targets]
+def toolchain() -> str:
+    version = re.search(r"\bV([\d.]+)", _output(["nvcc", "--version"]))
+    return f"nvcc {version[1] if version else 'of unknown version'}"
+
+
+def jobs(select: Select) -> list[Job]:
+    """One a selected target: every source, of which some share kernels."""
+    headers = [*SOURCES.rglob("*.*"), *SOURCES.parent.glob("*.h")]
+    read = [
+        part
+        for path in sorted(headers)
+        for part in (path.relative_to(SOURCES.parent), path.read_bytes())
+    ]
+    made_by = toolchain(), version("torch"), version("triton"), Path(__file__).read_bytes()
+    sources = sorted(SOURCES.rglob("*.cu"))
+    return [
+        Job(
+            ("", "", target),
+            hashed(*made_by, target, *read),
+            tuple((str(source.relative_to(SOURCES)), target) for source in sources),
+        )
+        for target in TARGETS
+        if not select.targets or target in select.targets
+    ]
+
+
+def compile(units: list[tuple[str, str]]) -> list[list[Row]]:
+    """The rows of (source, target). A kernel that two share is compiled in both, from one text."""
     with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
-        parts = list(pool.map(_compile, *zip(*jobs, strict=True))) if jobs else []
-    # A kernel that two sources share is compiled in both, from the same text.
-    rows = {row.key: row for part in parts for row in part}
-    selected = (row for row in rows.values() if select.wants(*row.key))
-    return Section(_toolchain(), tuple(sorted(selected)))
+        return list(pool.map(_compile, units))
 
 
-def _compile(source: Path, target: str) -> list[Row]:
+def _compile(unit: tuple[str, str]) -> list[Row]:
+    source, target = unit
     include = [f"-I{_torch_include()}", f"-I{SOURCES.parent}"]
     with tempfile.TemporaryDirectory() as folder:
         cubin = str(Path(folder) / "kernels.cubin")
-        arguments = [*FLAGS, *DEFINES, *include, f"-arch={target}", "-cubin", str(source)]
+        arguments = [*FLAGS, *DEFINES, *include, f"-arch={target}", "-cubin", str(SOURCES / source)]
         _output(["nvcc", *arguments, "-o", cubin])
         usage = _output(["cuobjdump", "-res-usage", cubin])
         code = _output(["nvdisasm", "-c", cubin])
@@ -121,11 +146,6 @@ def _torch_include() -> Path | None:
     spec = importlib.util.find_spec("torch")
     include = Path(spec.origin).parent / "include" if spec and spec.origin else None
     return include if include and (include / "torch/csrc/stable/library.h").is_file() else None
-
-
-def _toolchain() -> str:
-    version = re.search(r"\bV([\d.]+)", _output(["nvcc", "--version"]))
-    return f"nvcc {version[1] if version else 'of unknown version'}"
 
 
 def _output(command: list[str], text: str | None = None) -> str:

@@ -9,35 +9,20 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
-import re
-import subprocess
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from . import conv_part
-from .compare import Row, Section, Select
-from .loop import matrix_loop
+from .compare import Row, Select
+from .digests import Job, hashed
+from .machine_code import TARGETS, Launch, compile_launch, inputs, tool
 
-TARGETS = {
-    "sm_80": ("cuda", 80, 32),
-    "sm_90": ("cuda", 90, 32),
-    "sm_100": ("cuda", 100, 32),
-    "sm_120": ("cuda", 120, 32),
-    "gfx942": ("hip", "gfx942", 64),
-}
-# The matrix units' instructions, as PTX or AMD's assembly has them.
-MATRIX = {
-    "sm_80": r"\bmma\.sync\.",
-    "sm_90": r"\bwgmma\.mma_async\.",
-    "sm_100": r"\btcgen05\.mma\.",
-    "sm_120": r"\bmma\.sync\.",
-    "gfx942": r"\bv_mfma_",
-}
+# Of what the digests know, compiled all the same.
+SAMPLE = 24
+
 POINTERS = {
     "float32": "*fp32",
     "bfloat16": "*bf16",
@@ -59,20 +44,6 @@ SHAPES = (
 )
 
 
-@dataclass(frozen=True)
-class Launch:
-    """One recorded launch, in the terms of triton.compiler.ASTSource."""
-
-    kernel: str
-    variant: str
-    function: Any
-    signature: dict[str, str]
-    constexprs: dict[str, Any]
-    attributes: dict[tuple[int], list[list[Any]]]
-    options: dict[str, int]
-    targets: tuple[str, ...] = ()  # none: all
-
-
 def unavailable() -> str | None:
     try:
         import triton
@@ -80,24 +51,39 @@ def unavailable() -> str | None:
         return "triton is not installed"
     if os.environ.get("TRITON_INTERPRET") == "1":
         return "TRITON_INTERPRET=1 replaces the compiler"
-    return None if _tool("cuobjdump").exists() else f"triton {triton.__version__} has no cuobjdump"
+    exists = tool("cuobjdump").exists()
+    return None if exists else f"triton {triton.__version__} has no cuobjdump"
 
 
-def collect(select: Select) -> Section:
-    """Compiles every selected launch for every selected target, in two processes."""
+def toolchain() -> str:
     import triton
 
-    jobs = [
-        (index, target)
+    return f"triton {triton.__version__}"
+
+
+def jobs(select: Select) -> list[Job]:
+    """Every selected launch on every selected target."""
+    return [
+        Job(key, hashed(toolchain(), inputs(launch, target)), ((index, target),))
         for index, launch in enumerate(launches())
         for target in launch.targets or TARGETS
-        if select.wants(launch.kernel, launch.variant, target)
+        if select.wants(*(key := (launch.kernel, launch.variant, target)))
     ]
+
+
+def compile(units: list[tuple[int, str]]) -> list[list[Row]]:
+    """The rows of (index of a launch, target); many in two processes."""
+    if len(units) < 50:  # a process takes as long to start
+        return [_compile(unit) for unit in units]
     # Not fork: torch has started threads.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(2, os.cpu_count() or 1), mp_context=context) as pool:
-        rows = tuple(pool.map(_compile, jobs, chunksize=8))
-    return Section(f"triton {triton.__version__}", rows)
+        return list(pool.map(_compile, units, chunksize=8))
+
+
+def _compile(unit: tuple[int, str]) -> list[Row]:
+    index, target = unit
+    return [compile_launch(launches()[index], target)]
 
 
 @cache
@@ -249,105 +235,3 @@ def _variant(signature: dict[str, str], constexprs: dict[str, Any], options: dic
     words += [f"no-{name}" for name in absent]
     words += [f"{k}={v}" for k, v in options.items()]
     return " ".join(words)
-
-
-def _compile(job: tuple[int, str]) -> Row:
-    index, target = job
-    return compile_launch(launches()[index], target)
-
-
-def compile_launch(launch: Launch, target: str) -> Row:
-    """Compiles one launch for one target and reads the machine code."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    source = ASTSource(
-        fn=launch.function,
-        signature=launch.signature,
-        constexprs=launch.constexprs,
-        attrs=launch.attributes,
-    )
-    compiled = triton.compile(source, target=GPUTarget(*TARGETS[target]), options=launch.options)
-    nvidia = TARGETS[target][0] == "cuda"
-    figures = (_read_nvidia if nvidia else _read_amd)(compiled)
-    if conv_part.is_matrix(launch.kernel, launch.variant, nvidia):
-        code = compiled.asm["ptx" if nvidia else "amdgcn"]
-        figures["matrix"] = len(re.findall(MATRIX[target], code))
-    if conv_part.is_lean(launch.kernel, launch.variant) and target == "sm_90":
-        figures |= _read_loop(compiled)
-    return Row(launch.kernel, launch.variant, target, **figures)
-
-
-def _tool(name: str) -> Path:
-    import triton
-
-    return Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
-
-
-def _read_nvidia(compiled: Any) -> dict[str, int]:
-    """Registers and stack from the machine code; widths from the PTX, which ptxas keeps (one of the
-    tests disassembles to see it): a disassembly takes longer than the compilation.
-    """
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
-        file.flush()
-        command = [str(_tool("cuobjdump")), "-res-usage", file.name]
-        usage = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    figures = {name: int(n) for name, n in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage)}
-    ptx = compiled.asm["ptx"]
-    return {
-        "registers": figures["REG"],
-        "spills": figures["STACK"] + figures["LOCAL"],
-        "shared": compiled.metadata.shared,
-        "load": _widest_ptx(ptx, "ld"),
-        "store": _widest_ptx(ptx, "st"),
-    }
-
-
-def _read_loop(compiled: Any) -> dict[str, int]:
-    """Figures of the main loop; ValueError where there is none."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
-        file.flush()
-        command = [str(_tool("nvdisasm")), "-c", file.name]
-        code = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    found = matrix_loop(code, compiled.metadata.num_warps)
-    if found is None:
-        raise ValueError(f"{compiled.metadata.name}: no loop with matrix instructions")
-    return found._asdict()
-
-
-def _widest_ptx(ptx: str, access: str) -> int:
-    """Bytes of the widest ld.global or st.global, such as .v4.b32; 0 where there is none."""
-    found = re.findall(rf"\b{access}\.global[.\w:]*?(?:\.v(\d))?\.[bfsu](\d+)\s", ptx)
-    widths = [int(count or 1) * int(bits) // 8 for count, bits in found]
-    if access == "ld":
-        widths += [int(n, 0) for n in re.findall(r"cp\.async\.c[ag]\S* .*?, (0x\w+|\d+)", ptx)]
-    return max(widths, default=0)
-
-
-def _read_amd(compiled: Any) -> dict[str, int]:
-    text = compiled.asm["amdgcn"]
-    return {
-        "registers": _amd_figure(text, "vgpr_count"),
-        "spills": _amd_figure(text, "vgpr_spill_count")
-        + _amd_figure(text, "sgpr_spill_count")
-        + _amd_figure(text, "private_segment_fixed_size"),
-        "shared": compiled.metadata.shared,
-        "load": _widest_amd(text, "load"),
-        "store": _widest_amd(text, "store"),
-    }
-
-
-def _amd_figure(text: str, name: str) -> int:
-    found = re.search(rf"^\s*\.{name}:\s+(\d+)", text, re.MULTILINE)
-    if not found:
-        raise ValueError(f"no .{name} in the AMD metadata")
-    return int(found.group(1))
-
-
-def _widest_amd(text: str, access: str) -> int:
-    sizes = {"dwordx4": 16, "dwordx3": 12, "dwordx2": 8, "dword": 4, "short": 2, "ushort": 2}
-    found = re.findall(rf"\b(?:global|buffer|flat)_{access}_(dwordx\d|dword|u?short)", text)
-    return max((sizes[kind] for kind in found), default=0)

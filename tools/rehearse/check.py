@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 import torch
 
 from tools.kernel_report.compare import Row
-from tools.kernel_report.triton_part import Launch as Described
-from tools.kernel_report.triton_part import compile_launch, describe
+from tools.kernel_report.machine_code import Launch as Described
+from tools.kernel_report.machine_code import compile_launch
+from tools.kernel_report.triton_part import describe
 
 from .gpus import GRID, REGISTERS, THREADS, Gpu
 from .record import Launch
