@@ -176,6 +176,7 @@ def test_widths_in_ptx_are_those_of_the_machine_code(
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
     part = importlib.import_module("tools.kernel_report.triton_part")
+    machine_code = importlib.import_module("tools.kernel_report.machine_code")
     if reason := part.unavailable():
         pytest.skip(reason)
     import triton
@@ -201,7 +202,7 @@ def test_widths_in_ptx_are_those_of_the_machine_code(
         path.write_bytes(compiled.asm["cubin"])
         command = [str(disassembler), "-c", "-ndf", str(path)]
         code = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        figures = part._read_nvidia(compiled)
+        figures = machine_code._read_nvidia(compiled)
         assert f"LDG.E{suffix[figures['load']]} " in code
         assert f"STG.E{suffix[figures['store']]} " in code
         assert figures["load"] == 16 or "LDG.E.128" not in code
