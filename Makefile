@@ -3,6 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 GPU_PYTHON ?= python3
 GPU_OPTIONS ?=
+TRAIN ?=
 CUDA_CHECK ?=
 HEADERS_CHECK ?=
 BIN := $(VENV)/bin
@@ -22,7 +23,7 @@ $(STAMP): tools/bootstrap.py pyproject.toml setup.py constraints.txt $(wildcard 
 	@touch $@
 
 train: setup ## train a DCGAN on the embedded digits; prints where the samples are
-	$(BIN)/fastgan train digits
+	$(BIN)/fastgan train digits $(TRAIN)
 
 test: setup ## run the tests, on up to four cores
 	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder \
