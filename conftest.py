@@ -44,6 +44,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     # `pytest --benchmark` means bench/, not the folder of tests that pytest takes by itself.
+    if config.getoption("--benchmark") and not (ROOT / "fastgan" / "_build.json").is_file():
+        raise pytest.UsageError(
+            f"fastgan is not built in {ROOT}, whose folder comes before an installed fastgan: "
+            "run `make setup`, or `pip install --editable .` in your environment"
+        )
     by_itself = config.args_source is not pytest.Config.ArgsSource.ARGS
     if config.getoption("--benchmark") and by_itself:
         config.args = [str(ROOT / "bench")]

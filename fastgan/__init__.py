@@ -7,7 +7,25 @@ imported when the name is first used.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for type checkers, which do not run __getattr__
+    from fastgan import augment as augment
+    from fastgan import data as data
+    from fastgan import engine as engine
+    from fastgan import fusion as fusion
+    from fastgan import losses as losses
+    from fastgan import metrics as metrics
+    from fastgan import models as models
+    from fastgan import nn as nn
+    from fastgan import ops as ops
+    from fastgan import optim as optim
+    from fastgan import recipes as recipes
+    from fastgan import regularizers as regularizers
+    from fastgan.engine import TrainConfig, Trainer
+    from fastgan.fusion import explain, fold, fuse, unfuse
+    from fastgan.ops import backend
+    from fastgan.recipes import train
 
 __version__ = "0.1.0"
 
@@ -49,12 +67,14 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
-    if name in _SUBMODULES:
-        return import_module(f"fastgan.{name}")
-    raise AttributeError(f"module 'fastgan' has no attribute {name!r}")
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name in _LAZY:
+            return getattr(import_module(_LAZY[name]), name)
+        if name in _SUBMODULES:
+            return import_module(f"fastgan.{name}")
+        raise AttributeError(f"module 'fastgan' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

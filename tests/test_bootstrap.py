@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -37,7 +39,7 @@ def test_an_empty_environment_gets_the_pinned_torch_first(
     torch, tools, package, beside = commands
     assert torch[-4:] == ["--constraint", "constraints.txt", "torch", "triton"]
     assert tools[-1].startswith("setuptools")
-    assert package[-1] == ".[dev]"
+    assert package[-4:] == ["--config-settings", "editable_mode=compat", "--editable", ".[dev]"]
     assert beside[-5:] == [
         "--no-deps", "--upgrade", "--target", str(tmp_path / "torch-fidelity"), "torch-fidelity",
     ]  # fmt: skip
@@ -54,6 +56,15 @@ def test_a_torch_that_stands_is_a_constraint_and_is_not_installed(
     package = commands[-2]
     constraint = Path(package[package.index("--constraint") + 1])
     assert constraint.read_text() == "torch==2.11.0+cu130\n"
+
+
+def test_a_script_beside_the_clone_gets_the_package(tmp_path):
+    (tmp_path / "fastgan").mkdir()  # as the clone's folder is called
+    code = "import fastgan; print(fastgan.__version__)"
+    variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
+    assert done.stdout.strip() == metadata.version("fastgan"), done.stderr
 
 
 def test_a_failed_step_ends_the_installation(bootstrap, monkeypatch, tmp_path, capfd):

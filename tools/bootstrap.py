@@ -21,6 +21,9 @@ OLDEST_PYTHON = (3, 10)
 # For tests/metrics/test_inception.py, in a folder of its own and without what it requires: the
 # index's torchvision does not import beside a torch without CUDA, nor torchmetrics beside the two.
 BESIDE = "torch-fidelity"
+# By a path instead of an import hook: beside a clone called fastgan Python would find that folder
+# first, and take it for an empty package.
+EDITABLE = ["--config-settings", "editable_mode=compat", "--editable"]
 
 
 def main(arguments: list[str]) -> int:
@@ -41,6 +44,7 @@ def main(arguments: list[str]) -> int:
     python = str(folder / "bin" / "python")
     if (code := install(python, folder)) == 0:
         print(native_line())
+        print(f"`source {folder}/bin/activate` puts the fastgan command on your path")
     return code
 
 
@@ -58,7 +62,7 @@ def install(python: str, folder: Path) -> int:
     kept = folder / "constraints.txt"
     versions = {name: installed_version(python, name) for name in ("torch", "triton")}
     kept.write_text("".join(f"{name}=={v}\n" for name, v in versions.items() if v))
-    package = [*pip, "--constraint", str(kept.resolve()), "--no-build-isolation", "--editable"]
+    package = [*pip, "--constraint", str(kept.resolve()), "--no-build-isolation", *EDITABLE]
     beside = [*pip, "--no-deps", "--upgrade", "--target", str((folder / BESIDE).resolve())]
     return run([*pip, "setuptools>=77"]) or run([*package, ".[dev]"]) or run([*beside, BESIDE])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,15 @@ def test_the_option_means_the_suite():
     found = collected("--benchmark", "-k", "norm_act")
     assert "bench/test_norm_act.py::" in found
     assert "tests/ops" not in found
+
+
+def test_a_checkout_that_is_not_built_stops_at_once(tmp_path):
+    shutil.copy(ROOT / "conftest.py", tmp_path)
+    command = [sys.executable, "-m", "pytest", "--benchmark", "--quick"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert f"fastgan is not built in {tmp_path}" in done.stderr
+    assert "pip install --editable ." in done.stderr
 
 
 def test_a_path_given_with_the_option_is_kept():

@@ -1,18 +1,36 @@
-"""What this machine has, and which backends can run on it."""
+"""What this machine has, which backends can run on it, and what is wrong."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 import platform
+import re
 import shutil
+import sys
 from importlib import metadata
+from pathlib import Path
 
 import torch
 
 import fastgan
+from fastgan.doctor.troubles import find_troubles
 from fastgan.ops import available
 from fastgan.ops.core import native
+
+_VARIABLES = re.compile(
+    "(FASTGAN|OMP|GOMP|KMP|MKL|CUDA|NVIDIA|NCCL|TORCH|TRITON|PYTORCH|MALLOC)_|CXX$|XDG_CACHE_HOME$"
+)
+# Of each extra a module that it brings.
+_EXTRAS = {
+    "tensorboard": "tensorboard",
+    "onnx": "onnxscript",
+    "metrics": "torchmetrics",
+    "inception": "torch_fidelity",
+    "efficientnet": "efficientnet_lite_pytorch",
+    "plot": "matplotlib",
+    "video": "av",
+}
 
 
 def report() -> str:
@@ -28,7 +46,21 @@ def report() -> str:
     for title, rows in sections.items():
         lines.append(title)
         lines += [f"  {name:12} {value}" for name, value in rows.items()]
+    lines.append("trouble")
+    for what, fix in find_troubles():
+        lines += [f"  {what}", f"    → {fix}"]
+    if lines[-1] == "trouble":
+        lines.append("  none found")
     return "\n".join(lines)
+
+
+def paste_ready() -> str:
+    """:func:`report` with the system and the variables that matter, as a block for an issue."""
+    system = {"system": platform.platform(), "python": sys.executable}
+    system |= {name: value for name, value in sorted(os.environ.items()) if _VARIABLES.match(name)}
+    lines = [f"  {name:12} {value}" for name, value in system.items()]
+    text = "\n".join([report(), "system", *lines])
+    return f"```text\n{text.replace(str(Path.home()), '~')}\n```"
 
 
 def _versions() -> dict[str, str]:
@@ -67,7 +99,9 @@ def _compilers() -> dict[str, str]:
 
 
 def _extras() -> dict[str, str]:
-    missing = "not installed: pip install 'fastgan[tensorboard]'"
     return {
-        "tensorboard": missing if importlib.util.find_spec("tensorboard") is None else "installed"
+        extra: "installed"
+        if importlib.util.find_spec(module) is not None
+        else f"not installed: pip install 'fastgan[{extra}]'"
+        for extra, module in _EXTRAS.items()
     }

@@ -1,0 +1,130 @@
+"""`fastgan doctor`: what it finds wrong, and what it says of it."""
+
+from __future__ import annotations
+
+import os
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+
+import pytest
+import torch
+
+import fastgan
+from fastgan.cli import main
+from fastgan.doctor import troubles
+from fastgan.ops.core import native
+
+
+def _found(check: str) -> list[str]:
+    return [f"{what} | {fix}" for what, fix in getattr(troubles, check)()]
+
+
+class _File(PurePosixPath):
+    def locate(self) -> Path:
+        return Path("/site") / self
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_checkout_that_shadows_the_installed_package(monkeypatch, installed):
+    class Distribution:
+        files = (_File("fastgan/__init__.py"),) if installed else (_File("fastgan.pth"),)
+
+    monkeypatch.setattr(metadata, "distribution", lambda _: Distribution)
+    found = _found("_shadowed")
+    assert len(found) == installed
+    if installed:
+        here = Path(fastgan.__file__).resolve().parent
+        assert f"the checkout {here} shadows the installed package in /site/fastgan" in found[0]
+
+
+def test_a_package_that_is_not_installed(monkeypatch):
+    def missing(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "distribution", missing)
+    assert "fastgan is not installed" in _found("_shadowed")[0]
+
+
+@pytest.mark.parametrize(
+    ("compiler", "fix"), [("no-such-compiler", "C++ compiler"), ("sh", "again")]
+)
+def test_an_extension_that_cannot_be_used(monkeypatch, compiler, fix):
+    monkeypatch.setattr(native, "load", lambda: "no C++ compiler was found")
+    monkeypatch.setenv("CXX", compiler)
+    (line,) = _found("_not_built")
+    assert "the C++ extension cannot be used: no C++ compiler was found" in line
+    assert fix in line
+
+
+def test_an_extension_of_another_torch(monkeypatch):
+    monkeypatch.setattr(native, "build_record", lambda: {"torch": "1.0"})
+    assert f"built for torch 1.0, this is {torch.__version__}" in _found("_another_torch")[0]
+
+
+@pytest.mark.parametrize(
+    ("cuda", "hidden", "message"),
+    [
+        (None, None, "torch is built without CUDA"),
+        ("13.0", "-1", "CUDA_VISIBLE_DEVICES='-1' hides every GPU"),
+        ("13.0", None, "sees no GPU with this driver: NVRM version: 470"),
+    ],
+)
+def test_a_gpu_that_is_not_seen(monkeypatch, tmp_path, cuda, hidden, message):
+    driver = tmp_path / "version"
+    driver.write_text("NVRM version: 470\nGCC version: 8\n")
+    monkeypatch.setattr(troubles, "_DRIVER", driver)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if hidden is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    (line,) = _found("_gpu")
+    assert message in line
+
+
+def test_kernels_that_are_not_of_this_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(native, "why_no_cuda", lambda: "built for sm_80")
+    assert "CUDA kernels cannot be used, Triton's are: built for sm_80" in _found("_gpu")[0]
+
+
+def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()  # whoever runs the tests: no folder can be made in a file
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    found = _found("_caches")
+    assert any("set TRITON_CACHE_DIR to a folder" in line for line in found)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "new"))
+    assert not any("TRITON_CACHE_DIR" in line for line in _found("_caches"))
+
+
+def test_more_threads_than_processors(monkeypatch, tmp_path):
+    limit = tmp_path / "cpu.max"
+    limit.write_text("150000 100000\n")
+    monkeypatch.setattr(troubles, "_CPU_LIMIT", limit)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    assert "takes 8 threads where this process may use 1.5 processors" in _found("_threads")[0]
+    assert "set OMP_NUM_THREADS=1" in _found("_threads")[0]
+    limit.write_text("max 100000\n")
+    assert not _found("_threads")
+
+
+def test_the_report_ends_with_what_was_found(monkeypatch, capsys):
+    monkeypatch.setattr(troubles, "_shadowed", lambda: [troubles.Trouble("bad", "mend it")])
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "trouble\n" in out
+    assert "  bad\n    → mend it" in out
+
+
+def test_a_block_to_paste_names_the_system_and_hides_the_home(monkeypatch, capsys):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("SECRET_TOKEN", "hidden")
+    monkeypatch.setenv("CXX", str(Path.home() / "compiler"))
+    assert main(["doctor", "--report"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("```text\n")
+    assert out.endswith("\n```\n")
+    assert "OMP_NUM_THREADS 1" in out
+    assert "hidden" not in out
+    assert "~/compiler" in out
