@@ -24,6 +24,12 @@ class Adam(torch.optim.Adam):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.check_state(state_dict)
         super().load_state_dict(state_dict)
+        for parameter, entries in self.state.items():
+            for key, value in entries.items():
+                # Fused updates walk a parameter and its moments in memory order, and the moments of
+                # a plain torch.optim.Adam, or of a file, may lie otherwise.
+                if isinstance(value, Tensor) and value.stride() != parameter.stride():
+                    entries[key] = laid_out_as(parameter, value)
 
     def check_state(self, state_dict: dict[str, Any]) -> None:
         """ValueError unless `state_dict` fits; nothing is loaded."""
@@ -85,6 +91,17 @@ class Adam(torch.optim.Adam):
             if count.numel() != 1:
                 raise ValueError(f"the step of a parameter must be one number, got {count}")
         checked[id(group)] = sizes, state
+
+
+class AdamW(Adam, torch.optim.AdamW):
+    """`torch.optim.AdamW` (decoupled weight decay), likewise."""
+
+
+def laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+    """A tensor of a parameter's shape in the parameter's memory order; any other as it is."""
+    if value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def as_contiguous(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

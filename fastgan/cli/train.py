@@ -8,7 +8,15 @@ from pathlib import Path
 from fastgan.cli._common import is_first, parse
 from fastgan.engine import TrainConfig
 from fastgan.engine.memory import keep_freed_memory
-from fastgan.recipes import DataConfig, Recipe, as_trained, get_recipe, run_folder, train
+from fastgan.recipes import (
+    DataConfig,
+    Recipe,
+    StartConfig,
+    as_trained,
+    get_recipe,
+    run_folder,
+    train,
+)
 
 
 @dataclass(frozen=True)
@@ -23,6 +31,7 @@ class Arguments:
     """Clear the run that stands in --out."""
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    start: StartConfig = field(default_factory=StartConfig)
 
 
 def run(arguments: list[str]) -> int:
@@ -42,6 +51,7 @@ def run(arguments: list[str]) -> int:
         force=chosen.force,
         **vars(chosen.data),
         **vars(chosen.train),
+        **vars(chosen.start),
     )
     if not is_first():
         return 0 if result.stopped_by is None else 128 + result.stopped_by
@@ -60,5 +70,5 @@ def _parse(recipe: Recipe, flags: list[str]) -> Arguments:
         Arguments,
         flags,
         prog=f"fastgan train {recipe.name}",
-        default=Arguments(data=recipe.data, train=recipe.train),
+        default=Arguments(data=recipe.data, train=recipe.train, start=recipe.start),
     )

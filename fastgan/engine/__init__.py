@@ -16,6 +16,7 @@ from fastgan.engine.latents import truncated
 from fastgan.engine.loop import NonFiniteError
 from fastgan.engine.rejection import rejection_sample
 from fastgan.engine.sampling import load_discriminator, load_generator, sample_images
+from fastgan.engine.start import freeze_first, init_from
 from fastgan.engine.statistics import batch_statistics, standing_statistics
 from fastgan.engine.step import GAN, Batch, gan_step
 from fastgan.engine.trainer import Trainer
@@ -37,7 +38,9 @@ __all__ = [
     "Trainer",
     "batch_statistics",
     "find_checkpoint",
+    "freeze_first",
     "gan_step",
+    "init_from",
     "invert",
     "launched",
     "load_discriminator",

@@ -235,8 +235,23 @@ def load_module(module: nn.Module, tensors: dict[str, Tensor], what: str) -> Non
     Raises:
         CheckpointError: names, shapes or dtypes differ; the message lists how.
     """
-    require_alike(tensors, module.state_dict(), f"{what} is of another model")
-    module.load_state_dict(tensors)
+    tensors = plain_names(tensors)
+    require_alike(tensors, plain_names(module.state_dict()), f"{what} is of another model")
+    load_tensors(module, tensors)
+
+
+def plain_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state by the names that it has without ``torch.compile``."""
+    return {_plain_name(name): value for name, value in tensors.items()}
+
+
+def load_tensors(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Load a state of plain names, which fits, into a module that may be compiled."""
+    module.load_state_dict({name: tensors[_plain_name(name)] for name in module.state_dict()})
+
+
+def _plain_name(name: str) -> str:
+    return name.replace("_orig_mod.", "")
 
 
 def require_alike(saved: dict[str, Tensor], own: dict[str, Tensor], what: str) -> None:

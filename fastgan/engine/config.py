@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from fastgan.checks import check_choice, check_int
+from fastgan.checks import check_choice, check_int, did_you_mean
+from fastgan.engine.optimizers import OptimizerName
 from fastgan.engine.precision import PrecisionSetting
 from fastgan.engine.schedule import SCHEDULES, Schedule
 
@@ -48,14 +49,20 @@ class TrainConfig:
     """Of all images that the discriminator sees: diffaugment, ada or instance_noise."""
     clip_weights: float = 0.0
     """Clip the discriminator's weights to so much after each update. 0 leaves them."""
+    optimizer: OptimizerName = "adam"
+    """Of torch.optim, by its name. Any other is given in Python: Trainer(optimizers=...)."""
     lr_g: float = 2e-4
-    """Adam's learning rate for the generator."""
+    """The learning rate of the generator."""
     lr_d: float = 2e-4
-    """Adam's learning rate for the discriminator."""
+    """The learning rate of the discriminator."""
     beta1: float = 0.5
-    """Adam's first-moment decay."""
+    """The first-moment decay of Adam and its kin; the momentum of sgd and rmsprop."""
     beta2: float = 0.999
-    """Adam's second-moment decay."""
+    """The second-moment decay of Adam and its kin; rmsprop's alpha."""
+    weight_decay: float = 0.0
+    """Weight decay: decoupled in adamw, added to the gradients in the others."""
+    freeze_d: int = 0
+    """So many layers of the discriminator, from the images on, are not trained (FreezeD)."""
     discriminator_steps: int = 1
     """Discriminator updates for each generator update (n_critic)."""
     lr_schedule: Schedule = "constant"
@@ -132,7 +139,7 @@ class TrainConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be a positive number, got {value!r}")
-        for name in ("clip_grad", "clip_weights", "class_weight", "kl_weight", "feature_weight"):
+        for name in _AT_LEAST_0:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
@@ -140,6 +147,12 @@ class TrainConfig:
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {value!r}")
+        if self.optimizer not in (names := get_args(OptimizerName)):
+            raise ValueError(
+                f"optimizer must be one of {', '.join(names)}, got {self.optimizer!r}"
+                f"{did_you_mean(self.optimizer, names)}; any other, such as Lion of a package that "
+                "has it, is given in Python: Trainer(optimizers=...)"
+            )
         check_choice("objective", self.objective, get_args(Objective))
         check_choice("precision", self.precision, get_args(PrecisionSetting))
         check_choice("lr_schedule", self.lr_schedule, SCHEDULES)
@@ -157,12 +170,17 @@ class TrainConfig:
         return dataclasses.asdict(self)
 
 
+_AT_LEAST_0 = (
+    "clip_grad", "clip_weights", "class_weight", "kl_weight", "feature_weight", "weight_decay",
+)  # fmt: skip
 # Where a number of steps stands for "never", a billion is beyond the longest run.
 _MAX_STEPS = 10**9
 # More images than any set in memory or batch of a paper; what fits a device is looked at with it.
 _MAX_IMAGES = 10**6
 # Of one step, which neither a signal nor a log line interrupts; papers make 1 to 100.
 _MAX_UPDATES = 1000
+# Of a network that a step could run.
+_MAX_LAYERS = 10_000
 # A grid of 100 × 100, whose images are compared each with each.
 _MAX_SAMPLES = 10_000
 # Random streams are numbered 4 · seed + k, in 64 bits.
@@ -173,6 +191,7 @@ _BOUNDS = {
     "batch_size": (1, _MAX_IMAGES),
     "discriminator_steps": (1, _MAX_UPDATES),
     "accumulate": (1, _MAX_IMAGES),
+    "freeze_d": (0, _MAX_LAYERS),
     "log_every": (1, _MAX_STEPS),
     "reg_every": (1, _MAX_STEPS),
     "sample_count": (1, _MAX_SAMPLES),

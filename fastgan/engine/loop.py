@@ -26,7 +26,7 @@ from fastgan.engine.parts import changed_parts
 from fastgan.engine.pictures import save_reconstructions
 from fastgan.engine.run_folder import RunFolder, read_run
 from fastgan.engine.signals import StopOnSignal
-from fastgan.engine.state import is_finite, load_state, open_state, save_alone, save_state
+from fastgan.engine.state import is_finite, load_state, moved, open_state, save_alone, save_state
 from fastgan.engine.train_state import TrainState
 from fastgan.ops.core.cuda_libraries import cuda_libraries
 from fastgan.system import first_line
@@ -99,6 +99,8 @@ class Loop:
         self.reporter.start(config.steps, first)
         if trainer.device.type == "cuda":
             self.reporter.note(trainer.on_device())
+        for note in trainer.notes:
+            self.reporter.note(note)
         try:
             stopped_by = self._agreed(at_log_point=True)
             while trainer.step < config.steps and stopped_by is None:
@@ -375,6 +377,7 @@ class Loop:
                 "ask for more steps, or choose another out folder"
             )
         self.reporter.note(f"resumed {checkpoint.path} at step {self.trainer.step}")
+        self._tell(moved(self.trainer, checkpoint))
 
     def _was_finished(self) -> bool:
         return self.group.from_first(lambda: bool((read_run(self.out) or {}).get("finished")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Set
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from fastgan.engine.checkpoint import CheckpointError, require_alike
-from fastgan.optim import Adam
+from fastgan.optim import Adam, laid_out_as
 
 # Of an optimizer's group: how the update is computed, where the parameters are, and the learning
 # rate, which each step sets. The rest is the algorithm.
@@ -31,8 +32,13 @@ def pack_optimizer(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, A
     return tensors, {"type": kind, "values": values, "param_groups": groups}
 
 
-def changed_optimizer(name: str, optimizer: Optimizer, info: dict[str, Any]) -> list[str]:
-    """How the algorithm of ``optimizer`` differs from the one that ``info`` was packed from."""
+def changed_optimizer(
+    name: str, optimizer: Optimizer, info: dict[str, Any], scheduled: Set[str] = frozenset()
+) -> list[str]:
+    """How the algorithm of ``optimizer`` differs from the one that ``info`` was packed from.
+
+    ``scheduled`` are settings that change from step to step.
+    """
     packed = json.loads(json.dumps(pack_optimizer(optimizer)[1]))
     own, saved = packed["param_groups"], info["param_groups"]
     if info.get("type", packed["type"]) != packed["type"]:
@@ -42,7 +48,7 @@ def changed_optimizer(name: str, optimizer: Optimizer, info: dict[str, Any]) -> 
     return [
         f"{name}.{key}: {theirs[key]!r} in the checkpoint, {ours[key]!r} now"
         for theirs, ours in zip(saved, own, strict=True)
-        for key in sorted(ours.keys() & theirs.keys() - _NOT_THE_ALGORITHM)
+        for key in sorted(ours.keys() & theirs.keys() - _NOT_THE_ALGORITHM - scheduled)
         if theirs[key] != ours[key]
     ]
 
@@ -64,7 +70,7 @@ def fitting_optimizer_state(
             raise CheckpointError(f"the checkpoint's {what} has {name}, which is of no parameter")
         state.setdefault(int(index), {})[key] = value
         if isinstance(value, Tensor):
-            own[name] = _a_count(value) if key == "step" else parameters[int(index)]
+            own[name] = _of_state(key, value, parameters[int(index)])
     require_alike(tensors, own, f"{what} is of other parameters")
     # How the update is computed is the optimizer's own: the run may be on another device now.
     own_groups = optimizer.state_dict()["param_groups"]
@@ -91,11 +97,18 @@ def load_optimizer(optimizer: Optimizer, packed: dict[str, Any]) -> None:
             group["lr"] = rate.fill_(group["lr"])
     for parameter, entries in optimizer.state.items():
         for key, value in entries.items():
-            # Fused optimizers walk a parameter and its moments in memory order, so a moment must
-            # have its parameter's strides; a file keeps no strides.
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
-                entries[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+            # Fused optimizers walk a parameter and its moments in memory order; a file keeps none.
+            if isinstance(value, Tensor):
+                entries[key] = laid_out_as(parameter, value)
 
 
-def _a_count(value: Tensor) -> Tensor:
-    return torch.zeros((), dtype=value.dtype if value.is_floating_point() else torch.float32)
+def _of_state(key: str, value: Tensor, parameter: Tensor) -> Tensor:
+    """What stands where ``value`` would be loaded: a count, a moment, or a factor of one."""
+    dtype = value.dtype if value.is_floating_point() else torch.float32
+    if key == "step" or value.dim() == 0:  # NAdam's and ASGD's products and rates
+        return torch.zeros((), dtype=dtype)
+    factor = value.dim() == parameter.dim() and all(
+        size in (1, whole) for size, whole in zip(value.shape, parameter.shape, strict=True)
+    )
+    # Adafactor keeps rows and columns.
+    return torch.empty(value.shape, dtype=dtype) if factor and "var" in key else parameter

@@ -18,7 +18,9 @@ from fastgan.engine.checkpoint import (
     CheckpointError,
     checkpoint_path,
     kind_of,
+    load_tensors,
     open_checkpoint,
+    plain_names,
     require_alike,
     save_checkpoint,
 )
@@ -78,7 +80,8 @@ def save_alone(trainer: TrainState, folder: Path) -> Path:
 def _write(trainer: TrainState, folder: Path, rng: _Rng, info: dict[str, Any]) -> Path:
     tensors_g, info_g = pack_optimizer(trainer.optimizer_g)
     tensors_d, info_d = pack_optimizer(trainer.optimizer_d)
-    files = {name: module.state_dict() for name, (module, _) in _modules(trainer).items()}
+    modules = _modules(trainer)
+    files = {name: plain_names(module.state_dict()) for name, (module, _) in modules.items()}
     files |= {"optimizer_g": tensors_g, "optimizer_d": tensors_d}
     files |= {"rng": rng, "updates": _update_state(trainer)}
     facts = {**trainer.facts(), "optimizer_g": info_g, "optimizer_d": info_d, **info}
@@ -124,7 +127,8 @@ def load_state(trainer: TrainState, checkpoint: Checkpoint) -> None:
         there = "extra.safetensors" in saved["files"]
         tensors["extra"] = checkpoint.tensors("extra") if there else {}
     for name, (module, what) in modules.items():
-        require_alike(tensors[name], module.state_dict(), what)
+        tensors[name] = plain_names(tensors[name])
+        require_alike(tensors[name], plain_names(module.state_dict()), what)
     if "extra" not in modules and "extra.safetensors" in saved["files"]:
         require_alike(checkpoint.tensors("extra"), {}, _EXTRA)
     optimizers = {
@@ -139,14 +143,27 @@ def load_state(trainer: TrainState, checkpoint: Checkpoint) -> None:
     _check_rng_state(trainer, rng)
 
     for name, (module, _) in modules.items():
-        module.load_state_dict(tensors[name])
+        load_tensors(module, tensors[name])
     for name, packed in optimizers.items():
         load_optimizer(getattr(trainer, name), packed)
     for name, target in updates.items():
         target.copy_(counts[name])
     trainer.step, trainer.rollbacks = checkpoint.step, int(saved.get("rollbacks", 0))
+    trainer.schedulers.replay(trainer.step)
     _set_rng_state(trainer, rng)
     trainer.restored()
+
+
+def moved(trainer: TrainState, checkpoint: Checkpoint) -> str | None:
+    """What is not exact where ``checkpoint`` goes on, written on another kind of device."""
+    before = _kind_of_device(checkpoint.tensors("rng"))
+    if trainer.device.type == before:
+        return None
+    return (
+        f"warning: {checkpoint.path} was written on {before} and goes on on {trainer.device.type}: "
+        "noise and dropout are drawn from other random streams from here on, and sums are rounded "
+        "in another order; weights, averages, optimizers and the order of the data are exact"
+    )
 
 
 def is_finite(trainer: TrainState) -> bool:
@@ -164,7 +181,8 @@ def _changed(trainer: TrainState, saved: dict[str, Any]) -> list[str]:
         changed.append(f"data: {saved['data']} in the checkpoint, {facts['data']} now")
     changed += changed_parts(saved.get("parts", {}), facts["parts"])
     for name in _OPTIMIZERS:
-        changed += changed_optimizer(name, getattr(trainer, name), saved[name])
+        scheduled = trainer.schedulers.settings
+        changed += changed_optimizer(name, getattr(trainer, name), saved[name], scheduled)
     return changed
 
 
@@ -220,18 +238,22 @@ def _check_rng_state(trainer: TrainState, saved: _Rng) -> None:
 
 def _restored(trainer: TrainState, saved: _Rng) -> _Rng:
     """This rank's states of ``saved``, by the names that they have on the first."""
-    kinds = {name.partition(".")[0] for name in saved}
-    if "noise" not in saved or "torch" not in kinds:
+    if "noise" not in saved or "torch" not in {name.partition(".")[0] for name in saved}:
         raise CheckpointError("the checkpoint's rng does not fit: it has no noise or no torch")
     rank = trainer.group.rank
     states = {name: saved.get(_of_rank(name, rank)) for name in ("torch", "cuda")}
     on_gpu = trainer.device.type == "cuda"
     if not on_gpu:
         del states["cuda"]
-    if on_gpu == ("cuda" in kinds):
+    if trainer.device.type == _kind_of_device(saved):
         # One stream for all ranks, whatever their number; another kind of device draws another.
         states["noise"] = saved["noise"]
     return {name: state for name, state in states.items() if state is not None}
+
+
+def _kind_of_device(saved: _Rng) -> str:
+    """Where a run drew its random numbers."""
+    return "cuda" if any(name.partition(".")[0] == "cuda" for name in saved) else "cpu"
 
 
 def _set_rng_state(trainer: TrainState, saved: _Rng) -> None:

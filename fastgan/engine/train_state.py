@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from fastgan.augment import get_augmentation
 from fastgan.data import ImageDataset, ImageStream, make_loader
@@ -19,15 +21,16 @@ from fastgan.engine.config import TrainConfig
 from fastgan.engine.device import take_device
 from fastgan.engine.distributed import DistributedGroup
 from fastgan.engine.ema import Ema
+from fastgan.engine.optimizers import Schedulers, named_optimizer, rates_of, settings_of
 from fastgan.engine.parts import describe
 from fastgan.engine.precision import LossScale, resolve_precision
 from fastgan.engine.schedule import lr_factor
+from fastgan.engine.start import freeze_first
 from fastgan.engine.step import GAN, Batch, Metrics, Penalty
 from fastgan.engine.update import Update
-from fastgan.engine.validate import capture_of, check_choices
+from fastgan.engine.validate import capture_of, check_choices, check_given
 from fastgan.losses import GANLoss, get_loss
 from fastgan.nn import batches_counted_together, convert_sync_batchnorm
-from fastgan.optim import Adam
 from fastgan.regularizers import get_regularizer
 from fastgan.system import renamed
 
@@ -58,6 +61,8 @@ class TrainState:
         augment: nn.Module | None = None,
         callbacks: Sequence[Any] = (),
         step: Step | None = None,
+        optimizers: tuple[Optimizer | None, Optimizer | None] = (None, None),
+        schedulers: Sequence[LRScheduler] = (),
         description: dict[str, Any] | None = None,
     ) -> None:
         config = config or TrainConfig()
@@ -76,12 +81,15 @@ class TrainState:
         self.whole = True
         """False while an update is being made: the state is then that of no step."""
         self.rollbacks = 0
+        self.notes: list[str] = []
+        """What a person is told as the run starts."""
         # Before they are used: what a part counts in a plain attribute is not what it is.
         self._parts = {
             "loss": describe(loss),
             "penalties": [describe(penalty) for penalty in penalties],
             "augment": describe(augment),
             "step": describe(step),
+            "schedulers": [describe(scheduler) for scheduler in schedulers],
         }
         loss = loss or get_loss(
             config.loss, smooth_real=config.smooth_real, smooth_fake=config.smooth_fake
@@ -99,7 +107,9 @@ class TrainState:
         )
         self.generator = self._place(generator)
         # A network that is not there is a module without parameters.
-        self.discriminator = self._place(discriminator or nn.Module())
+        self.discriminator = self._place(nn.Module() if discriminator is None else discriminator)
+        if config.freeze_d:
+            freeze_first(self.discriminator, config.freeze_d)
         penalties = [*_named_penalties(config), *penalties]
         if augment is None and config.augment != "none":
             augment = get_augmentation(config.augment)
@@ -107,11 +117,15 @@ class TrainState:
             if isinstance(part, nn.Module):
                 part.to(self.device)
         self.ema = Ema(self.generator, config.ema_decay) if config.ema_decay else None
+        self._given = check_given(config, optimizers, (self.generator, self.discriminator))
+        self.schedulers = Schedulers(schedulers, optimizers)
+        self._parts["rates"] = [rates_of(optimizer) for optimizer in optimizers]
+        own_g, own_d = optimizers
         self.gan = GAN(
             self.generator,
             self.discriminator,
-            self._update(self.generator, config.lr_g),
-            self._update(self.discriminator, config.lr_d, bound=config.clip_weights),
+            self._update(self.generator, config.lr_g, own_g),
+            self._update(self.discriminator, config.lr_d, own_d, bound=config.clip_weights),
             loss,
             penalties,
             augment,
@@ -132,11 +146,17 @@ class TrainState:
             device=self.device,
         )
         self.step_function = step
+        optimizers_on_gpu = self.device.type == "cuda" and (self.optimizer_g, self.optimizer_d)
+        capture, why_eager = capture_of(
+            config, self.generator, self.discriminator, *(optimizers_on_gpu or ())
+        )
+        if why_eager and self.device.type == "cuda":
+            self.notes.append(f"steps run eagerly: {why_eager}")
         self._fetched: tuple[int, Inputs, Hashable] | None = None
         self._runner = StepRunner(
             self._run_step,
             self.device,
-            capture_of(config, self.generator, self.discriminator),
+            capture,
             [self.noise],
             settings=self._host_values,
             shared=self.group.size > 1,
@@ -150,12 +170,15 @@ class TrainState:
         rows, due = self.fetch()
         self._fetched = None
         factor = lr_factor(config.lr_schedule, self.step, config.steps, config.warmup_steps)
-        self.gan.update_g.set_lr(config.lr_g * factor)
-        self.gan.update_d.set_lr(config.lr_d * factor)
+        rates = (self.gan.update_g, config.lr_g), (self.gan.update_d, config.lr_d)
+        for (update, rate), given in zip(rates, self._given, strict=True):
+            if not given:
+                update.set_lr(rate * factor)
         if self.ema:
             self.ema.before(self.step + 1)
         self.whole = False
         self._runner(rows, due)
+        self.schedulers.step()
         self.step += 1
         self.whole = True
 
@@ -232,11 +255,11 @@ class TrainState:
         return facts | {"parts": self._parts, "rollbacks": self.rollbacks}
 
     @property
-    def optimizer_g(self) -> Adam:
+    def optimizer_g(self) -> Optimizer:
         return self.gan.update_g.optimizer
 
     @property
-    def optimizer_d(self) -> Adam:
+    def optimizer_d(self) -> Optimizer:
         return self.gan.update_d.optimizer
 
     @property
@@ -259,8 +282,7 @@ class TrainState:
         found: list[Any] = list(
             host_values(gan, *updates, *gan.penalties, *augment, self.step_function)
         )
-        groups = (group for update in updates for group in update.optimizer.param_groups)
-        return found + [[group[k] for k in ("betas", "eps", "weight_decay")] for group in groups]
+        return found + [settings_of(update.optimizer) for update in updates]
 
     def _run_step(self, inputs: Inputs, due: Hashable) -> Metrics:
         """The whole step as a function of tensors: from the rows of the data to the average."""
@@ -291,12 +313,17 @@ class TrainState:
             convert_sync_batchnorm(module)
         return module.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
 
-    def _update(self, module: nn.Module, lr: float, bound: float = 0.0) -> Update:
+    def _update(
+        self, module: nn.Module, lr: float, own: Optimizer | None, bound: float = 0.0
+    ) -> Update:
         config = self.config
+        betas = config.beta1, config.beta2
+        named = config.optimizer, module.parameters(), lr, betas, config.weight_decay
         return Update(
             module,
             lr,
-            (config.beta1, config.beta2),
+            betas,
+            optimizer=named_optimizer(*named) if own is None else own,
             loss_scale=LossScale(self.device) if config.precision == "float16" else None,
             clip=config.clip_grad,
             bound=bound,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from fastgan.engine.checkpoint import Checkpoint
 from fastgan.engine.config import TrainResult
 from fastgan.engine.log import Reporter
 from fastgan.engine.loop import Loop
-from fastgan.engine.state import load_state, save_state
+from fastgan.engine.state import load_state, moved, save_state
 from fastgan.engine.train_state import TrainState
 
 
@@ -39,6 +40,10 @@ class Trainer(TrainState):
             (:func:`fastgan.engine.gan_step`); a module's buffers are part of checkpoints.
             Loss, penalties, augment and step are written down with their settings (see
             :mod:`fastgan.engine.parts`), and a resume with others is refused.
+        optimizers: of the generator and of the discriminator, any of ``torch.optim`` with all the
+            parameters that are trained, in place of the one that ``config.optimizer`` names; None
+            leaves that one. Their learning rates are their own.
+        schedulers: torch's, of these optimizers; each is stepped after every step.
         description: JSON-ready facts that are saved with the run and its checkpoints, such as how
             to build the models again.
 
@@ -84,9 +89,11 @@ class Trainer(TrainState):
         return save_state(self, folder, **info)
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Go back to where ``checkpoint`` was written.
+        """Go back to where ``checkpoint`` was written; warns where another kind of device did.
 
         Raises:
             CheckpointError: it is of other models, other data or another configuration.
         """
         load_state(self, checkpoint)
+        if (told := moved(self, checkpoint)) is not None:
+            warnings.warn(told, stacklevel=2)

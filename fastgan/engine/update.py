@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from fastgan.engine.distributed import DistributedGroup
+from fastgan.engine.optimizers import named_optimizer, not_capturable, prepare, skips_non_finite
 from fastgan.engine.precision import LossScale
-from fastgan.optim import Adam
 from fastgan.regularizers import clip_weights_
 
 
@@ -23,7 +24,8 @@ class Update:
 
     Args:
         module: its parameters are updated; a network that is not there has none.
-        lr, betas: Adam's.
+        lr, betas: Adam's, where no optimizer is given.
+        optimizer: any of torch.optim, of the parameters of ``module``.
         loss_scale: for float16.
         clip: the gradient is scaled down to this norm; 0 leaves it.
         bound: the parameters are clipped to [-bound, bound] after each update; 0 leaves them.
@@ -37,6 +39,7 @@ class Update:
         lr: float,
         betas: tuple[float, float],
         *,
+        optimizer: Optimizer | None = None,
         loss_scale: LossScale | None = None,
         clip: float = 0.0,
         bound: float = 0.0,
@@ -45,12 +48,10 @@ class Update:
     ) -> None:
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.device = device or next(module.parameters()).device
-        on_gpu = self.device.type == "cuda"
-        parameters = {"params": list(module.parameters())}
-        self.optimizer = Adam([parameters], lr, betas, fused=True, capturable=on_gpu)
-        if on_gpu:
-            # In a captured step a number would stay what it was when the step was captured.
-            self.optimizer.param_groups[0]["lr"] = torch.tensor(lr, device=self.device)
+        if optimizer is None:
+            optimizer = named_optimizer("adam", module.parameters(), lr, betas)
+        prepare(optimizer, self.device)
+        self.optimizer = optimizer
         self.loss_scale = loss_scale
         self.clip = clip
         self.bound = bound
@@ -103,8 +104,11 @@ class Update:
         self._unscale_and_check()
         if self.clip:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
-        self.optimizer.found_inf = self._found_inf  # type: ignore[attr-defined]
-        self.optimizer.step()
+        if skips_non_finite(self.optimizer):
+            self.optimizer.found_inf = self._found_inf  # type: ignore[attr-defined]
+            self.optimizer.step()
+        else:
+            self._step_unless_found()
         if self.bound:
             clip_weights_(self._module, self.bound)
         self.skipped += self._found_inf
@@ -116,6 +120,23 @@ class Update:
         """What is not in the optimizer, by name: counts, and the loss scale. To be written into."""
         counts = {"skipped": self.skipped, "overflows": self.overflows}
         return counts | (self.loss_scale.state_dict() if self.loss_scale else {})
+
+    @torch.no_grad()
+    def _step_unless_found(self) -> None:
+        """The step of an optimizer that does not itself skip gradients that are not finite."""
+        on_gpu = self.device.type == "cuda"
+        # The first step of a run is never captured, and makes the state.
+        if not on_gpu or not self.optimizer.state or not_capturable(self.optimizer):
+            if not bool(self._found_inf):
+                self.optimizer.step()
+            return
+        states = self.optimizer.state.values()
+        tensors = [v for entries in states for v in entries.values() if isinstance(v, Tensor)]
+        tensors += self.parameters
+        before = [tensor.clone() for tensor in tensors]
+        self.optimizer.step()
+        for tensor, old in zip(tensors, before, strict=True):
+            tensor.copy_(torch.where(self._found_inf > 0, old, tensor))
 
     def _unscale_and_check(self) -> None:
         by_type: dict[torch.dtype, list[Tensor]] = defaultdict(list)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from fastgan.data import ImageDataset, ImageStream
 from fastgan.engine.capture import CaptureError
@@ -11,6 +12,7 @@ from fastgan.engine.config import Capture, TrainConfig
 from fastgan.engine.distributed import DistributedGroup
 from fastgan.engine.grid import check_picture, scale_of
 from fastgan.engine.memory import require_memory
+from fastgan.engine.optimizers import check_optimizer, not_capturable
 from fastgan.nn import BatchNormAct1d, BatchNormAct2d, BatchNormAct3d
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -32,7 +34,7 @@ def check_choices(
     _check_sizes(config, dataset, group, device)
     _check_objective(config, generator, discriminator)
     _check_labels(config, generator, dataset)
-    discriminator = discriminator or nn.Module()
+    discriminator = nn.Module() if discriminator is None else discriminator
     share = group.share(config.batch_size, "batch_size")
     if share % config.accumulate:
         raise ValueError(
@@ -60,24 +62,55 @@ def check_choices(
         _check_one_stage(config, discriminator)
 
 
-def capture_of(config: TrainConfig, *networks: nn.Module) -> Capture:
-    """``config.capture``, but that auto leaves a step as it is that cannot be captured.
+def capture_of(config: TrainConfig, *parts: nn.Module | Optimizer) -> tuple[Capture, str]:
+    """``config.capture``, but that auto leaves a step as it is that cannot be captured, and why.
 
     Raises:
-        CaptureError: it is on, and a layer of a network reads a value on the host.
+        CaptureError: it is on, and a layer of a network or an optimizer reads a value on the host.
     """
-    for network in networks:
-        for name, layer in network.named_modules():
-            counts = isinstance(layer, _BatchNorm) and layer.track_running_stats
-            if not counts or layer.momentum is not None:
-                continue
-            if config.capture != "on":
-                return "off"
-            raise CaptureError(
-                f"capture is on, but {type(network).__name__}'s {name} has momentum=None, an "
-                "average over a count that the host reads: give it a number"
+    reasons = [reason for part in parts if (reason := _reads_on_the_host(part))]
+    if not reasons or config.capture == "off":
+        return config.capture, ""
+    if config.capture == "on":
+        raise CaptureError(f"capture is on, but {reasons[0]}")
+    return "off", reasons[0]
+
+
+def _reads_on_the_host(part: nn.Module | Optimizer) -> str | None:
+    if isinstance(part, Optimizer):
+        return not_capturable(part)
+    for name, layer in part.named_modules():
+        counts = isinstance(layer, _BatchNorm) and layer.track_running_stats
+        if counts and layer.momentum is None:
+            return (
+                f"{type(part).__name__}'s {name} has momentum=None, an average over a count that "
+                "the host reads: give it a number"
             )
-    return config.capture
+    return None
+
+
+def check_given(
+    config: TrainConfig,
+    optimizers: tuple[Optimizer | None, Optimizer | None],
+    networks: tuple[nn.Module, nn.Module],
+) -> tuple[bool, bool]:
+    """Which of the networks a person's own optimizer updates; errors of :func:`check_optimizer`."""
+    if len(optimizers) != 2:
+        raise ValueError(
+            "optimizers must be two, of the generator and of the discriminator, each an "
+            f"optimizer or None; got {len(optimizers)}"
+        )
+    names = "optimizers[0] (the generator's)", "optimizers[1] (the discriminator's)"
+    for optimizer, network, name in zip(optimizers, networks, names, strict=True):
+        if optimizer is not None:
+            check_optimizer(optimizer, network, name)
+    given_g, given_d = (optimizer is not None for optimizer in optimizers)
+    if (given_g or given_d) and (config.lr_schedule != "constant" or config.warmup_steps):
+        raise ValueError(
+            "lr_schedule and warmup_steps are of the optimizers that the configuration names; "
+            "give schedulers for your own"
+        )
+    return given_g, given_d
 
 
 def _check_sizes(

@@ -46,6 +46,19 @@ class DataConfig:
     """An image that cannot be read is an error, instead of being skipped and counted."""
 
 
+@dataclass(frozen=True)
+class StartConfig:
+    """What a new run starts from, as `fastgan.engine.init_from` takes it."""
+
+    init_from: str | None = None
+    """Weights to start a new run from: a checkpoint, a run, or a .safetensors file; the rest of
+    the run is new. `--resume` goes on with a run instead."""
+    init_networks: Literal["both", "generator", "discriminator"] = "both"
+    """Which of the networks that are there to take."""
+    init_partial: bool = False
+    """Take what fits where the architecture differs in some layers, and say what does not."""
+
+
 def data_of(facts: Mapping[str, Any], file: Path) -> DataConfig:
     """The data of the run whose ``facts`` stand in ``file``.
 
@@ -75,7 +88,11 @@ class Recipe:
     channels: Literal[1, 3]
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    start: StartConfig = field(default_factory=StartConfig)
 
+
+# The fields of a recipe that are settings; no name stands in two of them.
+SECTIONS: dict[str, type[Any]] = {"data": DataConfig, "train": TrainConfig, "start": StartConfig}
 
 _RECIPES: dict[str, Recipe] = {}
 

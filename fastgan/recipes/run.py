@@ -9,13 +9,22 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastgan.checks import unknown
 from fastgan.data import open_images
-from fastgan.engine import DistributedGroup, Trainer, TrainResult, launched
+from fastgan.engine import DistributedGroup, Trainer, TrainResult, init_from, launched
+from fastgan.engine.checkpoint import list_checkpoints
 from fastgan.engine.config import TrainConfig
 from fastgan.engine.log import Reporter, default_reporter
 from fastgan.engine.run_folder import RUN_FILE, newest_unfinished, next_free, read_run
 from fastgan.models import create_model
-from fastgan.recipes.recipe import DataConfig, Recipe, built, data_of, get_recipe
+from fastgan.recipes.recipe import (
+    SECTIONS,
+    Recipe,
+    StartConfig,
+    built,
+    data_of,
+    get_recipe,
+)
 
 RUNS = Path("runs")
 
@@ -37,8 +46,8 @@ def train(
         resume: go on from the newest whole checkpoint there, with the settings of that run.
         force: clear the run that stands in ``out``.
         reporter: who is told of progress.
-        **overrides: fields of :class:`TrainConfig` or :class:`DataConfig`, such as ``steps=500`` or
-            ``data="photos.zip"``.
+        **overrides: fields of :class:`TrainConfig`, :class:`DataConfig` or :class:`StartConfig`,
+            such as ``steps=500``, ``data="photos.zip"`` or ``init_from="runs/dcgan-64"``.
 
     Raises:
         ValueError, OSError: the recipe, an override, the data or the folder is bad; nothing that
@@ -48,9 +57,16 @@ def train(
     name = recipe.name
     with launched(overrides.get("device", recipe.train.device)) as group:
         folder = group.from_first(lambda: run_folder(name, out, resume))
-        recipe = override(as_trained(recipe, folder) if resume else recipe, **overrides)
+        standing = as_trained(recipe, folder) if resume else recipe
+        recipe = override(standing, **overrides)
+        if recipe.start != standing.start and resume and read_run(folder) is not None:
+            raise ValueError(
+                f"init_from is for a new run: {folder} was started from "
+                f"{standing.start.init_from}, and resume goes on from its own checkpoint"
+            )
         reporter = reporter or default_reporter()
-        trainer = build_trainer(recipe)
+        goes_on = resume and bool(list_checkpoints(folder / "checkpoints"))
+        trainer = build_trainer(recipe, initialise=not goes_on)
         skipped = trainer.dataset.skipped
         if skipped and group.is_first:
             reporter.note(f"skipped {skipped} images that could not be read")
@@ -63,8 +79,11 @@ def train(
         return result
 
 
-def build_trainer(recipe: Recipe) -> Trainer:
-    """Load the data and make the models of ``recipe``; the global seed is set to the recipe's."""
+def build_trainer(recipe: Recipe, *, initialise: bool = True) -> Trainer:
+    """Load the data and make the models of ``recipe``; the global seed is set to the recipe's.
+
+    ``initialise=False`` does not read ``recipe.start``: a checkpoint will be loaded.
+    """
     dataset = DistributedGroup.current().in_turn(
         lambda: open_images(
             recipe.data.data,
@@ -79,13 +98,24 @@ def build_trainer(recipe: Recipe) -> Trainer:
     )
     torch.manual_seed(recipe.train.seed)
     generator, discriminator = build_models(recipe)
+    start, notes = recipe.start, []
+    if start.init_from and initialise:
+        notes = init_from(
+            start.init_from,
+            generator if start.init_networks != "discriminator" else None,
+            discriminator if start.init_networks != "generator" else None,
+            partial=start.init_partial,
+        )
     description = {
         "recipe": recipe.name,
         "load": dataclasses.asdict(recipe.data),
+        "start": dataclasses.asdict(recipe.start),
         "generator": recipe.generator.as_dict(),
         "discriminator": recipe.discriminator and recipe.discriminator.as_dict(),
     }
-    return Trainer(generator, discriminator, dataset, recipe.train, description=description)
+    trainer = Trainer(generator, discriminator, dataset, recipe.train, description=description)
+    trainer.notes += notes
+    return trainer
 
 
 def build_models(recipe: Recipe) -> tuple[nn.Module, nn.Module | None]:
@@ -97,25 +127,22 @@ def build_models(recipe: Recipe) -> tuple[nn.Module, nn.Module | None]:
 
 
 def override(recipe: Recipe, **values: Any) -> Recipe:
-    """``recipe`` with other values for fields of its :class:`TrainConfig` and :class:`DataConfig`.
+    """``recipe`` with other values for fields of its sections: training, data and start.
 
     Raises:
-        ValueError: a name is a field of neither.
+        ValueError: a name is a field of none.
     """
-    train_fields = {f.name for f in dataclasses.fields(TrainConfig)}
-    data_fields = {f.name for f in dataclasses.fields(DataConfig)}
-    if unknown := values.keys() - train_fields - data_fields:
-        known = ", ".join(sorted(train_fields | data_fields))
-        raise ValueError(f"unknown setting {sorted(unknown)[0]!r}; there are {known}")
-    return dataclasses.replace(
-        recipe,
-        train=dataclasses.replace(
-            recipe.train, **{k: v for k, v in values.items() if k in train_fields}
-        ),
-        data=dataclasses.replace(
-            recipe.data, **{k: v for k, v in values.items() if k in data_fields}
-        ),
-    )
+    fields = {s: {f.name for f in dataclasses.fields(kind)} for s, kind in SECTIONS.items()}
+    known = set().union(*fields.values())
+    if others := values.keys() - known:
+        raise unknown("setting", sorted(others)[0], sorted(known))
+    changed = {
+        section: dataclasses.replace(
+            getattr(recipe, section), **{k: v for k, v in values.items() if k in names}
+        )
+        for section, names in fields.items()
+    }
+    return dataclasses.replace(recipe, **changed)
 
 
 def as_trained(recipe: Recipe, folder: Path) -> Recipe:
@@ -133,7 +160,8 @@ def as_trained(recipe: Recipe, folder: Path) -> Recipe:
     if missing := {"config", "load"} - run.keys():
         raise ValueError(f"{file}: field {sorted(missing)[0]} is missing")
     config = built(TrainConfig, run, "config", file)
-    return dataclasses.replace(recipe, train=config, data=data_of(run, file))
+    start = built(StartConfig, run, "start", file)
+    return dataclasses.replace(recipe, train=config, data=data_of(run, file), start=start)
 
 
 def run_folder(name: str, out: str | Path | None, resume: bool) -> Path:

@@ -137,11 +137,11 @@ def counting_step(gan, batches, due):
 def test_a_cumulative_average_is_not_captured(kind, monkeypatch):
     """Its weight is one over a count, which the host reads."""
     network = nn.Sequential(nn.Conv2d(3, 4, 1), kind(4, momentum=None))
-    assert capture_of(TrainConfig(), nn.Module(), network) == "off"
+    assert capture_of(TrainConfig(), nn.Module(), network)[0] == "off"
     with pytest.raises(CaptureError, match=r"capture is on, but Sequential's 1 has momentum=None"):
         capture_of(TrainConfig(capture="on"), network)
     network[1].track_running_stats = False
-    assert capture_of(TrainConfig(), network) == "auto"
+    assert capture_of(TrainConfig(), network) == ("auto", "")
 
 
 def test_a_cumulative_average_in_a_graph_of_the_user_says_so(monkeypatch):
