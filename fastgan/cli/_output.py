@@ -39,6 +39,20 @@ def output_file(path: Path, force: bool) -> Path:
     return found
 
 
+def picture_file(given: Path | None, checkpoint: Path, name: str) -> Path:
+    """``given``; by default the first free one of ``pictures/NAME``, ``pictures/NAME-2`` ... in the
+    folder of the checkpoint's run, or where the command is run, of a checkpoint without a run."""
+    if given is not None:
+        return given
+    run = next((p for p in (checkpoint, *checkpoint.parents) if (p / RUN_FILE).is_file()), None)
+    path = first = Path(name) if run is None else run / "pictures" / name
+    number = 1
+    while path.exists():
+        number += 1
+        path = first.with_stem(f"{first.stem}-{number}")
+    return path
+
+
 def _owner(path: Path) -> str | None:
     for part in (path, *path.parents):
         if part.name in _OF_A_RUN and (part.parent / RUN_FILE).exists():

@@ -13,7 +13,7 @@ from safetensors.torch import save as encode
 
 from fastgan.checks import check_int
 from fastgan.cli._common import check_seed, parse
-from fastgan.cli._output import output_file
+from fastgan.cli._output import output_file, picture_file
 from fastgan.data import ImageDataset, load
 from fastgan.engine import load_generator, pictures, save_grid
 from fastgan.engine.device import take_device
@@ -59,7 +59,8 @@ class Arguments:
     split: Literal["train", "test"] = "train"
     """train or test, of data that has splits."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """The file to write; by default KIND.png, of a film KIND.gif (or .webp, .png, .mp4)."""
+    """The file to write; by default pictures/KIND.png in the run's folder, of a film KIND.gif
+    (or .webp, .png, .mp4)."""
     force: bool = False
     """Write over the file that stands there."""
     weights: Literal["ema", "raw"] = "ema"
@@ -71,7 +72,7 @@ class Arguments:
 def run(arguments: list[str]) -> int:
     chosen = parse(Arguments, arguments, prog="fastgan picture")
     suffix = "gif" if chosen.kind in FILMS else "png"
-    named = chosen.out or Path(f"{chosen.kind}.{suffix}")
+    named = picture_file(chosen.out, chosen.checkpoint, f"{chosen.kind}.{suffix}")
     if chosen.latents is not None and chosen.kind != "projection":
         raise ValueError("latents: only a projection finds any")
     out = output_file(named, chosen.force)

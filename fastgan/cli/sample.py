@@ -13,7 +13,7 @@ import tyro
 
 from fastgan.checks import check_int
 from fastgan.cli._common import check_seed, parse
-from fastgan.cli._output import output_file
+from fastgan.cli._output import output_file, picture_file
 from fastgan.engine import (
     batch_statistics,
     load_discriminator,
@@ -39,8 +39,8 @@ class Arguments:
     """How many images."""
     seed: int = 0
     """Seed of the noise."""
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("grid.png")
-    """The PNG to write."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """The PNG to write; by default pictures/grid.png in the run's folder."""
     force: bool = False
     """Write over the file that stands there."""
     labels: tuple[int, ...] = ()
@@ -65,7 +65,8 @@ def run(arguments: list[str]) -> int:
     if chosen.columns is not None:
         check_int("columns", chosen.columns, 1)
     check_seed(chosen.seed)
-    out = output_file(chosen.out, chosen.force)
+    named = picture_file(chosen.out, chosen.checkpoint, "grid.png")
+    out = output_file(named, chosen.force)
     generator: Any = load_generator(
         chosen.checkpoint, weights=chosen.weights, device=take_device(chosen.device)
     )
@@ -79,7 +80,7 @@ def run(arguments: list[str]) -> int:
     images = _draw(chosen, generator, labels)
     scale = screen_scale(images)
     save_grid(images, out, columns=chosen.columns, scale=scale)
-    print(chosen.out)
+    print(named)
     return 0
 
 

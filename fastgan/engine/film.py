@@ -18,9 +18,9 @@ FORMATS = {".gif": "GIF", ".webp": "WEBP", ".png": "PNG", ".mp4": None}
 def check_film(path: Path) -> Path:
     """``path`` if its suffix is that of a film; else ValueError. ModuleNotFoundError where the
     package that writes it is missing."""
-    if path.suffix.lower() not in FORMATS:
+    if _suffix(path) not in FORMATS:
         raise ValueError(f"{path}: a film is one of {', '.join(FORMATS)}")
-    if FORMATS[path.suffix.lower()] is None:
+    if FORMATS[_suffix(path)] is None:
         try:
             import av  # noqa: F401
             import imageio  # noqa: F401
@@ -29,6 +29,10 @@ def check_film(path: Path) -> Path:
                 f"{path}: MP4 needs imageio and PyAV: pip install 'fastgan[video]'"
             ) from error
     return path
+
+
+def _suffix(path: Path) -> str:
+    return path.suffix.lower() or ".gif"
 
 
 def save_film(
@@ -48,7 +52,7 @@ def save_film(
     if not len(frames) or len({frame.shape for frame in frames}) > 1:
         raise ValueError("a film needs frames, all of one size")
     times = [seconds] * len(frames) if isinstance(seconds, (int, float)) else list(seconds)
-    kind = FORMATS[path.suffix.lower()]
+    kind = FORMATS[_suffix(path)]
     with whole_file(path) as file:
         if kind is None:
             import imageio.v3

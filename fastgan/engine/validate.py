@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from torch import nn
 from torch.optim import Optimizer
@@ -33,7 +35,7 @@ def check_choices(
     """Raises ValueError where a choice of ``config`` would not do what it says, or not fit."""
     _check_sizes(config, dataset, group, device)
     _check_objective(config, generator, discriminator)
-    _check_labels(config, generator, dataset)
+    _check_labels(config, generator, discriminator, dataset)
     discriminator = nn.Module() if discriminator is None else discriminator
     share = group.share(config.batch_size, "batch_size")
     if share % config.accumulate:
@@ -156,7 +158,10 @@ def _check_objective(
 
 
 def _check_labels(
-    config: TrainConfig, generator: nn.Module, dataset: ImageDataset | ImageStream
+    config: TrainConfig,
+    generator: nn.Module,
+    discriminator: nn.Module | None,
+    dataset: ImageDataset | ImageStream,
 ) -> None:
     classes = getattr(generator, "num_classes", 0)
     if not config.conditional:
@@ -166,6 +171,13 @@ def _check_labels(
                 "conditional, on data that has labels"
             )
         return
+    for network in (generator, discriminator):
+        if network is not None and not _takes_two(network):
+            raise ValueError(
+                f"conditional gives labels to both networks, and {type(network).__name__} takes "
+                "none: its forward has one argument (cdcgan, acgan and projection are recipes "
+                "whose networks take labels)"
+            )
     if dataset.labels is None:
         raise ValueError(
             f"conditional needs labels, and {dataset.name} has none: give it a folder with a "
@@ -178,6 +190,17 @@ def _check_labels(
             f"{dataset.origin(int(dataset.labels.argmax()))} has label {highest}: build it with "
             f"num_classes={highest + 1}"
         )
+
+
+def _takes_two(network: nn.Module) -> bool:
+    """Whether its forward takes a second argument in order, as far as can be told."""
+    try:
+        inspect.signature(network.forward).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # of a compiled module, say
+        return True
+    return True
 
 
 def _check_one_stage(config: TrainConfig, discriminator: nn.Module) -> None:

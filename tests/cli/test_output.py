@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -211,3 +212,17 @@ def test_scores_that_are_measured_again_replace_the_old_ones_whole(tmp_path, mon
     with pytest.raises(TypeError):
         save_scores([Score("fid", 2.0, setting={"bad": object()})], path)
     assert load_scores(path)[0].value == 1.0
+
+
+def test_pictures_go_to_the_runs_folder_each_under_a_name_of_its_own(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    newest = max((run / "checkpoints").iterdir())
+    assert main(["sample", str(run), "-n=4"]) == 0
+    assert main(["sample", str(newest), "-n=4"]) == 0
+    assert main(["picture", "evolution", str(run)]) == 0
+    names = sorted(path.name for path in (run / "pictures").iterdir())
+    assert names == ["evolution.gif", "grid-2.png", "grid.png"]
+    alone = tmp_path / "elsewhere"
+    shutil.copytree(newest, alone)
+    assert main(["sample", str(alone), "-n=4"]) == 0
+    assert [path.name for path in tmp_path.glob("*.png")] == ["grid.png"]

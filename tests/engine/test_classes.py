@@ -112,3 +112,16 @@ def test_class_outputs_need_labels_and_two_passes():
 def test_labels_must_fit_the_classes(data, settings, message):
     with pytest.raises(ValueError, match=message):
         trainer(data, **settings)
+
+
+def test_networks_that_take_no_labels_are_refused():
+    for taking in (0, 1):
+        networks = [
+            create_model(f"dcgan_{part}", **TINY) for part in ("generator", "discriminator")
+        ]
+        networks[taking] = create_model(
+            f"cdcgan_{('generator', 'discriminator')[taking]}", num_classes=3, **TINY
+        )
+        other = type(networks[1 - taking]).__name__
+        with pytest.raises(ValueError, match=f"{other} takes none: its forward has one argument"):
+            Trainer(*networks, labelled(), TrainConfig(batch_size=8, conditional=True))
