@@ -67,11 +67,11 @@ def test_one_pass(network: str, counted: Counter[str]) -> None:
         assert_as_exact(name, value, theirs[name], exact[name], floor=torch.float32, size=size)
 
 
-STEPS, BATCH = 32, 4
+STEPS, BATCH = 12, 4
 
 
 def trained(networks: list[nn.Module], dtype: torch.dtype, own: bool) -> dict[str, Tensor]:
-    """The losses of 32 steps of a GAN, [steps, 2], and the parameters of both networks after them.
+    """The losses of the steps of a GAN, [STEPS, 2], and the parameters of both networks after them.
 
     By SGD. Adam's first updates are lr * g / (|g| + eps), so that a gradient of the size of its
     rounding moves a weight as far as any other, or the other way: of starts a unit in the last
@@ -115,7 +115,7 @@ WIDTHS: dict[str, dict[str, int]] = {"always": {"width": 16}, "auto": {"width": 
 
 @pytest.mark.parametrize("setting", WIDTHS)
 def test_training(setting: str, counted: Counter[str]) -> None:
-    """32 steps of both networks: losses and parameters are as near to float64's as PyTorch's."""
+    """Steps of both networks: losses and parameters are as near to float64's as PyTorch's."""
     builds = dcgan64.generator, dcgan64.discriminator
     networks: list[nn.Module] = [build(**WIDTHS[setting], smooth=True) for build in builds]
     forced = {"winograd": True} if setting == "always" else {}

@@ -70,14 +70,14 @@ def test_dcgan64(mode: str, network: str, dtype: torch.dtype, layout: torch.memo
 
 
 def gan_losses(networks: tuple[nn.Module, nn.Module], dtype: torch.dtype) -> Tensor:
-    """Both losses of each of 32 steps of a GAN."""
+    """Both losses of each of 16 steps of a GAN."""
     generator, discriminator = (m.to(dtype).train() for m in networks)
     draw = torch.Generator().manual_seed(5)
     optimizers = [
         torch.optim.Adam(m.parameters(), 2e-4, (0.5, 0.999)) for m in (generator, discriminator)
     ]
     softplus, losses = nn.functional.softplus, []
-    for _ in range(32):
+    for _ in range(16):
         real = torch.rand(4, 3, 64, 64, generator=draw).to(dtype)
         fake = generator(torch.randn(4, 8, 1, 1, generator=draw).to(dtype))
         logits = discriminator(real), discriminator(fake.detach())
@@ -99,7 +99,7 @@ def gan(smooth: bool) -> tuple[nn.Sequential, nn.Sequential]:
     return dcgan64.generator(2, smooth=smooth), dcgan64.discriminator(2, smooth=smooth)
 
 
-def test_losses_of_32_training_steps(mode: str) -> None:
+def test_losses_of_16_training_steps(mode: str) -> None:
     """In float32 rounding grows from step to step: each is held to PyTorch's worst error so far.
 
     That is for networks without kinks, which turn a rounding into a jump at a step of its own in
