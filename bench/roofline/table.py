@@ -11,7 +11,7 @@ import torch
 from bench.harness.cost import Cost
 from bench.roofline.kernels import Kernel
 from bench.roofline.peaks import Rates
-from fastgan.ops.conv import tuning
+from fastgan.ops.conv import timing
 
 _ROUNDS = 7
 
@@ -48,7 +48,7 @@ def measured(given: Sequence[Line], device: torch.device) -> list[Line]:
     calls = {str(i): line.kernel.call for i, line in enumerate(given)}
     runnable = {name: call for name, call in calls.items() if call is not None}
     with torch.no_grad():
-        times = tuning.measure(runnable, device, _ROUNDS)
+        times = {i: t.mean for i, t in timing.measure(runnable, device, _ROUNDS).items()}
     return [line._replace(measured=times.get(str(i))) for i, line in enumerate(given)]
 
 

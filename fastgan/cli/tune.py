@@ -12,7 +12,7 @@ from fastgan.cli._common import parse
 from fastgan.engine.device import take_device
 from fastgan.ops.conv.tuning import user_table
 from fastgan.recipes import get_recipe
-from fastgan.recipes.tuning import tune_recipe
+from fastgan.recipes.tuning import default_batches, tune_recipe
 from fastgan.system import check_writable
 
 _MAX_ROUNDS = 10_000  # more than any median gains from
@@ -24,14 +24,15 @@ class Arguments:
 
     recipe: tyro.conf.Positional[str] = "dcgan-64"
     """fastgan recipes lists them."""
-    batch_size: int = 64
-    """Images a batch; choices hold for this batch size."""
+    batch_size: tuple[int, ...] = ()
+    """Images a batch, one size or several; a choice holds for the batches that are nearest to its
+    size. Without any: 128 and 1024 on a GPU, 64 on a CPU."""
     device: str = "auto"
     """cpu, cuda, cuda:1 ...; auto takes a GPU where there is one."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """The dtype of the activations."""
     rounds: int = 10
-    """Timed rounds a layer, after two more."""
+    """Timed rounds a layer, after three more."""
 
 
 def run(arguments: list[str]) -> int:
@@ -41,6 +42,7 @@ def run(arguments: list[str]) -> int:
     check_writable(user_table())
     device = take_device(chosen.device)
     recipe = get_recipe(chosen.recipe)
-    for line in tune_recipe(recipe, chosen.batch_size, device, chosen.dtype, chosen.rounds):
+    batches = chosen.batch_size or default_batches(device)
+    for line in tune_recipe(recipe, batches, device, chosen.dtype, chosen.rounds):
         print(line)
     return 0

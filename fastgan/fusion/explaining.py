@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from fastgan.fusion.copying import copied
 from fastgan.fusion.fuse import fuse
@@ -18,12 +19,13 @@ from fastgan.nn.blocks import Block
 from fastgan.nn.layers import Activation
 from fastgan.nn.sequential import Run, Runner, laid_out, recording
 from fastgan.ops import conv_block
-from fastgan.ops.conv import aten, tma, tuning
+from fastgan.ops.conv import aten, timing, tma, tuning
 from fastgan.ops.conv.algorithms import Kernels, kernels_of
 from fastgan.ops.conv.problem import FORWARD, describe
 from fastgan.ops.conv_block import Deferred, backend_of
 from fastgan.ops.core import dispatch
 from fastgan.ops.core.tensors import autocast_dtype, is_channels_last, stat_dtype
+from fastgan.ops.norm_act_conv import fused, with_statistics
 
 
 class Row(NamedTuple):
@@ -199,11 +201,13 @@ def _times(shape: tuple[int, ...]) -> str:
 
 def tune(
     module: nn.Module, input: Tensor, rounds: int = 10, forms: tuple[str, ...] | None = None
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, timing.Times]]:
     """Measures, on this machine, every form that each convolution block of `module` could run in.
 
-    Returns {layer: {form: microseconds of forward + backward}} and adds it to the user's tuning
-    table (`fastgan.ops.conv.tuning.user_table()`), whole or not at all.
+    Returns {layer: {form: times of forward + backward}} and adds it to the user's tuning table
+    (`fastgan.ops.conv.tuning.user_table()`), whole or not at all. On a GPU the times are those of
+    CUDA graphs, with caches cold and warm (see `fastgan.ops.conv.timing`), and the mean of both
+    decides; a choice holds for the batches nearest to that of `input`.
 
     Args:
         forms: by default those that are compiled for the device of `input`; one alone leaves
@@ -211,7 +215,7 @@ def tune(
     """
     forms = forms or tuning.compiled_forms(input.device, autocast_dtype(input))
     forms = tuple(map(tuning.convolution_form.current, forms))
-    measured: dict[str, dict[str, float]] = {}
+    measured: dict[str, dict[str, timing.Times]] = {}
     for run in traced(module, input)[0]:
         block, x = run.block, run.input
         if not run.form or block.conv is None:
@@ -219,7 +223,7 @@ def tune(
         layer = tuning.layer_key(tuple(x.shape), tuple(block.conv.weight.shape), block.geometry)
         if layer not in measured:
             calls = {form: _call(run, form) for form in forms}
-            measured[layer] = tuning.measure(calls, x.device, rounds)
+            measured[layer] = timing.measure(calls, x.device, rounds)
     tuning.store(tuning.device_name(input.device), autocast_dtype(input), measured)
     return measured
 
@@ -232,6 +236,9 @@ def _call(run: Run, form: str) -> Callable[[], object]:
     if form == "fused":
         return _fused_call(block, x, dy)
     layers = copy.deepcopy(list(zip(block.names, block.children, strict=True)))
+    for _, layer in layers:
+        if isinstance(layer, _ConvNd) and x.is_cuda:
+            layer.to(x.dtype)  # as in a step, where all weights are rounded together
     own = [p for _, layer in layers for p in layer.parameters()]
 
     def call() -> object:
@@ -246,6 +253,10 @@ def _fused_call(block: Block, x: Tensor, dy: Tensor) -> Callable[[], object]:
     assert block.conv is not None
     weight = block.conv.weight.detach().to(x.dtype).requires_grad_()
     rows = block.rows(x.shape[0], 1) if block.trains() else 0
+    if backend_of(x, dispatch.setting()) == "triton" and fused.serves(
+        x.shape, x.dtype, x.device, weight.shape, block.geometry
+    ):
+        return _tma_call(copy.deepcopy(block), x, weight, dy, rows)
     moments: list[Tensor] = []
     if rows:
         shape, dtype = (rows, x.shape[1]), stat_dtype(x)
@@ -265,3 +276,30 @@ def _fused_call(block: Block, x: Tensor, dy: Tensor) -> Callable[[], object]:
         return torch.autograd.grad(outputs, [x, weight, *moments], gradients)
 
     return call
+
+
+def _tma_call(
+    block: Block, x: Tensor, weight: Tensor, dy: Tensor, rows: int
+) -> Callable[[], object]:
+    """Statistics in as many pieces as the norm merges by itself, and those of y as many times."""
+    shape = rows, _PIECES, x.shape[1]
+    counts = torch.full(shape[:2], x.numel() / max(1, rows * _PIECES * x.shape[1]), device=x.device)
+    means, m2s = (torch.ones(shape, device=x.device) for _ in range(2))
+    companions = fused.Companions(
+        fused.Statistics(counts, means, m2s) if rows else None, segments=rows
+    )
+    affine = [] if block.norm is None else list(block.norm.parameters())
+
+    def call() -> object:
+        y, _ = with_statistics(
+            x, weight, None, block.norm_arguments(x, 1), companions,
+            pre_activation=block.before.name, pre_slope=block.before.slope,
+            **block.geometry._asdict(), activation=block.after.name,
+            negative_slope=block.after.slope, keep_z=False,
+        )  # fmt: skip
+        return torch.autograd.grad(y, [x, weight, *affine], dy)
+
+    return call
+
+
+_PIECES = 32

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from fastgan.checks import check_int
 from fastgan.engine.memory import require_memory
 from fastgan.fusion import explain, tune
 from fastgan.ops.conv import tuning
+from fastgan.ops.conv.timing import ranked
 from fastgan.recipes.recipe import Recipe
 from fastgan.recipes.run import build_models
 
@@ -62,7 +63,7 @@ def _bytes_at_once(model: nn.Module, x: Tensor) -> int:
 
 
 def tune_recipe(
-    recipe: Recipe, batch_size: int, device: torch.device, dtype: str, rounds: int
+    recipe: Recipe, batch_sizes: Sequence[int], device: torch.device, dtype: str, rounds: int
 ) -> Iterator[str]:
     """Measures every layer of both networks and stores the choices; yields a line for each.
 
@@ -70,13 +71,17 @@ def tune_recipe(
     """
     check_int("rounds", rounds, 1)
     precision = getattr(torch, dtype)
-    for model, x in networks(recipe, batch_size, device):
-        with torch.autocast(device.type, precision, enabled=dtype != "float32"):
-            measured = tune(model, x, rounds)
-        for layer, times in measured.items():
-            ranked = sorted(times, key=lambda form: times[form])
-            yield f"{layer}: " + ", ".join(f"{form} {times[form]:.0f} µs" for form in ranked)
+    for batch_size in batch_sizes:
+        for model, x in networks(recipe, batch_size, device):
+            with torch.autocast(device.type, precision, enabled=dtype != "float32"):
+                measured = tune(model, x, rounds)
+            yield from (f"{layer}: {ranked(times)}" for layer, times in measured.items())
     forms = tuning.compiled_forms(device, precision)
     if len(forms) == 1:
         yield f"on {device.type} there is one compiled form, {forms[0]}: nothing to choose"
     yield f"kept in {tuning.user_table()}"
+
+
+def default_batches(device: torch.device) -> tuple[int, ...]:
+    """The batches that a device is tuned for: of each is a class (`tuning.classes`)."""
+    return (128, 1024) if device.type == "cuda" else (64,)

@@ -23,6 +23,7 @@ from fastgan.nn import FusedSequential
 from fastgan.ops import convolution_form
 from fastgan.ops.conv import tuning
 from fastgan.ops.conv.geometry import Geometry
+from fastgan.ops.conv.timing import Times
 from fastgan.ops.core import dispatch, processor
 
 LAYER = (64, 128, 16, 16), (256, 128, 4, 4), Geometry((2, 2), (1, 1), (0, 0), False)
@@ -145,6 +146,10 @@ def test_explain_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None
     assert "batch_size must be at least 2, got 1" in capsys.readouterr().err
 
 
+def times(**forms: float) -> dict[str, Times]:
+    return {form: Times(mean + 1, mean - 1) for form, mean in forms.items()}
+
+
 def choice() -> tuple[str, str]:
     return tuning.explained(torch.device("cuda"), torch.bfloat16, *LAYER)
 
@@ -171,13 +176,26 @@ def test_the_default_is_composed(gpu: str, monkeypatch: pytest.MonkeyPatch) -> N
 def test_measured_choices_are_kept(gpu: str, table: Path) -> None:
     key = tuning.layer_key(*LAYER)
     assert key == "conv 64x128x16x16 to 256, kernel 4x4, stride 2x2, padding 1x1"
-    assert tuning.store(gpu, torch.bfloat16, {key: {"recompute": 9.0, "fused": 7.0}}) == table
+    assert tuning.store(gpu, torch.bfloat16, {key: times(recompute=9.0, fused=7.0)}) == table
     assert choice() == ("fused", "measured")
-    tuning.store(gpu, torch.bfloat16, {key: {"recompute": 5.0, "fused": 7.0}})
-    tuning.store(gpu, torch.float32, {key: {"fused": 7.0}})
+    tuning.store(gpu, torch.bfloat16, {key: times(recompute=5.0, fused=7.0)})
+    tuning.store(gpu, torch.float32, {key: times(fused=7.0)})
     assert choice() == ("recompute", "measured")
     assert [p.name for p in table.parent.iterdir()] == ["tuning.json"]
     assert tuning.explained(torch.device("cuda"), torch.float32, *LAYER)[0] == "fused"
+
+
+def test_a_choice_is_for_a_class_of_batches(gpu: str, table: Path) -> None:
+    _, *rest = LAYER
+    measured = {128: times(recompute=9.0, fused=7.0), 1024: times(recompute=5.0, fused=7.0)}
+    keys = {n: tuning.layer_key((n, 128, 16, 16), *rest) for n in measured}
+    tuning.store(gpu, torch.bfloat16, {keys[n]: found for n, found in measured.items()})
+    for n, form in ((2, "fused"), (362, "fused"), (363, "recompute"), (4096, "recompute")):
+        shape = (n, 128, 16, 16)
+        found = tuning.explained(torch.device("cuda"), torch.bfloat16, shape, *rest)
+        assert found == (form, "measured")
+    other = tuning.explained(torch.device("cuda"), torch.bfloat16, (128, 128, 8, 8), *rest)
+    assert other == ("recompute", "not measured on this device; fastgan tune measures")
 
 
 @pytest.mark.parametrize("text", ["{", '{"format": 0, "devices": {}}', "[]"])
@@ -192,21 +210,21 @@ def test_a_table_is_written_whole_or_not_at_all(
     gpu: str, table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = tuning.layer_key(*LAYER)
-    tuning.store(gpu, torch.bfloat16, {key: {"fused": 7.0}})
+    tuning.store(gpu, torch.bfloat16, {key: times(fused=7.0)})
 
     def torn(*_: Any) -> None:
         raise OSError("the disk is full")
 
     monkeypatch.setattr("os.fsync", torn)
     with pytest.raises(OSError, match="full"):
-        tuning.store(gpu, torch.bfloat16, {key: {"recompute": 7.0}})
+        tuning.store(gpu, torch.bfloat16, {key: times(recompute=7.0)})
     assert choice() == ("fused", "measured")
     assert [p.name for p in table.parent.iterdir()] == ["tuning.json"]
 
 
 def test_old_names_of_forms(table: Path) -> None:
     key = tuning.layer_key((2, 3, 16, 16), (8, 3, 4, 4), Geometry((2, 2), (1, 1), (0, 0), False))
-    tuning.store("cpu", torch.float32, {key: {"composed": 1.0, "apart": 2.0}})
+    tuning.store("cpu", torch.float32, {key: times(composed=1.0, apart=2.0)})
     model = FusedSequential(nn.Conv2d(3, 8, 4, 2, 1), nn.BatchNorm2d(8), keep_activations=True)
     assert explained(model, torch.randn(2, 3, 16, 16))[0].form == "recompute"
     for old, new in (("composed", "recompute"), ("apart", "norm_fused")):
@@ -226,9 +244,12 @@ def test_tune_measures_every_form(table: Path) -> None:
     for layer, times in measured.items():
         assert layer.startswith("conv_transpose 4x")
         assert times.keys() == {"recompute", "fused"}
-        assert min(times.values()) > 0
+        assert min(min(t) for t in times.values()) > 0
     kept = json.loads(table.read_text())["devices"]["cpu"]["float32"]
-    assert {k: v["microseconds"] for k, v in kept.items()} == measured
+    assert kept.keys() == measured.keys()
+    for layer, times in measured.items():
+        assert kept[layer]["microseconds"] == {form: t.mean for form, t in times.items()}
+        assert kept[layer]["cold"] == {form: t.cold for form, t in times.items()}
 
 
 def test_the_command(table: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,7 @@ from bench.dcgan_step import LATENT, discriminator, generator
 from bench.harness.source import source_hash
 from fastgan.fusion import tune
 from fastgan.nn import FusedSequential
+from fastgan.ops.conv.timing import ranked
 from fastgan.ops.conv.tuning import user_table
 
 BATCHES = (128, 1024)
@@ -62,8 +63,7 @@ def report(model: nn.Sequential, shape: tuple[int, ...], dtype: torch.dtype, dev
     x = torch.randn(shape, device=device)
     with torch.autocast(device, dtype, enabled=dtype is not torch.float32):
         for layer, times in tune(fused, x).items():
-            ranked = sorted(times, key=lambda form: times[form])
-            print(layer, dtype, ", ".join(f"{f} {times[f]:.0f} us" for f in ranked), flush=True)
+            print(layer, dtype, ranked(times), flush=True)
 
 
 if __name__ == "__main__":

@@ -14,17 +14,17 @@ import json
 import os
 import re
 import tempfile
-import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterable
 from functools import cache
+from math import isqrt
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 
 from fastgan.ops.conv.geometry import Geometry
+from fastgan.ops.conv.timing import Times
 from fastgan.ops.core import dispatch
 from fastgan.ops.core.setting import Setting
 from fastgan.ops.core.tensors import is_channels_last
@@ -68,13 +68,8 @@ def explained(
         return "recompute", reason or f"the only form for {device.type} that saves memory"
     if fast and torch.compiler.is_compiling() and device.type == "cpu":
         return "norm_fused", "a choice by size would hold the graph to its sizes"
-    if torch.compiler.is_compiling():
-        fastest = of_class(
-            x_shape, _measured_shapes(device, dtype, weight_shape, tuple(geometry), fast)
-        )
-    else:
-        layer = layer_key(x_shape, weight_shape, geometry)
-        fastest = _fastest(lookup(device_name(device), dtype, layer) or {}, allowed)
+    measured = _measured_shapes(device, dtype, weight_shape, tuple(geometry), fast)
+    fastest = of_class(x_shape, measured)
     if fastest is not None:
         return fastest, "measured"
     if device.type != "cpu":
@@ -87,11 +82,10 @@ def explained(
 def of_class(
     x_shape: tuple[int, ...], measured: tuple[tuple[tuple[int, ...], str], ...]
 ) -> str | None:
-    """What was fastest at the largest measured batch that x's reaches, else at the smallest.
+    """What was fastest at the measured batch that x's is nearest to, by ratio.
 
-    A compiled graph is for a class of shapes, whose sizes may be symbols: it is asked whether they
-    reach or equal measured ones, which holds it to the class, and no more. measured: (shape, form),
-    by batch.
+    A compiled graph's sizes may be symbols: it is asked whether they reach or equal those of
+    classes, which holds it to the class, and no more. measured: as of `classes`.
     """
     found = None
     for (batch, *sizes), form in measured:
@@ -99,6 +93,23 @@ def of_class(
         if equal and (found is None or x_shape[0] >= batch):
             found = form
     return found
+
+
+def classes(
+    measured: Iterable[tuple[tuple[int, ...], str]],
+) -> tuple[tuple[tuple[int, ...], str], ...]:
+    """(shape, form) of measured shapes, by batch, as classes of batches: that of a shape is the
+    least that is as near to it as to the one before, by ratio.
+
+    Of a layer that was measured at batches of 128 and 1024 the second class begins at 363.
+    """
+    found, before = [], dict[tuple[int, ...], int]()
+    for (batch, *sizes), form in sorted(measured):
+        below = before.get(tuple(sizes))
+        least = batch if below is None else isqrt(below * batch - 1) + 1
+        found.append(((least, *sizes), form))
+        before[tuple(sizes)] = batch
+    return tuple(found)
 
 
 @torch.compiler.assume_constant_result
@@ -109,7 +120,7 @@ def _measured_shapes(
     geometry: tuple[Any, ...],
     fast: bool,
 ) -> tuple[tuple[tuple[int, ...], str], ...]:
-    """(shape of x, fastest form) of the measured layers with a weight and geometry, by batch.
+    """`classes` of (shape of x, fastest form) of the measured layers with a weight and geometry.
 
     Args:
         geometry: as a plain tuple, for the compiler makes nothing of a named one that it passes on.
@@ -125,7 +136,7 @@ def _measured_shapes(
         fastest = _fastest(entry, allowed)
         if fastest is not None and layer == layer_key(shape, weight_shape, Geometry(*geometry)):
             found.append((shape, fastest))
-    return tuple(sorted(found))
+    return classes(found)
 
 
 def _fastest(entry: dict[str, Any], allowed: list[str]) -> str | None:
@@ -194,50 +205,25 @@ def compiled_forms(device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
     return ("recompute", "fused", "norm_fused") if fused else ("recompute", "norm_fused")
 
 
-def measure(
-    calls: dict[str, Callable[[], object]], device: torch.device, rounds: int
-) -> dict[str, float]:
-    """Microseconds of each call: the median over rounds in which each runs once, after two more."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for i in range(rounds + 2):
-        for name, call in calls.items():
-            _wait(device)
-            start = time.perf_counter()
-            call()
-            _wait(device)
-            if i >= 2:
-                times[name].append(time.perf_counter() - start)
-    return {name: round(median(seconds) * 1e6, 2) for name, seconds in times.items()}
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def user_table() -> Path:
     """The user's own table: fastgan/tuning.json in $XDG_CACHE_HOME, else in ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "fastgan" / "tuning.json"
 
 
-def lookup(device: str, dtype: torch.dtype, layer: str) -> dict[str, Any] | None:
-    """What was measured for a layer, in the user's table or the shipped one."""
-    for path in (user_table(), SHIPPED):
-        found = _devices(path).get(device, {}).get(_name(dtype), {}).get(layer)
-        if found is not None:
-            return dict(found)
-    return None
-
-
-def store(device: str, dtype: torch.dtype, measured: dict[str, dict[str, float]]) -> Path:
-    """Adds {layer: {form: microseconds}} to the user's table, whole or not at all; its path."""
+def store(device: str, dtype: torch.dtype, measured: dict[str, dict[str, Times]]) -> Path:
+    """Adds {layer: {form: times}} to the user's table, whole or not at all; its path."""
     path = user_table()
     devices = json.loads(json.dumps(_devices(path)))
     layers = devices.setdefault(device, {}).setdefault(_name(dtype), {})
     for layer, times in measured.items():
-        fastest = min(times, key=lambda form: times[form])
-        layers[layer] = {"form": fastest, "microseconds": times}
+        means = {form: t.mean for form, t in times.items()}
+        layers[layer] = {
+            "form": min(means, key=lambda form: means[form]),
+            "microseconds": means,
+            "cold": {form: t.cold for form, t in times.items()},
+            "warm": {form: t.warm for form, t in times.items()},
+        }
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     try:
