@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from fastgan.checks import check_choice, check_int, did_you_mean
+from fastgan.engine.keeping import KeepActivations
 from fastgan.engine.optimizers import OptimizerName
 from fastgan.engine.precision import PrecisionSetting
 from fastgan.engine.schedule import SCHEDULES, Schedule
@@ -108,6 +109,9 @@ class TrainConfig:
     finds by trying them; a resume on a GPU is then exact to the bit."""
     capture: Capture = "auto"
     """Run steps as CUDA graphs; auto does so on a GPU."""
+    keep_activations: KeepActivations = "auto"
+    """Keep the normalised activations for backward, or compute them again for less memory: auto
+    keeps them on a GPU where the first step leaves room, unless the run is deterministic."""
     nan_policy: NanPolicy = "stop"
     """When gradients were not finite: stop, skip those updates and go on, or rollback to the newest
     checkpoint. No such update is ever applied."""
@@ -159,6 +163,7 @@ class TrainConfig:
         check_choice("update_rule", self.update_rule, get_args(UpdateRule))
         check_choice("nan_policy", self.nan_policy, get_args(NanPolicy))
         check_choice("capture", self.capture, get_args(Capture))
+        check_choice("keep_activations", self.keep_activations, get_args(KeepActivations))
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size must be a multiple of accumulate = {self.accumulate}, "
@@ -210,6 +215,7 @@ RESUMABLE_FIELDS = frozenset(
     {
         "steps", "log_every", "sample_every", "checkpoint_every", "tensorboard", "device",
         "capture", "deterministic", "nan_policy", "max_rollbacks", "keep_last", "keep_best",
+        "keep_activations",
     }
 )  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from fastgan.engine.config import TrainConfig
 from fastgan.engine.device import take_device
 from fastgan.engine.distributed import DistributedGroup
 from fastgan.engine.ema import Ema
+from fastgan.engine.keeping import Keeper
 from fastgan.engine.optimizers import Schedulers, named_optimizer, rates_of, settings_of
 from fastgan.engine.parts import describe
 from fastgan.engine.precision import LossScale, resolve_precision
@@ -161,6 +162,12 @@ class TrainState:
             settings=self._host_values,
             shared=self.group.size > 1,
         )
+        self._keeper = Keeper(
+            config.keep_activations,
+            self.device,
+            captures=self._runner.captures,
+            fixed=config.deterministic,
+        )
         if self.group.size > 1:
             self.reseed()
 
@@ -296,8 +303,9 @@ class TrainState:
             return made[-1]
 
         made: list[Batch] = []
+        step = partial(self.step_function, self.gan, batches, due)  # type: ignore[arg-type]
         with batches_counted_together():
-            metrics = self.step_function(self.gan, batches, due)  # type: ignore[arg-type]
+            metrics = self._keeper(step)
         if self.ema:
             self.ema.update()
         return metrics

@@ -9,6 +9,7 @@ from fastgan.nn.conv_norm_act import (
     ConvTransposeNormAct2d,
     ConvTransposeNormAct3d,
 )
+from fastgan.nn.keeping import activations_kept
 from fastgan.nn.norm_act import (
     BatchNormAct1d,
     BatchNormAct2d,
@@ -37,6 +38,7 @@ __all__ = [
     "InstanceNormAct1d",
     "InstanceNormAct2d",
     "InstanceNormAct3d",
+    "activations_kept",
     "batches_counted_together",
     "chain",
     "convert_sync_batchnorm",

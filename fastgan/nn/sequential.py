@@ -14,6 +14,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from fastgan.nn import layout
 from fastgan.nn.blocks import Block
+from fastgan.nn.keeping import activations_kept
 from fastgan.nn.layers import hooked
 from fastgan.nn.norm_act import Segmented
 from fastgan.nn.planner import Form, Leaf, Planned, choose, form_of, kind_of, kind_of_call
@@ -39,6 +40,7 @@ from fastgan.ops.norm_act_conv.fused import Companions, Statistics
 # What comes with a block's input: mean and variance, or what `norm_act_conv.fused` made of them.
 _Pair = tuple[Tensor, Tensor]
 _Moments = _Pair | Statistics
+_Following = tuple[Block, str | None] | None  # the next block, and its form where that is known
 _KEEPING = ("unfused", "norm_fused")  # forms that keep for backward what torch.nn's layers keep
 
 
@@ -97,7 +99,8 @@ class FusedSequential(nn.Sequential, Segmented):
         self._planned = Planned()
 
     def forward(self, input: Tensor) -> Tensor:
-        runner = Runner(self.segments, self.keep_activations, self._planned)
+        keeps = activations_kept.by(self.keep_activations)
+        runner = Runner(self.segments, keeps, self._planned)
         return runner.run(input, list(_leaves(_children(self))))
 
 
@@ -108,17 +111,20 @@ def chain(x: Tensor, **modules: nn.Module) -> Tensor:
 
     >>> return chain(z, project=self.project, blocks=self.blocks, output=self.output)
     """
-    return Runner().run(x, list(_leaves(modules.items())))
+    runner = Runner(keep_activations=activations_kept.by(False))
+    return runner.run(x, list(_leaves(modules.items())))
 
 
 _records: list[Run] | None = None
 
 
 @contextmanager
-def recording() -> Iterator[list[Run]]:
-    """The list to which every block that runs within adds what became of it."""
+def recording(runs: list[Run] | None = None) -> Iterator[list[Run]]:
+    """The list, a new one or that given, to which every block that runs within adds what became of
+    it.
+    """
     global _records
-    previous, _records = _records, []
+    previous, _records = _records, [] if runs is None else runs
     try:
         yield _records
     finally:
@@ -201,7 +207,9 @@ class Runner(NamedTuple):
         found: list[Form] = []
         moments: _Moments | None = None
         for i, block in enumerate(blocks):
-            following = blocks[i + 1] if i + 1 < len(blocks) else None
+            following = None
+            if i + 1 < len(blocks):
+                following = blocks[i + 1], None if forms is None else forms[i + 1].name
             chosen = form_of(block, x, self.keep_activations) if forms is None else forms[i]
             form = chosen.name
             given = x
@@ -262,7 +270,7 @@ class Runner(NamedTuple):
         x: Tensor,
         weight: Tensor,
         pieces: Companions | None,
-        following: Block | None,
+        following: _Following,
     ) -> tuple[Tensor, Statistics | None]:
         """The recompute form: the statistics of x are taken, and z made, before the convolution;
         and the fused one on GPUs with TMA, where statistics came with x, and come with y.
@@ -298,7 +306,7 @@ class Runner(NamedTuple):
         x: Tensor,
         weight: Tensor,
         moments: _Pair | None,
-        following: Block | None,
+        following: _Following,
     ) -> tuple[Tensor, _Pair | None]:
         """The fused form elsewhere: x is normalised as it is loaded, by statistics that came with
         it.
@@ -315,24 +323,26 @@ class Runner(NamedTuple):
         )  # fmt: skip
         return y, (mean, var) if mean.numel() else None
 
-    def _rows(self, block: Block, following: Block | None, x: Tensor, in_pieces: bool) -> int:
+    def _rows(self, block: Block, following: _Following, x: Tensor, in_pieces: bool) -> int:
         """Segments of the statistics of y that the following block wants to be handed; 0: none.
 
         Args:
             in_pieces: they would be `Statistics`.
         """
-        assert block.conv is not None
-        if following is None or following.conv is None or not following.trains():
+        if following is None or following[0].conv is None or not following[0].trains():
             return 0
-        shape = output_shape(x.shape, block.weight_shape, block.geometry)
-        rows = following.rows(shape[0], self.segments)
-        divides = rows > 0 and shape[0] % rows == 0
+        next_block, form = following
+        rows = next_block.rows(x.shape[0], self.segments)
+        divides = rows > 0 and x.shape[0] % rows == 0
         if not divides:
             return 0
-        form = choose(following, x, shape, self.keep_activations)[0]
+        shape: tuple[int, ...] = ()
+        if form is None or not in_pieces:
+            shape = output_shape(x.shape, block.weight_shape, block.geometry)
+            form = form or choose(next_block, x, shape, self.keep_activations)[0]
         if in_pieces:
             return rows if form in ("fused", "recompute") else 0
-        elsewhere = form == "fused" and not self._serves(following, x, shape)
+        elsewhere = form == "fused" and not self._serves(next_block, x, shape)
         return rows if elsewhere else 0
 
     def _serves(self, block: Block, x: Tensor, shape: tuple[int, ...]) -> bool:

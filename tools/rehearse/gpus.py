@@ -104,6 +104,8 @@ class Cuda:
             "get_device_name": lambda *_: gpu.name,
             "get_device_capability": lambda *_: gpu.capability,
             "get_device_properties": lambda *_: properties,
+            "mem_get_info": lambda *_: (gpu.memory, gpu.memory),
+            "max_memory_allocated": lambda *_: 0,
             "current_stream": lambda *_: stream,
             "set_stream": lambda _: None,
             "Stream": lambda *_: stream,
