@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from tolerance import assert_as_exact
+from tma_chain import CONVOLUTIONS, check, check_chain, images, layers
 from torch import Tensor, nn
 
 import fastgan.kernels.conv_block.tma.passes as _passes
@@ -18,7 +18,6 @@ from fastgan.fusion.explaining import convolution_kernels
 from fastgan.kernels.conv_block.geometry import ConvConfig
 from fastgan.kernels.conv_block.tma import plan as tma_plan
 from fastgan.nn import FusedSequential
-from fastgan.nn.norm_act import segments
 from fastgan.nn.sequential import recording
 from fastgan.ops import backend, convolution_form
 from fastgan.ops.conv import algorithms
@@ -42,81 +41,15 @@ def _on_tma(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         torch.use_deterministic_algorithms(False)
 
 
-def layers(norm: type[nn.Module] = nn.BatchNorm2d) -> nn.Sequential:
-    """One halves, one of four phases doubles, the last is no product of TMA's."""
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(16, 16, 4, 2, 1, bias=False), norm(16), nn.LeakyReLU(0.2),
-        nn.ConvTranspose2d(16, 16, 2, 2, bias=False), norm(16), nn.Tanh(),
-        nn.Conv2d(16, 1, 2), nn.Sigmoid(),
-    ).to(memory_format=torch.channels_last)  # fmt: skip
-    for module in model:
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.weight, 1.0, 0.3)
-            nn.init.normal_(module.bias, 0.0, 0.3)
-    return model
-
-
-def results(model: nn.Sequential, x: Tensor, g: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Output, gradients and buffers of a model whose parameters and statistics are as they are."""
-    x = x.to(dtype).requires_grad_()
-    y = model(x)
-    y.backward(g.to(y.dtype))
-    found = {"y": y, "g_x": x.grad}
-    found |= {f"g_{name}": p.grad for name, p in model.named_parameters()}
-    found |= {name: b for name, b in model.named_buffers() if b.is_floating_point()}
-    return {name: t.detach() for name, t in found.items() if t is not None}
-
-
-def images(n: int = 4, side: int = 4) -> tuple[Tensor, Tensor]:
-    torch.manual_seed(1)
-    x = torch.randn(n, 16, side, side).to(memory_format=torch.channels_last)
-    return x.half().float(), torch.randn(n, 1, side - 1, side - 1)
-
-
-def check(model: nn.Sequential, fused: nn.Sequential, x: Tensor, g: Tensor) -> None:
-    """By the tolerance rule: float16 convolutions, float32 norms and parameters of those."""
-    half = copy.deepcopy(model)
-    for module in (*half, *fused):
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            module.half()
-    for module in model:
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            module.half().double()
-    own = results(fused, x, g, torch.float16)
-    theirs = results(half, x, g, torch.float16)
-    exact = results(model.double(), x, g, torch.float64)
-    for name, value in own.items():
-        assert_as_exact(name, value, theirs[name], exact[name], floor=torch.float16)
-
-
 @pytest.mark.parametrize(("k", "side"), [(1, 4), (2, 6)], ids=["whole", "segments"])
 def test_a_chain_is_the_layers(k: int, side: int) -> None:
-    model = layers()
-    fused = FusedSequential(*copy.deepcopy(model))
-    x, g = images(side=side)
-    if k == 1:
-        check(model, fused, x, g)
-        return
-    halves = Halved(*model)
-    with segments(fused, 2):
-        check(halves, fused, x, g)
-
-
-class Halved(nn.Sequential):
-    """Its batch norms see the two halves of the batch one after the other."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        for module in self:
-            norm = isinstance(module, nn.BatchNorm2d)
-            x = torch.cat([module(part) for part in x.chunk(2)]) if norm else module(x)
-        return x
+    check_chain(k, *images(side=side))
 
 
 def half_model(norm: type[nn.Module] = nn.BatchNorm2d, **options: bool) -> FusedSequential:
     fused = FusedSequential(*layers(norm), **options)
     for module in fused:
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(module, CONVOLUTIONS):
             module.half()
     return fused
 
