@@ -56,7 +56,7 @@ def bias_act(
     geo = flat(x) if bias is None else geo.folded()
     tiled = plan(geo, config or TILED[x.element_size()], "apply")
     with device_guard(x):
-        bias_act_kernel[tiled.grid](x, bias, z, negative_slope, ACT=activation, **tiled.arguments())
+        bias_act_kernel[tiled.grid](x, bias, z, negative_slope, ACT=activation, **tiled.arguments)
     return z
 
 
@@ -82,21 +82,21 @@ def bias_act_backward(
             geo = flat(z)
             tiled = plan(geo, config or TILED[z.element_size()], "apply")
             bias_act_backward_kernel[tiled.grid](
-                dz, z, dx, None, negative_slope, **act, **tiled.arguments()
+                dz, z, dx, None, negative_slope, **act, **tiled.arguments
             )
             return dx, dbias
         config = config or configure(geo, z.element_size(), "backward")
         if config.single:
             whole = plan(geo, config, "whole")
             bias_act_backward_kernel[whole.grid](
-                dz, z, dx, dbias, negative_slope, **act, **whole.arguments()
+                dz, z, dx, dbias, negative_slope, **act, **whole.arguments
             )
             return dx, dbias
         geo = geo.folded()
         tiled = plan(geo, config, "reduce", tensors=2)
         partial = z.new_empty((tiled.chunks, geo.width), dtype=torch.float32)
         bias_act_backward_kernel[tiled.grid](
-            dz, z, dx, partial, negative_slope, **act, **tiled.arguments()
+            dz, z, dx, partial, negative_slope, **act, **tiled.arguments
         )
         merge(
             partial, None, (dbias, None), (None, None),

@@ -16,7 +16,7 @@ from bench.harness.cost import Cost
 from bench.roofline import cost as costs
 from fastgan.fusion.explaining import convolution_kernels, traced
 from fastgan.kernels.conv_block.geometry import ConvGeometry, conv_geometry
-from fastgan.nn.blocks import Block
+from fastgan.nn.blocks import Block, described
 from fastgan.nn.layers import Activation
 from fastgan.nn.sequential import Run, laid_out
 from fastgan.ops import conv, conv_block
@@ -272,7 +272,8 @@ class _Traced:
 
     @property
     def _geometry(self) -> ConvGeometry:
-        stride, padding, extra, transposed = Block((), (), conv=self.conv).geometry
+        assert self.conv is not None
+        stride, padding, extra, transposed = described(self.conv)[1]
         sizes = self.x.shape[1:]
         missing = self.weight.dim() - 1 - len(sizes)  # the input of one position may come without
         x = torch.empty((self.images, *sizes, *(1,) * missing), device="meta")

@@ -21,6 +21,21 @@ from fastgan.ops.conv.geometry import Geometry
 from fastgan.ops.norm_act_conv import Norm
 
 
+def described(conv: _ConvNd) -> tuple[tuple[int, ...], Geometry]:
+    """The shape of a convolution's weight, by its settings, and its geometry."""
+    assert not isinstance(conv.padding, str)
+    transposed = isinstance(conv, _ConvTransposeNd)
+    channels = conv.out_channels, conv.in_channels
+    added = conv.output_padding if transposed else (0,)
+    dims = len(conv.kernel_size)
+
+    def each(value: tuple[int, ...]) -> tuple[int, ...]:  # torch.nn keeps one for all as it is
+        return tuple(value) if len(value) == dims else tuple(value) * dims
+
+    weight = (*(channels[::-1] if transposed else channels), *conv.kernel_size)
+    return weight, Geometry(each(conv.stride), each(conv.padding), each(added), transposed)
+
+
 class Block(NamedTuple):
     """Children that run together; `other` alone runs as it is."""
 
@@ -33,6 +48,7 @@ class Block(NamedTuple):
     after: Activation = Activation()
     order: str = "norm_act"  # "act_norm": `before` comes before the norm, and no convolution after
     why_not: str = ""  # why the child runs as it is
+    of_conv: tuple[tuple[int, ...], Geometry] = (), Geometry((), (), (), False)  # see `described`
 
     @property
     def conv_bias(self) -> Tensor | None:
@@ -46,25 +62,11 @@ class Block(NamedTuple):
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
-        conv = self.conv
-        assert conv is not None
-        channels = conv.out_channels, conv.in_channels
-        transposed = isinstance(conv, _ConvTransposeNd)
-        return (*(channels[::-1] if transposed else channels), *conv.kernel_size)
+        return self.of_conv[0]
 
     @property
     def geometry(self) -> Geometry:
-        conv = self.conv
-        assert conv is not None
-        assert not isinstance(conv.padding, str)
-        transposed = isinstance(conv, _ConvTransposeNd)
-        added = conv.output_padding if transposed else (0,)
-        dims = len(conv.kernel_size)
-
-        def each(value: tuple[int, ...]) -> tuple[int, ...]:  # torch.nn keeps one for all as it is
-            return tuple(value) if len(value) == dims else tuple(value) * dims
-
-        return Geometry(each(conv.stride), each(conv.padding), each(added), transposed)
+        return self.of_conv[1]
 
     def fits(self, x: Tensor) -> bool:
         """Whether x is a batch, as the ops take it; torch.nn's modules take a single item, too."""

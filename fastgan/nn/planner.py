@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fastgan.nn.bias_act import BiasAct
-from fastgan.nn.blocks import Block
+from fastgan.nn.blocks import Block, described
 from fastgan.nn.layers import (
     Activation,
     activation,
@@ -194,7 +194,8 @@ def _block(leaves: list[Leaf], start: int) -> Block:
         why_not = why_no_convolution(module) or ""
         i += 1
     names, children = zip(*leaves[start:i], strict=True)
-    return Block(names, children, norm, before, conv, bias, after, why_not=why_not)
+    block = Block(names, children, norm, before, conv, bias, after, why_not=why_not)
+    return block if conv is None else block._replace(of_conv=described(conv))
 
 
 def form_of(block: Block, x: Tensor, keep_activations: bool) -> Form:

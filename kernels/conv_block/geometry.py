@@ -136,6 +136,7 @@ class ConvGeometry:
     transposed: bool
     dims: int
 
+    @functools.cache  # noqa: B019 - as many as there are layers
     def reversed(self) -> "ConvGeometry":
         """The geometry of the data gradient."""
         return replace(

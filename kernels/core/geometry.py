@@ -1,6 +1,7 @@
 """What a launcher decides before it launches: layout, tiles, grid, launch configuration."""
 
 import contextlib
+import functools
 from dataclasses import dataclass
 from math import gcd
 
@@ -111,6 +112,7 @@ class Geometry:
     def vec(self) -> int:
         return gcd(self.width if self.channels_last else self.length, 16)
 
+    @functools.cache  # noqa: B019 - as many as there are shapes
     def folded(self) -> "Geometry":
         """Rows joined until a row is a multiple of 16 values, where the row count allows it."""
         fold = 16 // gcd(self.channels, 16)
@@ -191,10 +193,11 @@ class Plan:
         planes = (self.block_p - 1) * geo.width + self.block_w - 1
         return planes * geo.length + self.block_l
 
-    @property
+    @functools.cached_property
     def grid(self) -> tuple[int]:
         return (self.geo.segments * self.chunks * self.column_blocks,)
 
+    @functools.cached_property
     def arguments(self) -> dict[str, object]:
         """Keyword arguments every tiled kernel takes, launch options included."""
         geo = self.geo
@@ -243,6 +246,7 @@ def _blocks(geo: Geometry, config: Config) -> tuple[int, int, int]:
     return min(block_p, rest // block_w), block_l, block_w
 
 
+@functools.cache
 def plan(geo: Geometry, config: Config, chunked: str, tensors: int = 1) -> Plan:
     """Plan of one pass: ``chunked`` is "whole" (a program walks all tiles of its columns),
     "reduce" (over so many full ``tensors``: REDUCE_PROGRAMS) or "apply" (up to APPLY_TILES each).
@@ -260,6 +264,7 @@ def plan(geo: Geometry, config: Config, chunked: str, tensors: int = 1) -> Plan:
     return Plan(geo, block_p, block_l, block_w, tiles, tiles_per_chunk, warps, config.stages)
 
 
+@functools.cache
 def configure(geo: Geometry, itemsize: int, direction: str) -> Config:
     """The shipped configuration for a shape and "forward" or "backward": ``single`` where a channel
     block is small.

@@ -90,7 +90,7 @@ def norm_act_train(
             whole = plan(geo, config, "whole")
             train_kernel[whole.grid](
                 x, weight, bias, z, mean, var, eps, negative_slope,
-                RESIDENT=whole.tiles == 1, **act, **whole.arguments(),
+                RESIDENT=whole.tiles == 1, **act, **whole.arguments,
             )  # fmt: skip
             return z, mean, var
         folded = geo.folded()
@@ -172,14 +172,14 @@ def norm_act_backward(
             s1, s2 = _sums(dz, constants, None, dbias, dweight, scalars, act, folded, config)
             apply = plan(folded, config, "apply")
             backward_kernel[apply.grid](
-                dz, *constants, s1, s2, None, None, dx, *scalars, **act, **apply.arguments()
+                dz, *constants, s1, s2, None, None, dx, *scalars, **act, **apply.arguments
             )
         elif need_dparams:
             _sums(dz, constants, dx, dbias, dweight, scalars, act, geo.folded(), config)
         elif need_dx:
             apply = plan(geo.folded(), config, "apply")
             backward_kernel[apply.grid](
-                dz, *constants, None, None, None, None, dx, *scalars, **act, **apply.arguments()
+                dz, *constants, None, None, None, None, dx, *scalars, **act, **apply.arguments
             )
     return (
         x.new_empty(0) if dx is None else dx,
@@ -229,7 +229,7 @@ def _statistics(
 ) -> None:
     geo = tiled.geo
     means, m2s = x.new_empty((2, geo.segments, tiled.chunks, geo.width), dtype=torch.float32)
-    stats_kernel[tiled.grid](x, means, m2s, slope, **act, **tiled.arguments())
+    stats_kernel[tiled.grid](x, means, m2s, slope, **act, **tiled.arguments)
     merge_stats_kernel[(geo.segments * cdiv(geo.channels, MERGE_BLOCK_C),)](
         x, means, m2s, mean, var, slope, geo.planes, geo.length, geo.width,
         tiled.chunks, tiled.tiles, tiled.tiles_per_chunk, **act,
@@ -253,7 +253,7 @@ def _apply(
     config: Config,
 ) -> None:
     tiled = plan(geo, config, "apply")
-    apply_kernel[tiled.grid](x, mean, var, weight, bias, z, eps, slope, **act, **tiled.arguments())
+    apply_kernel[tiled.grid](x, mean, var, weight, bias, z, eps, slope, **act, **tiled.arguments)
 
 
 def merge_block(tiled: Plan) -> int:
@@ -297,7 +297,7 @@ def _sums(
         (2, geo.segments, tiled.chunks, geo.width), dtype=torch.float32
     )
     backward_kernel[tiled.grid](
-        dz, *constants, None, None, partial1, partial2, dx, *scalars, **act, **tiled.arguments()
+        dz, *constants, None, None, partial1, partial2, dx, *scalars, **act, **tiled.arguments
     )
     shape = (geo.segments, tiled.chunks * geo.fold, geo.channels, merge_block(tiled))
     if geo.segments == 1 and dbias is not None and dweight is not None:
@@ -328,7 +328,7 @@ def _backward_whole(
         s1, s2 = dz.new_empty((2, geo.segments, geo.channels), dtype=torch.float32)
     backward_whole_kernel[whole.grid](
         dz, *constants, s1, s2, dx, *scalars,
-        RESIDENT=whole.tiles == 1, **act, **whole.arguments(),
+        RESIDENT=whole.tiles == 1, **act, **whole.arguments,
     )  # fmt: skip
     if dbias is not None and geo.segments > 1:
         merge(s1, s2, (dbias, dweight), (None, None), 1, geo.segments, geo.channels, MERGE_BLOCK_K)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from fastgan.ops.core.tensors import check_flag, whole
 
@@ -22,16 +21,16 @@ class Geometry(NamedTuple):
 
 
 def make_geometry(
-    x: Tensor,
+    x_shape: tuple[int, ...],
     stride: tuple[int, ...] | int,
     padding: tuple[int, ...] | int,
     output_padding: tuple[int, ...] | int,
     transposed: bool,
 ) -> Geometry:
     """The geometry of a call, one number standing for all dimensions; ValueError if it is none."""
-    dims = x.dim() - 2
+    dims = len(x_shape) - 2
     if dims < 1:
-        raise ValueError(f"x: expected 1 to 3 spatial dimensions, got shape {tuple(x.shape)}")
+        raise ValueError(f"x: expected 1 to 3 spatial dimensions, got shape {tuple(x_shape)}")
 
     check_flag("transposed", transposed)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -23,12 +22,33 @@ def name(p: Problem) -> str:
 
 
 def supports(p: Problem) -> bool:
-    half = p.dtype in (torch.bfloat16, torch.float16)
-    if not (half and p.channels_last) or dispatch.why_not("triton", p.device, p.dtype) is not None:
-        return False
-    plan = import_module("fastgan.kernels.conv_block.tma.plan")
-    served: bool = plan.supports(geometry_of(p), p.dtype) and plan.has_tma(torch.device(p.device))
-    return served
+    served = served_geometry(p.x, p.dtype, torch.device(p.device), p.weight, p.geometry)
+    return p.channels_last and served is not None
+
+
+def served_geometry(
+    x: tuple[int, ...], dtype: torch.dtype, device: torch.device, weight: tuple[int, ...],
+    geometry: Geometry,
+) -> Any:  # fmt: skip
+    """The kernels' geometry of a convolution of channels-last x, by shapes; None where it does not
+    run here.
+    """
+    if dtype not in _HALF or dispatch.why_not("triton", device.type, dtype) is not None:
+        return None
+    plan = dispatch.module("fastgan.kernels.conv_block.tma.plan")
+    return _supported(x, dtype, weight, geometry) if plan.has_tma(device) else None
+
+
+_HALF = torch.bfloat16, torch.float16
+
+
+@cache
+def _supported(
+    x: tuple[int, ...], dtype: torch.dtype, weight: tuple[int, ...], geometry: Geometry
+) -> Any:
+    found = _geometry(x, weight, geometry)
+    plan = dispatch.module("fastgan.kernels.conv_block.tma.plan")
+    return found if plan.supports(found, dtype) else None
 
 
 def prefers(p: Problem) -> bool:
@@ -41,8 +61,8 @@ def beats_eager(p: Problem, grad_x: bool) -> bool:
 
 
 def run(p: Problem, a: Tensor, b: Tensor, epilogue: Epilogue) -> Tensor:
-    kernels: Any = import_module("fastgan.kernels.conv_block.tma")
-    forward: Any = import_module("fastgan.kernels.conv_block.forward")
+    kernels: Any = dispatch.module("fastgan.kernels.conv_block.tma")
+    forward: Any = dispatch.module("fastgan.kernels.conv_block.forward")
     geometry = geometry_of(p)
     if p.of == FORWARD:
         act = forward.Activation(epilogue.activation, epilogue.slope)
@@ -66,7 +86,7 @@ def geometry_of(p: Problem) -> Any:
 
 @cache
 def _geometry(x: tuple[int, ...], weight: tuple[int, ...], geometry: Geometry) -> Any:
-    kernels = import_module("fastgan.kernels.conv_block.geometry")
+    kernels = dispatch.module("fastgan.kernels.conv_block.geometry")
     stride, padding, output_padding, transposed = geometry
     return kernels.conv_geometry(
         torch.empty(x, dtype=torch.bfloat16, device="meta"), torch.empty(weight, device="meta"),

@@ -87,7 +87,7 @@ def conv_block(
     """
     check_input(x)
     check_weight(weight, x)
-    geometry = make_geometry(x, stride, padding, output_padding, transposed)
+    geometry = make_geometry(x.shape, stride, padding, output_padding, transposed)
     x = x.to(autocast_dtype(x))
     shape = output_shape(x.shape, weight.shape, geometry)
     check_size(shape)

@@ -159,5 +159,12 @@ def kernels(name: str, op: str, x: torch.Tensor) -> Any:
     chosen = resolve(name, x)
     if chosen in ("cpu", "cuda"):
         return native.KERNELS
-    name = f"fastgan.ops.{op}.reference" if chosen == "reference" else f"fastgan.kernels.{op}"
+    return module(
+        f"fastgan.ops.{op}.reference" if chosen == "reference" else f"fastgan.kernels.{op}"
+    )
+
+
+@cache
+def module(name: str) -> Any:
+    """A module that is imported where it is first used, as those that need triton are."""
     return importlib.import_module(name)

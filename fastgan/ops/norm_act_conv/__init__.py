@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 from torch import Tensor
@@ -17,12 +18,12 @@ from fastgan.ops.core.tensors import (
     check_input,
     check_weight,
     convolution_bias,
+    count_per_channel,
     dense,
     kind,
     norm_scalars,
     parameter,
     running_pair,
-    values_per_channel,
 )
 from fastgan.ops.norm_act import copy_back_running_stats
 from fastgan.ops.norm_act.arguments import NormTensors
@@ -120,46 +121,77 @@ def with_statistics(
     check_input(x)
     check_weight(weight, x)
     check_flag("keep_z", keep_z)
-    geometry = make_geometry(x, stride, padding, output_padding, transposed)
-    shape = output_shape(x.shape, weight.shape, geometry)
-    check_size(shape)
-    x = x.to(autocast_dtype(x))
-    x = dense(x) if companions is None else channels_last(x)
-    bias = convolution_bias(bias, shape[1], x)
     if norm is None:
         norm = NO_NORM
     elif not isinstance(norm, Norm):
         raise TypeError(f"norm: expected a Norm or None, got {kind(norm)}")
     running_mean, running_var, gamma, beta, training, momentum, eps, segments, average = norm
-    momentum, eps, segments = norm_scalars(training, momentum, eps, segments, average, "norm.")
+    eager = is_eager(x, weight, bias, running_mean, running_var, gamma, beta)
+    settings = (
+        x.shape, weight.shape, stride, padding, output_padding, transposed, pre_activation,
+        pre_slope, activation, negative_slope, training, momentum, eps, segments, average,
+    )  # fmt: skip
+    try:
+        channels, momentum, count, spec = (_known if eager else _checked)(*settings)
+    except TypeError:  # of the cache, where one has no hash: the check says which it is
+        channels, momentum, count, spec = _checked(*settings)
+    x = x.to(autocast_dtype(x))
+    x = dense(x) if companions is None else channels_last(x)
+    bias = convolution_bias(bias, channels, x)
     running = running_pair(x, running_mean, running_var)
     known: tuple[Tensor | None, Tensor | None] = (None, None)
-    count = 0
-    if training:
-        count = values_per_channel(x, segments)
-    elif running is not None:
+    if not training and running is not None:
         settle_for(running[0])
         known = running[0].reshape(1, -1), running[1].reshape(1, -1)
-    elif norm is not NO_NORM:
+    elif not training and norm is not NO_NORM:
         raise ValueError("norm: evaluation needs running_mean and running_var")
     affine = parameter("norm.weight", gamma, x), parameter("norm.bias", beta, x)
+    moves = running if training and count else None
+    if moves is not None and eager:
+        check_apart(x, running_mean, running_var, gamma, beta)
+    if companions is not None:
+        companions = companions.of_norm(moves, momentum, average, spec.segments)
+    y, statistics = run(
+        x, weight, bias, NormTensors(*known, *affine), spec, keep_z, moves,
+        (momentum, count, average), companions, eager,
+    )  # fmt: skip
+    if moves is not None:
+        copy_back_running_stats((running_mean, running_var), moves)
+    return y, statistics
+
+
+def _checked(
+    x_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    stride: tuple[int, ...] | int,
+    padding: tuple[int, ...] | int,
+    output_padding: tuple[int, ...] | int,
+    transposed: bool,
+    pre_activation: str,
+    pre_slope: float,
+    activation: str,
+    negative_slope: float,
+    training: bool,
+    momentum: float,
+    eps: float,
+    segments: int,
+    average: bool,
+) -> tuple[int, float, int, Spec]:
+    """(channels of y, momentum, values of a statistic in training, the rest of the settings)."""
+    geometry = make_geometry(x_shape, stride, padding, output_padding, transposed)
+    shape = output_shape(x_shape, weight_shape, geometry)
+    check_size(shape)
+    momentum, eps, segments = norm_scalars(training, momentum, eps, segments, average, "norm.")
+    count = count_per_channel("x", tuple(x_shape), segments) if training else 0
     before = activation_code(pre_activation, pre_slope, ("pre_activation", "pre_slope"))
     spec = Spec(
         eps, *before, training, segments if training else 1, geometry,
         *activation_code(activation, negative_slope),
     )  # fmt: skip
-    moving = momentum, count, average
-    moves = running if training and count else None
-    if moves is not None and is_eager(x, *moves):
-        check_apart(x, running_mean, running_var, gamma, beta)
-    if companions is not None:
-        companions = companions.of_norm(moves, momentum, average, spec.segments)
-    y, statistics = run(
-        x, weight, bias, NormTensors(*known, *affine), spec, keep_z, moves, moving, companions
-    )
-    if moves is not None:
-        copy_back_running_stats((running_mean, running_var), moves)
-    return y, statistics
+    return shape[1], momentum, count, spec
 
+
+# A layer gives the same settings and shapes at each call; 1 and True are not the same.
+_known = functools.lru_cache(maxsize=1024, typed=True)(_checked)
 
 NO_NORM = Norm(training=False)

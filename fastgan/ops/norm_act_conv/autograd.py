@@ -45,17 +45,17 @@ def run(
     keep_z: bool,
     running: tuple[Tensor, Tensor] | None,
     moving: tuple[float, int, bool],
-    companions: Companions | None = None,
+    companions: Companions | None,
+    is_eager: bool,
 ) -> tuple[Tensor, Statistics | None]:
     """y = act(conv(pre_act(norm(x))) + bias); in training `running` moves to the statistics.
 
     weight is in any dtype: kernels that round it as they read it are given it as it is. moving:
     momentum, count and average, of `norm_act.autograd.move`. companions: of the kernels for GPUs
     with TMA, to have them run (`fused`), for plain eager calls alone; then the statistics of y that
-    they ask for come with it.
+    they ask for come with it. is_eager: `dispatch.is_eager` of the tensors.
     """
     backend = dispatch.setting()
-    is_eager = dispatch.is_eager(x, weight, bias, *norm)
     if companions is not None and is_eager:
         return _run_fused(Forward(x, weight, bias, norm, spec, keep_z), backend, companions, moving)
     if not (is_eager and kernels.reads_float32(x, weight, spec, backend)):

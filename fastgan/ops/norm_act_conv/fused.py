@@ -9,7 +9,6 @@ gradient in the same way.
 from __future__ import annotations
 
 from functools import cache
-from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +18,6 @@ from fastgan.kernels.core.packed import eager_call
 from fastgan.ops import conv
 from fastgan.ops.conv import tma
 from fastgan.ops.conv.geometry import Geometry
-from fastgan.ops.conv.problem import FORWARD, Problem, describe
 from fastgan.ops.core import dispatch
 from fastgan.ops.core.tensors import channels_last, own_output
 from fastgan.ops.norm_act_conv import kernels
@@ -78,15 +76,7 @@ def serves(
     """Whether a convolution, given its shapes, runs here; x in channels-last memory."""
     if len(x) != 4 or device.type not in ("cuda", "cpu"):
         return False
-    return tma.supports(_described(x, dtype, weight, geometry)._replace(device=device.type))
-
-
-@cache
-def _described(
-    x: tuple[int, ...], dtype: torch.dtype, weight: tuple[int, ...], geometry: Geometry
-) -> Problem:
-    like = torch.empty((x[0], *x[2:], x[1]), dtype=dtype, device="meta").movedim(-1, 1)
-    return describe(FORWARD, like, torch.empty(weight, dtype=dtype, device="meta"), geometry)
+    return tma.served_geometry(x, dtype, device, weight, geometry) is not None
 
 
 def forward(a: Forward, backend: str, *, companions: Companions) -> Outputs:
@@ -111,10 +101,10 @@ def _forward(a: Forward, backend: str, companions: Companions) -> Outputs:
         z, mean, var = launchers.norm_act_train(x, norm.gamma, norm.beta, *spec.norm)
     else:
         z = kernels.recompute(x, norm, spec, backend)
-    p = _problem(a)
-    if tma.supports(p):
+    geometry = _geometry(a)
+    if geometry is not None:
         y, statistics = _launchers().tma_convolve(
-            z, weight, bias, tma.geometry_of(p), _activation(spec.after), companions.segments
+            z, weight, bias, geometry, _activation(spec.after), companions.segments
         )
     else:
         y = conv.forward(z, weight.to(x.dtype), bias, spec.geometry, *spec.after)
@@ -126,26 +116,26 @@ def backward(
     a: Backward, backend: str, *, rows: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """As `kernels.backward`. rows: of the norm, from the forward pass, unless None."""
-    p = _problem(a)
-    if not tma.supports(p):
+    geometry = _geometry(a)
+    if geometry is None:
         dtype = a.x.dtype
         return kernels.backward(a._replace(weight=a.weight.to(dtype)), backend)
     with eager_call():
-        return _backward(a, p, backend, rows)
+        return _backward(a, geometry, backend, rows)
 
 
 def _backward(
-    a: Backward, p: Problem, backend: str, rows: Tensor | None
+    a: Backward, geometry: Any, backend: str, rows: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     x, weight, norm, spec = a.x, a.weight, a.norm, a.spec
-    launchers, geometry = _launchers(), tma.geometry_of(p)
+    launchers = _launchers()
     none = x.new_empty(0, dtype=torch.float32)
     g_x, g_weight, g_gamma, g_beta = x.new_empty(0), x.new_empty(0), none, none
     dy, g_bias = kernels.through_output(a, backend)
     dy = channels_last(dy.to(x.dtype))
     if rows is None and norm.mean is not None and norm.var is not None:
         known = norm.mean, norm.var, norm.gamma, norm.beta, spec.eps
-        rows, _ = import_module("fastgan.kernels.conv_block.forward").conv_rows(known, None)
+        rows, _ = dispatch.module("fastgan.kernels.conv_block.forward").conv_rows(known, None)
     act = _activation(spec.before)
     if a.need_weight:
         z = launchers.form_input(x, rows, act) if a.z is None else a.z
@@ -157,20 +147,23 @@ def _backward(
                 g_x, x, norm.var, rows, *sums, spec.eps, a.need_affine
             )
         elif norm.mean is not None and a.need_affine:
-            partials = import_module("fastgan.kernels.conv_block.partials")
+            partials = dispatch.module("fastgan.kernels.conv_block.partials")
             *_, g_gamma, g_beta = partials.conv_norm_gradients(
                 *sums, norm.var, norm.gamma, spec.eps
             )
     return g_x, g_weight, g_bias, g_gamma, g_beta
 
 
-def _problem(a: Forward | Backward) -> Problem:
-    return describe(FORWARD, a.x, a.weight, a.spec.geometry)
+def _geometry(a: Forward | Backward) -> Any:
+    """The TMA kernels' geometry of a call's convolution; None where they do not run it."""
+    x = a.x
+    return tma.served_geometry(x.shape, x.dtype, x.device, a.weight.shape, a.spec.geometry)
 
 
 def _launchers() -> Any:
-    return import_module("fastgan.kernels.conv_block.tma")
+    return dispatch.module("fastgan.kernels.conv_block.tma")
 
 
+@cache
 def _activation(act: tuple[int, float]) -> Any:
-    return import_module("fastgan.kernels.conv_block.forward").Activation(*act)
+    return dispatch.module("fastgan.kernels.conv_block.forward").Activation(*act)

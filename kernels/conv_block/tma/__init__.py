@@ -8,6 +8,7 @@ instruction stands between memory and the matrix unit. Arguments and results are
 gather's launchers without their prologues. `plan.serves` says what runs here.
 """
 
+import functools
 from typing import Any
 
 import torch
@@ -145,22 +146,15 @@ def tma_weight_gradient(
         shape = (plan.slices, work.dense_channels, work.columns)
         out = z.new_empty(shape, dtype=torch.float32)
     dense, gathered = (z, dy) if geo.transposed else (dy, z)
-    height, width = work.dense_size[1:]
-    flat = plan.boxes.flat(height, width)
-    if flat:
-        view = _aligned(dense).movedim(1, -1).flatten(0, -2)
-        dense = TensorDescriptor.from_tensor(view, [config.block_k, config.block_m])
+    if plan.flat:
+        positions, channels = dense.numel() // work.dense_channels, work.dense_channels
+        box = config.block_k, config.block_m
+        dense_desc = _described(_aligned(dense), (positions, channels), (channels, 1), box)
     else:
-        dense = _view(dense, (1, 1), (*plan.boxes.size, config.block_m))
-    blocks = plan.blocks
+        dense_desc = _view(dense, (1, 1), (*plan.boxes.size, config.block_m))
+    gathered_desc = _view(gathered, geo.stride[1:], (*plan.boxes.size, config.block_n))
     with device_guard(z):
-        tma_weight_kernel[plan.grid](
-            dense, _view(gathered, geo.stride[1:], (*plan.boxes.size, config.block_n)), out,
-            work.dense_channels // 16, work.channels // 16, plan.boxes.count, plan.length, *blocks,
-            height, width, **_axes(geo), FLAT=flat, MASK=plan.masked,
-            TILES_H=plan.boxes.tiles[1], TILES_W=plan.boxes.tiles[2], **_box(plan.boxes.size),
-            BLOCK_M=config.block_m, BLOCK_N=config.block_n, **_options(config),
-        )  # fmt: skip
+        tma_weight_kernel[plan.grid](dense_desc, gathered_desc, out, **plan.arguments)
         if out is not g_weight:
             add_slices(out, g_weight, geo.taps, channels_last)
     return g_weight
@@ -181,7 +175,7 @@ def _multiply(
     epilogue: str,
 ) -> None:
     """Launches the product, and what adds its slices if there are several."""
-    operands, arguments = _operands(x, weight, plan), _arguments(plan)
+    operands, arguments = _operands(x, weight, plan), plan.arguments
     ends = (bias, out, raw, rows, counts, partial0, partial1, act.slope)
     kind = {"EPILOGUE": epilogue, "ACT": act.kernel_code}
     if plan.slices == 1:
@@ -191,8 +185,8 @@ def _multiply(
     tiles = x.new_empty((*plan.grid, config.block_m, config.block_n), dtype=torch.float32)
     tma_slice_kernel[plan.grid](*operands, tiles, plan.slice_steps, plan.programs, **arguments)
     columns = min(ADD_COLUMNS, config.block_n)
-    for name in ("CHANNELS", "BLOCK_K", "STAGES"):
-        del arguments[name]
+    of_product = ("CHANNELS", "BLOCK_K", "STAGES")
+    arguments = {k: v for k, v in arguments.items() if k not in of_product}
     arguments["num_warps"] = ADD_WARPS
     tma_add_slices_kernel[(plan.programs * config.block_n // columns,)](
         tiles, *ends, plan.slices, plan.programs, COLUMNS=columns, **kind, **arguments
@@ -205,7 +199,8 @@ def _operands(x: Tensor, weight: Tensor, plan: ProductPlan) -> tuple[Any, Any]:
     stride = (1, 1) if geo.transposed else geo.stride[1:]
     block = config.block_n, config.block_k
     matrix = _matrix(weight, x.dtype)
-    weight_desc = TensorDescriptor.from_tensor(matrix, list(block[:: -1 if geo.transposed else 1]))
+    box = block[::-1] if geo.transposed else block
+    weight_desc = _described(matrix, matrix.shape, (matrix.shape[1], 1), box)
     return _view(x, stride, (*plan.boxes.size, config.block_k)), weight_desc
 
 
@@ -226,57 +221,38 @@ def _view(x: Tensor, stride: tuple[int, ...], block: tuple[int, int, int, int]) 
     (images, height, 1, width, columns). Sizes that strides do not divide are filled up with zeros,
     in a copy.
     """
-    rows = _aligned(x).movedim(1, -1)
-    rows = rows.unsqueeze(1) if rows.dim() == 3 else rows
-    (_, h, w, _), (sh, sw) = rows.shape, stride
+    x = _aligned(x)
+    (n, c, *rows, w), (sh, sw) = x.shape, stride
+    h = rows[0] if rows else 1
     if h % sh or w % sw:
-        rows = torch.nn.functional.pad(rows, (0, 0, 0, -w % sw, 0, -h % sh))
-    n, h, w, c = rows.shape
-    shape = [n, h // sh, sh, w // sw, sw * c]
+        padded = (0, 0, 0, -w % sw, 0, -h % sh)[: 2 * x.dim() - 2]
+        x = torch.nn.functional.pad(x.movedim(1, -1), padded).movedim(-1, 1)
+        h, w = h + -h % sh, w + -w % sw
     images, height, width, columns = block
-    return TensorDescriptor(
-        rows, shape, [h * w * c, sh * w * c, w * c, sw * c, 1], [images, height, 1, width, columns]
-    )
+    return _described(
+        x, (n, h // sh, sh, w // sw, sw * c), (h * w * c, sh * w * c, w * c, sw * c, 1),
+        (images, height, 1, width, columns),
+    )  # fmt: skip
+
+
+def _described(
+    base: Tensor, shape: tuple[int, ...], strides: tuple[int, ...], box: tuple[int, ...]
+) -> Any:
+    """A descriptor of memory at an address of whole 16 bytes."""
+    found = object.__new__(TensorDescriptor)
+    found.__dict__.update(_checked(base.dtype, shape, strides, box).__dict__, base=base)
+    return found
+
+
+@functools.cache
+def _checked(
+    dtype: torch.dtype, shape: tuple[int, ...], strides: tuple[int, ...], box: tuple[int, ...]
+) -> Any:
+    """A descriptor of nothing: Triton's checks of sizes, made once, take as long as a launch."""
+    nothing = torch.empty(0, dtype=dtype, device="cpu")
+    return TensorDescriptor(nothing, list(shape), list(strides), list(box))
 
 
 def _aligned(x: Tensor) -> Tensor:
     """x at an address of whole 16 bytes, which TMA asks for: all that torch allocates are."""
     return x.clone() if x.data_ptr() % 16 else x
-
-
-def _arguments(plan: ProductPlan) -> dict[str, Any]:
-    """What every launch of the product takes, by the kernel's names; launch options included."""
-    geo, boxes, config = plan.geo, plan.boxes, plan.config
-    return {
-        "units_out": geo.channels_out // 16,
-        "images": geo.images // plan.segments,
-        "OH": geo.size_out[1],
-        "OW": geo.size_out[2],
-        "tiles_h": boxes.tiles[1],
-        "tiles_w": boxes.tiles[2],
-        "tiles": boxes.count,
-        "column_tiles": plan.column_tiles,
-        "TRANSPOSED": geo.transposed,
-        "CHANNELS": geo.channels_in,
-        "BLOCK_N": config.block_n,
-        "BLOCK_K": config.block_k,
-        **_axes(geo),
-        **_box(boxes.size),
-        **_options(config),
-    }
-
-
-def _axes(geo: ConvGeometry) -> dict[str, int]:
-    letters = {"K": geo.kernel, "S": geo.stride, "P": geo.padding}
-    return {
-        k + axis: values[i] for k, values in letters.items() for i, axis in ((1, "H"), (2, "W"))
-    }
-
-
-def _box(size: tuple[int, int, int]) -> dict[str, int]:
-    return dict(zip(("BLOCK_I", "BLOCK_H", "BLOCK_W"), size, strict=True))
-
-
-def _options(config: ConvConfig) -> dict[str, Any]:
-    options: dict[str, Any] = {"STAGES": config.stages, "num_warps": config.warps}
-    return options if config.registers is None else options | {"maxnreg": config.registers}

@@ -1,5 +1,7 @@
 """Launchers of the memory-bound passes between the products (`norm.py`)."""
 
+import functools
+from math import prod
 from typing import Any
 
 import torch
@@ -46,7 +48,7 @@ def norm_input(
     mean, var = means.new_empty((2, segments, channels))
     rows = means.new_empty((segments, 3, channels))
     moved = running if segments <= MERGE_GROUPS else None
-    grid, arguments = _launch(x, segments, means.shape[1])
+    grid, arguments = _launch(x.shape, segments, means.shape[1])
     gamma, beta = (None if t is None else t.contiguous() for t in (gamma, beta))
     with device_guard(x):
         norm_input_kernel[grid](
@@ -81,17 +83,20 @@ def norm_gradient_(
             gradients = conv_norm_gradients(sum_a, sum_ax, var, None, eps)
         if partials > MERGED:
             sum_a, sum_ax = fold_sums(sum_a, sum_ax, cdiv(partials, FOLDED))
-        grid, arguments = _launch(x, segments, sum_a.shape[1])
+        grid, arguments = _launch(x.shape, segments, sum_a.shape[1])
         norm_gradient_kernel[grid](
             g, x, var, rows, sum_a, sum_ax, g_gamma, g_beta, eps, **arguments
         )
     return gradients[2:] if need_affine and g_gamma is None else (g_gamma, g_beta)
 
 
-def _launch(x: Tensor, segments: int, partials: int) -> tuple[tuple[int], dict[str, Any]]:
+@functools.cache
+def _launch(
+    shape: tuple[int, ...], segments: int, partials: int
+) -> tuple[tuple[int], dict[str, Any]]:
     """The grid, and the arguments that both kernels take for it."""
-    channels = x.shape[1]
-    length = x.numel() // (segments * channels)
+    channels = shape[1]
+    length = prod(shape) // (segments * channels)
     block_c = min(64, 1 << (channels - 1).bit_length())
     block_m = TILE // block_c
     tiles, column_tiles = cdiv(length, block_m), cdiv(channels, block_c)

@@ -4,6 +4,7 @@ import functools
 from dataclasses import dataclass, replace
 from itertools import product as pairs
 from math import gcd, prod
+from typing import Any
 
 import torch
 
@@ -146,9 +147,31 @@ class ProductPlan:
     def slice_steps(self) -> int:
         return cdiv(self.steps, self.slices)
 
-    @property
+    @functools.cached_property
     def grid(self) -> tuple[int]:
         return (self.slices * self.programs,)
+
+    @functools.cached_property
+    def arguments(self) -> dict[str, Any]:
+        """What every launch takes, by the kernels' names; launch options included."""
+        geo, boxes, config = self.geo, self.boxes, self.config
+        return {
+            "units_out": geo.channels_out // 16,
+            "images": geo.images // self.segments,
+            "OH": geo.size_out[1],
+            "OW": geo.size_out[2],
+            "tiles_h": boxes.tiles[1],
+            "tiles_w": boxes.tiles[2],
+            "tiles": boxes.count,
+            "column_tiles": self.column_tiles,
+            "TRANSPOSED": geo.transposed,
+            "CHANNELS": geo.channels_in,
+            "BLOCK_N": config.block_n,
+            "BLOCK_K": config.block_k,
+            **_axes(geo),
+            **_box(boxes.size),
+            **_options(config),
+        }
 
     def time(self) -> float:
         """A model of it: the multiprocessor with the most programs is done last, and a program
@@ -220,8 +243,38 @@ class WeightPlan:
         return any(n % box and (n - 1) * s - p + k < size for n, box, size, k, s, p in axes)
 
     @property
+    def flat(self) -> bool:
+        """Whether the positions of each box of the dense operand follow each other in memory."""
+        return self.boxes.flat(*self.work.dense_size[1:])
+
+    @functools.cached_property
     def grid(self) -> tuple[int]:
         return (prod(self.blocks) * self.work.geo.taps * self.slices,)
+
+    @functools.cached_property
+    def arguments(self) -> dict[str, Any]:
+        """As the product's."""
+        work, boxes, config = self.work, self.boxes, self.config
+        rows, channels = self.blocks
+        return {
+            "dense_units": work.dense_channels // 16,
+            "units": work.channels // 16,
+            "tiles": boxes.count,
+            "slice_tiles": self.length,
+            "row_blocks": rows,
+            "channel_blocks": channels,
+            "height": work.dense_size[1],
+            "width": work.dense_size[2],
+            "FLAT": self.flat,
+            "MASK": self.masked,
+            "TILES_H": boxes.tiles[1],
+            "TILES_W": boxes.tiles[2],
+            "BLOCK_M": config.block_m,
+            "BLOCK_N": config.block_n,
+            **_axes(work.geo),
+            **_box(boxes.size),
+            **_options(config),
+        }
 
 
 @functools.cache
@@ -239,3 +292,19 @@ def weight_plan(geo: ConvGeometry, target: Target, config: ConvConfig | None = N
         return prod(plan.blocks) * plan.config.block_m * plan.config.block_n
 
     return plan(config) if config is not None else min(map(plan, weight_configs(target)), key=area)
+
+
+def _axes(geo: ConvGeometry) -> dict[str, int]:
+    letters = {"K": geo.kernel, "S": geo.stride, "P": geo.padding}
+    return {
+        k + axis: values[i] for k, values in letters.items() for i, axis in ((1, "H"), (2, "W"))
+    }
+
+
+def _box(size: tuple[int, int, int]) -> dict[str, int]:
+    return dict(zip(("BLOCK_I", "BLOCK_H", "BLOCK_W"), size, strict=True))
+
+
+def _options(config: ConvConfig) -> dict[str, Any]:
+    options: dict[str, Any] = {"STAGES": config.stages, "num_warps": config.warps}
+    return options if config.registers is None else options | {"maxnreg": config.registers}

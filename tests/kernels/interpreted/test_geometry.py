@@ -46,9 +46,9 @@ def test_chunks_cover_all_tiles(config: Config, chunked: str) -> None:
 
 def test_offsets_inside_a_tile_are_32_bits_until_they_do_not_fit() -> None:
     large = plan(Geometry(True, 1, 64, 1, 2**34), TILED[2], "apply")
-    assert not large.arguments()["WIDE"], "a large tensor has small tiles"
-    assert plan(Geometry(True, 1, 2**27, 1, 64), TILED[2], "apply").arguments()["WIDE"]
-    assert not plan(Geometry(False, 1, 2**20, 8, 2**8), TILED[2], "apply").arguments()["WIDE"]
+    assert not large.arguments["WIDE"], "a large tensor has small tiles"
+    assert plan(Geometry(True, 1, 2**27, 1, 64), TILED[2], "apply").arguments["WIDE"]
+    assert not plan(Geometry(False, 1, 2**20, 8, 2**8), TILED[2], "apply").arguments["WIDE"]
     assert plan(Geometry(False, 1, 2**26, 64, 64), Config(64, 8, 1), "apply").span < 2**31
 
 
