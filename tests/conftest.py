@@ -14,6 +14,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fastgan.ops.core import dispatch
 from fastgan.ops.core.native import load
 
+# The files that take longest, longest first.
+LONGEST = ["test_interpreter.py", "test_backends.py", "test_zoo.py", "test_gpu_stages.py"]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files begin first: where files run side by side, none is then waited for in the end."""
+    items.sort(key=lambda i: LONGEST.index(i.path.name) if i.path.name in LONGEST else len(LONGEST))
+
 
 @pytest.fixture(autouse=True)
 def _poisoned_memory() -> Iterator[None]:

@@ -142,7 +142,7 @@ def check(number: int) -> bool:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    count = 3000 if metafunc.config.getoption("--long") else 60
+    count = 3000 if metafunc.config.getoption("--long") else 40
     metafunc.parametrize("first", range(0, count, CHUNK))
 
 

@@ -144,7 +144,7 @@ PLACES = {
 }
 FUNCTIONS = {"function", "function attribute", "function default", "function default list"}
 FUNCTIONS |= {"closure", "bound method"}
-COMMON = [(s, p) for s in STATES for p in ("attribute", "global")]
+COMMON = [(s, ("attribute", "global")[i % 2]) for i, s in enumerate(STATES)]
 COMMON += [(s, p) for s in ("list", "own object", "array") for p in PLACES]
 ALL = [(s, p) for s in STATES for p in PLACES]
 ALL = [(s, p) for s, p in ALL if p != "parent class" or s not in FUNCTIONS]
