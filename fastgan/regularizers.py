@@ -168,13 +168,14 @@ def clip_weights_(module: nn.Module, bound: float = 0.01) -> None:
 class Regularizer(nn.Module):
     """A penalty with its weight and its schedule; see the module's text for its use.
 
-    Args and attributes:
+    Args:
         name: of the penalty.
         weight: λ or γ, which multiplies the penalty; at least 0.
         every: discriminator updates from one evaluation to the next; at least 1.
 
-    `scale` is weight · every, the factor of a penalty that was evaluated. `takes` is "images", or
-    "logits" where `penalty(real_logits, fake_logits)` spares passes through the discriminator.
+    They are attributes, too. `scale` is weight · every, the factor of a penalty that was evaluated.
+    `takes` is "images", or "logits" where `penalty(real_logits, fake_logits)` spares passes through
+    the discriminator.
     """
 
     takes: Literal["images", "logits"] = "images"

@@ -151,7 +151,7 @@ class VAEGANStep(VAEStep):
             found = discriminator.features(again)
             similarity = reconstruction_loss(found, seen, "gaussian")
             kl = kl_divergence(mean, log_variance)
-            logits = discriminator.judged(found), discriminator(drawn)
+            logits = discriminator.forward_head(found), discriminator(drawn)
             fooled = gan.loss.generator(logits[0]) + gan.loss.generator(logits[1])
             loss_encoder = weight * kl + similarity
             loss_decoder = self.feature_weight * similarity + fooled / 2

@@ -21,7 +21,7 @@ class Health:
 
     Saturation: the discriminator's loss is below 1 % of its loss at equal logits, at five log
     points in a row; the generator then learns from vanishing gradients. A loss without such a
-    measure (Wasserstein) is not judged.
+    measure (Wasserstein) is left out.
 
     Collapse: the median distance of a sample to its nearest neighbour among the samples is below a
     fifth of the same among as many real images, in two grids in a row: few pictures come again and

@@ -23,8 +23,8 @@ def keep_freed_memory() -> bool:
     libraries. False, and nothing changes, where the C library is not glibc or the environment
     already says how memory is to be kept (MALLOC_*, GLIBC_TUNABLES).
     """
-    settled = any(name.startswith("MALLOC_") for name in os.environ)
-    if settled or "GLIBC_TUNABLES" in os.environ:
+    configured = any(name.startswith("MALLOC_") for name in os.environ)
+    if configured or "GLIBC_TUNABLES" in os.environ:
         return False
     try:
         library = ctypes.CDLL(None)

@@ -97,7 +97,7 @@ def load_optimizer(optimizer: Optimizer, packed: dict[str, Any]) -> None:
             group["lr"] = rate.fill_(group["lr"])
     for parameter, entries in optimizer.state.items():
         for key, value in entries.items():
-            # Fused optimizers walk a parameter and its moments in memory order; a file keeps none.
+            # Fused optimizers read a parameter and its moments in memory order; a file keeps none.
             if isinstance(value, Tensor):
                 entries[key] = laid_out_as(parameter, value)
 

@@ -165,7 +165,7 @@ class GAN:
             fake_logits = self.group.gather(fake_logits)
         return self.loss.discriminator(real_logits, fake_logits)
 
-    def judged(self, real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, Metrics]:
+    def loss_and_metrics(self, real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, Metrics]:
         """The discriminator's loss, and what is to be noted of it."""
         together = getattr(self.loss.discriminator, "with_means", None)
         if together is None or self._relativistic:
@@ -248,7 +248,7 @@ def discriminator_phase(
                 fakes = gan.generate(part)
             real, fake = gan.outputs_of_both(part, fakes.detach())
             real_logits, fake_logits = real.logits, fake.logits
-            loss, found = gan.judged(real_logits, fake_logits)
+            loss, found = gan.loss_and_metrics(real_logits, fake_logits)
             loss = _with_classes(gan, loss, found, real, fake)
             for penalty in on_logits:
                 value = penalty.penalty(real_logits, fake_logits)  # type: ignore[attr-defined]
@@ -311,14 +311,14 @@ def simultaneous_phase(gan: GAN, batch: Batch, penalties: Sequence[Penalty] = ()
     """
     gan.update_d.start()
     gan.update_g.start()
-    metrics, judged = [], []
+    metrics, reals = [], []
     for part in batch.split(gan.accumulate):
         with gan.autocast():
             fakes = gan.generate(part)
             seen = fakes.detach().requires_grad_()
             real, fake = gan.outputs_of_both(part, seen)
             real_logits, fake_logits = real.logits, fake.logits
-            loss_d, found = gan.judged(real_logits, fake_logits)
+            loss_d, found = gan.loss_and_metrics(real_logits, fake_logits)
             loss_g = gan.generator_loss(fake_logits, real_logits.detach)
             found["loss_g"] = loss_g.detach()
             total_d = _with_classes(gan, loss_d, found, real, fake)
@@ -337,10 +337,10 @@ def simultaneous_phase(gan: GAN, batch: Batch, penalties: Sequence[Penalty] = ()
         extra = penalty_phase(gan, part, fakes.detach(), penalties)
         fakes.backward(slope)
         metrics.append(found | extra)
-        judged.append(real_logits.detach())
+        reals.append(real_logits.detach())
     gan.update_d.finish()
     gan.update_g.finish()
-    gan.observe(judged)
+    gan.observe(reals)
     return mean_metrics(metrics)
 
 

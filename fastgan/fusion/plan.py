@@ -21,7 +21,7 @@ from fastgan.fusion.watching import Watch
 from fastgan.nn.layers import hooked
 from fastgan.nn.planner import MAX_KINDS, kind_of, kind_of_call
 from fastgan.nn.sequential import is_recording, recorded_as_converted
-from fastgan.ops.core.dispatch import in_onnx_export, is_composed, setting
+from fastgan.ops.core.dispatch import in_onnx_export, is_composite, setting
 
 
 class Plan:
@@ -85,7 +85,7 @@ class Plan:
             for outer in self.around:
                 if outer.plainly:
                     return own(module, *args, **kwargs)
-        if in_onnx_export() if compiling else is_composed(setting()):
+        if in_onnx_export() if compiling else is_composite(setting()):
             return own(module, *args, **kwargs)
         if kwargs or len(args) != len(self.inputs):
             return own(module, *args, **kwargs)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fastgan.checks import check_int
 from fastgan.nn import chain
+from fastgan.system import renamed
 
 from ._base import Discriminator, Generator, dropout_rate, slope
 from ._blocks import TANH, LatentProjection, conv_block
@@ -178,9 +179,14 @@ class DCGANDiscriminator(Discriminator):
             self.check_images(images).to(memory_format=torch.channels_last), blocks=self.blocks
         )
 
-    def judged(self, features: Tensor) -> Tensor:
+    def forward_head(self, features: Tensor) -> Tensor:
         """The logits of images from their features."""
         return self._flat(chain(features, output=self.output))
+
+    def judged(self, features: Tensor) -> Tensor:
+        """`forward_head`, by its name of the last release."""
+        renamed("discriminator.judged", "discriminator.forward_head")
+        return self.forward_head(features)
 
     def _flat(self, out: Tensor) -> Tensor:
         return out.flatten() if out.shape[1] == 1 else out.flatten(1)

@@ -9,7 +9,7 @@ import torch
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
-# About this many programs share a reduction over one, or two, full tensors: what is on chip at once
+# About this many programs share a reduction over one, or two, full tensors: what runs at once
 # with 132 multiprocessors and the registers that the kernel report shows (7 and 5 programs of 4
 # warps each). Fixed, not asked of the device: the order of the merges, and with it the last bit, is
 # then the same on every GPU.
@@ -19,7 +19,7 @@ INDEX_LIMIT = 2**31  # offsets from here on need 64 bits
 APPLY_TILES = 4
 MERGE_BLOCK_K, MERGE_BLOCK_C, MERGE_WARPS = 512, 8, 8
 MERGE_GROUPS = 8  # up to this many segments, one program merges them all
-# A program may also walk several tiles in a single launch (a second read then comes from cache), if
+# A program may also loop over tiles in a single launch (a second read then comes from cache), if
 # there are this many such programs and each has at most so many values.
 LOOPED_PROGRAMS, LOOPED_VALUES = 128, 65536
 
@@ -248,7 +248,7 @@ def _blocks(geo: Geometry, config: Config) -> tuple[int, int, int]:
 
 @functools.cache
 def plan(geo: Geometry, config: Config, chunked: str, tensors: int = 1) -> Plan:
-    """Plan of one pass: ``chunked`` is "whole" (a program walks all tiles of its columns),
+    """Plan of one pass: ``chunked`` is "whole" (a program loops over all tiles of its columns),
     "reduce" (over so many full ``tensors``: REDUCE_PROGRAMS) or "apply" (up to APPLY_TILES each).
     """
     block_p, block_l, block_w = _blocks(geo, config)
@@ -275,8 +275,8 @@ def configure(geo: Geometry, itemsize: int, direction: str) -> Config:
             return config
     block_p, block_l, block_w = _blocks(geo, LOOPED[itemsize])
     owners = geo.segments * cdiv(geo.width, block_w)
-    walk = geo.count * block_w <= LOOPED_VALUES and block_p * block_l * block_w >= 1024
-    return LOOPED[itemsize] if walk and owners >= LOOPED_PROGRAMS else TILED[itemsize]
+    looped = geo.count * block_w <= LOOPED_VALUES and block_p * block_l * block_w >= 1024
+    return LOOPED[itemsize] if looped and owners >= LOOPED_PROGRAMS else TILED[itemsize]
 
 
 def require_same_layout(

@@ -9,10 +9,10 @@ Activation codes: 0 leaky_relu, 1 tanh, 2 sigmoid. ``act_first``: norm(act(x)), 
 Bytes moved, T bytes in x:            launches  T read  T written
     train, large                          3         2        1
     train, one segment x channel block    1         1        1     (x kept in registers, or cached)
-      fits on chip
+      fits in registers
     eval                                  1         1        1
     backward, training, large             3         4        1     (dz and x, twice)
-    backward, training, on chip           1         2        1     (+ 1 launch: parameter gradients
+    backward, training, fits              1         2        1     (+ 1 launch: parameter gradients
     backward, eval                        1         2        1      of several segments, or in eval)
     backward, parameters only             2         2        0
 Partials and per-channel values add less than 1 %.

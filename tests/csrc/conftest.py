@@ -87,7 +87,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Ran:
-    """How an op ran: its launches, and the blocks of a cluster (0: not on chip)."""
+    """How an op ran: its launches, and the blocks of a cluster (0: not in a single pass)."""
 
     launches: int
     cluster: int

@@ -130,7 +130,7 @@ class HostExecutor {
     }
   }
 
-  // How the last op ran: launches, and blocks of a cluster (0: not on chip).
+  // How the last op ran: launches, and blocks of a cluster (0: not in a single pass).
   int launches() const { return launches_; }
   int cluster() const { return cluster_; }
 

@@ -30,7 +30,7 @@ SHAPES = [
 
 
 def cover(emulator: Any, p: Any, single_pass: bool, tensors: int = 1) -> int:
-    """Checks the walk over p and returns the chunks of a column (0: does not fit on chip)."""
+    """Checks the tiles of p and returns the chunks of a column (0: does not fit)."""
     visits = torch.zeros(math.prod(p.shape), dtype=torch.int32)
     stat = torch.full((math.prod(p.shape),), -1, dtype=torch.int64)
     chunks: int = emulator.library.emulate_cover(

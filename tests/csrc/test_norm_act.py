@@ -51,7 +51,7 @@ def make_case(p: Any, affine: bool = True, offset: float = 0.5, seed: int = 0) -
     return Case(p, x.to(p.dtype), dz.to(p.dtype), weight, bias)
 
 
-def composed(
+def of_torch(
     case: Case, dtype: torch.dtype, stats: tuple[torch.Tensor, torch.Tensor] | None = None
 ) -> Result:
     """PyTorch's own norm and activation at `dtype`, segment by segment; `stats` for eval."""
@@ -134,7 +134,7 @@ def test_training(emulator, problem, shape, channels_last, dtype, path):
     p = on_path(problem(n, c, s, dtype, channels_last, segments), path)
     case = make_case(p)
     found, (forward, backward) = emulate(emulator, case)
-    check(found, composed(case, torch.float64), composed(case, dtype))
+    check(found, of_torch(case, torch.float64), of_torch(case, dtype))
     single = p.wide and path != "streamed"
     assert (forward.cluster > 0) == single
     assert forward.launches == (1 if single else forward.launches)
@@ -151,7 +151,7 @@ def test_activations_and_orders(emulator, problem, path, channels_last, activati
     )
     case = make_case(p)
     found, _ = emulate(emulator, case)
-    check(found, composed(case, torch.float64), composed(case, torch.float32))
+    check(found, of_torch(case, torch.float64), of_torch(case, torch.float32))
 
 
 @pytest.mark.parametrize("slope", [0.0, 1.0, 0.3])
@@ -160,7 +160,7 @@ def test_relu_identity_and_no_affine(emulator, problem, slope, affine):
     p = problem(4, 12, 10, torch.float32, slope=slope)
     case = make_case(p, affine)
     found, _ = emulate(emulator, case)
-    check(found, composed(case, torch.float64), composed(case, torch.float32))
+    check(found, of_torch(case, torch.float64), of_torch(case, torch.float32))
 
 
 @pytest.mark.parametrize("act_first", [False, True])
@@ -171,7 +171,7 @@ def test_eval(emulator, problem, segments, channels_last, act_first):
     stats = (torch.randn(segments, 8), torch.rand(segments, 8) + 0.1)
     case = make_case(p)
     found, (forward, backward) = emulate(emulator, case, stats)
-    truth, own = (composed(case, d, stats) for d in (torch.float64, torch.float32))
+    truth, own = (of_torch(case, d, stats) for d in (torch.float64, torch.float32))
     check(found._replace(mean=None, var=None), truth, own)
     assert forward.launches == 1
     # Sums over chunks (here one) and segments, then dx.
@@ -183,7 +183,7 @@ def test_eval(emulator, problem, segments, channels_last, act_first):
 def test_only_what_is_asked_for_is_computed(emulator, problem, path, segments):
     p = on_path(problem(8, 16, 64, torch.float32, segments=segments), path)
     case = make_case(p)
-    truth, own = (composed(case, d) for d in (torch.float64, torch.float32))
+    truth, own = (of_torch(case, d) for d in (torch.float64, torch.float32))
     alone, (_, launches) = emulate(emulator, case, need_dparams=False)
     check(alone, truth, own)
     if path != "streamed":
@@ -201,7 +201,7 @@ def test_many_chunks_merge_to_the_statistics(emulator, problem, channels_last):
     case = make_case(p)
     found, (forward, _) = emulate(emulator, case)
     assert forward.launches == 3
-    check(found, composed(case, torch.float64), composed(case, torch.float32))
+    check(found, of_torch(case, torch.float64), of_torch(case, torch.float32))
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -211,7 +211,7 @@ def test_a_mean_far_from_zero_costs_no_digits(emulator, problem, channels_last, 
     p = on_path(problem(16, 8, 64, torch.float32, channels_last, slope=1.0), path)
     case = make_case(p, offset=1e4)
     found, _ = emulate(emulator, case)
-    truth, own = (composed(case, d) for d in (torch.float64, torch.float32))
+    truth, own = (of_torch(case, d) for d in (torch.float64, torch.float32))
     assert error(found.mean, truth.mean) <= 2.0**-10, "one unit in the last place of 1e4"
     assert error(found.var, truth.var) <= 2e-4
     assert error(found.z, truth.z) <= 2 * error(own.z, truth.z)
@@ -236,7 +236,7 @@ def test_nan_and_inf_stay_in_their_channel(emulator, problem, path, value):
     z, mean, var = torch.empty_like(x), torch.empty(2, 8), torch.empty(2, 8)
     emulator.call("train", p, x, case.weight, case.bias, EPS, z, mean, var)
     bad = torch.isnan(p.unlay(z))
-    expected = torch.isnan(composed(case, torch.float32).z)
+    expected = torch.isnan(of_torch(case, torch.float32).z)
     assert torch.equal(bad, expected)
     assert bad[:2, 3].all()
     assert bad.sum() == 2 * 16
@@ -250,7 +250,7 @@ def test_eval_passes_a_gradient_at_infinity(emulator, problem):
     x, dz = p.lay(case.x), p.lay(case.dz)
     dx = emulator.blank(x)
     emulator.call("backward", p, dz, x, *stats, case.weight, case.bias, EPS, False, dx, None, None)
-    assert torch.allclose(p.unlay(dx), composed(case, torch.float32, stats).dx, rtol=1e-5)
+    assert torch.allclose(p.unlay(dx), of_torch(case, torch.float32, stats).dx, rtol=1e-5)
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -114,7 +114,7 @@ def test_binarized_pixels_have_the_brightness_as_mean():
 
 def test_vae_gan_step_gives_each_part_its_loss():
     trainer, data = made("vae_gan", discriminator=True, feature_weight=0.25), batch()
-    twin, judge = copy.deepcopy(trainer.generator), copy.deepcopy(trainer.discriminator)
+    twin, critic = copy.deepcopy(trainer.generator), copy.deepcopy(trainer.discriminator)
     torch.manual_seed(5)
     trainer.step_function(trainer.gan, lambda _: data, ())
     torch.manual_seed(5)
@@ -122,10 +122,10 @@ def test_vae_gan_step_gives_each_part_its_loss():
     z = mean + (log_variance / 2).exp() * data.noise
     again, drawn = twin(z), twin(torch.randn_like(data.noise))
     loss = get_loss("non_saturating")
-    real = judge(data.images)
-    fakes = [judge(again.detach()), judge(drawn.detach())]
+    real = critic(data.images)
+    fakes = [critic(again.detach()), critic(drawn.detach())]
     loss_d = sum(loss.discriminator(real, fake) for fake in fakes) / 2
-    assert_gradients(trainer.discriminator, loss_d, judge)
+    assert_gradients(trainer.discriminator, loss_d, critic)
 
     after = trainer.discriminator  # the generator's update sees the updated discriminator
     features = [after.features(x) for x in (data.images, again)]

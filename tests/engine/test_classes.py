@@ -45,19 +45,19 @@ def written_out(weight: float, update_rule: str) -> dict[str, Tensor]:
     g, d = plain.generator, plain.discriminator
     fakes = g(data.noise, data.labels)
 
-    def judged(images: Tensor) -> tuple[Tensor, Tensor]:
+    def outputs(images: Tensor) -> tuple[Tensor, Tensor]:
         logits, classes = d(images, data.labels)
         return logits, F.cross_entropy(classes, data.labels)
 
-    real, class_real = judged(data.images)
-    fake, class_fake = judged(fakes.detach())
+    real, class_real = outputs(data.images)
+    fake, class_fake = outputs(fakes.detach())
     loss_d = F.softplus(-real).mean() + F.softplus(fake).mean() + weight * (class_real + class_fake)
     grads_d = torch.autograd.grad(loss_d, list(d.parameters()))
     if update_rule == "alternating":
         for parameter, gradient in zip(d.parameters(), grads_d, strict=True):
             parameter.grad = gradient
         plain.optimizer_d.step()
-    logits, class_loss = judged(fakes)
+    logits, class_loss = outputs(fakes)
     loss_g = F.softplus(-logits).mean() + weight * class_loss
     grads_g = torch.autograd.grad(loss_g, list(g.parameters()))
     named = zip([f"d.{n}" for n, _ in d.named_parameters()], grads_d, strict=True)

@@ -58,7 +58,7 @@ def test_losses_have_their_own_scale(loss):
     assert any(health.losses({"loss_d": 0.0}) for _ in range(9))
 
 
-def test_what_has_no_scale_is_not_judged():
+def test_what_has_no_scale_is_left_out():
     health = Health(tiny_trainer(loss="wasserstein", norm="none"))
     assert [health.losses({"loss_d": -50.0}) for _ in range(9)] == [None] * 9
     assert health.losses({"loss_reconstruction": 0.0}) is None

@@ -224,8 +224,8 @@ def test_both_networks_of_a_conditional_run_get_the_labels(tmp_path):
     data = ImageDataset(images=images, labels=torch.arange(len(images)) % 3)
     trainer = conditional_trainer(data)
     trainer.fit(tmp_path / "run", reporter=Recorder())
-    generated, *judged = trainer.generator.seen[0], *trainer.discriminator.seen[:3]
-    assert all(torch.equal(generated, labels) for labels in judged)
+    generated, *seen = trainer.generator.seen[0], *trainer.discriminator.seen[:3]
+    assert all(torch.equal(generated, labels) for labels in seen)
     assert trainer.generator.shift.weight.grad.abs().sum() > 0
     assert trainer.fixed_labels.tolist() == [0, 1, 2, 0, 1]
     with pytest.raises(ValueError, match="conditional needs labels, and tiny has none"):

@@ -162,7 +162,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> str:
     return "some GPU"
 
 
-def test_the_default_is_composed(gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_is_recompute(gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads(tuning.SHIPPED.read_text())["devices"] == {}
     assert choice() == ("recompute", "not measured on this device; fastgan tune measures")
     with convolution_form("fused"):

@@ -10,7 +10,7 @@ running statistics.
 Over the steps the rule holds for the median error of every tensor, which is that of its rounding
 and blind to kinks as long as most steps are free of them; and for the largest error of each group,
 so that no single step is off. A gradient has no value at a kink, and hence no error: where a step
-sticks out, be it ours or PyTorch's, both are judged again a little aside, where the unit that was
+sticks out, be it ours or PyTorch's, both are run again a little aside, where the unit that was
 within rounding of zero is not. An error that is not a kink's stays.
 """
 

@@ -104,7 +104,7 @@ class ConvCase:
         rows = wide.reshape(self.segments[1], -1, *y.shape[1:]).transpose(1, 2).flatten(2)
         return y, rows.mean(2), rows.var(2, unbiased=False)
 
-    def composed(self, dtype: torch.dtype, parameters: torch.dtype) -> dict[str, Tensor]:
+    def of_torch(self, dtype: torch.dtype, parameters: torch.dtype) -> dict[str, Tensor]:
         """Outputs and gradients by PyTorch and its autograd."""
         leaves = {
             k: t.detach().to(dtype if k in ("x", "weight") else parameters).requires_grad_()
@@ -121,9 +121,9 @@ class ConvCase:
 
     def check(self, got: dict[str, Tensor], like: torch.dtype | None = None) -> None:
         """Holds what is in ``got`` to the tolerance rule, PyTorch's own computed in ``like``."""
-        exact = self.composed(torch.float64, torch.float64)
+        exact = self.of_torch(torch.float64, torch.float64)
         like = like or self.dtype
-        theirs = self.composed(like, torch.float32)
+        theirs = self.of_torch(like, torch.float32)
         for name, value in got.items():
             # A mean is a sum of values of y's size, whatever its own.
             size = exact["y"].abs().max().item() if name == "y_mean" else 0.0

@@ -89,7 +89,7 @@ class WeightCase:
         each = rows.to(wide).repeat_interleave(n // rows.shape[0], 0)
         return [each[:, i].reshape(view) for i in range(3)]
 
-    def composed(self, dtype: torch.dtype) -> dict[str, Tensor]:
+    def of_torch(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """By PyTorch's autograd, z and dy in ``dtype``, formed in float32 at least."""
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         u, dy, y = self.x.to(wide), self.g.to(wide), self.y.to(wide)
@@ -125,7 +125,7 @@ class WeightCase:
 
     def check(self, got: dict[str, Tensor]) -> None:
         """Holds what is in ``got`` to the tolerance rule."""
-        exact, own = self.composed(torch.float64), self.composed(self.dtype)
+        exact, own = self.of_torch(torch.float64), self.of_torch(self.dtype)
         for name, value in got.items():
             assert_close(f"{name} of {self}", value, exact[name], own[name])
         if "g_weight" in got:

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastgan.ops import norm_act
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
-# For a GPU: DCGAN-64 at batch 64; past what stays on chip; an image; sizes that divide nothing; no
+# For a GPU: DCGAN-64 at batch 64; past what one pass holds; an image; sizes that divide nothing; no
 # spatial extent.
 LAYERS = [
     (64, 512, 4, 4),

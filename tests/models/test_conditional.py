@@ -58,8 +58,11 @@ def test_vae_knows_two_likelihoods() -> None:
         create_model("vae", likelihood="poisson", **SHAPE)
 
 
-def test_discriminator_with_features_judges_them() -> None:
+def test_discriminator_gives_logits_of_its_features() -> None:
     model = create_model("dcgan_discriminator", **SHAPE).eval()
     images = torch.randn(3, 1, 8, 8)
     assert model.features(images).shape == (3, 4, 4, 4)
-    assert torch.equal(model.judged(model.features(images)), model(images))
+    features = model.features(images)
+    assert torch.equal(model.forward_head(features), model(images))
+    with pytest.warns(DeprecationWarning, match="judged is now discriminator.forward_head"):
+        assert torch.equal(model.judged(features), model(images))

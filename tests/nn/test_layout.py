@@ -39,12 +39,12 @@ def unet() -> nn.Module:
             self.down = nn.Sequential(nn.Conv2d(3, 16, 4, 2, 1), nn.LeakyReLU(0.2))
             self.inner = nn.Sequential(nn.Conv2d(16, 16, 3, 1, 1), nn.InstanceNorm2d(16), nn.ReLU())
             self.up = nn.Sequential(nn.ConvTranspose2d(32, 3, 4, 2, 1), nn.Tanh())
-            self.judge = nn.Linear(3 * 16 * 16, 1)
+            self.critic = nn.Linear(3 * 16 * 16, 1)
 
         def forward(self, x: Tensor) -> Tensor:
             y = self.down(x)
             y = self.up(torch.cat([y, self.inner(y) + y], 1))
-            return self.judge(y.view(len(y), -1))
+            return self.critic(y.view(len(y), -1))
 
     return UNet()
 

@@ -48,12 +48,12 @@ def test_batch_norm_act(dims: int, options: dict[str, Any]) -> None:
     own = own_class(4, **options, negative_slope=0.2)
     assert list(own.state_dict()) == list(base.state_dict())
     own.load_state_dict(base.state_dict())
-    composed = nn.Sequential(base, nn.LeakyReLU(0.2))
+    layers = nn.Sequential(base, nn.LeakyReLU(0.2))
     for seed in range(3):
-        torch.testing.assert_close(own(data(dims, seed)), composed(data(dims, seed)))
+        torch.testing.assert_close(own(data(dims, seed)), layers(data(dims, seed)))
     torch.testing.assert_close(own.state_dict(), base.state_dict())
-    own.eval(), composed.eval()
-    torch.testing.assert_close(own(data(dims, 7)), composed(data(dims, 7)))
+    own.eval(), layers.eval()
+    torch.testing.assert_close(own(data(dims, 7)), layers(data(dims, 7)))
     torch.testing.assert_close(own.state_dict(), base.state_dict())
     base.load_state_dict(own.state_dict())
 
@@ -68,13 +68,13 @@ def test_instance_norm_act(dims: int, options: dict[str, Any]) -> None:
     randomise(base)
     own = own_class(4, **options, negative_slope=0.2)
     own.load_state_dict(base.state_dict())
-    composed = nn.Sequential(base, nn.LeakyReLU(0.2))
+    layers = nn.Sequential(base, nn.LeakyReLU(0.2))
     for seed in range(3):
-        torch.testing.assert_close(own(data(dims, seed)), composed(data(dims, seed)))
+        torch.testing.assert_close(own(data(dims, seed)), layers(data(dims, seed)))
     x = data(dims, 5)
-    torch.testing.assert_close(own(x[0]), composed(x[0]))
-    own.eval(), composed.eval()
-    torch.testing.assert_close(own(x), composed(x))
+    torch.testing.assert_close(own(x[0]), layers(x[0]))
+    own.eval(), layers.eval()
+    torch.testing.assert_close(own(x), layers(x))
     torch.testing.assert_close(own.state_dict(), base.state_dict())
 
 
@@ -99,11 +99,11 @@ def test_segments_must_be_positive() -> None:
 
 def test_half_precision_parameters() -> None:
     own = fnn.BatchNormAct2d(4, negative_slope=0.2).bfloat16()
-    composed = nn.Sequential(nn.BatchNorm2d(4), nn.LeakyReLU(0.2)).bfloat16()
+    layers = nn.Sequential(nn.BatchNorm2d(4), nn.LeakyReLU(0.2)).bfloat16()
     x = data(2, 1).bfloat16()
-    torch.testing.assert_close(own(x), composed(x), rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(own(x), layers(x), rtol=2e-2, atol=2e-2)
     assert own.running_mean.dtype is torch.bfloat16
-    torch.testing.assert_close(own.state_dict(), composed[0].state_dict(), rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(own.state_dict(), layers[0].state_dict(), rtol=2e-2, atol=2e-2)
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "identity", "leaky_relu"])

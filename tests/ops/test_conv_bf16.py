@@ -167,6 +167,6 @@ def test_raw_checks(native: None, change: dict[str, object], match: str) -> None
 )
 def test_raw_checks_of_the_weight_gradient(native: None, batch: int, match: str) -> None:
     image = channels_last(torch.zeros(batch, 16, 8, 8).bfloat16())
-    positions = channels_last(torch.zeros(batch // 2, 16, 4, 4).bfloat16())
+    strided = channels_last(torch.zeros(batch // 2, 16, 4, 4).bfloat16())
     with pytest.raises(RuntimeError, match=match):
-        torch.ops.fastgan.bf16_conv_weight(image, positions, [4, 4], [2, 2], [1, 1], torch.float32)
+        torch.ops.fastgan.bf16_conv_weight(image, strided, [4, 4], [2, 2], [1, 1], torch.float32)

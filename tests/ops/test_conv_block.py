@@ -36,7 +36,7 @@ CASES = [
 ]
 
 
-def composed(
+def of_torch(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -120,8 +120,8 @@ def test_equals_pytorch(case: tuple[Any, ...], normed: bool, dtype: torch.dtype)
         return [*outputs, *torch.autograd.grad(outputs, leaves, cotangents)]
 
     own = results(fused, dtype, torch.float32)
-    theirs = results(composed, dtype, torch.float32)
-    exact = results(composed, torch.float64, torch.float64)
+    theirs = results(of_torch, dtype, torch.float32)
+    exact = results(of_torch, torch.float64, torch.float64)
     for i, values in enumerate(zip(own, theirs, exact, strict=True)):
         assert_as_exact(str(i), *values, floor=dtype)
 

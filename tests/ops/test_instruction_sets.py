@@ -89,14 +89,14 @@ def winograd_results() -> list[Tensor]:
     """Winograd convolutions: incomplete tiles, panels and blocks of tiles."""
     native, found = torch.ops.fastgan, []
     for dtype in DTYPES[:3]:
-        image, positions, weight = (
+        image, strided, weight = (
             (torch.randn(shape) / 8).to(dtype).contiguous(memory_format=torch.channels_last)
             for shape in ((2, 48, 10, 6), (2, 80, 5, 3), (80, 48, 4, 4))
         )
         found += [
             native.winograd_conv(image, weight),
-            native.winograd_conv_transpose(positions, weight),
-            native.winograd_conv_weight(image, positions),
+            native.winograd_conv_transpose(strided, weight),
+            native.winograd_conv_weight(image, strided),
         ]
     return found
 
@@ -104,15 +104,15 @@ def winograd_results() -> list[Tensor]:
 def bf16_results() -> list[Tensor]:
     """AVX512-BF16 convolutions: incomplete panels and tiles, a sample without a partner."""
     native, place = torch.ops.fastgan, ((2, 1), (1, 1))
-    image, positions, weight = (
+    image, strided, weight = (
         (torch.randn(shape) / 8).bfloat16().contiguous(memory_format=torch.channels_last)
         for shape in ((3, 48, 10, 6), (3, 80, 5, 5), (80, 48, 4, 4))
     )
     return [
         native.bf16_conv(image, weight, *place, (5, 5)),
-        native.bf16_conv_transpose(positions, weight, *place, (10, 6)),
-        native.bf16_conv_transpose(positions, weight.float(), *place, (10, 6)),
-        native.bf16_conv_weight(image, positions, (4, 4), *place, torch.float32),
+        native.bf16_conv_transpose(strided, weight, *place, (10, 6)),
+        native.bf16_conv_transpose(strided, weight.float(), *place, (10, 6)),
+        native.bf16_conv_weight(image, strided, (4, 4), *place, torch.float32),
     ]
 
 

@@ -188,12 +188,12 @@ def test_saves_one_full_size_tensor(host_backend: str) -> None:
             function(conv(image))
         return len(pointers)
 
-    def composed(y: Tensor) -> Tensor:
+    def of_torch(y: Tensor) -> Tensor:
         norm = torch.nn.functional.batch_norm(y, None, None, weight, bias, True)
         return torch.nn.functional.leaky_relu_(norm, 0.2)
 
     assert saved(lambda y: norm_act(y, None, None, weight, bias, True)) == 1
-    assert saved(composed) == 2
+    assert saved(of_torch) == 2
 
 
 def test_only_requested_gradients(host_backend: str, monkeypatch: pytest.MonkeyPatch) -> None:

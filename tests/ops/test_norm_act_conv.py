@@ -32,7 +32,7 @@ CASES = [
 ]
 
 
-def composed(
+def of_torch(
     tensors: list[Tensor | None],
     running: tuple[Tensor, Tensor],
     training: bool | None,
@@ -120,8 +120,8 @@ def check(
 
     wide = torch.float64 if dtype is torch.float64 else torch.float32
     own = results(own_function, dtype, wide)
-    theirs = results(composed, dtype, wide)
-    exact = results(composed, torch.float64, torch.float64)
+    theirs = results(of_torch, dtype, wide)
+    exact = results(of_torch, torch.float64, torch.float64)
     assert own[0].dtype is dtype
     either = case[1][2:] == (1, 1)  # such an x counts as channels-last
     lies = own[0].movedim(1, -1) if either or layout == "channels_last" else own[0]

@@ -43,17 +43,17 @@ CASES = {
     "to one": (32, 16, (4, 4), Geometry((1, 1), (0, 0), (0, 0), False)),
     "apart": (16, 32, (3, 2), Geometry((4, 4), (0, 1), (1, 2), True)),
 }
-SQUARES = ["halving", "doubling"]
+STRIDE_2 = ["halving", "doubling"]
 # What runs the convolutions, and which.
 RUNS = {
     "auto": list(CASES),
     "small_channels": ["to image", "from image"],
-    "bf16": [*SQUARES, "apart"],
-    "winograd": SQUARES,
-    "im2col": [*SQUARES, "from one", "to one", "apart"],
-    "aten": SQUARES,
-    "reference": SQUARES,
-    "conv_block": SQUARES,
+    "bf16": [*STRIDE_2, "apart"],
+    "winograd": STRIDE_2,
+    "im2col": [*STRIDE_2, "from one", "to one", "apart"],
+    "aten": STRIDE_2,
+    "reference": STRIDE_2,
+    "conv_block": STRIDE_2,
 }
 DTYPES_OF = {"auto": DTYPES, "bf16": [torch.bfloat16]}
 COMBINATIONS = [

@@ -55,16 +55,16 @@ OPERATORS: dict[str, tuple[Any, ...]] = {
     "norm_act_conv_backward": (Y, X, Y, X, W, *_CONV_BACK, True, True, True, True),
     "gather_images": (IMAGES.permute(0, 3, 1, 2), INDEX, FLIPS, torch.float32),
 }  # fmt: skip
-_THIN = torch.randn(4, 3, 6, 6)
+_IMAGE = torch.randn(4, 3, 6, 6)
 NATIVE: dict[str, tuple[Any, ...]] = {
     **_NORM,
     "bias_act": (X, ROW, 0, 0.2),
     "gather_images": (IMAGES, INDEX, FLIPS, torch.float32),
-    "small_channel_conv": (_THIN, torch.randn(16, 3, 4, 4), ROW, [2, 2], [1, 1], [3, 3], 0, 0.2),
+    "small_channel_conv": (_IMAGE, torch.randn(16, 3, 4, 4), ROW, [2, 2], [1, 1], [3, 3], 0, 0.2),
     "small_channel_conv_transpose": (
         last(X), torch.randn(16, 3, 4, 4), ROW[:3], [2, 2], [1, 1], [12, 12], 0, 0.2, True,
     ),
-    "small_channel_conv_weight": (_THIN, last(Y), [4, 4], [2, 2], [1, 1]),
+    "small_channel_conv_weight": (_IMAGE, last(Y), [4, 4], [2, 2], [1, 1]),
     "winograd_conv": (last(X), last(W)),
     "winograd_conv_transpose": (last(Y), last(W)),
     "winograd_conv_weight": (last(X), last(Y)),

@@ -19,7 +19,7 @@ from fastgan.nn import FusedSequential
 from fastgan.regularizers import r1, wgan_gp
 
 STEPS, WARM = 200, 40
-LEAST = 100  # bytes of a tensor, be it empty
+MIN_BYTES = 100  # bytes of a tensor, be it empty
 
 
 class _InUse(ctypes.Structure):
@@ -75,4 +75,4 @@ def test_two_hundred_penalties_leave_nothing(setting: str) -> None:
     before = bytes_in_use()
     steps(STEPS - WARM)
     grown = bytes_in_use() - before
-    assert grown < LEAST * (STEPS - WARM), f"{grown} bytes more in use"
+    assert grown < MIN_BYTES * (STEPS - WARM), f"{grown} bytes more in use"

@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         for name, section in fresh.items()
     }
     compare.write(options.report, report)
-    return verdict([line for part in fresh.values() for line in compare.unfit(part.rows)])
+    return exit_code([line for part in fresh.values() for line in compare.unfit(part.rows)])
 
 
 def collect(
@@ -81,10 +81,10 @@ def check(
                 print(f"{name}: make kernel-report, committed, spares the next check those {stale}")
     if not made:
         problems.append("nothing was compiled")
-    return verdict(problems)
+    return exit_code(problems)
 
 
-def verdict(problems: list[str]) -> int:
+def exit_code(problems: list[str]) -> int:
     for problem in problems:
         print(problem, file=sys.stderr)
     if problems:

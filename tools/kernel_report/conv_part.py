@@ -81,7 +81,7 @@ TMA_LAYERS = (
 )
 # Convolutions from and to an image of few channels: DCGAN-64's at a batch of 128, in every
 # arithmetic, a kernel of other taps, and a weight in float32.
-THIN_LAYERS = (
+SMALL_CHANNEL_LAYERS = (
     Layer("bfloat16", shape=(128, 3, 64, 64), channels_out=64, wide_weight=True, targets=ALL),
     Layer("float16", shape=(128, 3, 64, 64), channels_out=64, targets=("sm_90",)),
     Layer("float32", "tf32", shape=(128, 3, 64, 64), channels_out=64, targets=ALL[:-1]),
@@ -93,7 +93,7 @@ THIN_LAYERS = (
 def is_matrix(kernel: str, variant: str, nvidia: bool) -> bool:
     """Whether a kernel is meant for tensor cores: NVIDIA's know no ieee float32."""
     plain = variant.startswith("fp32 ") and "PRECISION=ieee" in variant
-    products = ("conv_kernel", "weight_kernel", *THIN, *LEAN)
+    products = ("conv_kernel", "weight_kernel", *SMALL_CHANNELS, *LEAN)
     return kernel in products and not (nvidia and plain)
 
 
@@ -101,7 +101,7 @@ def is_matrix(kernel: str, variant: str, nvidia: bool) -> bool:
 LEAN = ("tma_conv_kernel", "tma_slice_kernel", "tma_weight_kernel")
 
 
-THIN = ("from_image_kernel", "to_image_kernel", "image_weight_kernel")
+SMALL_CHANNELS = ("from_image_kernel", "to_image_kernel", "image_weight_kernel")
 
 
 def is_lean(kernel: str, variant: str) -> bool:
@@ -115,9 +115,9 @@ def run(target: str) -> None:
         if target in layer.targets:
             _gather(layer, _limits(target))
             _weight(layer, _limits(target))
-    for layer in THIN_LAYERS:
+    for layer in SMALL_CHANNEL_LAYERS:
         if target in layer.targets:
-            _thin(layer)
+            _small_channels(layer)
     if target in TMA_TARGETS:
         for layer in TMA_LAYERS:
             if target in layer.targets:
@@ -229,7 +229,7 @@ def _tma(layer: Layer, limits: Any) -> None:
         kernels.tma_weight_gradient(z, dy, weight, geo, config=config)
 
 
-def _thin(layer: Layer) -> None:
+def _small_channels(layer: Layer) -> None:
     """From and to the image, and the weight gradient, with what DCGAN has after each."""
     kernels: Any = importlib.import_module("fastgan.kernels.small_channels")
     gather: Any = importlib.import_module("fastgan.kernels.conv_block.forward")

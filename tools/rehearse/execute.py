@@ -99,13 +99,13 @@ def execute(call: Call) -> list[str]:
     """What of a call's results is wrong, in words."""
     torch.manual_seed(zlib.crc32(repr(call).encode()))
     how = {"fused": _fused, "mean_loss": _of_losses}.get(call.module, _raw)
-    of_triton, composed, of_reference, given = how(call)
+    of_triton, of_torch, of_reference, given = how(call)
     name = f"{call.module}.{call.op} {_shapes(call.arguments)}"
     try:
         found = of_triton(*_copies(given))
     except Exception as error:  # of a launcher or of the interpreter, of whatever kind
         return [f"{name}: {type(error).__name__}: {error}"]
-    own = composed(*_copies(given))
+    own = of_torch(*_copies(given))
     exact = of_reference(*_copies(given, torch.float64))
     through_products = call.module in ("fused", "conv_block")
     told = []

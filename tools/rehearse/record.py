@@ -3,7 +3,7 @@
 How each is counted, as nodes of a CUDA graph:
 
 - a Triton kernel: one, seen where it would be launched;
-- an operator of the C++ library: one, though a norm that does not fit on chip takes two or three;
+- an operator of the C++ library: one, though a norm of more than one pass takes two or three;
 - an operator of ATen: one, but none for views and for allocations, and more for those that
   `_nodes` knows to be several kernels. cuDNN's own helpers (layout, workspace) are not known here.
 """

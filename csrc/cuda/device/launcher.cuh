@@ -174,7 +174,7 @@ class Launcher {
     return info_.sms * Kernel::kBlocksPerSm;
   }
 
-  // Of a kernel that works on chip. Clusters need the hardware and a kernel compiled for sm_90 or
+  // Of a single-pass kernel. Clusters need the hardware and a kernel compiled for sm_90 or
   // later: code for sm_80 that the driver translates for a newer device has no cluster barrier in
   // it. The kernel is given all of the shared memory that plans may fill. Asked once for each device.
   template <typename Kernel>

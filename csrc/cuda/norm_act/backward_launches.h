@@ -1,7 +1,7 @@
 // The launches that make up norm_act backward; see cuda/norm_act/forward_launches.h.
 //
 // Bytes moved, with B the bytes of x (per-channel tensors are negligible):
-//   training, dx, on chip     1 launch (2 with segments)   dz, x read once, dx written       3 B
+//   training, dx, single pass 1 launch (2 with segments)   dz, x read once, dx written       3 B
 //   training, dx, streamed    2 or 3 (+1)                  dz, x read twice, dx written      5 B
 //   eval, dx                  1                            dz, x read once, dx written       3 B
 //   parameters only           1 or 2                       dz, x read once                   2 B
@@ -106,9 +106,9 @@ void run_backward_streamed(Exec& launcher, const Backward<T>& b) {
   }
 }
 
-// False where the tensors do not fit on chip; nothing has run then.
+// False where the tensors do not fit in shared memory; nothing has run then.
 template <typename T, Layout L, typename Exec>
-bool run_backward_onchip(Exec& launcher, const Backward<T>& b) {
+bool run_backward_single_pass(Exec& launcher, const Backward<T>& b) {
   using Kernel = SinglePassBackwardKernel<T, L>;
   using SumsKernel = GradSumsKernel<T, kWide<T>, L>;
   const SinglePassPlan single_pass = plan_single_pass(
@@ -127,7 +127,7 @@ bool run_backward_onchip(Exec& launcher, const Backward<T>& b) {
 template <typename T, int V, Layout L, typename Exec>
 void run_backward(Exec& launcher, const Backward<T>& b) {
   if constexpr (V > 1) {
-    if (b.per_segment() && run_backward_onchip<T, L>(launcher, b)) {
+    if (b.per_segment() && run_backward_single_pass<T, L>(launcher, b)) {
       return;
     }
   }

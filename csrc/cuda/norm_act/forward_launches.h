@@ -3,7 +3,7 @@
 // torch or CUDA includes.
 //
 // Bytes moved, with B the bytes of x (per-channel tensors are negligible):
-//   training, on chip       1 launch       x read once, z written            2 B
+//   training, single pass   1 launch       x read once, z written            2 B
 //   training, streamed      2 or 3         x read twice, z written           3 B
 //   eval                    1              x read once, z written            2 B
 // A second read finds up to the L2 cache's size already there.
@@ -43,9 +43,9 @@ void run_train_streamed(Exec& launcher, const Geometry& geometry, const Act& act
   run_normalise<T, V, L>(launcher, geometry, act, stats, x, z);
 }
 
-// False where the tensor does not fit on chip; nothing has run then.
+// False where the tensor does not fit in shared memory; nothing has run then.
 template <typename T, Layout L, typename Exec>
-bool run_train_onchip(Exec& launcher, const Geometry& geometry, const Act& act,
+bool run_train_single_pass(Exec& launcher, const Geometry& geometry, const Act& act,
                       const ChannelStats& stats, const T* x, float* mean, float* var, T* z) {
   using Kernel = SinglePassForwardKernel<T, L>;
   using Moments = MomentsKernel<T, kWide<T>, L>;
@@ -63,7 +63,7 @@ template <typename T, int V, Layout L, typename Exec>
 void run_train(Exec& launcher, const Geometry& geometry, const Act& act, const ChannelStats& stats,
                const T* x, float* mean, float* var, T* z) {
   if constexpr (V > 1) {
-    if (run_train_onchip<T, L>(launcher, geometry, act, stats, x, mean, var, z)) {
+    if (run_train_single_pass<T, L>(launcher, geometry, act, stats, x, mean, var, z)) {
       return;
     }
   }

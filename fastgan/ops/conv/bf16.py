@@ -1,4 +1,4 @@
-"""Convolutions of bfloat16 by AVX512-BF16's dot products of pairs (VDPBF16PS), on CPUs.
+"""Convolutions of bfloat16 by AVX512-BF16 (VDPBF16PS), on CPUs.
 
 Products are of bfloat16, sums float32 (csrc/cpu/conv/bf16/kernel.h). A float32 weight is rounded as
 it is packed, and its gradient is float32.

@@ -36,10 +36,10 @@ def make_geometry(
 
     def each(name: str, value: tuple[int, ...] | int, least: int) -> tuple[int, ...]:
         if not isinstance(value, (tuple, list)):
-            return (whole(name, value, least, MOST),) * dims
+            return (whole(name, value, least, MAX_VALUE),) * dims
         if len(value) != dims and len(value) != 1:
             raise ValueError(f"{name}: expected {dims} numbers or one, got {value}")
-        values = tuple(whole(name, v, least, MOST) for v in value)
+        values = tuple(whole(name, v, least, MAX_VALUE) for v in value)
         return values if len(values) == dims else values * dims
 
     geometry = Geometry(
@@ -97,7 +97,7 @@ def check_size(shape: tuple[int, ...]) -> None:
 
 
 MAX_VALUES = 1 << 40
-MOST = (1 << 31) - 1  # of a stride or a padding: as oneDNN and cuDNN take them
+MAX_VALUE = (1 << 31) - 1  # of a stride or a padding: as oneDNN and cuDNN take them
 
 
 def aten_arguments(

@@ -119,7 +119,7 @@ def is_transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
-def is_composed(name: str) -> bool:
+def is_composite(name: str) -> bool:
     """Whether ops run as compositions of PyTorch's own, which every transform can see through.
 
     A backend asked for by name stays what runs, where the transform allows it (see library). A

@@ -113,7 +113,7 @@ class Operator(Generic[A]):
                     if t is not None and t.requires_grad:
                         return _Eager.apply(*tensors, self, arguments, backend, run or self.run)
             return (run or self.run)(arguments, backend)
-        if self.composition is not None and dispatch.is_composed(backend):
+        if self.composition is not None and dispatch.is_composite(backend):
             return self.composition(arguments)
         return self.overload(*flat(arguments), backend)
 
@@ -151,7 +151,7 @@ class Operator(Generic[A]):
             if not (dispatch.is_transformed() and _is_differentiated(args)):
                 return kernel(keyset, *args)
             *values, backend = args
-            if not dispatch.is_composed(backend):
+            if not dispatch.is_composite(backend):
                 raise RuntimeError(
                     f"backend {backend!r} cannot run: forward-mode differentiation and the "
                     "transforms of torch.func run on reference"

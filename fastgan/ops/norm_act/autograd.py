@@ -85,16 +85,16 @@ def _fake_backward(a: Backward) -> Three:
 # In PyTorch's operators, for transforms.
 
 
-def _composed_train(a: Train) -> Three:
+def _composite_train(a: Train) -> Three:
     z, mean, var = reference.norm_act_train(a.x, a.weight, a.bias, *a.spec)
     return z, mean.detach(), var.detach()
 
 
-def _composed_eval(a: Eval) -> Tensor:
+def _composite_eval(a: Eval) -> Tensor:
     return _eval(a, "reference")
 
 
-def _composed_backward(a: Backward) -> Three:
+def _composite_backward(a: Backward) -> Three:
     if a.training:  # again, for they depend on x
         _, code, slope, segments, act_first = a.spec
         u = reference.split(a.x, segments)
@@ -103,7 +103,7 @@ def _composed_backward(a: Backward) -> Three:
     return _backward(a, "reference")
 
 
-def _composed_update(a: Update) -> None:
+def _composite_update(a: Update) -> None:
     """The running statistics may be tensors from outside of a transform, as torch.nn's may.
 
     They are written to through an alias, for those of a transform's own are all it lets change.
@@ -128,19 +128,19 @@ def _set(running: Tensor, moved: Tensor) -> None:
 
 TRAIN = Operator(
     "norm_act_train", Train, "(Tensor z, Tensor mean, Tensor var)",
-    check=check_train, run=_train, fake=_fake_train, composition=_composed_train,
+    check=check_train, run=_train, fake=_fake_train, composition=_composite_train,
 )  # fmt: skip
 EVAL = Operator(
     "norm_act_eval", Eval, "Tensor",
-    check=check_eval, run=_eval, fake=lambda a: torch.empty_like(a.x), composition=_composed_eval,
+    check=check_eval, run=_eval, fake=lambda a: torch.empty_like(a.x), composition=_composite_eval,
 )  # fmt: skip
 BACKWARD = Operator(
     "norm_act_backward", Backward, "(Tensor dx, Tensor dweight, Tensor dbias)",
-    check=check_backward, run=_backward, fake=_fake_backward, composition=_composed_backward,
+    check=check_backward, run=_backward, fake=_fake_backward, composition=_composite_backward,
 )  # fmt: skip
 UPDATE = Operator(
     "update_running_stats_", Update, "()",
-    check=check_update, run=_update, fake=lambda _: None, composition=_composed_update,
+    check=check_update, run=_update, fake=lambda _: None, composition=_composite_update,
 )  # fmt: skip
 
 

@@ -121,13 +121,13 @@ def _fake_backward(a: Backward) -> Five:
 # In PyTorch's operators, for transforms.
 
 
-def _composed(a: Forward) -> tuple[Tensor, ...]:
+def _composite(a: Forward) -> tuple[Tensor, ...]:
     y, mean, var, z = reference.forward(a)
     y, *of_input = _outputs(a, y, mean, var, z if a.keep_z and a.has_prologue else None)
     return y, *(t.detach() for t in of_input)
 
 
-def _composed_backward(a: Backward) -> Five:
+def _composite_backward(a: Backward) -> Five:
     """y and z are those of these x and weight, on which they depend."""
     if a.spec.training:
         mean, var = norm_reference.moments(norm_reference.split(a.x, a.spec.segments))
@@ -137,13 +137,13 @@ def _composed_backward(a: Backward) -> Five:
 
 FORWARD = Operator(
     "norm_act_conv", Forward, "(Tensor y, Tensor mean, Tensor var, Tensor z)",
-    check=check_forward, run=_forward, fake=_fake, composition=_composed, eager=kernels.forward,
+    check=check_forward, run=_forward, fake=_fake, composition=_composite, eager=kernels.forward,
 )  # fmt: skip
 BACKWARD = Operator(
     "norm_act_conv_backward", Backward,
     "(Tensor g_x, Tensor g_weight, Tensor g_bias, Tensor g_gamma, Tensor g_beta)",
     check=check_backward, run=kernels.backward, fake=_fake_backward,
-    composition=_composed_backward,
+    composition=_composite_backward,
 )  # fmt: skip
 
 

@@ -148,7 +148,7 @@ def test_large_means_and_small_spreads() -> None:
     c.inputs["bias"].fill_(100.0)
     got = c.launch(SMALL)
     c.check(got)
-    exact = c.composed(torch.float64, torch.float64)["y_var"]
+    exact = c.of_torch(torch.float64, torch.float64)["y_var"]
     assert ((got["y_var"] - exact).abs() < 2e-3 * exact).all()
 
 

@@ -97,7 +97,7 @@ def test_every_configuration(check: Any, transposed: bool) -> None:
 
 def test_tf32_rounds_to_nearest_where_values_are_formed() -> None:
     case = WeightCase(x_shape=(4, 16, 6, 6))
-    got, truth = case.launch(SMALL, "tf32")["g_weight"], case.composed(torch.float64)["g_weight"]
+    got, truth = case.launch(SMALL, "tf32")["g_weight"], case.of_torch(torch.float64)["g_weight"]
     error = ((got - truth).norm() / truth.norm()).item()
     assert 2**-14 < error < 2**-11  # 10 bits, of either operand, at random
 

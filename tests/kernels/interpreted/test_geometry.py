@@ -59,7 +59,7 @@ def test_small_shapes_take_one_launch_and_large_ones_do_not() -> None:
     assert configure(Geometry(True, 64, 64, 1, 4096), 2, "forward").single
     assert not configure(Geometry(True, 1, 64, 1, 65536), 2, "forward").single
     assert not configure(Geometry(False, 1, 64, 64, 1024), 2, "forward").single
-    # what a program would have to walk alone in one launch, many programs share
+    # what a program would have to loop over alone in one launch, many programs share
     assert configure(Geometry(False, 64, 64, 1, 16384), 2, "forward").single
     assert not configure(Geometry(False, 1, 64, 1, 65536), 2, "forward").single
 

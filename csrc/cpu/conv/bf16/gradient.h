@@ -103,7 +103,7 @@ class Bf16Gradient {
     int64_t pair, samples, row, rows;
   };
 
-  // Squares go through the image's panels first.
+  // Output tiles go through the image's panels first.
   static Panels of_strided(const Bf16Shape& s, int64_t first, int64_t last) {
     const int64_t across = s.across(s.image);
     return {first / across, (last - 1) / across + 1 - first / across};

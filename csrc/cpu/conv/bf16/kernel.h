@@ -64,7 +64,7 @@ struct Bf16Kernels {
                const float* bias, const Bf16Piece&, int64_t first, int64_t last, void* to,
                float* scratch);
   int64_t (*weight_scratch_floats)(const Bf16Shape&, int64_t output_tiles);
-  // Squares [first, last) of the weight gradient, each at the kernel's rows of one parity.
+  // Output tiles [first, last) of the weight gradient, each at the kernel's rows of one parity.
   void (*weight)(const Bf16Shape&, const void* image, const void* strided, int64_t first,
                  int64_t last, void* out, float* scratch);
 };

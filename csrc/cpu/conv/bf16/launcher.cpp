@@ -1,4 +1,4 @@
-// Convolutions of bfloat16 tensors by dot products of pairs (cpu/conv/bf16/kernel.h), on the CPU:
+// Convolutions of bfloat16 tensors by AVX512-BF16 (cpu/conv/bf16/kernel.h), on the CPU:
 // validation of what the kernels rely on, allocation, and the cut into blocks of outputs.
 //
 // Every output is summed by one thread in an order that the shapes fix: results are the same bits

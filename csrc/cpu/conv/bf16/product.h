@@ -1,5 +1,5 @@
-// The products of bfloat16's convolutions: pairs, and register tiles of their dot products. In an unnamed
-// namespace, as cpu/simd/vec.h and for the same reason.
+// Register tiles of VDPBF16PS for bfloat16's convolutions. In an unnamed namespace, as
+// cpu/simd/vec.h and for the same reason.
 #pragma once
 
 #include <cstdint>

@@ -228,11 +228,11 @@ int64_t transformed_floats(const WinogradShape& s, int64_t tiles) {
 int64_t sums_floats() { return kNines * kSumPlane; }
 
 // Where an output tile lies in the gradient.
-struct Square {
+struct OutputTile {
   int64_t phase, c, k;  // the first channel of the image and of the strided map
   int64_t wide, high;   // and how many
 };
-Square square_of(const WinogradShape& s, int64_t i) {
+OutputTile output_tile_at(const WinogradShape& s, int64_t i) {
   const int64_t block = i / s.across(s.strided), phase = block % kPhases;
   const int64_t c = block / kPhases * kOutputTile, k = i % s.across(s.strided) * kOutputTile;
   return {phase, c, k, std::min(kOutputTile, s.image - c), std::min(kOutputTile, s.strided - k)};
@@ -252,12 +252,12 @@ void weight_transform(const WinogradShape& s, const T* image, const T* strided, 
     const int64_t pixels_ahead = to_later(s, pixels, first + t);
     const int64_t gradient_ahead = to_later(s, gradient, first + t);
     for (int64_t i = begin / across; i < ceil_div(end, across); ++i) {
-      const Square q = square_of(s, i * across);
+      const OutputTile q = output_tile_at(s, i * across);
       input(pixels, p.sample, 2 * p.row + q.phase / 2 - 1, 2 * p.column + q.phase % 2 - 1, 2, q.c,
             q.wide, pixels_ahead, transformed + i * block + row, plane);
     }
     for (int64_t i = begin; i < last; ++i) {
-      const Square q = square_of(s, i);
+      const OutputTile q = output_tile_at(s, i);
       spread_tile(gradient, p, q.k, q.high, gradient_ahead, spread_to + i % across * block + row,
                   plane);
     }
@@ -266,7 +266,7 @@ void weight_transform(const WinogradShape& s, const T* image, const T* strided, 
 
 void weight_multiply(const WinogradShape& s, const float* transformed, int64_t tiles,
                      int64_t output_tile, bool add, float* sums) {
-  const Square q = square_of(s, output_tile);
+  const OutputTile q = output_tile_at(s, output_tile);
   const int64_t block = transformed_block(tiles), plane = block / kNines;
   const int64_t across = s.across(s.strided);
   const float* right = transformed + output_tile / across * block;
@@ -301,7 +301,7 @@ void weight_multiply(const WinogradShape& s, const float* transformed, int64_t t
 
 template <typename T>
 void weight_gather(const WinogradShape& s, const float* sums, int64_t output_tile, T* out) {
-  const Square q = square_of(s, output_tile);
+  const OutputTile q = output_tile_at(s, output_tile);
   for (int64_t i = 0; i < q.high; ++i) {
     for (int64_t at = 0; at < q.wide; at += kWidth) {
       Nine m;

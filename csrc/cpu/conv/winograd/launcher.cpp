@@ -1,4 +1,4 @@
-// Convolutions with a kernel of 4, stride 2 and padding 1 by minimal filtering
+// Convolutions with a kernel of 4, stride 2 and padding 1 by Winograd's F(2x2, 2x2)
 // (cpu/conv/winograd/kernel.h), on the CPU: validation of what the kernels rely on, allocation, and
 // the cut into blocks of tiles.
 //
@@ -142,7 +142,7 @@ Tensor winograd_conv_transpose(Tensor strided, Tensor weight, std::optional<Tens
   return out;
 }
 
-// Squares [begin, end) of the weight gradient.
+// Output tiles [begin, end) of the weight gradient.
 void weight_output_tiles(const WinogradShape& s, const void* image, const void* strided,
                          int64_t begin, int64_t end, void* out) {
   thread_local KeptScratch<float> kept_transformed, kept_sums;
@@ -157,9 +157,9 @@ void weight_output_tiles(const WinogradShape& s, const void* image, const void* 
     const int64_t tiles = std::min(most, s.tiles() - first);
     winograd_kernels().weight_transform(s, image, strided, first, tiles, begin, end, transformed);
     for (int64_t i = begin; i < end; ++i) {
-      float* const of_square = sums + (i - begin) * step;
-      winograd_kernels().weight_multiply(s, transformed, tiles, i, first > 0, of_square);
-      if (first + tiles == s.tiles()) winograd_kernels().weight_gather(s, of_square, i, out);
+      float* const tile_sums = sums + (i - begin) * step;
+      winograd_kernels().weight_multiply(s, transformed, tiles, i, first > 0, tile_sums);
+      if (first + tiles == s.tiles()) winograd_kernels().weight_gather(s, tile_sums, i, out);
     }
   }
 }
