@@ -10,6 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
+from fastgan.kernels.core.device import log1p, sigmoid
 from fastgan.kernels.core.geometry import device_guard
 
 Tensor = torch.Tensor
@@ -129,7 +130,7 @@ def _gradients(g_ptr, x_ptr, dx_ptr, block, n, t, KIND: tl.constexpr, BLOCK: tl.
 def _term(x, t, KIND: tl.constexpr):
     """Kinds as `fastgan.ops.mean_loss.reference` numbers them."""
     if KIND == 0:
-        smooth = _log1p(tl.exp(-tl.abs(x)))
+        smooth = log1p(tl.exp(-tl.abs(x)))
         one = t * (tl.where(x < 0.0, -x, 0.0) + smooth)
         zero = (1.0 - t) * (tl.where(x > 0.0, x, 0.0) + smooth)
         # 0 times an infinite one is nan.
@@ -142,7 +143,7 @@ def _term(x, t, KIND: tl.constexpr):
     elif KIND == 3:
         return -t * x
     else:
-        return -tl.where(x > 0.0, x, 0.0) - _log1p(tl.exp(-tl.abs(x)))
+        return -tl.where(x > 0.0, x, 0.0) - log1p(tl.exp(-tl.abs(x)))
 
 
 @triton.jit
@@ -150,7 +151,7 @@ def _slope(x, t, KIND: tl.constexpr):
     """The derivative of `_term`."""
     if KIND == 0:
         # Not sigmoid(x) - t: where they are nearly alike, their difference is not known.
-        return (1.0 - t) * _sigmoid(x) - t * _sigmoid(-x)
+        return (1.0 - t) * sigmoid(x) - t * sigmoid(-x)
     elif KIND == 1:
         return x - t
     elif KIND == 2:
@@ -158,18 +159,4 @@ def _slope(x, t, KIND: tl.constexpr):
     elif KIND == 3:
         return tl.zeros_like(x) - t
     else:
-        return -_sigmoid(x)
-
-
-@triton.jit
-def _log1p(e):
-    """log(1 + e), also where e is below the precision of 1 (Kahan)."""
-    u = 1.0 + e
-    lost = u == 1.0
-    return tl.where(lost, e, tl.log(u) * (e / tl.where(lost, 1.0, u - 1.0)))
-
-
-@triton.jit
-def _sigmoid(x):
-    e = tl.exp(-tl.abs(x))
-    return tl.where(x >= 0.0, 1.0, e) / (1.0 + e)
+        return -sigmoid(x)

@@ -29,7 +29,7 @@ from fastgan.ops.core.tensors import (
     real,
     whole,
 )
-from fastgan.ops.norm_act.autograd import moved_together
+from fastgan.ops.core.together import Queue, together
 from fastgan.ops.norm_act.sync import check_group
 from fastgan.ops.norm_act_conv import Norm
 
@@ -145,40 +145,36 @@ class BatchNormActBase(ActivatedNorm, nn.modules.batchnorm._BatchNorm):
         return copied
 
 
-_waiting: list[tuple[Tensor, int]] | None = None
-
-
 @contextmanager
 def batches_counted_together() -> Iterator[None]:
     """Within, `num_batches_tracked` of batch norms moves when the outermost block ends, by one
     launch for all layers; that of a layer whose momentum is None, which reads it, at once. Running
     statistics on a GPU wait as well, unless an op reads them before.
     """
-    global _waiting
-    if _waiting is not None:
+    with together():
         yield
-        return
-    _waiting = []
-    try:
-        with moved_together():
-            yield
-    finally:
-        counts, _waiting = _waiting, None
-        sums: dict[int, tuple[Tensor, int]] = {}
-        for batches, passes in counts:
-            sums[id(batches)] = batches, sums.get(id(batches), (batches, 0))[1] + passes
-        by_device: dict[torch.device, list[tuple[Tensor, int]]] = defaultdict(list)
-        for batches, passes in sums.values():
-            by_device[batches.device].append((batches, passes))
-        for together in by_device.values():
-            torch._foreach_add_(*(list(side) for side in zip(*together, strict=True)))
+
+
+def _count_all(counts: list[tuple[Tensor, int]]) -> None:
+    sums: dict[int, tuple[Tensor, int]] = {}
+    for batches, passes in counts:
+        sums[id(batches)] = batches, sums.get(id(batches), (batches, 0))[1] + passes
+    by_device: dict[torch.device, list[tuple[Tensor, int]]] = defaultdict(list)
+    for batches, passes in sums.values():
+        by_device[batches.device].append((batches, passes))
+    for alike in by_device.values():
+        torch._foreach_add_(*(list(side) for side in zip(*alike, strict=True)))
+
+
+_COUNTS = Queue(_count_all)
 
 
 def _count(batches: Tensor, passes: int, at_once: bool) -> None:
-    if _waiting is None or at_once or torch.compiler.is_compiling() or dispatch.is_transformed():
+    waiting = _COUNTS.items
+    if waiting is None or at_once or torch.compiler.is_compiling() or dispatch.is_transformed():
         batches.add_(passes)
     else:
-        _waiting.append((batches, passes))
+        waiting.append((batches, passes))
 
 
 def batch_norm(layer: nn.modules.batchnorm._BatchNorm, segments: int) -> Norm:

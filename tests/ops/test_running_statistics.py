@@ -179,7 +179,7 @@ def test_moves_that_waited_are_those_made_one_by_one(monkeypatch, momenta):
         waiting.append(Update(*(t.data for t in layers[i]), mean, var.abs(), *how))
         reference.update_running_stats_(*plain[i], mean, var.abs(), *how)
         reference.update_running_stats_(*exact[i], mean.double(), var.abs().double(), *how)
-    monkeypatch.setattr(autograd, "_waiting", waiting)
+    monkeypatch.setattr(autograd.MOVES, "items", waiting)
     other = torch.zeros(3)
     autograd.settle_for(other)
     assert len(waiting) == 3

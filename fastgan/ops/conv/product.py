@@ -10,12 +10,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from fastgan.ops.conv import im2col
+from fastgan.ops.conv import im2col, unmeasured
 from fastgan.ops.conv.problem import Problem
 from fastgan.ops.conv.run import by_role
 from fastgan.ops.core import dispatch
 
-TIME = 1.0
+TIME, prefers, beats_eager = unmeasured.TIME, unmeasured.prefers, unmeasured.beats_eager
 
 
 def name(p: Problem) -> str:
@@ -32,15 +32,6 @@ def _as_precise(dtype: torch.dtype) -> bool:
     product, cudnn = torch.backends.cuda.matmul, cast(Any, torch.backends.cudnn)
     exact = dtype is not torch.float32 or product.fp32_precision != "tf32"
     return exact or cudnn.conv.fp32_precision == "tf32"
-
-
-def prefers(p: Problem) -> bool:
-    """Only where Triton is asked for: it has not been measured against cuDNN."""
-    return dispatch.setting() == "triton"
-
-
-def beats_eager(p: Problem, grad_x: bool) -> bool:
-    return False
 
 
 def _to_map(p: Problem, image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgan.ops.conv import unmeasured
 from fastgan.ops.conv.problem import FORWARD, WEIGHT_GRADIENT, Problem
 from fastgan.ops.conv.run import Epilogue
 from fastgan.ops.conv.small_channels import Layer, layer_of
@@ -18,7 +19,7 @@ from fastgan.ops.core.tensors import channels_last
 
 _MAX_VALUES = 1 << 31  # of an image: places within one are counted in 32 bits
 
-TIME = 1.0
+TIME, prefers, beats_eager = unmeasured.TIME, unmeasured.prefers, unmeasured.beats_eager
 
 
 def name(p: Problem) -> str:
@@ -34,15 +35,6 @@ def supports(p: Problem) -> bool:
 def _layer(p: Problem) -> Layer | None:
     """Of a weight of any dtype: the kernels round it as they load it."""
     return layer_of(p._replace(weight_dtype=p.dtype))
-
-
-def prefers(p: Problem) -> bool:
-    """Only where Triton is asked for: it has not been measured against the library."""
-    return dispatch.setting() == "triton"
-
-
-def beats_eager(p: Problem, grad_x: bool) -> bool:
-    return False
 
 
 def run(p: Problem, a: Tensor, b: Tensor, epilogue: Epilogue) -> Tensor:

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgan.ops.conv import unmeasured
 from fastgan.ops.conv.geometry import Geometry
 from fastgan.ops.conv.problem import DATA_GRADIENT, FORWARD, Problem
 from fastgan.ops.conv.run import Epilogue, memory_format
 from fastgan.ops.core import dispatch
 from fastgan.ops.core.tensors import channels_last
 
-TIME = 1.0
+TIME, prefers, beats_eager = unmeasured.TIME, unmeasured.prefers, unmeasured.beats_eager
 
 
 def name(p: Problem) -> str:
@@ -49,15 +50,6 @@ def _supported(
     found = _geometry(x, weight, geometry)
     plan = dispatch.module("fastgan.kernels.conv_block.tma.plan")
     return found if plan.supports(found, dtype) else None
-
-
-def prefers(p: Problem) -> bool:
-    """Only where Triton is asked for: it has not been measured against the library."""
-    return dispatch.setting() == "triton"
-
-
-def beats_eager(p: Problem, grad_x: bool) -> bool:
-    return False
 
 
 def run(p: Problem, a: Tensor, b: Tensor, epilogue: Epilogue) -> Tensor:

@@ -23,7 +23,7 @@ from fastgan.ops.core.tensors import (
     values_per_channel,
 )
 from fastgan.ops.norm_act.arguments import Eval, Spec, Train
-from fastgan.ops.norm_act.autograd import EVAL, TRAIN, move, settle, settle_for
+from fastgan.ops.norm_act.autograd import EVAL, MOVES, TRAIN, move, settle_for
 
 
 def norm_act(
@@ -167,7 +167,7 @@ def copy_back_running_stats(
     """Hands the moved statistics back where the kernels moved a float32 copy of those given."""
     for own, wide in zip(given, moved, strict=True):
         if own is not None and own is not wide:
-            settle()
+            MOVES.flush()
             with torch.no_grad():
                 own.copy_(wide)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +12,7 @@ from fastgan.ops.core import dispatch
 from fastgan.ops.core.activation import act
 from fastgan.ops.core.library import Gradients, Needs, Operator, keep, kept
 from fastgan.ops.core.tensors import dense_like, stat_dtype
+from fastgan.ops.core.together import Queue
 from fastgan.ops.norm_act import reference
 from fastgan.ops.norm_act.arguments import (
     Backward,
@@ -148,50 +147,28 @@ def move(
     running: tuple[Tensor, Tensor], mean: Tensor, var: Tensor, momentum: float, count: int,
     average: bool, backend: str, is_eager: bool,
 ) -> None:  # fmt: skip
-    """Moves running statistics towards those of a batch, at once or as `moved_together` says."""
+    """Moves running statistics towards a batch's; on a GPU, within `together`, at its end."""
     a = Update(*running, mean, var, momentum, count, average)
     if is_eager:
-        if _waiting is None or average or not mean.is_cuda:
+        if MOVES.items is None or average or not mean.is_cuda:
             return UPDATE.run(a, backend)
-        _waiting.append(a)
+        MOVES.items.append(a)
         torch.autograd.graph.increment_version(running)
         return None
     with torch.no_grad():
         UPDATE(a, backend, is_eager)
 
 
-_waiting: list[Update] | None = None
-
-
-@contextmanager
-def moved_together() -> Iterator[None]:
-    """Within, running statistics on a GPU move when the outermost block ends, by a few launches for
-    all, or before they are read by an op.
-    """
-    global _waiting
-    if _waiting is not None:
-        yield
-        return
-    _waiting = []
-    try:
-        yield
-        settle()
-    finally:
-        _waiting = None
-
-
 def settle_for(running_mean: Tensor) -> None:
     """Moves what waits, if statistics that are about to be read or written elsewhere are in it."""
-    if _waiting and any(a.running_mean.data_ptr() == running_mean.data_ptr() for a in _waiting):
-        settle()
+    waiting, place = MOVES.items, running_mean.data_ptr
+    if waiting and any(a.running_mean.data_ptr() == place() for a in waiting):
+        MOVES.flush()
 
 
 @torch.no_grad()
-def settle() -> None:
-    """Moves what waits in `moved_together`."""
-    if not _waiting:
-        return
-    waiting, _waiting[:] = list(_waiting), []
+def _move_all(waiting: list[Update]) -> None:
+    """By a few launches for all."""
     unbias = [a.count / (a.count - 1) for a in waiting]
     variances = torch._foreach_mul([a.var for a in waiting], unbias)
     # Of each pair of running statistics what it moves to, in turn.
@@ -205,6 +182,9 @@ def settle() -> None:
     for (_, momentum), pairs in sorted(turns.items(), key=lambda item: item[0]):
         running, batch = (list(side) for side in zip(*pairs, strict=True))
         torch._foreach_lerp_(running, batch, momentum)
+
+
+MOVES = Queue(_move_all)
 
 
 # Derivatives.

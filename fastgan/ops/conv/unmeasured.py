@@ -1,0 +1,17 @@
+"""What algorithms for GPUs say of their speed that have not been measured against the library."""
+
+from __future__ import annotations
+
+from fastgan.ops.conv.problem import Problem
+from fastgan.ops.core import dispatch
+
+TIME = 1.0
+
+
+def prefers(p: Problem) -> bool:
+    """Only where Triton is asked for."""
+    return dispatch.setting() == "triton"
+
+
+def beats_eager(p: Problem, grad_x: bool) -> bool:
+    return False
