@@ -46,7 +46,7 @@ bench: setup ## the performance suite on this machine; results go to bench/resul
 bench-check: setup ## CPU ratios against bench/history: fails where one fell by 30 %, thrice
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.harness.compare
 
-bench-docs: setup ## the tables and pictures of docs/benchmarks.md from bench/results/
+bench-docs: setup ## the tables of docs/benchmarks.md from bench/results/
 	$(BIN)/python -m bench.harness.page
 
 bench-quality: setup ## quality over time: fused, reference, tutorial; three minutes each

@@ -38,7 +38,7 @@ def implementations() -> dict[str, StepImplementation]:
         "eager (channels last, tutorial)": StepImplementation(PEERS["eager"], last, frozen=False),
     }
     for name in PEERS:
-        if name not in ("eager", "In-Place ABN"):
+        if name != "eager":
             found[f"{name} (channels last)"] = StepImplementation(PEERS[name], last)
     return found
 

@@ -10,7 +10,7 @@ from torch import nn
 from bench.conftest import Compared, on_devices
 from bench.harness.case import BACKWARD, BOTH, FORWARD, Case
 from bench.harness.cost import of_norm_act
-from bench.harness.peers import IN_PLACE, PEERS
+from bench.harness.peers import PEERS
 from bench.harness.workload import Implementation, Workload
 from fastgan.nn import BatchNormAct2d
 
@@ -57,10 +57,7 @@ def workload(case: Case) -> Workload:
         name: Implementation(fused, case.layout, True, backend)
         for name, backend in OWN[case.device].items()
     }
-    theirs = {
-        name: Implementation(build, case.layout, in_place=name in IN_PLACE)
-        for name, build in PEERS.items()
-    }
+    theirs = {name: Implementation(build, case.layout) for name, build in PEERS.items()}
     itemsize = getattr(torch, case.dtype).itemsize
     return Workload(case, model, [shape], ours | theirs, of_norm_act(shape, itemsize, case.part))
 

@@ -10,6 +10,6 @@ the machine can do at best, and how results are kept.
     machine     what this machine is, and its ceilings: copy bandwidth, matrix rates
     source      which code a result is of, where there is no repository to ask
     session     a run: its cases, on disk as JSON lines (results) as soon as they are measured
-    page        the tables, and with plots the pictures, of docs/benchmarks.md
+    page        the tables of docs/benchmarks.md
     compare     this tree against its history, or against another commit
 """

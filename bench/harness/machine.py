@@ -20,7 +20,7 @@ from bench.harness.source import source_hash
 from bench.paired import interleave
 
 ROOT = Path(__file__).resolve().parents[2]
-_PACKAGES = ("torch", "triton", "numpy", "inplace-abn")
+_PACKAGES = ("torch", "triton", "numpy")
 _ALLOCATORS = ("GLIBC_TUNABLES", "LD_PRELOAD", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 _VARIABLES = (
     *("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "FASTGAN_CPU_ISA", "FASTGAN_BACKEND"),

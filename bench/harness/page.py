@@ -1,6 +1,4 @@
-"""The tables and pictures of docs/benchmarks.md, made of bench/results/: `make bench-docs`.
-
-    python -m bench.harness.page [--without-plots]
+"""The tables of docs/benchmarks.md, made of bench/results/: `python -m bench.harness.page`.
 
 The page's own words stand in it; what lies between two marks is written by this. Each folder of
 bench/results/ but `local` is one machine.
@@ -8,10 +6,9 @@ bench/results/ but `local` is one machine.
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import geometric_mean
@@ -22,7 +19,6 @@ from bench.harness.machine import ROOT, in_words, named
 from bench.harness.results import Row
 
 PAGE = ROOT / "docs" / "benchmarks.md"
-PICTURES = ROOT / "docs" / "pictures"
 NOTHING = "Not measured yet."
 
 
@@ -33,14 +29,6 @@ class Run(NamedTuple):
     module: str
     run: Row
     rows: list[Row]
-
-
-class Region(NamedTuple):
-    """What stands between two marks: a text of the rows of modules, and a picture of the first."""
-
-    modules: tuple[str, ...]
-    make: Callable[[list[Row]], str]
-    picture: str = ""
 
 
 def committed(folder: Path = results.FOLDER) -> list[Run]:
@@ -65,18 +53,14 @@ def filled(page: str, name: str, text: str) -> str:
     return marks.sub(lambda m: f"{m[1]}\n{text}\n\n{m[2]}", page)
 
 
-def region(name: str, runs: Sequence[Run], pictures: bool = True) -> str:
+def region(name: str, runs: Sequence[Run]) -> str:
     """What a region holds: tables of its own for each machine where there are several."""
-    modules, make, picture = REGIONS[name]
+    modules, make = REGIONS[name]
     found = []
     for folder in dict.fromkeys(run.folder for run in runs):
-        mine = [run for run in runs if run.folder == folder and run.module in modules]
-        if not mine:
-            continue
-        text = make([row for run in mine for row in run.rows])
-        if picture and pictures:
-            text += f"\n\n![{modules[0]}, {picture}](pictures/{_picture(mine[0], picture)})"
-        found.append((named(mine[0].run["machine"]), text))
+        if mine := [run for run in runs if run.folder == folder and run.module in modules]:
+            text = make([row for run in mine for row in run.rows])
+            found.append((named(mine[0].run["machine"]), text))
     if len(found) < 2:
         return found[0][1] if found else NOTHING
     return "\n\n".join(f"{machine}:\n\n{text}" for machine, text in found)
@@ -84,8 +68,7 @@ def region(name: str, runs: Sequence[Run], pictures: bool = True) -> str:
 
 def tables(runs: Sequence[Run]) -> str:
     """Every table for which there are rows."""
-    found = (region(name, runs, pictures=False) for name in REGIONS)
-    return "\n\n".join(text for text in found if text != NOTHING)
+    return "\n\n".join(text for name in REGIONS if (text := region(name, runs)) != NOTHING)
 
 
 def machines(runs: Sequence[Run]) -> str:
@@ -206,14 +189,15 @@ def quality(rows: list[Row]) -> str:
     return table(heading, body)
 
 
+# What stands between two marks: a text of the rows of modules.
 REGIONS = {
-    "steps": Region(("dcgan_step",), steps, "ratios"),
-    "layers": Region(("norm_act",), partial(of_cases, memory=True), "ratios"),
-    "convolutions": Region(("small_channel_conv",), of_cases, "ratios"),
-    "networks": Region(("fuse",), partial(of_cases, memory=True), "ratios"),
-    "gathering": Region(("gather_images",), gathering),
-    "whole": Region(("engine", "program"), whole),
-    "quality": Region(("quality",), quality, "quality"),
+    "steps": (("dcgan_step",), steps),
+    "layers": (("norm_act",), partial(of_cases, memory=True)),
+    "convolutions": (("small_channel_conv",), of_cases),
+    "networks": (("fuse",), partial(of_cases, memory=True)),
+    "gathering": (("gather_images",), gathering),
+    "whole": (("engine", "program"), whole),
+    "quality": (("quality",), quality),
 }
 
 
@@ -232,10 +216,6 @@ def table(heading: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _picture(run: Run, name: str) -> str:
-    return f"bench-{run.folder}-{run.module}-{name}.svg"
-
-
 def _interval(ratio: Sequence[float] | None) -> str:
     if ratio is None:
         return ""
@@ -244,31 +224,14 @@ def _interval(ratio: Sequence[float] | None) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--without-plots", action="store_true", help="tables alone")
-    chosen = parser.parse_args()
-    runs = committed()
     try:
-        page = made(PAGE.read_text(encoding="utf-8"), runs)
-        PAGE.write_text(page, encoding="utf-8")
-        if not chosen.without_plots:
-            draw(runs)
-    except (ValueError, ModuleNotFoundError) as error:
+        page = made(PAGE.read_text(encoding="utf-8"), committed())
+    except ValueError as error:
         print(f"bench-docs: error: {error}", file=sys.stderr)
         return 2
+    PAGE.write_text(page, encoding="utf-8")
     print(PAGE.relative_to(ROOT))
     return 0
-
-
-def draw(runs: Sequence[Run], folder: Path = PICTURES) -> None:
-    """The pictures of every region."""
-    try:
-        from bench.harness import plots
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError("pictures need matplotlib: pip install 'fastgan[plot]'") from None
-    for modules, _, picture in REGIONS.values():
-        for run in (run for run in runs if picture and run.module == modules[0]):
-            getattr(plots, picture)(run.rows, folder / _picture(run, picture))
 
 
 if __name__ == "__main__":

@@ -58,7 +58,8 @@ class Work(Protocol):
 
     def why_not(self, name: str) -> str | None:
         """Why an implementation cannot run here; None where it can."""
-        return None if name in self.own else peers.why_not(name.partition(" (")[0], self.case)
+        graphs = name.partition(" (")[0] in peers.GRAPHED and self.case.device == "cpu"
+        return "CUDA graphs need a CUDA device" if graphs else None
 
 
 class Call(nn.Module):
@@ -73,14 +74,12 @@ class Call(nn.Module):
 
 
 class Implementation(NamedTuple):
-    """How a model is run. layout: of its inputs and weights; in_place: it overwrites its inputs,
-    and is handed copies that are made before the clock starts."""
+    """How a model is run. layout: of its inputs and weights."""
 
     build: Build
     layout: str
     own: bool = False
     backend: str = "auto"
-    in_place: bool = False
 
 
 class Workload(Work):
@@ -177,14 +176,11 @@ class Runner(Run):
         self.parameters = list(model.parameters())
         self._buffers = [(b, b.clone()) for b in model.buffers()]
 
-    def forward(self, i: int, given: list[Tensor] | None = None) -> list[Tensor]:
+    def forward(self, i: int) -> list[Tensor]:
         with ExitStack() as stack:
             if self.how.own:
                 stack.enter_context(backend(self.how.backend))
-            return self.workload._outputs(self.model, given or self._given(i))
-
-    def _given(self, i: int) -> list[Tensor]:
-        return [t.clone() for t in self.inputs[i]] if self.how.in_place else self.inputs[i]
+            return self.workload._outputs(self.model, self.inputs[i])
 
     def backward(self, i: int, outputs: list[Tensor]) -> tuple[Tensor, ...]:
         return _gradients(outputs, [*self.inputs[i], *self.parameters], self.cotangents[i])
@@ -201,13 +197,12 @@ class Runner(Run):
     def ready(self, turn: int) -> Callable[[], object]:
         i = turn % self.workload.sets
         part = self.workload.case.part
-        given = self._given(i)
         if part == BOTH:
-            return lambda: self.backward(i, self.forward(i, given))
+            return lambda: self.backward(i, self.forward(i))
         if part == BACKWARD:
-            outputs = self.forward(i, given)
+            outputs = self.forward(i)
             return lambda: self.backward(i, outputs)
-        return lambda: self.forward(i, given)
+        return lambda: self.forward(i)
 
 
 def _seed() -> None:

@@ -20,7 +20,8 @@ class Arguments:
     quick: bool = False
     """Few cases, eager and compiled peers: under two minutes on two cores."""
     only: str | None = None
-    """Benchmarks whose names match, as pytest's -k: norm_act, "dcgan_step and bfloat16" ..."""
+    """Benchmarks whose names match, as pytest's -k: norm_act, "dcgan_step and bfloat16" ...; with
+    --compare, cases whose names hold this."""
     keep: bool = False
     """Write results to bench/results/MACHINE, which is committed, not to bench/results/local."""
     results: Path | None = None
@@ -38,7 +39,11 @@ def run(arguments: list[str]) -> int:
     if chosen.results is not None:
         check_folder(chosen.results)
     if chosen.compare is not None:
-        return in_checkout("bench.harness.compare", chosen.compare)
+        given = (k for k in ("quick", "keep", "results", "threads") if getattr(chosen, k))
+        if other := next(given, None):
+            raise ValueError(f"--{other} does not go with --compare, which takes --only alone")
+        only = [] if chosen.only is None else [f"--only={chosen.only}"]
+        return in_checkout("bench.harness.compare", chosen.compare, *only)
     options = ["bench", "--benchmark", "-q"]
     if chosen.quick:
         options.append("--quick")

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 import fastgan.fusion
-from bench.harness.compare import CASES, Server, bounds, judge, measured, read, record, slower
+from bench.harness import compare
+from bench.harness.compare import (
+    CASES,
+    STEP,
+    Server,
+    bounds,
+    chosen_cases,
+    confirmed,
+    measured,
+    read,
+    record,
+    slower,
+)
 from bench.harness.machine import ROOT
 
 FAST = dict.fromkeys(CASES, 2.0)
@@ -27,7 +40,7 @@ def answers(*values: float):
 
 def test_a_fall_that_is_confirmed_twice_fails():
     measure, asked = answers(1.3, 1.2, 1.35)
-    _, failed = judge(FAST, measure)
+    _, failed = confirmed(FAST, measure)
     assert failed == [FIRST]
     assert asked == [list(CASES), [FIRST], [FIRST]]
 
@@ -35,7 +48,7 @@ def test_a_fall_that_is_confirmed_twice_fails():
 @pytest.mark.parametrize("values", [(1.45,), (1.3, 1.5), (1.3, 1.3, 1.5)])
 def test_a_fall_that_is_small_or_not_confirmed_passes(values):
     measure, asked = answers(*values)
-    ratios, failed = judge(FAST, measure)
+    ratios, failed = confirmed(FAST, measure)
     assert not failed
     assert len(asked) == len(values)
     assert ratios[FIRST] == values[0]
@@ -74,8 +87,43 @@ def test_the_committed_history_knows_every_case():
 
 def test_another_tree_is_timed_by_its_own_package(tmp_path: Path) -> None:
     (tmp_path / "fastgan").symlink_to(ROOT / "fastgan")
-    server = Server(tmp_path)
-    try:
+    with Server(tmp_path) as server:
         assert server.seconds("norm of one image") > 0
-    finally:
-        server.close()
+
+
+class Noted:
+    """A process on a tree: each fresh pair finds the other tree slower by one of `RATIOS`."""
+
+    RATIOS = (2.0, 1.5, 3.0, 1.0, 2.5)
+    pairs = 0
+
+    def __init__(self, tree: Path) -> None:
+        self.slow = 1.0 if tree == ROOT else Noted.RATIOS[Noted.pairs]
+        Noted.pairs += tree != ROOT
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def seconds(self, case: str) -> float:
+        return self.slow
+
+
+def test_a_commit_is_met_by_several_fresh_pairs(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(compare, "Server", Noted)
+    monkeypatch.setattr(compare, "checked_out", lambda commit: nullcontext(tmp_path))
+    monkeypatch.setattr("sys.argv", ["compare", "main", "--only", "dcgan-64"])
+    assert compare.main() == 0
+    assert Noted.pairs == compare.PAIRS
+    first, last = capsys.readouterr().out.splitlines()
+    assert first == f"{STEP:22} 2.00× the speed of main [1.00, 3.00]"
+    assert last.startswith("geometric mean 2.00×")
+
+
+def test_cases_are_chosen_by_their_names():
+    assert chosen_cases("") == [*CASES, STEP]
+    assert chosen_cases("BFLOAT16") == ["norm 16x16 bfloat16"]
+    with pytest.raises(ValueError, match="--only: 'what' is in no case's name; there are norm 16"):
+        chosen_cases("what")

@@ -103,17 +103,6 @@ def test_backward_alone_makes_its_forward_ready_beforehand():
     assert calls == [1]
 
 
-def test_who_overwrites_its_inputs_is_handed_copies():
-    def run(model: nn.Module, in_place: bool) -> str:
-        way = Implementation(lambda _: model, "contiguous", in_place=in_place)
-        found = measure(work(peer=way), PLAN)
-        return found.left_out.get("peer", "timed")
-
-    overwriting = nn.Sequential(nn.LeakyReLU(1.0, inplace=True), *model())
-    assert "in-place" in run(overwriting, False)
-    assert run(overwriting, True) == "timed"
-
-
 def test_saved_bytes_count_storages_once_and_not_parameters():
     x, layer = torch.randn(4, 8, requires_grad=True), nn.Linear(8, 8)
     assert saved_bytes(lambda: layer(x), layer.parameters()) == 4 * 8 * 4

@@ -1,9 +1,7 @@
-"""The page of benchmarks is what the committed results give, and its pictures are there."""
+"""The page of benchmarks is what the committed results give."""
 
 from __future__ import annotations
 
-import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -52,12 +50,6 @@ def test_the_committed_page_is_what_the_committed_results_give():
     assert page.made(text, page.committed()) == text, "make bench-docs, and commit what it writes"
 
 
-def test_its_pictures_are_there_and_small():
-    found = re.findall(r"\(pictures/(bench-[^)]+)\)", page.PAGE.read_text(encoding="utf-8"))
-    for name in found:
-        assert 0 < (page.PICTURES / name).stat().st_size < 100_000, name
-
-
 def test_each_machine_has_tables_of_its_own(folder):
     marks = "<!-- made: layers -->\n<!-- end -->\n"
     alone = page.made(marks, page.committed(folder))
@@ -67,8 +59,6 @@ def test_each_machine_has_tables_of_its_own(folder):
     assert "(2 cores" not in alone
     assert both.index("CPU (2 cores, AVX2):") < both.index("CPU (family 25, 2 cores, AVX2):")
     assert both.count("| norm_act |") == 2 * alone.count("| norm_act |") == 2
-    for name in ("cpu-avx2", "cpu-family-25-avx2"):
-        assert f"pictures/bench-{name}-norm_act-ratios.svg" in both
 
 
 def test_tables_hold_what_was_measured_and_what_was_left_out(folder):
@@ -95,28 +85,6 @@ def test_regions_are_filled_again_and_again(folder):
         page.made(text.replace("machines", "what"), runs)
 
 
-def test_a_run_prints_its_tables_without_pictures(folder):
+def test_a_run_prints_its_tables(folder):
     text = page.tables(page.committed(folder))
     assert "| norm_act | 4×3×8×8 |" in text
-    assert "pictures/" not in text
-
-
-def test_pictures_are_drawn_where_there_are_rows_for_them(tmp_path):
-    pytest.importorskip("matplotlib")
-    cases, quality = rows()[:3], rows()[3:]
-    runs = [page.Run("m", "norm_act", RUN, cases), page.Run("m", "quality", RUN, quality)]
-    page.draw(runs, tmp_path)
-    drawn = {path.name: path.read_text() for path in tmp_path.iterdir()}
-    assert drawn.keys() == {"bench-m-norm_act-ratios.svg", "bench-m-quality-quality.svg"}
-    assert "norm_act 4×3×8×8" in drawn["bench-m-norm_act-ratios.svg"]
-
-
-def test_without_matplotlib_the_extra_is_named(folder, monkeypatch, capsys):
-    monkeypatch.delattr("bench.harness.plots", raising=False)
-    monkeypatch.setitem(sys.modules, "bench.harness.plots", None)
-    monkeypatch.setattr(page, "PAGE", folder / "page.md")
-    page.PAGE.write_text("")
-    monkeypatch.setattr(page, "ROOT", folder)
-    monkeypatch.setattr("sys.argv", ["page"])
-    assert page.main() == 2
-    assert "pip install 'fastgan[plot]'" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from running, and each ends in time, keeping what it has: the table at the end t
     tune          the fastest form of each layer of DCGAN-64
     bench         the suite, its telling cases first
     sweep         every configuration of Triton's kernels, in samples that become the whole
-    docs          the tables and pictures of docs/benchmarks.md
+    docs          the tables of docs/benchmarks.md
 
 All results go to bench/results/GPU, or the folder that --results names: what the stages print under
 logs/, each test's outcome in test.txt and sweep.txt. Where one call may not last as long as all

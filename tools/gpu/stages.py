@@ -124,12 +124,8 @@ def bench(stage: Stage) -> int:
 
 
 def docs(stage: Stage) -> int:
-    """Write the page of benchmarks; without matplotlib, its tables alone."""
-    command = [sys.executable, "-m", "bench.harness.page"]
-    if missing({"matplotlib": "matplotlib"}):
-        stage.say("without pictures, for want of matplotlib")
-        command.append("--without-plots")
-    return stage.run(command)
+    """Write the page of benchmarks."""
+    return stage.run([sys.executable, "-m", "bench.harness.page"])
 
 
 SWEPT = "\n@sweep\n"  # what stands above such a test
