@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from tolerance import within
 from torch import Tensor
 
 from fastgan.augment._pixels import blit
@@ -59,7 +60,9 @@ def test_the_filter_is_the_orthogonal_one_with_six_vanishing_moments() -> None:
 def test_the_identity_gives_every_pixel_back() -> None:
     images = torch.randn(3, 2, 9, 14, dtype=torch.float64)
     identity = torch.eye(2, 3, dtype=torch.float64).expand(3, 2, 3)
-    torch.testing.assert_close(warp(images, identity, TAPS), images, rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        warp(images, identity, TAPS), images, **within(torch.float64, 0, 100)
+    )
 
 
 def test_a_ramp_stays_a_ramp() -> None:
@@ -73,7 +76,7 @@ def test_a_ramp_stays_a_ramp() -> None:
     inside &= (x.abs() < width / 2 - 3) & (y.abs() < height / 2 - 3)
     assert inside.flatten(1).sum(1).min() > 300
     expected = 0.3 * from_x - 0.7 * from_y + 2
-    torch.testing.assert_close(warped[inside], expected[inside], rtol=0, atol=1e-9)
+    torch.testing.assert_close(warped[inside], expected[inside], **within(torch.float64, 0, 1000))
 
 
 def test_a_mirrored_wave_goes_on_beyond_the_edges() -> None:
@@ -104,7 +107,7 @@ def test_whole_pixels_are_moved_as_by_blit() -> None:
     expected = blit(images, none.bool(), none, down, right)
     inner = (..., slice(9, -9), slice(9, -9))
     torch.testing.assert_close(
-        warp(images, inverse, TAPS)[inner], expected[inner], rtol=0, atol=1e-9
+        warp(images, inverse, TAPS)[inner], expected[inner], **within(torch.float64, 0, 1000)
     )
 
 

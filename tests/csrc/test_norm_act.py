@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
-from tolerance import assert_as_exact
+from tolerance import FLOOR, assert_as_exact, within
 
 EPS = 1e-5
 
@@ -213,7 +213,7 @@ def test_a_mean_far_from_zero_costs_no_digits(emulator, problem, channels_last, 
     found, _ = emulate(emulator, case)
     truth, own = (of_torch(case, d) for d in (torch.float64, torch.float32))
     assert error(found.mean, truth.mean) <= 2.0**-10, "one unit in the last place of 1e4"
-    assert error(found.var, truth.var) <= 2e-4
+    assert error(found.var, truth.var) <= 200 * FLOOR[torch.float32]
     assert error(found.z, truth.z) <= 2 * error(own.z, truth.z)
 
     # The backward's own arithmetic, given the mean and variance that the forward returned.
@@ -221,9 +221,9 @@ def test_a_mean_far_from_zero_costs_no_digits(emulator, problem, channels_last, 
     dz, rstd = case.dz.double(), (v + EPS).rsqrt()
     xhat = (case.x.double() - m) * rstd
     k0, k1 = dz.mean((0, 2), keepdim=True), (dz * xhat).mean((0, 2), keepdim=True)
-    assert error(found.dx, w * rstd * (dz - k0 - xhat * k1)) <= 2e-6
-    assert error(found.dweight, (dz * xhat).sum((0, 2))) <= 1e-4
-    assert error(found.dbias, dz.sum((0, 2))) <= 2e-5
+    assert error(found.dx, w * rstd * (dz - k0 - xhat * k1)) <= 2 * FLOOR[torch.float32]
+    assert error(found.dweight, (dz * xhat).sum((0, 2))) <= 100 * FLOOR[torch.float32]
+    assert error(found.dbias, dz.sum((0, 2))) <= 20 * FLOOR[torch.float32]
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -250,7 +250,9 @@ def test_eval_passes_a_gradient_at_infinity(emulator, problem):
     x, dz = p.lay(case.x), p.lay(case.dz)
     dx = emulator.blank(x)
     emulator.call("backward", p, dz, x, *stats, case.weight, case.bias, EPS, False, dx, None, None)
-    assert torch.allclose(p.unlay(dx), of_torch(case, torch.float32, stats).dx, rtol=1e-5)
+    assert torch.allclose(
+        p.unlay(dx), of_torch(case, torch.float32, stats).dx, **within(torch.float32, 10, 0.01)
+    )
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -280,5 +282,5 @@ def test_running_statistics(emulator, average):
         "running", None, segments, channels, momentum, count, average, mean, var,
         running_mean, running_var,
     )  # fmt: skip
-    assert torch.allclose(running_mean.double(), m, rtol=1e-6, atol=1e-6)
-    assert torch.allclose(running_var.double(), v, rtol=1e-6, atol=1e-6)
+    assert torch.allclose(running_mean.double(), m, **within(torch.float32, 1, 1))
+    assert torch.allclose(running_var.double(), v, **within(torch.float32, 1, 1))

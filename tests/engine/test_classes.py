@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from tolerance import within
 from torch import Tensor
 
 from fastgan.data import ImageDataset
@@ -74,7 +75,9 @@ def test_both_networks_learn_the_classes(update_rule, joint_batch):
     assert metrics["loss_class"] > 1
     expected = written_out(0.5, update_rule)
     for name, gradient in gradients(made).items():
-        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6, msg=name)
+        torch.testing.assert_close(
+            gradient, expected[name], **within(torch.float32, 100, 1), msg=name
+        )
 
 
 def test_class_outputs_and_gradient_penalty_go_together():

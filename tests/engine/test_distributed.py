@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tolerance import assert_as_exact
+from tolerance import assert_as_exact, within
 
 from fastgan import engine
 from fastgan.engine import find_checkpoint
@@ -65,7 +65,7 @@ def test_two_processes_make_the_step_of_one(results, case):
         assert_as_exact(name, own, eager[name], exact[name], size=size)
     # In float64 nothing hides behind rounding: a wrong scale or a missing part would show.
     for name, own in first[case, torch.float64].items():
-        torch.testing.assert_close(own, exact[name], rtol=1e-7, atol=1e-10)
+        torch.testing.assert_close(own, exact[name], **within(torch.float64, 1e5, 100))
 
 
 def test_a_run_of_two_processes_resumes_exactly_with_random_numbers_of_their_own(results):

@@ -6,10 +6,10 @@ import copy
 
 import pytest
 import torch
+from tolerance import within
 from torch import nn
 
 from fastgan.engine.ema import Ema
-from fastgan.ops.core.tolerance import FLOOR
 
 
 def network() -> nn.Module:
@@ -39,4 +39,4 @@ def test_a_rate_on_the_device_gives_the_same_average(kind):
     own, other = tensors.average.state_dict(), numbers.average.state_dict()
     assert own["1.num_batches_tracked"] == 29
     for name, value in other.items():
-        torch.testing.assert_close(own[name], value, rtol=1e-5, atol=4 * FLOOR[torch.float32])
+        torch.testing.assert_close(own[name], value, **within(torch.float32, 10, 4))

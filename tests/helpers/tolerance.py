@@ -56,6 +56,12 @@ def assert_as_exact(
     assert own <= allowed, f"{name}: error {own:.2e}, PyTorch's {theirs:.2e}, allowed {allowed:.2e}"
 
 
+def within(dtype: torch.dtype, relative: float, absolute: float) -> dict[str, float]:
+    """rtol and atol of `torch.testing.assert_close`, in floors of a dtype: for two runs of which
+    neither is the exact one."""
+    return {"rtol": relative * FLOOR[dtype], "atol": absolute * FLOOR[dtype]}
+
+
 def assert_as_exact_on_average(name: str, actual: Tensor, eager: Tensor, exact: Tensor) -> None:
     """Holds the root mean square of many errors to the rule.
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch._dynamo
+from tolerance import within
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
@@ -86,7 +87,7 @@ def test_gradient_penalties_equal_pytorch(
         loss.backward()
         grads = [p.grad for p in model.parameters() if p.shape != (8,)]
         results.append([loss.detach(), *grads])
-    torch.testing.assert_close(*results, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(*results, **within(torch.float64, 1000, 10))
 
 
 def function(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import processes
 import pytest
 import torch
 from along import sizes
-from tolerance import error
+from tolerance import FLOOR, error
 from torch import Tensor, nn
 from ways import Results
 
@@ -126,8 +126,7 @@ def test_layouts_that_differ_among_processes(
     for key, value in own.items():
         plain = renamed[key]
         size = natural.get(plain, 0.0)
-        floor = 1e-6 if name == "float32" else 1e-12
-        allowed = 2 * error(theirs[plain], exact[plain], size) + floor
+        allowed = 2 * error(theirs[plain], exact[plain], size) + FLOOR[DTYPES[name]]
         assert error(value, exact[plain], size) <= allowed, key
 
 

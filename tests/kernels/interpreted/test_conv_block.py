@@ -8,7 +8,7 @@ import pytest
 import torch
 from compiled_conv import large_blocks, large_weight_gradient
 from conv_case import ConvCase, Shape, channels_last
-from tolerance import assert_as_exact
+from tolerance import assert_as_exact, within
 from torch import Tensor
 
 from fastgan.kernels import conv_block
@@ -110,7 +110,7 @@ def test_only_what_is_needed_is_launched(needed: int, monkeypatch: pytest.Monkey
     kept = {0: {"g_x", *(f"g_{n}" for n in NORM)}, 1: {"g_weight"}, 2: {"g_bias"}}[needed]
     for name in RESULTS:
         if name in kept:
-            torch.testing.assert_close(got[name], full[name], rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(got[name], full[name], **within(torch.float32, 10, 1))
         else:
             assert got[name].shape == (0,)
 

@@ -7,6 +7,7 @@ import random
 import pytest
 import torch
 from conv_case import ConvCase, Shape
+from tolerance import FLOOR
 
 from fastgan.kernels.conv_block import forward as conv_forward
 from fastgan.kernels.conv_block import geometry as _conv_geometry
@@ -149,7 +150,7 @@ def test_large_means_and_small_spreads() -> None:
     got = c.launch(SMALL)
     c.check(got)
     exact = c.of_torch(torch.float64, torch.float64)["y_var"]
-    assert ((got["y_var"] - exact).abs() < 2e-3 * exact).all()
+    assert ((got["y_var"] - exact).abs() < 2000 * FLOOR[torch.float32] * exact).all()
 
 
 def test_a_constant_output_has_variance_zero() -> None:
