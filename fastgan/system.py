@@ -54,6 +54,12 @@ def whole_number(variable: str, default: int | None = None, minimum: int = 0) ->
     return value
 
 
+def user_cache() -> Path:
+    """fastgan/ in the user's cache: $XDG_CACHE_HOME, else ~/.cache. It may not exist yet."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "fastgan"
+
+
 def partial_name(name: str) -> str:
     """Under which :func:`whole_file` writes the file ``name`` until it is whole."""
     return f".{name}.partial"

@@ -226,7 +226,10 @@ def pair(tree: Path, cases: Sequence[str]) -> Ratios:
     found = {}
     with Server(ROOT) as this, Server(tree) as other:
         for case in cases:
-            runs = {"this": partial(this.seconds, case), "other": partial(other.seconds, case)}
+            runs: dict[str, Callable[[], object]] = {
+                "this": partial(this.seconds, case),
+                "other": partial(other.seconds, case),
+            }
             times = interleave(runs, ROUNDS, warm_up=1, clock=own_clock)
             found[case] = ratio_interval(times["other"], times["this"]).value
     return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import geometric_mean
@@ -190,7 +190,7 @@ def quality(rows: list[Row]) -> str:
 
 
 # What stands between two marks: a text of the rows of modules.
-REGIONS = {
+REGIONS: dict[str, tuple[tuple[str, ...], Callable[[list[Row]], str]]] = {
     "steps": (("dcgan_step",), steps),
     "layers": (("norm_act",), partial(of_cases, memory=True)),
     "convolutions": (("small_channel_conv",), of_cases),

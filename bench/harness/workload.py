@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -93,7 +93,6 @@ class Workload(Work):
         model: of torch.nn layers, in training mode; every implementation gets a copy.
         shapes: of its inputs, or a function that draws them in float32.
         input_gradients: whether backward goes into them.
-        autocast: run at the case's dtype by autocast, inputs and parameters in float32.
     """
 
     def __init__(
@@ -105,7 +104,6 @@ class Workload(Work):
         cost: Cost | None = None,
         *,
         input_gradients: bool = True,
-        autocast: bool = False,
         network: bool = False,
     ) -> None:
         self.case, self.cost, self.network = case, cost, network
@@ -113,7 +111,6 @@ class Workload(Work):
         self.implementations = implementations
         self._eager: dict[str, Runner] = {}
         self.dtype: torch.dtype = getattr(torch, case.dtype)
-        self.autocast = autocast
         self.input_gradients = input_gradients
         self.given = [self._inputs(shapes)]
         outputs = self._outputs(self.model, self._in_layout(0, case.layout))
@@ -147,20 +144,16 @@ class Workload(Work):
             self._eager[layout] = self._build(Implementation(lambda model: model, layout))
         return self._eager[layout].results(i)
 
-    def precision(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.case.device, self.dtype, enabled=self.autocast)
-
     def _inputs(self, shapes: Shapes) -> list[Tensor]:
-        dtype, device = torch.float32 if self.autocast else self.dtype, self.case.device
+        device = self.case.device
         drawn = shapes() if callable(shapes) else [torch.randn(*s, device=device) for s in shapes]
-        return [t.to(device, dtype).requires_grad_(self.input_gradients) for t in drawn]
+        return [t.to(device, self.dtype).requires_grad_(self.input_gradients) for t in drawn]
 
     def _in_layout(self, i: int, layout: str) -> list[Tensor]:
         return [laid(t.detach(), layout).requires_grad_(t.requires_grad) for t in self.given[i]]
 
     def _outputs(self, model: Callable[..., Any], inputs: list[Tensor]) -> list[Tensor]:
-        with self.precision():
-            return tree_leaves(model(*inputs))
+        return tree_leaves(model(*inputs))
 
 
 class Runner(Run):

@@ -17,6 +17,7 @@ import torch
 
 from fastgan.checks import check_choice
 from fastgan.data.files import expanded
+from fastgan.system import user_cache
 
 
 @dataclass(frozen=True)
@@ -91,15 +92,9 @@ class FetchError(OSError):
 
 
 def cache_root() -> Path:
-    """Return the folder of all downloads: $FASTGAN_DATA, else fastgan/data in the user's cache.
-
-    The user's cache is $XDG_CACHE_HOME, else ~/.cache. The folder may not exist yet.
-    """
+    """The folder of all downloads: $FASTGAN_DATA, else data in the user's cache."""
     chosen = os.environ.get("FASTGAN_DATA")
-    if chosen:
-        return expanded(chosen)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "fastgan" / "data"
+    return expanded(chosen) if chosen else user_cache() / "data"
 
 
 def fetch(name: str, root: str | os.PathLike[str] | None = None, *, timeout: float = 30.0) -> Path:

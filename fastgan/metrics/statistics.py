@@ -12,14 +12,13 @@ from safetensors.torch import load as decode
 from safetensors.torch import save as encode
 from torch import Tensor
 
+from fastgan.system import user_cache
+
 
 def statistics_folder() -> Path:
-    """$FASTGAN_STATISTICS, else fastgan/statistics in the user's cache ($XDG_CACHE_HOME)."""
+    """$FASTGAN_STATISTICS, else statistics in the user's cache."""
     chosen = os.environ.get("FASTGAN_STATISTICS")
-    if chosen:
-        return Path(chosen).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "fastgan" / "statistics"
+    return Path(chosen).expanduser() if chosen else user_cache() / "statistics"
 
 
 def cached(parts: tuple[str, ...], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:

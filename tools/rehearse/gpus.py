@@ -18,7 +18,6 @@ from tools.kernel_report.compare import SHARED
 GRID = (2**31 - 1, 65535, 65535)
 THREADS = 1024  # a block
 REGISTERS = 65536  # a multiprocessor, given to warps in steps of 256
-ADDRESS = 512  # what the caching allocator aligns blocks to
 
 
 @dataclass(frozen=True)
