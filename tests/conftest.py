@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fastgan.ops.core import dispatch
 from fastgan.ops.core.native import load
 
+TESTS = Path(__file__).parent
 # The files that take longest, longest first.
 LONGEST = ["test_interpreter.py", "test_backends.py", "test_zoo.py", "test_gpu_stages.py"]
 
@@ -43,6 +45,16 @@ def _seed() -> None:
 def _setting() -> Iterator[None]:
     with dispatch.backend("auto"):
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where tensors are small, waiting for a busy core costs more than it gives."""
+    threads = torch.get_num_threads()
+    if request.path.relative_to(TESTS).parts[0] in ("kernels", "metrics", "models", "recipes"):
+        torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
