@@ -48,21 +48,6 @@ def _tanh(y):
 
 
 @triton.jit
-def log1p(e):
-    """log(1 + e), also where e is below the precision of 1 (Kahan)."""
-    u = 1.0 + e
-    lost = u == 1.0
-    return tl.where(lost, e, tl.log(u) * (e / tl.where(lost, 1.0, u - 1.0)))
-
-
-@triton.jit
-def sigmoid(x):
-    """From exp of what is below 0, which does not overflow."""
-    e = tl.exp(-tl.abs(x))
-    return tl.where(x >= 0.0, 1.0, e) / (1.0 + e)
-
-
-@triton.jit
 def activation_grad(y, slope, ACT: tl.constexpr):
     """act'(y). LeakyReLU's derivative at 0 and at NaN is the slope, as in torch."""
     if ACT == 0:
@@ -229,3 +214,18 @@ def _sum_partials(start, partials, C, column, BLOCK_K: tl.constexpr, BLOCK_C: tl
         mask = (k < partials)[:, None] & (column < C)[None, :]
         acc += tl.load(start + k[:, None].to(tl.int64) * C + column[None, :], mask, other=0.0)
     return tl.sum(acc, 0)
+
+
+@triton.jit
+def log1p(e):
+    """log(1 + e), also where e is below the precision of 1 (Kahan)."""
+    u = 1.0 + e
+    lost = u == 1.0
+    return tl.where(lost, e, tl.log(u) * (e / tl.where(lost, 1.0, u - 1.0)))
+
+
+@triton.jit
+def sigmoid(x):
+    """From exp of what is below 0, which does not overflow."""
+    e = tl.exp(-tl.abs(x))
+    return tl.where(x >= 0.0, 1.0, e) / (1.0 + e)
