@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from fastgan.engine.callbacks import Callback
-from fastgan.engine.capture import CaptureError
+from fastgan.engine.capture import CapturedStep, CaptureError, capture
 from fastgan.engine.checkpoint import Checkpoint, CheckpointError, find_checkpoint
+from fastgan.engine.checkpoint_manager import CheckpointManager
 from fastgan.engine.config import TrainConfig, TrainResult
 from fastgan.engine.distributed import DistributedGroup, launched
+from fastgan.engine.ema import Ema
 from fastgan.engine.grid import make_grid, save_grid
 from fastgan.engine.heartbeat import LostRankError
 from fastgan.engine.inversion import Inversion, invert
@@ -20,6 +22,7 @@ from fastgan.engine.start import freeze_first, init_from
 from fastgan.engine.statistics import batch_statistics, standing_statistics
 from fastgan.engine.step import GAN, Batch, gan_step
 from fastgan.engine.trainer import Trainer
+from fastgan.engine.update import Update
 from fastgan.system import renamed
 
 __all__ = [
@@ -27,16 +30,21 @@ __all__ = [
     "Batch",
     "Callback",
     "CaptureError",
+    "CapturedStep",
     "Checkpoint",
     "CheckpointError",
+    "CheckpointManager",
     "DistributedGroup",
+    "Ema",
     "Inversion",
     "LostRankError",
     "NonFiniteError",
     "TrainConfig",
     "TrainResult",
     "Trainer",
+    "Update",
     "batch_statistics",
+    "capture",
     "find_checkpoint",
     "freeze_first",
     "gan_step",

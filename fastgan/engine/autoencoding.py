@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.engine.config import TrainConfig
-from fastgan.engine.step import GAN, Batch, Metrics, frozen, gan_step, mean_metrics
+from fastgan.engine.step import GAN, Batch, Metrics, gan_step, mean_metrics
+from fastgan.engine.update import frozen
 from fastgan.losses import kl_divergence, reconstruction_loss
 from fastgan.ops import packed_weights
 

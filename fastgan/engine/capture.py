@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
+from fastgan.checks import check_choice
 from fastgan.engine.config import Capture
+from fastgan.engine.device import resolve_device
+from fastgan.engine.distributed import DistributedGroup
 from fastgan.system import first_line
 
 Inputs = Sequence[tuple[Tensor | None, ...]]
@@ -162,6 +165,79 @@ class StepRunner:
                 "capture=off runs it as it stands"
             ) from cause
         return graph
+
+
+class CapturedStep:
+    """What :func:`capture` returns: a step to be called with tensors and, by name, plain values."""
+
+    def __init__(self, step: Callable[..., dict[str, Tensor]], *runner: Any) -> None:
+        def function(inputs: Inputs, variant: Any) -> dict[str, Tensor]:
+            return step(*inputs[0], **dict(variant))
+
+        self._runner = StepRunner(function, *runner)
+        self._shapes: list[list[int] | None] | None = None
+
+    def __call__(self, *inputs: Tensor | None, **variant: Hashable) -> dict[str, Tensor]:
+        """Make one step; returns the newest value of each scalar that steps have given, on the
+        device."""
+        self._check(inputs)
+        self._runner([inputs], tuple(sorted(variant.items())))
+        return self._runner.latest
+
+    def forget(self) -> None:
+        """Record anew: after a state was loaded, or a network or an optimizer was replaced."""
+        self._runner.forget()
+
+    def _check(self, inputs: Sequence[Tensor | None]) -> None:
+        for i, value in enumerate(inputs):
+            if not (value is None or isinstance(value, Tensor)):
+                raise TypeError(
+                    f"inputs[{i}] of a captured step must be a tensor or None, got {value!r}; "
+                    "plain values go by name, and each combination of them is recorded by itself"
+                )
+        shapes = [None if value is None else list(value.shape) for value in inputs]
+        if self._shapes is None:
+            self._shapes = shapes
+        if shapes != self._shapes:
+            raise ValueError(
+                f"inputs of a captured step must keep their shapes: {self._shapes} in the first "
+                f"step, {shapes} now; leave out a last batch that is smaller (drop_last=True)"
+            )
+
+
+def capture(
+    step: Callable[..., dict[str, Tensor]],
+    device: str | torch.device = "auto",
+    *,
+    mode: Capture = "auto",
+    generators: Sequence[torch.Generator] = (),
+    settings: Callable[[], object] = lambda: None,
+) -> CapturedStep:
+    """``step`` as the Trainer runs its own: on a CUDA device as CUDA graphs, elsewhere as it is.
+
+    The first three calls with the same values by name run ``step`` itself and count like any
+    other; the next one records it, and from there on a call copies its inputs to where the graph
+    reads them and launches the graph. Nothing in ``step`` may then wait for the device or change
+    shapes, and its Python does not run in a launch: what changes from step to step are its inputs
+    and what tensors hold (:meth:`Update.set_lr`, :meth:`Ema.before`).
+
+    Args:
+        step: ``step(*tensors, **values)`` gives scalars by name: tensors [] on the device.
+        device: where it runs: auto (a GPU where there is one), cpu, cuda or cuda:<n>.
+        mode: on, off, or auto, which captures on CUDA devices.
+        generators: random number generators that it draws from, besides torch's own.
+        settings: what its Python reads beside its arguments, as values to compare, such as
+            :meth:`GAN.host_values`; where they change, steps are recorded anew.
+
+    Raises:
+        CaptureError: ``mode`` is on and the device has no CUDA graphs; in a call, the step cannot
+            be captured.
+        ValueError: no such device or mode; in a call, inputs of other shapes than in the first.
+        TypeError: in a call, an input that is no tensor.
+    """
+    check_choice("mode", mode, get_args(Capture))
+    where, shared = resolve_device(str(device)), DistributedGroup.current().size > 1
+    return CapturedStep(step, where, mode, generators, settings, shared)
 
 
 def host_values(*parts: object) -> list[tuple[Any, ...]]:

@@ -11,19 +11,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import InitVar, dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from fastgan.augment import Augmentation
+from fastgan.engine.capture import host_values
 from fastgan.engine.config import UpdateRule
 from fastgan.engine.distributed import DistributedGroup
+from fastgan.engine.optimizers import settings_of
 from fastgan.engine.outputs import DiscriminatorOutput, output_of
 from fastgan.engine.precision import LOWER, Precision, RoundedWeights, autocast
-from fastgan.engine.update import Update
+from fastgan.engine.update import Update, frozen
 from fastgan.losses import GANLoss
-from fastgan.nn import segments
+from fastgan.nn import batches_counted_together, segments
 from fastgan.ops import packed_weights
 from fastgan.system import renamed
 
@@ -187,6 +189,16 @@ class GAN:
         if isinstance(self.augment, Augmentation):
             self.augment.update(torch.cat(real_logits))
 
+    def host_values(self) -> list[Any]:
+        """The settings that a captured step has read as plain numbers, such as weights of losses.
+
+        They may be changed between steps; those of the networks' layers are not looked at.
+        """
+        updates = self.update_g, self.update_d
+        augment = self.augment.modules() if self.augment else ()
+        found: list[Any] = list(host_values(self, *updates, *self.penalties, *augment))
+        return found + [settings_of(update.optimizer) for update in updates]
+
     @property
     def _relativistic(self) -> bool:
         return bool(getattr(self.loss, "relativistic", False))
@@ -203,6 +215,7 @@ class GAN:
 
 
 @packed_weights()
+@batches_counted_together()
 def gan_step(
     gan: GAN,
     batches: Callable[[int], Batch],
@@ -382,16 +395,3 @@ def mean_metrics(parts: list[Metrics]) -> Metrics:
 
 def _penalty_name(penalty: Penalty) -> str:
     return str(getattr(penalty, "name", type(penalty).__name__.lower()))
-
-
-@contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """Inside, ``module``'s parameters get no gradient; gradients still flow through it."""
-    trainable = [p for p in module.parameters() if p.requires_grad]
-    for parameter in trainable:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)

@@ -22,7 +22,7 @@ from fastgan.engine.device import take_device
 from fastgan.engine.distributed import DistributedGroup
 from fastgan.engine.ema import Ema
 from fastgan.engine.keeping import Keeper
-from fastgan.engine.optimizers import Schedulers, named_optimizer, rates_of, settings_of
+from fastgan.engine.optimizers import Schedulers, named_optimizer, rates_of
 from fastgan.engine.parts import describe
 from fastgan.engine.precision import LossScale, resolve_precision
 from fastgan.engine.schedule import lr_factor
@@ -279,17 +279,7 @@ class TrainState:
         return torch.arange(len(self.fixed_noise), device=self.device) % classes
 
     def _host_values(self) -> list[Any]:
-        """The settings that a captured step has read as plain numbers, such as weights of losses.
-
-        A callback may change them; those of the networks' layers are not looked at.
-        """
-        gan = self.gan
-        updates = gan.update_g, gan.update_d
-        augment = gan.augment.modules() if gan.augment else ()
-        found: list[Any] = list(
-            host_values(gan, *updates, *gan.penalties, *augment, self.step_function)
-        )
-        return found + [settings_of(update.optimizer) for update in updates]
+        return [*self.gan.host_values(), *host_values(self.step_function)]
 
     def _run_step(self, inputs: Inputs, due: Hashable) -> Metrics:
         """The whole step as a function of tensors: from the rows of the data to the average."""
