@@ -19,6 +19,7 @@ _COMMANDS = {
     "picture": "classes, interpolation, reconstructions, nearest, evolution: fastgan picture ...",
     "eval": "measure a checkpoint: fastgan eval CKPT --data mnist --metrics fid,kid,is",
     "recipes": "list the recipes",
+    "augment-preview": "what an augmentation does: fastgan augment-preview DATA --augment ada",
     "data": "download data sets: fastgan data fetch mnist",
     "export": "write the generator: fastgan export CKPT --format onnx -o generator.onnx",
     "explain": "how each block runs here: fastgan explain dcgan-64",
@@ -78,7 +79,7 @@ def _stopped(number: signal.Signals) -> int:
 
 
 def _usage() -> str:
-    lines = [f"  {name:8}  {summary}" for name, summary in _COMMANDS.items()]
+    lines = [f"  {name:15}  {summary}" for name, summary in _COMMANDS.items()]
     return "\n".join(
         [
             "usage: fastgan COMMAND [ARGUMENTS]",
@@ -95,7 +96,7 @@ def _usage() -> str:
 def _command(name: str) -> Callable[[list[str]], int]:
     if name not in _COMMANDS:
         raise unknown("command", name, _COMMANDS)
-    command: Callable[[list[str]], int] = import_module(f"fastgan.cli.{name}").run
+    command: Callable[[list[str]], int] = import_module(f"fastgan.cli.{name.replace('-', '_')}").run
     return command
 
 
