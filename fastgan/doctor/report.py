@@ -24,6 +24,10 @@ _VARIABLES = re.compile(
 # Of each extra a module that it brings.
 _EXTRAS = {
     "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+    "trackio": "trackio",
+    "hub": "huggingface_hub",
     "onnx": "onnxscript",
     "metrics": "torchmetrics",
     "inception": "torch_fidelity",

@@ -135,6 +135,9 @@ class TrainConfig:
     """Images in a sample grid, from noise that stays the same for the whole run."""
     tensorboard: bool = False
     """Also write TensorBoard event files (needs fastgan[tensorboard])."""
+    loggers: str = ""
+    """Also send metrics and pictures to: tensorboard, wandb, mlflow, trackio; several with commas
+    between. Each is an extra of fastgan."""
 
     def __post_init__(self) -> None:
         for name, (minimum, maximum) in _BOUNDS.items():
@@ -213,9 +216,9 @@ _BOUNDS = {
 # What may differ between a run and its continuation: it changes neither the weights nor the data.
 RESUMABLE_FIELDS = frozenset(
     {
-        "steps", "log_every", "sample_every", "checkpoint_every", "tensorboard", "device",
-        "capture", "deterministic", "nan_policy", "max_rollbacks", "keep_last", "keep_best",
-        "keep_activations",
+        "steps", "log_every", "sample_every", "checkpoint_every", "tensorboard", "loggers",
+        "device", "capture", "deterministic", "nan_policy", "max_rollbacks", "keep_last",
+        "keep_best", "keep_activations",
     }
 )  # fmt: skip
 

@@ -1,9 +1,10 @@
-"""Where a run's numbers go: JSON lines always, TensorBoard if asked, and the person who waits."""
+"""Where a run's numbers go: JSON lines always, loggers if asked, and the person who waits."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,13 +19,15 @@ from rich.progress import (
 )
 
 from fastgan.engine import records
+from fastgan.engine.loggers import Logger, Loggers
+from fastgan.engine.run_folder import RunFolder
 from fastgan.system import to_json, whole_file
 
 _LINE = records.record({"step": records.whole()})
 
 
 class MetricsLog:
-    """Appends a JSON object a line to ``path``, and scalars to TensorBoard if a folder is given.
+    """Appends a JSON object a line to ``path``.
 
     A value that is not finite is null in a line. (Before, it was a bare NaN or Infinity, which
     Python's own reader takes and others refuse.)
@@ -33,31 +36,63 @@ class MetricsLog:
         path: the JSON-lines file. Lines of steps after ``resume_step`` are dropped first: the run
             makes those steps again.
         resume_step: the step from which the run goes on; 0 starts a new file.
-        tensorboard: folder of the event files, or None.
 
     ``dropped`` tells of lines that stood there and do not hold what was written into them.
-
-    Raises:
-        ModuleNotFoundError: TensorBoard was asked for and is not installed.
     """
 
-    def __init__(self, path: Path, resume_step: int = 0, tensorboard: Path | None = None) -> None:
+    def __init__(self, path: Path, resume_step: int = 0) -> None:
         self.dropped = _keep_until(path, resume_step)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
-        self._writer = _summary_writer(tensorboard, resume_step) if tensorboard else None
 
     def write(self, values: dict[str, Any]) -> None:
         self._file.write(to_json(values) + "\n")
         self._file.flush()
-        if self._writer is not None:
-            for name, value in values.items():
-                if name != "step":
-                    self._writer.add_scalar(name, value, values["step"])
 
     def close(self) -> None:
         self._file.close()
-        if self._writer is not None:
-            self._writer.close()
+
+
+class RunLog:
+    """The metrics file of a run's folder, and the loggers beside it.
+
+    Args:
+        folder: None, of the processes that do not write, for one that takes no note of anything.
+        loggers: none of them can end the run; the metrics file can.
+        note: told of what goes wrong.
+    """
+
+    def __init__(
+        self, folder: RunFolder | None, loggers: Sequence[Logger], note: Callable[[str], None]
+    ) -> None:
+        self._folder, self._note = folder, note
+        self._loggers = Loggers(loggers if folder else (), note)
+        self._metrics: MetricsLog | None = None
+
+    def open(self, step: int, facts: dict[str, Any]) -> None:
+        """At the run's start, and again where it goes back to an earlier step."""
+        if self._folder is not None:
+            if self._metrics is not None:
+                self._metrics.close()
+            self._metrics = MetricsLog(self._folder.metrics, step)
+            for problem in self._metrics.dropped:
+                self._note(problem)
+            self._loggers.start(self._folder.path, facts, step)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        if self._metrics is not None:
+            self._metrics.write({"step": step, **values})
+            self._loggers.metrics(step, values)
+
+    def picture(self, step: int, name: str, path: Path) -> None:
+        self._loggers.picture(step, name, path)
+
+    def artifact(self, path: Path) -> None:
+        self._loggers.artifact(path)
+
+    def close(self) -> None:
+        if self._metrics is not None:
+            self._metrics.close()
+        self._loggers.close()
 
 
 def _keep_until(path: Path, step: int) -> list[str]:
@@ -79,16 +114,6 @@ def _keep_until(path: Path, step: int) -> list[str]:
     with whole_file(path) as file:
         file.write(b"".join(kept))
     return wrong
-
-
-def _summary_writer(folder: Path, resume_step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ModuleNotFoundError(
-            "tensorboard=True needs TensorBoard: pip install 'fastgan[tensorboard]'"
-        ) from error
-    return SummaryWriter(str(folder), purge_step=resume_step or None)
 
 
 class Reporter(Protocol):

@@ -21,7 +21,8 @@ from fastgan.engine.config import TrainResult, changed_fields
 from fastgan.engine.grid import save_grid, screen_scale
 from fastgan.engine.health import Health
 from fastgan.engine.heartbeat import LostRankError
-from fastgan.engine.log import LineReporter, MetricsLog, Reporter, SilentReporter, default_reporter
+from fastgan.engine.log import LineReporter, Reporter, RunLog, SilentReporter, default_reporter
+from fastgan.engine.loggers import Logger, named_loggers
 from fastgan.engine.parts import changed_parts
 from fastgan.engine.pictures import save_reconstructions
 from fastgan.engine.run_folder import RunFolder, read_run
@@ -60,6 +61,10 @@ class Loop:
         self.reporter = reporter or default_reporter()
         if not self.group.is_first:
             self.reporter = SilentReporter()
+        # Made here, so that a package that is missing is told of before the folder stands.
+        self._loggers = [c for c in callbacks if isinstance(c, Logger)]
+        if self.group.is_first:
+            self._loggers += named_loggers(trainer.config)
         self.health = Health(trainer)
         self.samples: Path | None = None
         self.checkpoint: Path | None = None
@@ -95,7 +100,9 @@ class Loop:
         first, self._started = trainer.step, time.monotonic()
         self._marked = first, self._started
         self._non_finite = self._count_non_finite()
-        self._open_log()
+        folder = self.folder if self.group.is_first else None
+        self._record = RunLog(folder, self._loggers, lambda text: self.reporter.note(text))
+        self._record.open(trainer.step, trainer.facts())
         self.reporter.start(config.steps, first)
         if trainer.device.type == "cuda":
             self.reporter.note(trainer.on_device())
@@ -113,8 +120,7 @@ class Loop:
             self._rescue(error)
             raise
         finally:
-            if self._metrics is not None:
-                self._metrics.close()
+            self._record.close()
             self.reporter.stop()
         return self._result(first, stopped_by)
 
@@ -222,9 +228,7 @@ class Loop:
         self._marked = trainer.step, now
         for callback in self.callbacks:
             callback.on_log(trainer, values)
-        if self._metrics is not None:
-            seconds = now - self._started
-            self._metrics.write({"step": trainer.step, "seconds": seconds, **values})
+        self._record.write(trainer.step, {"seconds": now - self._started, **values})
         new, self._non_finite = int(read[-1]) - self._non_finite, int(read[-1])
         if new > 0:
             self._on_non_finite(new)
@@ -262,9 +266,7 @@ class Loop:
         trainer.reseed()
         self._non_finite = self._count_non_finite()
         self._marked = trainer.step, time.monotonic()
-        if self._metrics is not None:
-            self._metrics.close()
-        self._open_log()
+        self._record.open(trainer.step, trainer.facts())
         self.reporter.note(f"{what}: back to step {trainer.step} (rollback {done})")
 
     def _unspoiled(self) -> bool:
@@ -283,14 +285,6 @@ class Loop:
     def _count_non_finite(self) -> int:
         return int(self._count_non_finite_on_device())
 
-    def _open_log(self) -> None:
-        self._metrics = None
-        if self.group.is_first:
-            events = self.folder.tensorboard if self.config.tensorboard else None
-            self._metrics = MetricsLog(self.folder.metrics, self.trainer.step, events)
-            for problem in self._metrics.dropped:
-                self.reporter.note(problem)
-
     def _draw(self) -> None:
         trainer = self.trainer
         self._drawn_at = trainer.step
@@ -298,9 +292,11 @@ class Loop:
         if self.group.is_first:
             images = trainer.sample(trainer.fixed_noise, trainer.fixed_labels)
             save_grid(images, self.samples, scale=screen_scale(images))
+            self._record.picture(trainer.step, "samples", self.samples)
             self._tell(self.health.samples(images))
             path = self.folder.samples / f"reconstructions-{trainer.step:08d}.png"
             save_reconstructions(trainer, path)
+            self._record.picture(trainer.step, "reconstructions", path)
 
     def _save(self) -> None:
         trainer, config = self.trainer, self.config
@@ -311,6 +307,7 @@ class Loop:
             prune_checkpoints(self.folder.checkpoints, config.keep_last, config.keep_best)
         for callback in self.callbacks:
             callback.on_checkpoint(trainer, path)
+        self._record.artifact(path)
 
     def _write_checkpoint(self, info: dict[str, Any], alone: bool = False) -> Path:
         self._tried, folder = self.trainer.step, self.folder.checkpoints

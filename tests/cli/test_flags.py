@@ -41,10 +41,10 @@ def value_at(made: Any, path: tuple[str, ...]) -> Any:
 def defaults() -> Iterator[tuple[str, Any, list[str]]]:
     """Each command's arguments as they are by default, and its positional ones."""
     for command in _COMMANDS:
-        kind = getattr(import_module(f"fastgan.cli.{command}"), "Arguments", None)
+        kind = getattr(import_module(f"fastgan.cli.{command.replace('-', '_')}"), "Arguments", None)
         if kind is None:
             continue
-        named = {"kind": "classes", "checkpoint": Path("run"), "name": "mnist"}
+        named = {"kind": "classes", "checkpoint": Path("run"), "name": "mnist", "data": "mnist"}
         needed = [
             f.name
             for f in dataclasses.fields(kind)

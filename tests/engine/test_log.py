@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 
-import pytest
 from rich.console import Console
 
 from fastgan.engine.log import BarReporter, LineReporter, MetricsLog, default_reporter
@@ -31,23 +29,6 @@ def test_a_new_run_starts_a_new_file(tmp_path):
     path.write_text('{"step": 1}\n')
     MetricsLog(path).close()
     assert path.read_text() == ""
-
-
-def test_tensorboard_gets_the_scalars(tmp_path):
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    log = MetricsLog(tmp_path / "metrics.jsonl", tensorboard=tmp_path / "tb")
-    log.write({"step": 7, "loss_d": 0.5})
-    log.close()
-    events = accumulator.EventAccumulator(str(tmp_path / "tb"))
-    events.Reload()
-    [event] = events.Scalars("loss_d")
-    assert (event.step, event.value) == (7, 0.5)
-
-
-def test_tensorboard_that_is_missing_names_its_extra(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ModuleNotFoundError, match=r"fastgan\[tensorboard\]"):
-        MetricsLog(tmp_path / "metrics.jsonl", tensorboard=tmp_path / "tb")
 
 
 def test_plain_lines_tell_rate_losses_and_time_left(capsys):

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fastgan.engine.log import MetricsLog
+from fastgan.engine.log import MetricsLog, RunLog
+from fastgan.engine.loggers import TensorBoard
+from fastgan.engine.run_folder import RunFolder
 from fastgan.metrics import Score, load_scores, save_scores
 
 
@@ -41,11 +43,15 @@ def test_a_run_goes_on_behind_lines_of_both_kinds(tmp_path: Path):
 
 
 def test_tensorboard_still_gets_the_number(tmp_path: Path):
-    pytest.importorskip("tensorboard")
-    log = MetricsLog(tmp_path / "metrics.jsonl", tensorboard=tmp_path / "events")
-    log.write({"step": 1, "loss_d": math.nan})
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    log = RunLog(RunFolder(tmp_path), [TensorBoard()], print)
+    log.open(0, {})
+    log.write(1, {"loss_d": math.nan})
     log.close()
     assert strictly((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "loss_d": None}
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert math.isnan(events.Scalars("loss_d")[0].value)
 
 
 def test_scores_keep_their_nan(tmp_path: Path):
