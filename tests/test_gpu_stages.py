@@ -259,13 +259,6 @@ def test_what_was_tuned_on_this_code_is_not_tuned_again(tmp_path, monkeypatch):
     assert len(done) == 3 + 6 + 8
 
 
-def collected(*arguments: str) -> set[str]:
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "--benchmark", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-    return {line for line in done.stdout.splitlines() if "::" in line}
-
-
 def test_every_way_to_need_a_gpu_is_selected(tmp_path, monkeypatch):
     monkeypatch.setattr(selection, "ROOT", tmp_path)
     ways = [
@@ -277,9 +270,23 @@ def test_every_way_to_need_a_gpu_is_selected(tmp_path, monkeypatch):
     assert selection.marked(".") == [f"test_{i}.py" for i in range(4)]
 
 
-def test_the_selected_benchmarks_are_all_that_need_cuda():
-    selected = collected(*selection.marked("bench"), "-m", "gpu")
-    assert selected == {name for name in collected("bench") if "cuda" in name}
+def test_the_selected_benchmarks_are_all_that_need_cuda(tmp_path, monkeypatch):
+    (tmp_path / "telling.py").write_text(
+        "def pytest_collection_finish(session):\n"
+        "    for item in session.items:\n"
+        "        print(bool(item.get_closest_marker('gpu')), item.nodeid)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-qq", "--benchmark", "bench"]
+    done = subprocess.run(
+        [*command, "-p", "telling"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    lines = [line.partition(" ") for line in done.stdout.splitlines() if "::" in line]
+    names = {name for marked, _, name in lines if marked in ("True", "False")}
+    files = selection.marked("bench")
+    selected = {n for marked, _, n in lines if marked == "True" and n.partition("::")[0] in files}
+    assert selected == {name for name in names if "cuda" in name}
     for op in ("norm_act", "dcgan_step", "fuse", "gather_images"):
         assert any(name.startswith(f"bench/test_{op}.py") for name in selected), op
 

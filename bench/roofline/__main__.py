@@ -12,14 +12,14 @@ from fastgan.engine.precision import Precision
 from fastgan.recipes import get_recipe
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.roofline", description=__doc__)
     parser.add_argument("recipe", nargs="?", default="dcgan-64")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="float32", choices=get_args(Precision))
     parser.add_argument("--gpu", default="", help="bounds of a GPU by its data sheet, unmeasured")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     try:
         device = take_device("cpu" if chosen.gpu else chosen.device)
         recipe = get_recipe(chosen.recipe)

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 import fastgan
 from fastgan.fusion.plan import plan_of
 
-pytestmark = [
-    pytest.mark.usefixtures("form"),
-    pytest.mark.parametrize("form", ["recompute", "fused"], indirect=True),
-]
+FORMS = ["recompute", "fused"]
+pytestmark = pytest.mark.usefixtures("form")
+in_each_form = pytest.mark.parametrize("form", FORMS, indirect=True)
 
 
 def conv(dims: int = 2) -> nn.Module:
@@ -119,12 +118,21 @@ WAYS += ["view of the input", "other", "data", "channel of data", "data kept"]
 WAYS += ["transposed whole", "list", "by place"]
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", LAYERS)
+# Each way of each layers, the forms in turn: each form meets each way, and each layers.
+@pytest.mark.parametrize(
+    ("form", "way", "name"),
+    [
+        (FORMS[(i + j) % 2], way, name)
+        for i, way in enumerate(WAYS)
+        for j, name in enumerate(LAYERS)
+    ],
+    indirect=["form"],
+)
 def test_what_the_original_runs_runs(name: str, way: str):
     compare(Writing, name, way)
 
 
+@in_each_form
 @pytest.mark.parametrize("way", ["whole", "data less", "input", "data of the input"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_part_runs_what_the_original_runs(name: str, way: str):
@@ -148,6 +156,7 @@ def compare(kind: type[Writing], name: str, way: str) -> None:
         torch.testing.assert_close(found, expected)
 
 
+@in_each_form
 @pytest.mark.parametrize("way", ["data less", "data set"])
 def test_what_sets_attributes_of_values_is_not_traced(way: str):
     original = Writing([conv(), nn.LeakyReLU(0.2)], way).double()
@@ -158,6 +167,7 @@ def test_what_sets_attributes_of_values_is_not_traced(way: str):
     torch.testing.assert_close(fused(x), original(x))
 
 
+@in_each_form
 def test_only_what_is_written_to_is_left():
     """And the report says by what; of the parts within, too, whose own graphs do not show it."""
     model = Writing([conv(), nn.LeakyReLU(0.2), conv(), nn.LeakyReLU(0.2)], "channel")

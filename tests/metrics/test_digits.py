@@ -191,7 +191,7 @@ def test_reads_real_digits_and_not_noise() -> None:
     held_out, train = torch.randperm(
         len(data), generator=torch.Generator().manual_seed(0)
     ).tensor_split([1000])
-    reader = train_lenet(data.images[train], data.labels[train])
+    reader = train_lenet(data.images[train], data.labels[train], epochs=6)
     assert digit_accuracy(reader, data.images[held_out], data.labels[held_out]) > 0.97
     real = score_digits(data.images[held_out], reader)
     assert real.coverage == 10
