@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
+import os
 import shutil
 import subprocess
 from dataclasses import dataclass, replace
@@ -139,13 +141,19 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("needs g++ to compile the kernels' bodies for the host")
-    path = tmp_path_factory.mktemp("emulate") / "emulate.so"
+    base = tmp_path_factory.getbasetemp()
+    # Workers side by side share one library: the first to come compiles it.
+    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    path = shared / "emulate.so"
     sources = [str(Path(__file__).with_name(f"{name}.cpp")) for name in SOURCES]
-    subprocess.run(
-        [compiler, "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared",
-         f"-I{ROOT / 'csrc'}", *sources, "-o", str(path)],
-        check=True,
-    )  # fmt: skip
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            subprocess.run(
+                [compiler, "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared",
+                 f"-I{ROOT / 'csrc'}", *sources, "-o", str(path)],
+                check=True,
+            )  # fmt: skip
     library = ctypes.CDLL(str(path))
     library.emulate_offset.restype = ctypes.c_longlong
     library.emulate_fast_div.restype = ctypes.c_uint

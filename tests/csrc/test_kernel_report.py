@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 
-from tools.kernel_report import cuda_part
+from tools.kernel_report import compare, cuda_part
+from tools.kernel_report.__main__ import REPORT
 from tools.kernel_report.compare import Select
 
 USAGE = """
@@ -54,18 +55,25 @@ def test_a_kernel_of_another_kind_is_an_error():
         cuda_part._describe("stray(int)")
 
 
-@pytest.mark.slow
-def test_kernels_move_16_bytes_and_spill_nothing(monkeypatch):
-    if reason := cuda_part.unavailable():
-        pytest.skip(reason)
-    assert cuda_part.toolchain().startswith("nvcc ")
-    (compiled,) = cuda_part.compile([("bias_act/op.cu", "sm_80")])
-    rows = [row for row in compiled if row.kernel.startswith("bias")]
+def test_kernels_move_16_bytes_and_spill_nothing():
+    committed = compare.load(REPORT)["cuda"].rows
+    rows = [row for row in committed if row.kernel.startswith("bias") and row.target == "sm_80"]
     assert len(rows) == 24, "two kernels, three dtypes, two layouts, two widths"
     for row in rows:
         assert row.spills == 0
         if "16 bytes" in row.variant:
             assert (row.load, row.store) == (16, 16)
+
+
+@pytest.mark.slow
+def test_the_committed_rows_are_those_of_the_sources():
+    if reason := cuda_part.unavailable():
+        pytest.skip(reason)
+    (rows,) = cuda_part.compile([("gather_images/op.cu", "sm_80")])
+    committed = compare.load(REPORT)["cuda"]
+    assert len(rows) == 6, "three dtypes, two widths"
+    if cuda_part.toolchain() == committed.toolchain:
+        assert set(rows) <= set(committed.rows)
 
 
 def test_the_digest_of_a_target_covers_sources_and_headers(monkeypatch, tmp_path):
