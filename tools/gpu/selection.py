@@ -53,7 +53,7 @@ def needs(test: Path) -> set[str]:
     while waiting:
         for name in _imported(waiting.pop()):
             found |= {OPTIONAL[top] for top in [name.partition(".")[0]] if top in OPTIONAL}
-            new = set(_files(name)) - seen
+            new = set(_files(name, ROOT)) - seen
             seen |= new
             waiting += new
     return found
@@ -86,10 +86,14 @@ def _run_later(node: ast.AST) -> bool:
     return isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
 
 
-def _files(name: str) -> Iterator[Path]:
-    """The files of this tree that importing a dotted name runs, its packages' included."""
+@cache
+def _files(name: str, tree: Path) -> tuple[Path, ...]:
+    """The files of a tree that importing a dotted name runs, its packages' included."""
     parts = name.split(".")
-    for root in (ROOT, ROOT / "tests" / "helpers"):
-        for end in range(1, len(parts) + 1):
-            path = root.joinpath(*parts[:end])
-            yield from (p for p in (path.with_suffix(".py"), path / "__init__.py") if p.exists())
+    found = (
+        root.joinpath(*parts[:end])
+        for root in (tree, tree / "tests" / "helpers")
+        for end in range(1, len(parts) + 1)
+    )
+    files = (p for path in found for p in (path.with_suffix(".py"), path / "__init__.py"))
+    return tuple(p for p in files if p.exists())
