@@ -32,12 +32,12 @@ def event_clock(run: Callable[[], object]) -> float:
     return float(start.elapsed_time(stop)) / 1e3
 
 
-def captured(run: Callable[[], object], warm_up: int = 3) -> Callable[[], object]:
+def captured(run: Callable[[], object]) -> Callable[[], object]:
     """A CUDA graph of a call on fixed inputs, as a function that replays it."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        for _ in range(warm_up):
+        for _ in range(3):  # warm-up
             run()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
@@ -51,14 +51,14 @@ def captured(run: Callable[[], object], warm_up: int = 3) -> Callable[[], object
     return replay
 
 
-def gpu_state(index: int = 0) -> dict[str, object]:
+def gpu_state() -> dict[str, object]:
     """Clocks, temperature, power and whether the GPU is being slowed down; empty without
     nvidia-smi, so that its absence shows."""
     if shutil.which("nvidia-smi") is None:
         return {}
     for reasons in _REASONS:
         query = f"--query-gpu={_QUERY},{reasons}"
-        command = ["nvidia-smi", query, "--format=csv,noheader,nounits", "-i", str(index)]
+        command = ["nvidia-smi", query, "--format=csv,noheader,nounits", "-i", "0"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == 0:
             return parse_state(done.stdout)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from bench.harness.clock import clock_of, gpu_state
+from bench.harness.clock import clock_of
 from bench.harness.source import source_hash
 from bench.paired import interleave
 
@@ -62,7 +62,6 @@ def gpu() -> dict[str, Any]:
         "multiprocessors": properties.multi_processor_count,
         "memory_gib": round(properties.total_memory / 2**30, 1),
         "cache_mib": round(last_level_cache("cuda") / 2**20, 1),
-        "state": gpu_state(),
     }
 
 

@@ -68,9 +68,9 @@ class Measurement:
         if name in self.peak:
             row["peak_bytes"] = self.peak[name]
         if self.cost is not None:
-            floor = self.cost.floor(machine.rate(ceilings, self.case.dtype), ceilings["bytes"])
-            row |= {"bytes": self.cost.moved, "operations": self.cost.operations, "floor": floor}
-            row["share_of_roofline"] = floor / row["seconds"]["p50"]
+            bound = self.cost.floor(machine.rate(ceilings, self.case.dtype), ceilings["bytes"])
+            row |= {"bytes": self.cost.moved, "operations": self.cost.operations}
+            row["share_of_roofline"] = bound / row["seconds"]["p50"]
         if self.gpu:
             row["gpu"] = self.gpu
         return row

@@ -11,9 +11,7 @@ neither the choice is by rule.
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 import warnings
 from collections.abc import Iterable
 from functools import cache
@@ -28,6 +26,7 @@ from fastgan.ops.conv.timing import Times
 from fastgan.ops.core import dispatch
 from fastgan.ops.core.setting import Setting
 from fastgan.ops.core.tensors import is_channels_last
+from fastgan.system import user_cache, whole_file
 
 FORMS = ("recompute", "fused", "norm_fused")
 SHIPPED = Path(__file__).with_name("tuning.json")
@@ -206,9 +205,8 @@ def compiled_forms(device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
 
 
 def user_table() -> Path:
-    """The user's own table: fastgan/tuning.json in $XDG_CACHE_HOME, else in ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "fastgan" / "tuning.json"
+    """The user's own table: tuning.json in the user's cache."""
+    return user_cache() / "tuning.json"
 
 
 def store(device: str, dtype: torch.dtype, measured: dict[str, dict[str, Times]]) -> Path:
@@ -224,17 +222,9 @@ def store(device: str, dtype: torch.dtype, measured: dict[str, dict[str, Times]]
             "cold": {form: t.cold for form, t in times.items()},
             "warm": {form: t.warm for form, t in times.items()},
         }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump({"format": _FORMAT, "devices": devices}, file, indent=1, sort_keys=True)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    table = {"format": _FORMAT, "devices": devices}
+    with whole_file(path) as file:
+        file.write(json.dumps(table, indent=1, sort_keys=True).encode())
     forget()
     return path
 
