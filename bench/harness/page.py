@@ -178,7 +178,7 @@ def whole(rows: list[Row]) -> str:
 
 
 def quality(rows: list[Row]) -> str:
-    """The last point of each arm; the curve is a picture."""
+    """The last point of each arm."""
     heading = ["arm", "seed", "seconds", "steps", "images/s", *rows[0]["metrics"]]
     last = {(row["arm"], row["seed"]): row for row in rows}
     body = []
