@@ -1,7 +1,7 @@
 """Runs the kernels in Triton's interpreter, on CPU tensors.
 
-Triton decides at import whether it interprets, for the whole process: so each file runs in a
-process of its own, whatever the tests around it have imported.
+Triton decides at import whether it interprets, for the whole process: so the files run in processes
+of their own, whatever the tests around them have imported.
 """
 
 from __future__ import annotations
@@ -15,23 +15,29 @@ import pytest
 
 HERE = Path(__file__).parent
 FILES = sorted((HERE / "interpreted").glob("test_*.py"))
+# Quick ones, which share a process: it takes longer to start than each of them runs.
+QUICK = ("bias_act", "execute", "gather_images", "geometry", "mean_loss", "small_channels")
+RUNS = {path.stem: [path] for path in FILES if path.stem.removeprefix("test_") not in QUICK}
+RUNS["quick ones"] = [path for path in FILES if path.stem not in RUNS]
+OPTIONS = ("-q", "--no-header", "-p", "no:cacheprovider")
 
 
 def test_there_is_something_to_run() -> None:
     assert len(FILES) >= 3
+    assert len(RUNS["quick ones"]) == len(QUICK)
 
 
 @pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1", reason="already interpreting: the files run directly"
 )
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_interpreted(path: Path) -> None:
+@pytest.mark.parametrize("name", RUNS)
+def test_interpreted(name: str) -> None:
     triton = pytest.importorskip("triton")
     numpy = pytest.importorskip("numpy")
     if triton.__version__ < "3.7" and numpy.lib.NumpyVersion(numpy.__version__) >= "2.4.0":
         pytest.skip(f"the interpreter of triton {triton.__version__} needs numpy < 2.4")
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", str(path), "-q", "--no-header", "-p", "no:cacheprovider"],
+        [sys.executable, "-m", "pytest", *map(str, RUNS[name]), *OPTIONS],
         env=os.environ | {"TRITON_INTERPRET": "1"},
         cwd=HERE.parents[1],
         capture_output=True,
