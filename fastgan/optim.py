@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import chain
 from operator import is_
 from typing import Any
@@ -20,6 +21,10 @@ class Adam(torch.optim.Adam):
     A state whose shapes are not those of the parameters, by which PyTorch's fused update reads and
     writes other memory, is a ValueError: where it is loaded, and in a step.
     """
+
+    instead: Callable[..., bool] | None = None
+    """Called in a step with a group and lists of its parameters, their gradients, moments, largest
+    moments and counts: it may update them in PyTorch's place, and says whether it has."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.check_state(state_dict)
@@ -60,6 +65,9 @@ class Adam(torch.optim.Adam):
     def _init_group(self, group: dict[str, Any], *lists: list[Tensor]) -> Any:
         complex_or_not = super()._init_group(group, *lists)
         self._require_shapes(group, lists)
+        if self.instead is not None and self.instead(group, *lists):
+            for tensors in lists:
+                tensors.clear()
         if group["fused"]:
             # Of each parameter: itself, gradient, moments and, with amsgrad, their largest.
             of_each = [tensors for tensors in lists[:5] if tensors]

@@ -36,7 +36,12 @@ def mean_loss_backward(
 ) -> tuple[Tensor, ...]:
     """The gradient of each part's logits from that of the loss, a scalar in float32."""
     first, second, values, kinds = _arguments(logits, terms)
-    found = tuple(x.new_empty(x.shape) for x in logits)
+    if second is not None and second.dtype is first.dtype:  # side by side, as of a joint batch
+        sizes = [x.numel() for x in logits]
+        found = first.new_empty(sum(sizes)).split(sizes)
+    else:
+        found = tuple(x.new_empty(x.numel()) for x in logits)
+    found = tuple(g.view(x.shape) for g, x in zip(found, logits, strict=True))
     grid = (sum(triton.cdiv(x.numel(), BLOCK) for x in logits),)
     with device_guard(first):
         mean_loss_backward_kernel[grid](

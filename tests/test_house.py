@@ -145,7 +145,7 @@ SHARED = {
     "csrc/cuda": {"device"},
 }
 OPS = {"bias_act", "conv", "conv_block", "conv_norm_act", "gather_images", "norm_act"}
-OPS |= {"mean_loss", "norm_act_conv", "small_channels"}
+OPS |= {"adam", "mean_loss", "norm_act_conv", "small_channels"}
 
 
 @pytest.mark.parametrize("side", SHARED)

@@ -152,3 +152,20 @@ def test_a_skipped_step_and_state_of_torch() -> None:
     optimizer.found_inf = torch.ones(())  # type: ignore[attr-defined]
     optimizer.step()
     assert all(torch.equal(a, b) for a, b in zip(before, given, strict=True))
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_another_may_make_the_step(made: bool) -> None:
+    p = nn.Parameter(torch.ones(3))
+    optimizer, given = Adam([p], 0.1, fused=True), []
+
+    def instead(group: dict[str, Any], *lists: list[Tensor]) -> bool:
+        given.extend(map(len, lists))
+        return made
+
+    optimizer.instead = instead
+    p.grad, before = torch.ones_like(p), p.detach().clone()
+    optimizer.step()
+    assert given == [1, 1, 1, 1, 0, 1]
+    assert torch.equal(p, before) is made
+    assert copy.deepcopy(optimizer).instead is None

@@ -222,8 +222,10 @@ def _flat_buffers(parameters: Sequence[nn.Parameter]) -> list[_Flat]:
         by_type[parameter.dtype].append(parameter)
     buffers = []
     for dtype, group in by_type.items():
-        values = torch.zeros(sum(p.numel() for p in group), dtype=dtype, device=group[0].device)
-        pieces = values.split([p.numel() for p in group])
+        # Each begins at whole 16 bytes, as kernels read it.
+        sizes = [-(-p.numel() * dtype.itemsize // 16) * 16 // dtype.itemsize for p in group]
+        values = torch.zeros(sum(sizes), dtype=dtype, device=group[0].device)
+        pieces = values.split(sizes)
         views = [
             piece.as_strided(p.shape, torch.empty_like(p).stride(), piece.storage_offset())
             for piece, p in zip(pieces, group, strict=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -39,43 +40,121 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 
 class RoundedWeights:
-    """The weights of a network's convolutions and products as autocast would round them, by one
+    """The weights of networks' convolutions and products as autocast would round them, by one
     launch for all and one for all their gradients, where autocast takes one for each.
 
     To be made anew for each region of autocast, whose copies it keeps as autocast does. The bits
     are autocast's, but that a kernel that would read the float32 weight itself gets a rounded one.
     A weight that is not a float32 parameter of its layer (spectral norm's, say) and a network that
     was compiled are left to autocast.
+
+    Args:
+        current: copies of weights that are there already, as `WrittenCopies` has them.
+        together: networks that all run in the region: the first rounds the weights of each.
     """
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        dtype: torch.dtype,
+        current: Mapping[Tensor, Tensor] = MappingProxyType({}),
+        together: Sequence[nn.Module] = (),
+    ) -> None:
         self._dtype = dtype
-        self._of: dict[tuple[nn.Module, bool], list[tuple[nn.Module, Tensor, Tensor]]] = {}
+        self._current = current
+        self._together = together
+        self._of: dict[nn.Module, list[tuple[nn.Module, Tensor, Tensor]]] = {}
 
     @contextmanager
     def within(self, network: nn.Module) -> Iterator[None]:
         """Inside, the layers of `network` hold the rounded weights; gradients flow to their own."""
-        key = network, torch.is_grad_enabled()
-        if key not in self._of:
-            self._of[key] = self._rounded(network)
+        if network not in self._of:
+            self._round(self._together if network in self._together else (network,))
         try:
-            for layer, _, rounded in self._of[key]:
+            for layer, _, rounded in self._of[network]:
                 layer._parameters["weight"] = rounded  # type: ignore[assignment]
             yield
         finally:
-            for layer, weight, _ in self._of[key]:
+            for layer, weight, _ in self._of[network]:
                 layer._parameters["weight"] = weight  # type: ignore[assignment]
 
-    def _rounded(self, network: nn.Module) -> list[tuple[nn.Module, Tensor, Tensor]]:
-        layers = list(network.modules())
-        if any(m._compiled_call_impl or "_orig_mod" in m._modules for m in layers):
-            return []
-        found = [(m, m._parameters["weight"]) for m in layers if _is_product(m)]
-        weights = {id(w): w for _, w in found if w is not None and w.dtype is torch.float32}
-        if not weights:
-            return []
-        copies = dict(zip(weights, _Rounded.apply(self._dtype, *weights.values()), strict=True))
-        return [(m, w, copies[id(w)]) for m, w in found if w is not None and id(w) in copies]
+    @torch.enable_grad()
+    def _round(self, networks: Sequence[nn.Module]) -> None:
+        found = {network: _rounded_by_autocast(network) for network in networks}
+        weights = list(dict.fromkeys(weight for layers in found.values() for _, weight in layers))
+        known = {weight: self._current[weight] for weight in weights if weight in self._current}
+        rest = [weight for weight in weights if weight not in known]
+        copies: dict[Tensor, Tensor] = {}
+        for some, made in ((list(known), tuple(known.values())), (rest, None)):
+            if some:
+                rounded = _Rounded.apply(self._dtype, made, *some)
+                copies |= dict(zip(some, rounded, strict=True))
+        for network, layers in found.items():
+            self._of[network] = [(layer, weight, copies[weight]) for layer, weight in layers]
+
+
+class WrittenCopies:
+    """Copies of a network's weights, as `RoundedWeights` has them, that its updates write.
+
+    Attributes:
+        of: by weight.
+        current: those that the last update wrote. Whoever writes weights otherwise empties it.
+    """
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        weights = {weight for _, weight in _rounded_by_autocast(network)}
+        self.of = {weight: torch.empty_like(weight, dtype=dtype) for weight in weights}
+        self.current: dict[Tensor, Tensor] = {}
+
+    def fits(self, network: nn.Module) -> bool:
+        """Whether the network has the weights that it had."""
+        return self.of.keys() == {weight for _, weight in _rounded_by_autocast(network)}
+
+
+class Rounding:
+    """When weights are rounded: in each region of autocast, and by one network's updates."""
+
+    def __init__(self) -> None:
+        self._region: RoundedWeights | None = None
+        self._written: WrittenCopies | None = None
+
+    @contextmanager
+    def region(self, dtype: torch.dtype | None, together: Sequence[nn.Module]) -> Iterator[None]:
+        """Of autocast to ``dtype``; None: weights are left to it."""
+        before = self._region
+        current = self._written.current if self._written else {}
+        self._region = None if dtype is None else RoundedWeights(dtype, current, together)
+        try:
+            yield
+        finally:
+            self._region = before
+
+    @contextmanager
+    def step(self, update: Any, network: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
+        """Within, updates alone write the weights of a network, and are to write the copies, too.
+        None: they are left to autocast."""
+        if dtype is None:
+            yield
+            return
+        if self._written is None or not self._written.fits(network):
+            self._written = WrittenCopies(network, dtype)
+        update.copies = self._written
+        try:
+            yield
+        finally:
+            update.copies, self._written.current = None, {}
+
+    def within(self, network: nn.Module) -> AbstractContextManager[None]:
+        """Inside, a network runs with weights that are rounded, where it is in such a region."""
+        return nullcontext() if self._region is None else self._region.within(network)
+
+
+def _rounded_by_autocast(network: nn.Module) -> list[tuple[nn.Module, Tensor]]:
+    """The layers whose weight may be rounded for them, and that."""
+    layers = list(network.modules())
+    if any(m._compiled_call_impl or "_orig_mod" in m._modules for m in layers):
+        return []
+    found = [(m, m._parameters["weight"]) for m in layers if _is_product(m)]
+    return [(m, w) for m, w in found if w is not None and w.dtype is torch.float32]
 
 
 def _is_product(layer: nn.Module) -> bool:
@@ -85,12 +164,19 @@ def _is_product(layer: nn.Module) -> bool:
 
 
 class _Rounded(torch.autograd.Function):
-    """Copies of tensors of one dtype in another, those of one memory layout by one launch."""
+    """Copies of tensors of one dtype in another, those of one memory layout by one launch.
+
+    current: the copies, if they are there.
+    """
 
     @staticmethod
-    def forward(ctx: Any, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, dtype: torch.dtype, current: Sequence[Tensor] | None, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.dtype = tensors[0].dtype
+        if current is not None:
+            return tuple(copy.detach() for copy in current)
         made = [torch.empty_like(t, dtype=dtype) for t in tensors]
         pairs = list(zip(made, tensors, strict=True))
         # Of a tensor that is not dense empty_like changes the strides.
@@ -106,8 +192,8 @@ class _Rounded(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         given = [g for g in gradients if g is not None]
-        made = iter(_Rounded.apply(ctx.dtype, *given) if given else ())
-        return None, *(None if g is None else next(made) for g in gradients)
+        made = iter(_Rounded.apply(ctx.dtype, None, *given) if given else ())
+        return None, None, *(None if g is None else next(made) for g in gradients)
 
 
 class LossScale:

@@ -21,8 +21,8 @@ from fastgan.engine.capture import host_values
 from fastgan.engine.config import UpdateRule
 from fastgan.engine.distributed import DistributedGroup
 from fastgan.engine.optimizers import settings_of
-from fastgan.engine.outputs import DiscriminatorOutput, output_of
-from fastgan.engine.precision import LOWER, Precision, RoundedWeights, autocast
+from fastgan.engine.outputs import DiscriminatorOutput, halves, output_of
+from fastgan.engine.precision import LOWER, Precision, Rounding, autocast
 from fastgan.engine.update import Update, frozen
 from fastgan.losses import GANLoss
 from fastgan.nn import batches_counted_together, segments
@@ -112,7 +112,7 @@ class GAN:
     takes its statistics over a part. The generator's pass is made again for its own update."""
     ranks: InitVar[DistributedGroup | None] = None  # what `group` was called in the last release
 
-    _weights: RoundedWeights | None = field(default=None, init=False, repr=False)
+    _rounding: Rounding = field(default_factory=Rounding, init=False, repr=False)
 
     def __post_init__(self, ranks: DistributedGroup | None) -> None:
         if ranks is not None:
@@ -120,19 +120,24 @@ class GAN:
             self.group = ranks
 
     @contextmanager
-    def autocast(self) -> Iterator[None]:
-        """The context of a forward pass; see `precision.autocast`."""
-        device, before = self.update_g.device, self._weights
-        rounds = self.precision in LOWER and device.type == "cuda"
-        self._weights = RoundedWeights(LOWER[self.precision]) if rounds else None
-        try:
-            with autocast(device, self.precision):
-                yield
-        finally:
-            self._weights = before
+    def autocast(self, *both: nn.Module) -> Iterator[None]:
+        """The context of a forward pass (see `precision.autocast`), where ``both`` are to run."""
+        device, lower = self.update_g.device, self._lower
+        with self._rounding.region(lower, both), autocast(device, self.precision):
+            yield
+
+    def updates_alone(self) -> AbstractContextManager[None]:
+        """Within, updates alone write weights: the discriminator's are rounded as it is updated."""
+        again = self.update_rule == "alternating" or self.discriminator_steps > 1
+        lower = self._lower if again else None
+        return self._rounding.step(self.update_d, self.discriminator, lower)
+
+    @property
+    def _lower(self) -> torch.dtype | None:
+        return LOWER.get(self.precision) if self.update_g.device.type == "cuda" else None
 
     def generate(self, batch: Batch) -> Tensor:
-        with self._rounded(self.generator):
+        with self._rounding.within(self.generator):
             if batch.labels is None:
                 return self.generator(batch.noise)
             return self.generator(batch.noise, batch.labels)
@@ -158,7 +163,7 @@ class GAN:
         twice = None if labels is None else torch.cat([labels, labels])
         with segments(self.discriminator, 2):
             outputs = self._outputs(torch.cat(both), twice)
-        real, fake = zip(*(part.chunk(2) for part in outputs), strict=True)
+        real, fake = zip(*map(halves, outputs), strict=True)
         return output_of(real, labels), output_of(fake, labels)
 
     def discriminator_loss(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -203,13 +208,10 @@ class GAN:
     def _relativistic(self) -> bool:
         return bool(getattr(self.loss, "relativistic", False))
 
-    def _rounded(self, network: nn.Module) -> AbstractContextManager[None]:
-        return nullcontext() if self._weights is None else self._weights.within(network)
-
     def _outputs(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, ...]:
         """The logits, and the class logits where the discriminator has them."""
         given = (images,) if labels is None else (images, labels)
-        with self._rounded(self.discriminator):
+        with self._rounding.within(self.discriminator):
             out = self.discriminator(*given)
         return (out,) if isinstance(out, Tensor) else out
 
@@ -233,18 +235,19 @@ def gan_step(
         Scalars that are left on the device: reading one waits for the step to end.
     """
     metrics: Metrics = {}
-    for i in range(gan.discriminator_steps):
-        last = i == gan.discriminator_steps - 1
-        batch = batches(i)
-        penalties = [p for j, p in enumerate(gan.penalties) if not due or due[i][j]]
-        if last and gan.update_rule != "alternating":
-            return metrics | simultaneous_phase(gan, batch, penalties)
-        keep = last and gan.share_fakes and gan.accumulate == 1
-        fakes, found = discriminator_phase(gan, batch, penalties, keep_graph=keep)
-        metrics |= found
-    if not gan.share_fakes:
-        batch = batches(gan.discriminator_steps)
-    return metrics | generator_phase(gan, batch, fakes if keep else None)
+    with gan.updates_alone():
+        for i in range(gan.discriminator_steps):
+            last = i == gan.discriminator_steps - 1
+            batch = batches(i)
+            penalties = [p for j, p in enumerate(gan.penalties) if not due or due[i][j]]
+            if last and gan.update_rule != "alternating":
+                return metrics | simultaneous_phase(gan, batch, penalties)
+            keep = last and gan.share_fakes and gan.accumulate == 1
+            fakes, found = discriminator_phase(gan, batch, penalties, keep_graph=keep)
+            metrics |= found
+        if not gan.share_fakes:
+            batch = batches(gan.discriminator_steps)
+        return metrics | generator_phase(gan, batch, fakes if keep else None)
 
 
 def discriminator_phase(
@@ -256,7 +259,7 @@ def discriminator_phase(
     on_images = [p for p in penalties if p not in on_logits]
     metrics, seen = [], []
     for part in batch.split(gan.accumulate):
-        with gan.autocast():
+        with gan.autocast(gan.generator, gan.discriminator):
             with torch.set_grad_enabled(keep_graph):
                 fakes = gan.generate(part)
             real, fake = gan.outputs_of_both(part, fakes.detach())
@@ -326,7 +329,7 @@ def simultaneous_phase(gan: GAN, batch: Batch, penalties: Sequence[Penalty] = ()
     gan.update_g.start()
     metrics, reals = [], []
     for part in batch.split(gan.accumulate):
-        with gan.autocast():
+        with gan.autocast(gan.generator, gan.discriminator):
             fakes = gan.generate(part)
             seen = fakes.detach().requires_grad_()
             real, fake = gan.outputs_of_both(part, seen)

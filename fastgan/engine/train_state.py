@@ -95,7 +95,7 @@ class TrainState:
         loss = loss or get_loss(
             config.loss, smooth_real=config.smooth_real, smooth_fake=config.smooth_fake
         )
-        step = step or named_step(config)
+        one_update, step = step is None, step or named_step(config)
         check_choices(config, generator, discriminator, dataset, self.group, self.device)
         self.loader = make_loader(
             dataset,
@@ -139,6 +139,8 @@ class TrainState:
             class_weight=config.class_weight,
             accumulate=config.accumulate,
         )
+        if one_update:  # of the generator, after which its average moves
+            self.gan.update_g.ema = self.ema
         self.noise = self._random(_NOISE_STREAM)
         self.fixed_noise = torch.randn(
             config.sample_count,

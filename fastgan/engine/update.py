@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fastgan.engine.distributed import DistributedGroup
+from fastgan.engine.ema import Ema
 from fastgan.engine.optimizers import named_optimizer, not_capturable, prepare, skips_non_finite
-from fastgan.engine.precision import LossScale
+from fastgan.engine.precision import LossScale, WrittenCopies
+from fastgan.ops import adam
+from fastgan.optim import Adam
 from fastgan.regularizers import clip_weights_
 
 
@@ -62,7 +66,16 @@ class Update:
         """Updates that were skipped for a gradient that was not finite."""
         self.overflows = torch.zeros((), device=self.device)
         """Of them those that a smaller loss scale may mend: the ordinary life of float16."""
+        self.ema: Ema | None = None
+        """The average that an update is to move in its own pass, where it can: for steps that make
+        one update and then `Ema.update`."""
+        self.copies: WrittenCopies | None = None
+        """Copies of parameters that an update is to write in its own pass, where it can."""
         self._found_inf = torch.zeros((), device=self.device)
+        self._found: Tensor | None = None  # the same, where it is known before the step
+        self._counted = False
+        if isinstance(optimizer, Adam):
+            optimizer.instead = self._in_one_pass
         self._one = torch.ones((), device=self.device)
 
     @property
@@ -102,17 +115,25 @@ class Update:
     def finish(self) -> None:
         """Apply the gradients."""
         self.group.average_gradients(self.parameters)
-        self._unscale_and_check()
+        alone = len(self.optimizer.param_groups) == 1
+        self._found, self._counted = None, False
+        if self.copies:
+            self.copies.current = {}
+        heeds = skips_non_finite(self.optimizer)
+        checks = heeds and alone and isinstance(self.optimizer, Adam)  # in its one pass
+        if not checks or self.clip or self.loss_scale is not None:
+            self._unscale_and_check()
         if self.clip:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
-        if skips_non_finite(self.optimizer):
+        if heeds:
             self.optimizer.found_inf = self._found_inf  # type: ignore[attr-defined]
             self.optimizer.step()
         else:
             self._step_unless_found()
         if self.bound:
             clip_weights_(self._module, self.bound)
-        self.skipped += self._found_inf
+        if not self._counted:
+            self.skipped += self._found_inf
         if self.loss_scale is not None:
             self.overflows += self._found_inf * (self.loss_scale.value > 1)
             self.loss_scale.update(self._found_inf)
@@ -139,6 +160,43 @@ class Update:
         for tensor, old in zip(tensors, before, strict=True):
             tensor.copy_(torch.where(self._found_inf > 0, old, tensor))
 
+    def _in_one_pass(
+        self,
+        group: dict[str, Any],
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        exp_avgs: list[Tensor],
+        exp_avg_sqs: list[Tensor],
+        largest: list[Tensor],
+        steps: list[Tensor],
+    ) -> bool:
+        """Makes the optimizer's step where `ops.adam` can, else checks the gradients for it."""
+        alone = len(self.optimizer.param_groups) == 1
+        ema = self.ema if alone and self.ema and self.ema.moves(parameters) else None
+        averages = [ema.of[p] if ema else None for p in parameters]
+        of = self.copies.of if self.copies and not self.bound else {}
+        copies = [of.get(p) for p in parameters]
+        lr, other = group["lr"], group["maximize"] or group.get("decoupled_weight_decay")
+        plain = group["fused"] and not (largest or other)
+        plain = plain and isinstance(lr, Tensor) and lr.device == self.device
+        tensors = parameters, gradients, exp_avgs, exp_avg_sqs, steps, averages
+        if not (plain and adam.serves(parameters, copies, *tensors[1:])):
+            if self._found is None:
+                self._unscale_and_check()
+            return False
+        rule = *group["betas"], group["eps"], group["weight_decay"]
+        skipped = self.skipped if alone else None
+        rate = ema.rate if ema else None
+        adam.adam_(*tensors, copies, lr, rate, self._found, skipped, rule)
+        self._counted = alone
+        if ema:
+            ema.moved = True
+        if self.copies and of:
+            self.copies.current |= {p: of[p] for p in parameters if p in of}
+            # What was computed by the copies before can no longer go backward.
+            torch.autograd.graph.increment_version(self.copies.current.values())
+        return True
+
     def _unscale_and_check(self) -> None:
         by_type: dict[torch.dtype, list[Tensor]] = defaultdict(list)
         for parameter in self.parameters:
@@ -148,6 +206,7 @@ class Update:
         self._found_inf.zero_()
         for gradients in by_type.values():
             torch._amp_foreach_non_finite_check_and_unscale_(gradients, self._found_inf, inverse)
+        self._found = self._found_inf
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from fastgan.nn.layers import Activation
 from fastgan.nn.sequential import Run, Runner, laid_out, recording
 from fastgan.ops import conv_block
 from fastgan.ops.conv import aten, timing, tma, tuning
-from fastgan.ops.conv.algorithms import Kernels, kernels_of
+from fastgan.ops.conv.algorithms import Kernels, is_triton, kernels_of
 from fastgan.ops.conv.problem import FORWARD, describe
 from fastgan.ops.conv_block import Deferred, backend_of
 from fastgan.ops.core import dispatch
@@ -170,8 +170,10 @@ def convolution_kernels(run: Run) -> Kernels | None:
     if run.form == "recompute":
         return kernels_of(problem)
     if run.form == "fused" and backend_of(x, dispatch.setting()) == "triton":
-        served = tma.supports(problem._replace(channels_last=True))
-        return Kernels(*[tma.name(problem) if served else "Triton"] * 3)
+        problem = problem._replace(channels_last=True, triton=True)
+        if tma.supports(problem) or not is_triton(problem):
+            return Kernels(*[tma.name(problem) if tma.supports(problem) else "Triton"] * 3)
+        return kernels_of(problem)
     return Kernels(*[aten.name(problem)] * 3)
 
 

@@ -238,7 +238,7 @@ class Runner(NamedTuple):
             if _records is not None:
                 ran = chosen
                 if form == "fused" and pieces and not self._serves(block, given, given.shape):
-                    ran = Form("recompute", "Triton's kernels for TMA do not serve its convolution")
+                    ran = Form("recompute", "none but the gather of Triton's kernels serves it")
                 keeps = apart or form in _KEEPING
                 kept = ran.name == "recompute" or pieces is not None
                 keeps = keeps or (kept and self.keep_activations)

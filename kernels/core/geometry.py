@@ -53,11 +53,15 @@ _RESIDENT = {
 }
 RESIDENT = {
     "forward": {
-        2: (*_RESIDENT[2], Config(16384, 16, 16, single=True)),
+        2: (
+            *_RESIDENT[2],
+            Config(16384, 16, 16, single=True),
+            Config(16384, 8, 16, single=True),
+        ),
         4: (*_RESIDENT[4], Config(16384, 8, 16, single=True)),
     },
     "backward": {
-        2: (*_RESIDENT[2], Config(8192, 8, 8, single=True)),
+        2: (*_RESIDENT[2], Config(8192, 8, 8, single=True), Config(8192, 4, 8, single=True)),
         4: (*_RESIDENT[4], Config(8192, 4, 8, single=True)),
     },
 }
@@ -78,7 +82,7 @@ def configs(dtype: torch.dtype) -> list[Config]:
         for tile, warps in ((2048, 4), (4096, 8), (8192, 8), (8192, 16), (16384, 16))
         for columns in (line // 8, line // 4, line // 2)
     ]
-    return tiled + single
+    return [*dict.fromkeys([*tiled, *single, *shipped_configs(dtype)])]
 
 
 def shipped_configs(dtype: torch.dtype) -> list[Config]:

@@ -23,7 +23,7 @@ def test_a_rate_on_the_device_gives_the_same_average(kind):
     if kind == "of two dtypes":
         module[2].double()
     numbers, tensors = Ema(module, 0.9), Ema(module, 0.9)
-    tensors._rate = torch.zeros(())  # as on a GPU
+    tensors.rate = torch.zeros(())  # as on a GPU
     assert tensors._alike == (kind == "alike")
     for step in range(1, 30):
         for p in module.parameters():

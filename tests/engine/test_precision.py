@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from fastgan.engine.precision import RoundedWeights
+from fastgan.engine.precision import RoundedWeights, Rounding
 from fastgan.models import create_model
 
 DTYPE = torch.bfloat16
@@ -64,16 +65,45 @@ def test_layers_have_their_own_weights_again():
     assert all(a is b for a, b in zip(before, network.parameters(), strict=True))
 
 
-def test_a_region_rounds_once_with_a_graph_and_once_without():
+def test_a_region_rounds_once_also_where_it_begins_without_a_graph():
     network = plain()
-    with rounded(network) as weights:
+    with torch.no_grad(), rounded(network) as weights:
         first = network[0].weight
     assert first.grad_fn is not None
     with weights.within(network):
         assert network[0].weight is first
-    with torch.no_grad(), weights.within(network):
-        assert network[0].weight is not first
-        assert torch.equal(network[0].weight, first)
+
+
+def test_networks_of_one_region_are_rounded_by_one_launch():
+    both, x = (plain(), plain()), torch.randn(2, 3, 8, 8)
+    expected = [trained(network, x, at_once=True, penalty=False) for network in both]
+    for network in both:
+        network.zero_grad()
+    weights, outputs = RoundedWeights(DTYPE, together=both), []
+    with torch.autocast("cpu", DTYPE):
+        for network in both:
+            with weights.within(network):
+                outputs.append(network(x) + network(x.flip(0)))
+    assert len({w.grad_fn for layers in weights._of.values() for _, _, w in layers}) == 1
+    for network, y, (_, *gradients) in zip(both, outputs, expected, strict=True):
+        y.float().square().mean().backward()
+        for p, gradient in zip(network.parameters(), gradients, strict=True):
+            assert torch.equal(p.grad, gradient)
+
+
+def test_copies_that_are_there_are_not_made_again():
+    network, update = plain(), SimpleNamespace(copies=None)
+    rounding = Rounding()
+    with rounding.step(update, network, DTYPE):
+        for weight, copy in update.copies.of.items():
+            update.copies.current[weight] = copy.fill_(2.0)
+        with rounding.region(DTYPE, ()), rounding.within(network):
+            assert (network[0].weight == 2).all()
+            network[0].weight.float().sum().backward()
+    assert (network[0].weight.grad == 1).all()
+    assert update.copies is None
+    with rounding.region(DTYPE, ()), rounding.within(network):
+        assert torch.equal(network[0].weight.float(), plain()[0].weight.bfloat16().float())
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,6 @@ def test_kernels_in_words() -> None:
 
 def test_force_refuses_what_is_not_there() -> None:
     with pytest.raises(
-        ValueError, match="fft: expected one of small_channels, winograd, bf16, im2"
+        ValueError, match="fft: expected one of small_channels_triton, product, tma, small_ch"
     ):
         force(fft=True).__enter__()

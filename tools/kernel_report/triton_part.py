@@ -28,6 +28,7 @@ POINTERS = {
     "bfloat16": "*bf16",
     "float16": "*fp16",
     "uint8": "*u8",
+    "int32": "*i32",
     "int64": "*i64",
 }
 # (name, N, C, spatial side): large and tiled; small enough for one launch, resident and looped;
@@ -108,8 +109,10 @@ def launches() -> tuple[Launch, ...]:
             (torch.float32, torch.bfloat16, torch.float16), (True, False), SHAPES
         ):
             _run_shape(dtype, channels_last, *shape)
+        _largest_resident()
         _gather_images()
         _mean_loss()
+        _adam()
         for name in TARGETS:
             target = (name,)
             conv_part.run(name)
@@ -155,6 +158,20 @@ def _run_shape(dtype: Any, channels_last: bool, name: str, n: int, c: int, side:
             norm_act.update_running_stats_(affine, affine, *stats[:2], 0.1, n, average)
 
 
+def _largest_resident() -> None:
+    """A norm of 2048 values a channel in 16 bits: the most that stays in registers."""
+    import torch
+
+    norm_act: Any = importlib.import_module("fastgan.kernels.norm_act")
+    affine = torch.empty(512, device="meta")
+    stats = (affine.view(1, 512), affine.view(1, 512), affine, affine)
+    x = torch.empty((128, 512, 4, 4), dtype=torch.bfloat16, device="meta")
+    for given in (x, x.to(memory_format=torch.channels_last)):
+        common = (1e-5, 0, 0.2, 1, False)
+        norm_act.norm_act_train(given, affine, affine, *common)
+        norm_act.norm_act_backward(given, given, *stats, *common, True, True, True)
+
+
 def _gather_images() -> None:
     """Every output type with and without flips; images of 3, 1 and many channels."""
     import torch
@@ -184,6 +201,21 @@ def _mean_loss() -> None:
             kernels.mean_loss_backward(loss, [x] * parts, terms)
 
 
+def _adam() -> None:
+    """Few tensors and many, with averages and copies and without."""
+    import torch
+
+    kernels: Any = importlib.import_module("fastgan.kernels.adam")
+    one, none = torch.empty((), device="meta"), (None,) * 20
+    for count, dtype in ((20, torch.bfloat16), (20, None), (100, torch.float16)):
+        tensors = (torch.empty(4096, device="meta"),) * count
+        copies = none if dtype is None else tuple(t.to(dtype) for t in tensors)
+        averages, rate = (tensors, one) if dtype is torch.bfloat16 else ((None,) * count, None)
+        found = one if dtype is torch.float16 else None
+        scalars = one, rate, found, one, (0.5, 0.999, 1e-8, 0.0)
+        kernels.adam_(*(tensors,) * 5, averages, copies, *scalars)
+
+
 def describe(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Launch:
     """What the compiler would be asked for, as triton's own specialisation does it: whether a
     pointer is 16 bytes aligned (all that torch allocates are), sizes are not specialised on.
@@ -194,9 +226,9 @@ def describe(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> La
     names = function.arg_names
     options = {name: value for name, value in kwargs.items() if name not in names}
     bound = dict(zip(names, args, strict=False)) | {k: v for k, v in kwargs.items() if k in names}
-    signature: dict[str, str] = {}
+    signature: dict[str, Any] = {}
     constexprs: dict[str, Any] = {}
-    attributes: dict[tuple[int], list[list[Any]]] = {}
+    attributes: dict[Any, list[list[Any]]] = {}
     for index, parameter in enumerate(function.params):
         value = bound[parameter.name]
         if parameter.is_constexpr or value is None:
@@ -206,6 +238,10 @@ def describe(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> La
             signature[parameter.name] = POINTERS[str(value.dtype).removeprefix("torch.")]
             if value.data_ptr() % 16 == 0:
                 attributes[(index,)] = [["tt.divisibility", 16]]
+        elif isinstance(value, tuple):
+            signature[parameter.name] = tuple(POINTERS[str(t.dtype)[6:]] for t in value)
+            aligned = [i for i, t in enumerate(value) if t.data_ptr() % 16 == 0]
+            attributes |= {(index, i): [["tt.divisibility", 16]] for i in aligned}
         elif isinstance(value, TensorDescriptor):
             pointer = POINTERS[str(value.base.dtype).removeprefix("torch.")]
             signature[parameter.name] = f"tensordesc<{pointer.strip('*')}{value.block_shape}>"
@@ -220,8 +256,10 @@ def describe(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> La
     return Launch(kernel, variant, function, signature, constexprs, attributes, options)
 
 
-def _variant(signature: dict[str, str], constexprs: dict[str, Any], options: dict[str, int]) -> str:
+def _variant(signature: dict[str, Any], constexprs: dict[str, Any], options: dict[str, int]) -> str:
     """A name that is the same wherever the compiled code is, and only there."""
+    tuples = {k: t for k, t in signature.items() if isinstance(t, tuple)}
+    signature = {k: t[0] if k in tuples else t for k, t in signature.items()}
     pointers = [t.strip("*") for t in signature.values() if t.startswith("*")]
     boxes = [t[len("tensordesc<") : t.index("[")] for t in signature.values() if "[" in t]
     # Where there are but two, or boxes, nothing else says to what type the second converts.
@@ -230,7 +268,8 @@ def _variant(signature: dict[str, str], constexprs: dict[str, Any], options: dic
     values = {
         k: v if isinstance(v, str) else int(v) for k, v in constexprs.items() if v is not None
     }
-    words = [dtype, *(f"{k}={v}" for k, v in values.items())]
+    words = [dtype, *(f"{k}={len(t)}" for k, t in tuples.items())]
+    words += [f"{k}={v}" for k, v in values.items()]
     absent = [k.removesuffix("_ptr") for k, v in constexprs.items() if v is None]
     words += [f"no-{name}" for name in absent]
     words += [f"{k}={v}" for k, v in options.items()]

@@ -40,7 +40,7 @@ from . import composition
 from .record import Call, Spec
 
 ROOT = Path(__file__).resolve().parents[2]
-_POSITIVE = ("var", "running_var", "running")
+_POSITIVE = ("var", "running_var", "running", "exp_avg_sqs", "steps")
 
 
 class Executed(NamedTuple):
@@ -140,14 +140,15 @@ def _raw(call: Call) -> Functions:
         for module in (f"fastgan.kernels.{call.module}", f"fastgan.ops.{call.module}.reference")
     )
     names = list(inspect.signature(definition).parameters)
-    values = _Values(call.arguments[0])
+    first = call.arguments[0]
+    values = _Values(first if isinstance(first, Spec) else None)
     given = tuple(values(n, v) for n, v in zip(names, call.arguments, strict=False))
 
     def with_changed(function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*arguments: Any) -> tuple[Tensor | None, ...]:
             found = function(*arguments)
-            if found is None:  # it changes the first two in place
-                return arguments[:2]
+            if found is None:  # it changes some in place
+                return tuple(_tensors(arguments))
             return found if isinstance(found, tuple) else (found,)
 
         return run
@@ -272,11 +273,18 @@ def _copies(value: Any, dtype: torch.dtype | None = None) -> Any:
     return type(value)(*held) if hasattr(value, "_fields") else tuple(held)
 
 
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors of nested tuples, in order."""
+    if isinstance(value, tuple):
+        for part in value:
+            yield from _tensors(part)
+    elif isinstance(value, Tensor):
+        yield value
+
+
 def _first(value: Any) -> Tensor:
     """The first tensor of nested tuples."""
-    while isinstance(value, tuple):
-        value = value[0]
-    return value
+    return next(_tensors(value))
 
 
 def _shapes(value: Any) -> str:

@@ -242,15 +242,16 @@ def recording(backend: str, capturing: Callable[[], bool]) -> Iterator[Recorder]
     from triton.runtime.jit import JITFunction
 
     recorder = Recorder(capturing)
-    losses = importlib.import_module("fastgan.kernels.mean_loss")
+    losses, adam = (importlib.import_module(f"fastgan.kernels.{k}") for k in ("mean_loss", "adam"))
     of_losses = _Watched(recorder, "mean_loss", SimpleNamespace(**vars(losses)))
+    of_adam = _Watched(recorder, "adam", SimpleNamespace(**vars(adam)))
 
     def launch(function: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
         del warmup
         if callable(grid):
             grid = grid(dict(zip(function.arg_names, args, strict=False)) | kwargs)
         # Aliases: a gradient that something else refers to is copied where it is accumulated.
-        args = tuple(a.detach() if isinstance(a, Tensor) else a for a in args)
+        args = tuple(map(_aliases, args))
         recorder.add(
             "triton", function.__name__, function=function, arguments=args, options=kwargs,
             grid=tuple(grid),
@@ -269,6 +270,7 @@ def recording(backend: str, capturing: Callable[[], bool]) -> Iterator[Recorder]
         patch.object(dispatch, "kernels", watched),
         patch.object(losses, "mean_loss", of_losses.mean_loss),
         patch.object(losses, "mean_loss_backward", of_losses.mean_loss_backward),
+        patch.object(adam, "adam_", of_adam.adam_),
         patch.object(fused, "forward", _watched_fused(recorder, "forward", "companions")),
         patch.object(fused, "backward", _watched_fused(recorder, "backward", "rows")),
         patch.object(native, "why_no_cuda", lambda device=None: missing),
@@ -276,6 +278,12 @@ def recording(backend: str, capturing: Callable[[], bool]) -> Iterator[Recorder]
         recorder,
     ):
         yield recorder
+
+
+def _aliases(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_aliases, value))
+    return value.detach() if isinstance(value, Tensor) else value
 
 
 def _is_eager(*tensors: Tensor | None) -> bool:
@@ -337,6 +345,8 @@ class _CudaKernels:
 
 def described(value: Any) -> Any:
     """A tensor as its `Spec`, those in tuples too; anything else as it is."""
+    if isinstance(value, list):
+        value = tuple(value)
     if isinstance(value, tuple):
         held = map(described, value)
         return type(value)(*held) if hasattr(value, "_fields") else tuple(held)

@@ -55,13 +55,13 @@ class Algorithm(Protocol):
 
 # In this order: the first that supports and prefers a pass runs it.
 ALGORITHMS: dict[str, Algorithm] = {
+    "small_channels_triton": small_channels_triton,
+    "product": product,
+    "tma": tma,
     "small_channels": small_channels,
     "winograd": winograd,
     "bf16": bf16,
     "im2col": im2col,
-    "small_channels_triton": small_channels_triton,
-    "product": product,
-    "tma": tma,
     "aten": aten,
 }
 _MIN_OPERATIONS = 1 << 22  # of a forward pass, below which calls cost more than kernels save
@@ -89,6 +89,11 @@ def select(p: Problem) -> Algorithm:
         if forced is not False and algorithm.supports(p) and (forced or algorithm.prefers(p)):
             return algorithm
     raise RuntimeError(f"no convolution algorithm may run {p}")
+
+
+def is_triton(p: Problem) -> bool:
+    """Whether Triton's kernels, asked for, would run a pass."""
+    return select(p._replace(triton=True)) is not select(p._replace(triton=False))
 
 
 def beats_eager(p: Problem, grad_x: bool) -> bool:

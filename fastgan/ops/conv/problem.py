@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastgan.ops.conv.geometry import Geometry, as_2d, output_shape
-from fastgan.ops.core import processor
+from fastgan.ops.core import dispatch, processor
 from fastgan.ops.core.tensors import is_channels_last
 
 FORWARD, DATA_GRADIENT, WEIGHT_GRADIENT = PASSES = "forward", "data gradient", "weight gradient"
@@ -34,6 +34,7 @@ class Problem(NamedTuple):
     channels_last: bool  # memory of x, in which y and the gradients come, too
     device: str
     activated: bool  # an activation follows
+    triton: bool  # its kernels are asked for, by name or as the fused form of a block
 
     @property
     def dims(self) -> int:
@@ -68,17 +69,23 @@ class Problem(NamedTuple):
 
 
 def describe(
-    of: str, x: Tensor, weight: Tensor, geometry: Geometry, activated: bool = False
+    of: str,
+    x: Tensor,
+    weight: Tensor,
+    geometry: Geometry,
+    activated: bool = False,
+    triton: bool = False,
 ) -> Problem:
     """The problem of tensors like these, of which only shape, dtype, layout and device are read.
 
-    One dimension is taken as two with a height of 1.
+    One dimension is taken as two with a height of 1. triton: besides where the backend is Triton's.
     """
     if x.dim() == 3:
         x, weight, geometry = x.unsqueeze(2), weight.unsqueeze(2), as_2d(geometry)
     return Problem(
         of, tuple(x.shape), output_shape(x.shape, weight.shape, geometry), tuple(weight.shape),
         geometry, x.dtype, weight.dtype, is_channels_last(x), x.device.type, activated,
+        triton or dispatch.setting() == "triton",
     )  # fmt: skip
 
 

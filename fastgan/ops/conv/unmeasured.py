@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from fastgan.ops.conv.problem import Problem
-from fastgan.ops.core import dispatch
 
 TIME = 1.0
 
 
 def prefers(p: Problem) -> bool:
     """Only where Triton is asked for."""
-    return dispatch.setting() == "triton"
+    return p.triton
 
 
 def beats_eager(p: Problem, grad_x: bool) -> bool:

@@ -1,9 +1,10 @@
-"""norm_act_conv by Triton's kernels for GPUs with TMA: statistics travel with a tensor.
+"""norm_act_conv by Triton's convolutions: with those for GPUs with TMA statistics travel with a
+tensor.
 
 The convolution leaves the statistics of its output in pieces, one for each of its tiles, and the
 norm that follows merges them as it normalises: no pass over the tensor takes them, and no launch of
 its own merges them or moves the running ones. The data gradient leaves the sums of the norm's
-gradient in the same way.
+gradient in the same way. The kernels of few channels and plain products leave none.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from torch import Tensor
 from fastgan.kernels.core.packed import eager_call
 from fastgan.ops import conv
 from fastgan.ops.conv import tma
+from fastgan.ops.conv.algorithms import is_triton
 from fastgan.ops.conv.geometry import Geometry
+from fastgan.ops.conv.problem import FORWARD, Problem, describe
 from fastgan.ops.core import dispatch
 from fastgan.ops.core.tensors import channels_last, own_output
 from fastgan.ops.norm_act_conv import kernels
@@ -76,7 +79,17 @@ def serves(
     """Whether a convolution, given its shapes, runs here; x in channels-last memory."""
     if len(x) != 4 or device.type not in ("cuda", "cpu"):
         return False
-    return tma.served_geometry(x, dtype, device, weight, geometry) is not None
+    if tma.served_geometry(x, dtype, device, weight, geometry) is not None:
+        return True
+    return is_triton(_described(x, dtype, weight, geometry)._replace(device=device.type))
+
+
+@cache
+def _described(
+    x: tuple[int, ...], dtype: torch.dtype, weight: tuple[int, ...], geometry: Geometry
+) -> Problem:
+    like = torch.empty((x[0], *x[2:], x[1]), dtype=dtype, device="meta").movedim(-1, 1)
+    return describe(FORWARD, like, torch.empty(weight, dtype=dtype, device="meta"), geometry)
 
 
 def forward(a: Forward, backend: str, *, companions: Companions) -> Outputs:
@@ -107,7 +120,8 @@ def _forward(a: Forward, backend: str, companions: Companions) -> Outputs:
             z, weight, bias, geometry, _activation(spec.after), companions.segments
         )
     else:
-        y = conv.forward(z, weight.to(x.dtype), bias, spec.geometry, *spec.after)
+        weight = _as_read(x, weight, spec.geometry)
+        y = conv.forward(z, weight, bias, spec.geometry, *spec.after, triton=True)
     kept = z if keep_z and z is not x else None
     return Outputs(own_output(y), mean, var, kept, rows, *(statistics or (None, None, None)))
 
@@ -118,8 +132,8 @@ def backward(
     """As `kernels.backward`. rows: of the norm, from the forward pass, unless None."""
     geometry = _geometry(a)
     if geometry is None:
-        dtype = a.x.dtype
-        return kernels.backward(a._replace(weight=a.weight.to(dtype)), backend)
+        weight = _as_read(a.x, a.weight, a.spec.geometry)
+        return kernels.backward(a._replace(weight=weight), backend, triton=True)
     with eager_call():
         return _backward(a, geometry, backend, rows)
 
@@ -158,6 +172,11 @@ def _geometry(a: Forward | Backward) -> Any:
     """The TMA kernels' geometry of a call's convolution; None where they do not run it."""
     x = a.x
     return tma.served_geometry(x.shape, x.dtype, x.device, a.weight.shape, a.spec.geometry)
+
+
+def _as_read(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """A weight for the passes of x, which may round it themselves."""
+    return weight if conv.reads_float32(x, weight, geometry, triton=True) else weight.to(x.dtype)
 
 
 def _launchers() -> Any:

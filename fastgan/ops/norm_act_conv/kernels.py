@@ -54,8 +54,13 @@ def recompute(x: Tensor, norm: NormTensors, spec: Spec, backend: str) -> Tensor:
     return z
 
 
-def backward(a: Backward, backend: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of (x, weight, bias, gamma, beta); those not needed may come back empty."""
+def backward(
+    a: Backward, backend: str, triton: bool = False
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of (x, weight, bias, gamma, beta); those not needed may come back empty.
+
+    triton: convolve by its kernels.
+    """
     if dispatch.resolve(backend, a.x) == "reference":
         return reference.backward(a)
     x, z, norm, spec = a.x, a.z, a.norm, a.spec
@@ -64,9 +69,9 @@ def backward(a: Backward, backend: str) -> tuple[Tensor, Tensor, Tensor, Tensor,
     dy, g_bias = through_output(a, backend)
     if a.need_weight:
         z = recompute(x, norm, spec, backend) if z is None else z
-        g_weight = conv.backward_weight(dy, z, a.weight, spec.geometry)
+        g_weight = conv.backward_weight(dy, z, a.weight, spec.geometry, triton)
     if a.need_x or a.need_affine:
-        dz = conv.backward_input(dy, x, a.weight, spec.geometry)
+        dz = conv.backward_input(dy, x, a.weight, spec.geometry, triton)
         if norm.mean is not None:
             kernels = dispatch.kernels(backend, "norm_act", x)
             g_x, g_gamma, g_beta = kernels.norm_act_backward(

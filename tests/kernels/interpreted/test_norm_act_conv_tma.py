@@ -72,6 +72,25 @@ def test_no_launch_stands_between_a_product_and_its_pass() -> None:
     assert backward == products | passes | of_the_last | slices
 
 
+def test_layers_of_few_channels_and_of_one_position_run_in_the_fused_form() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 4, 2, 1), nn.LeakyReLU(0.2),
+        nn.Conv2d(16, 16, 4, 2, 1, bias=False), nn.BatchNorm2d(16), nn.LeakyReLU(0.2),
+        nn.Conv2d(16, 1, 2),
+    ).to(memory_format=torch.channels_last)  # fmt: skip
+    fused = FusedSequential(*copy.deepcopy(model))
+    x = torch.randn(4, 3, 8, 8).to(memory_format=torch.channels_last).half().float()
+    check(model, fused, x, torch.randn(4, 1, 1, 1))
+    with recording() as runs, launches() as counted:
+        fused(x.half())
+    assert [run.form for run in runs] == ["fused"] * 3
+    named = [str(convolution_kernels(run)) for run in runs]
+    assert named == ["Triton, small-channel", "Triton, TMA", "GEMM"]
+    thin = {"from_image_kernel": 1, "weighted_sum_kernel": 1}
+    assert counted == thin | {"tma_conv_kernel": 1, "norm_input_kernel": 1}
+
+
 def test_one_tensor_a_block_is_kept_or_its_normalised_one_too() -> None:
     grads = []
     for keep in (False, True):

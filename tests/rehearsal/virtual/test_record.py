@@ -23,7 +23,7 @@ from tools.rehearse.steps import Variant, record
 H200 = GPUS["sm_90"]
 # Of a captured DCGAN-64 step with a joint batch, in bfloat16: nodes that are ATen's or Triton's,
 # and calls of the C++ library. They may fall; what makes one rise is to be looked at.
-MAX_NODES = {"cuda": 109, "triton, fused": 129}
+MAX_NODES = {"cuda": 91, "triton, fused": 103}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_a_step_does_not_become_more_nodes(steps):
 def test_both_networks_are_in_what_was_recorded(steps):
     for step in steps:
         nodes = step.nodes
-        assert nodes["aten _fused_adam_"] == 2
+        assert nodes["triton check_kernel"] == nodes["triton adam_kernel"] == 2
         if "fused" in step.variant and step.recipe == "dcgan-64":
             assert nodes["triton tma_conv_kernel"] >= 15
         if step.recipe != "mlp-gan" and "cuda" in step.variant:
