@@ -20,6 +20,7 @@ _COMMANDS = {
     "eval": "measure a checkpoint: fastgan eval CKPT --data mnist --metrics fid,kid,is",
     "recipes": "list the recipes",
     "augment-preview": "what an augmentation does: fastgan augment-preview DATA --augment ada",
+    "config": "print a recipe's settings as a file: fastgan config dcgan-64 > run.yaml",
     "data": "download data sets: fastgan data fetch mnist",
     "export": "write the generator: fastgan export CKPT --format onnx -o generator.onnx",
     "explain": "how each block runs here: fastgan explain dcgan-64",

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
+from typing import Any
 
 from fastgan.cli._common import is_first, parse
-from fastgan.engine import TrainConfig
 from fastgan.engine.memory import keep_freed_memory
-from fastgan.recipes import (
-    DataConfig,
-    Recipe,
-    StartConfig,
-    as_trained,
-    get_recipe,
-    run_folder,
-    train,
-)
+from fastgan.recipes import Recipe, as_trained, get_recipe, load_recipe, run_folder, train
+from fastgan.recipes.recipe import sections_of
 
 
 @dataclass(frozen=True)
@@ -25,34 +18,31 @@ class Arguments:
 
     out: Path | None = None
     """The run's folder. By default the first free one of runs/RECIPE, runs/RECIPE-2, ..."""
+    config: Path | None = None
+    """A YAML or TOML file of settings, or a run's run.json; flags go before it, and a `recipe` that
+    it names need not be named again. `fastgan config RECIPE` prints one."""
     resume: bool = False
     """Go on from the newest checkpoint (of --out, or of the newest unfinished run)."""
     force: bool = False
     """Clear the run that stands in --out."""
-    data: DataConfig = field(default_factory=DataConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    start: StartConfig = field(default_factory=StartConfig)
 
 
 def run(arguments: list[str]) -> int:
     named = bool(arguments) and not arguments[0].startswith("-")
-    recipe = get_recipe(arguments[0] if named else "digits")
     flags = arguments[1:] if named else arguments
-    chosen = _parse(recipe, flags)
+    recipe = get_recipe(arguments[0]) if named else None
+    file = _config_file(flags)
+    recipe = load_recipe(file, recipe) if file else recipe or get_recipe("digits")
+    prog = f"fastgan train {recipe.name}"
+    chosen = parse(arguments_of(recipe), flags, prog=prog)
     if chosen.resume:
         # The run's own settings stand in for those that are not given again.
         recipe = as_trained(recipe, run_folder(recipe.name, chosen.out, resume=True))
-        chosen = _parse(recipe, flags)
+        recipe = load_recipe(file, recipe) if file else recipe
+        chosen = parse(arguments_of(recipe), flags, prog=prog)
     keep_freed_memory()
-    result = train(
-        recipe,
-        out=chosen.out,
-        resume=chosen.resume,
-        force=chosen.force,
-        **vars(chosen.data),
-        **vars(chosen.train),
-        **vars(chosen.start),
-    )
+    settings = {k: v for s in sections_of(recipe) for k, v in vars(getattr(chosen, s)).items()}
+    result = train(recipe, out=chosen.out, resume=chosen.resume, force=chosen.force, **settings)
     if not is_first():
         return 0 if result.stopped_by is None else 128 + result.stopped_by
     if result.stopped_by is not None:
@@ -65,10 +55,21 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _parse(recipe: Recipe, flags: list[str]) -> Arguments:
-    return parse(
-        Arguments,
-        flags,
-        prog=f"fastgan train {recipe.name}",
-        default=Arguments(data=recipe.data, train=recipe.train, start=recipe.start),
-    )
+def _config_file(flags: list[str]) -> Path | None:
+    """Looked for first: what it says are the defaults of the flags."""
+    for flag, following in zip(flags, [*flags[1:], ""], strict=True):
+        name, has_value, value = flag.partition("=")
+        if name == "--config" and (has_value or following):
+            return Path(value if has_value else following)
+    return None
+
+
+def arguments_of(recipe: Recipe) -> type[Any]:
+    """``Arguments`` with the sections of ``recipe``, whose values are the defaults of the flags."""
+    sections = [
+        (name, kind, field(default=getattr(recipe, name)))
+        for name, kind in sections_of(recipe).items()
+    ]
+    kind = make_dataclass("Arguments", sections, bases=(Arguments,), frozen=True)
+    kind.__doc__ = Arguments.__doc__
+    return kind

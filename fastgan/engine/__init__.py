@@ -16,6 +16,12 @@ from fastgan.engine.heartbeat import LostRankError
 from fastgan.engine.inversion import Inversion, invert
 from fastgan.engine.latents import truncated
 from fastgan.engine.loop import NonFiniteError
+from fastgan.engine.objectives import (
+    AutoencoderObjective,
+    GANObjective,
+    VAEGANObjective,
+    VAEObjective,
+)
 from fastgan.engine.rejection import rejection_sample
 from fastgan.engine.sampling import load_discriminator, load_generator, sample_images
 from fastgan.engine.start import freeze_first, init_from
@@ -27,6 +33,7 @@ from fastgan.system import renamed
 
 __all__ = [
     "GAN",
+    "AutoencoderObjective",
     "Batch",
     "Callback",
     "CaptureError",
@@ -36,6 +43,7 @@ __all__ = [
     "CheckpointManager",
     "DistributedGroup",
     "Ema",
+    "GANObjective",
     "Inversion",
     "LostRankError",
     "NonFiniteError",
@@ -43,6 +51,8 @@ __all__ = [
     "TrainResult",
     "Trainer",
     "Update",
+    "VAEGANObjective",
+    "VAEObjective",
     "batch_statistics",
     "capture",
     "find_checkpoint",

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastgan.engine.config import TrainConfig
-from fastgan.engine.step import GAN, Batch, Metrics, gan_step, mean_metrics
+from fastgan.engine.step import GAN, Batch, Metrics, mean_metrics
 from fastgan.engine.update import frozen
 from fastgan.losses import kl_divergence, reconstruction_loss
 from fastgan.ops import packed_weights
@@ -169,14 +168,3 @@ class VAEGANStep(VAEStep):
             "real_logit": real.detach().float().mean(),
             "fake_logit": torch.cat([p.detach().float().flatten() for p in pairs]).mean(),
         }
-
-
-def named_step(config: TrainConfig) -> Callable[[GAN, Batches, Due], Metrics]:
-    """The step of `config.objective`."""
-    if config.objective == "autoencoder":
-        return autoencoder_step
-    if config.objective == "vae":
-        return VAEStep(config.kl_weight, config.kl_warmup, config.binarize)
-    if config.objective == "vae_gan":
-        return VAEGANStep(config.kl_weight, config.kl_warmup, config.feature_weight)
-    return gan_step

@@ -14,10 +14,8 @@ from fastgan.engine.optimizers import OptimizerName
 from fastgan.engine.precision import PrecisionSetting
 from fastgan.engine.schedule import SCHEDULES, Schedule
 
-UpdateRule = Literal["alternating", "simultaneous", "one_stage"]
 NanPolicy = Literal["stop", "skip", "rollback"]
 Capture = Literal["auto", "on", "off"]
-Objective = Literal["gan", "autoencoder", "vae", "vae_gan"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +29,6 @@ class TrainConfig:
     """Generator updates to make."""
     batch_size: int = 64
     """Real images an update, and fakes: of all processes together."""
-    objective: Objective = "gan"
-    """gan; or autoencoder, vae, vae_gan, whose generator has an encoder (docs/recipes.md)."""
     loss: str = "non_saturating"
     """non_saturating, saturating, lsgan, hinge, wasserstein, relativistic_average or
     relativistic_pairing."""
@@ -74,9 +70,6 @@ class TrainConfig:
     """Gradients are scaled down to this norm, a network at a time. 0 leaves them."""
     accumulate: int = 1
     """Work a batch through in so many parts, for less memory; see docs/training.md."""
-    update_rule: UpdateRule = "alternating"
-    """alternating; simultaneous, both gradients at the same weights; one_stage, the same from one
-    backward pass, for discriminators without batch norm."""
     joint_batch: bool = False
     """One discriminator pass over real and fake images together; exact with BatchNormAct."""
     share_fakes: bool = True
@@ -88,14 +81,6 @@ class TrainConfig:
     discriminator."""
     class_weight: float = 1.0
     """What the class loss of a discriminator with class outputs is multiplied by."""
-    kl_weight: float = 1.0
-    """β, the weight of a variational autoencoder's KL divergence."""
-    kl_warmup: int = 0
-    """Updates over which that weight rises from 0."""
-    binarize: bool = False
-    """Draw every pixel of a vae's images anew in each step, black or white by its brightness."""
-    feature_weight: float = 1e-3
-    """Of vae_gan: the reconstruction's weight in the decoder's loss."""
     ema_decay: float = 0.999
     """Decay of the generator's moving average, which samples are drawn from. 0 turns it off."""
     flip: bool = False
@@ -140,16 +125,14 @@ class TrainConfig:
     between. Each is an extra of fastgan."""
 
     def __post_init__(self) -> None:
-        for name, (minimum, maximum) in _BOUNDS.items():
+        for name, (minimum, maximum) in BOUNDS.items():
             check_int(name, getattr(self, name), minimum, maximum)
         for name in ("lr_g", "lr_d"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be a positive number, got {value!r}")
-        for name in _AT_LEAST_0:
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+        for name in ("clip_grad", "clip_weights", "class_weight", "weight_decay"):
+            check_number(name, getattr(self, name))
         for name in ("beta1", "beta2", "ema_decay"):
             value = getattr(self, name)
             if not 0 <= value < 1:
@@ -160,10 +143,8 @@ class TrainConfig:
                 f"{did_you_mean(self.optimizer, names)}; any other, such as Lion of a package that "
                 "has it, is given in Python: Trainer(optimizers=...)"
             )
-        check_choice("objective", self.objective, get_args(Objective))
         check_choice("precision", self.precision, get_args(PrecisionSetting))
         check_choice("lr_schedule", self.lr_schedule, SCHEDULES)
-        check_choice("update_rule", self.update_rule, get_args(UpdateRule))
         check_choice("nan_policy", self.nan_policy, get_args(NanPolicy))
         check_choice("capture", self.capture, get_args(Capture))
         check_choice("keep_activations", self.keep_activations, get_args(KeepActivations))
@@ -178,11 +159,8 @@ class TrainConfig:
         return dataclasses.asdict(self)
 
 
-_AT_LEAST_0 = (
-    "clip_grad", "clip_weights", "class_weight", "kl_weight", "feature_weight", "weight_decay",
-)  # fmt: skip
 # Where a number of steps stands for "never", a billion is beyond the longest run.
-_MAX_STEPS = 10**9
+MAX_STEPS = 10**9
 # More images than any set in memory or batch of a paper; what fits a device is looked at with it.
 _MAX_IMAGES = 10**6
 # Of one step, which neither a signal nor a log line interrupts; papers make 1 to 100.
@@ -194,22 +172,21 @@ _MAX_SAMPLES = 10_000
 # Random streams are numbered 4 · seed + k, in 64 bits.
 MAX_SEED = 2**62 - 1
 
-_BOUNDS = {
-    "steps": (1, _MAX_STEPS),
+BOUNDS = {
+    "steps": (1, MAX_STEPS),
     "batch_size": (1, _MAX_IMAGES),
     "discriminator_steps": (1, _MAX_UPDATES),
     "accumulate": (1, _MAX_IMAGES),
     "freeze_d": (0, _MAX_LAYERS),
-    "log_every": (1, _MAX_STEPS),
-    "reg_every": (1, _MAX_STEPS),
+    "log_every": (1, MAX_STEPS),
+    "reg_every": (1, MAX_STEPS),
     "sample_count": (1, _MAX_SAMPLES),
-    "sample_every": (0, _MAX_STEPS),
-    "checkpoint_every": (0, _MAX_STEPS),
-    "warmup_steps": (0, _MAX_STEPS),
-    "kl_warmup": (0, _MAX_STEPS),
-    "max_rollbacks": (0, _MAX_STEPS),
-    "keep_last": (0, _MAX_STEPS),
-    "keep_best": (0, _MAX_STEPS),
+    "sample_every": (0, MAX_STEPS),
+    "checkpoint_every": (0, MAX_STEPS),
+    "warmup_steps": (0, MAX_STEPS),
+    "max_rollbacks": (0, MAX_STEPS),
+    "keep_last": (0, MAX_STEPS),
+    "keep_best": (0, MAX_STEPS),
     "seed": (0, MAX_SEED),
 }
 
@@ -221,6 +198,12 @@ RESUMABLE_FIELDS = frozenset(
         "keep_best", "keep_activations",
     }
 )  # fmt: skip
+
+
+def check_number(name: str, value: float) -> None:
+    """ValueError unless it is finite and at least 0."""
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
 
 
 def changed_fields(saved: dict[str, Any], config: TrainConfig) -> list[str]:

@@ -23,6 +23,7 @@ from fastgan.engine.health import Health
 from fastgan.engine.heartbeat import LostRankError
 from fastgan.engine.log import LineReporter, Reporter, RunLog, SilentReporter, default_reporter
 from fastgan.engine.loggers import Logger, named_loggers
+from fastgan.engine.objectives import changed_objective
 from fastgan.engine.parts import changed_parts
 from fastgan.engine.pictures import save_reconstructions
 from fastgan.engine.run_folder import RunFolder, read_run
@@ -383,6 +384,7 @@ class Loop:
         run = read_run(self.out) or {}
         self.trainer.keep_precision(run.get("config", {}))
         changed = changed_fields(run.get("config", {}), self.trainer.config)
+        changed += changed_objective(run, self.trainer.objective) if run else []
         changed += changed_parts(run.get("parts", {}), self.trainer.facts()["parts"])
         if changed:
             raise CheckpointError(

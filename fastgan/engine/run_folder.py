@@ -27,6 +27,7 @@ _RUN = records.record(
     {
         "config": records.record({}, records.fields_of(TrainConfig)),
         "data": records.record({"fingerprint": records.text}),
+        "objective": records.table(),
         "parts": records.table(),
         "rollbacks": records.whole(),
         "finished": records.flag,

@@ -25,6 +25,7 @@ from fastgan.engine.checkpoint import (
     save_checkpoint,
 )
 from fastgan.engine.config import TrainConfig, changed_fields
+from fastgan.engine.objectives import changed_objective, objective_of
 from fastgan.engine.optimizer_state import (
     changed_optimizer,
     fitting_optimizer_state,
@@ -44,7 +45,8 @@ _TRAINED = records.record(
         "config": records.record({}, records.fields_of(TrainConfig)),
         "data": records.anything,
         **dict.fromkeys(_OPTIMIZERS, records.anything),
-    }
+    },
+    {"objective": records.table()},
 )
 
 
@@ -103,6 +105,7 @@ def open_state(path: Path) -> Checkpoint:
 def _require_trained(checkpoint: Checkpoint) -> None:
     try:
         _TRAINED(checkpoint.manifest, "")
+        objective_of(checkpoint.manifest)
     except RecordError as error:
         raise CheckpointError(f"{checkpoint.path / MANIFEST}: {error}") from error
 
@@ -177,6 +180,7 @@ def _changed(trainer: TrainState, saved: dict[str, Any]) -> list[str]:
     """What differs between the run that ``saved`` describes and ``trainer``, an entry a setting."""
     facts = trainer.facts()
     changed = changed_fields(saved["config"], trainer.config)
+    changed += changed_objective(saved, trainer.objective)
     if saved["data"]["fingerprint"] != facts["data"]["fingerprint"]:
         changed.append(f"data: {saved['data']} in the checkpoint, {facts['data']} now")
     changed += changed_parts(saved.get("parts", {}), facts["parts"])

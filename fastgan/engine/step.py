@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import InitVar, dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from fastgan.augment import Augmentation
 from fastgan.engine.capture import host_values
-from fastgan.engine.config import UpdateRule
 from fastgan.engine.distributed import DistributedGroup
 from fastgan.engine.optimizers import settings_of
 from fastgan.engine.outputs import DiscriminatorOutput, halves, output_of
@@ -30,6 +29,7 @@ from fastgan.ops import packed_weights
 from fastgan.system import renamed
 
 Metrics = dict[str, Tensor]
+UpdateRule = Literal["alternating", "simultaneous", "one_stage"]
 
 
 class Penalty(Protocol):
@@ -214,6 +214,9 @@ class GAN:
         with self._rounding.within(self.discriminator):
             out = self.discriminator(*given)
         return (out,) if isinstance(out, Tensor) else out
+
+
+Step = Callable[[GAN, Callable[[int], Batch], Sequence[Sequence[bool]]], Metrics]
 
 
 @packed_weights()

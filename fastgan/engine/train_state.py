@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -15,19 +15,19 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from fastgan.augment import get_augmentation
 from fastgan.data import ImageDataset, ImageStream, make_loader
-from fastgan.engine.autoencoding import named_step
 from fastgan.engine.capture import Inputs, StepRunner, host_values
 from fastgan.engine.config import TrainConfig
 from fastgan.engine.device import take_device
 from fastgan.engine.distributed import DistributedGroup
 from fastgan.engine.ema import Ema
 from fastgan.engine.keeping import Keeper
+from fastgan.engine.objectives import GANObjective, Objective
 from fastgan.engine.optimizers import Schedulers, named_optimizer, rates_of
 from fastgan.engine.parts import describe
 from fastgan.engine.precision import LossScale, resolve_precision
 from fastgan.engine.schedule import lr_factor
 from fastgan.engine.start import freeze_first
-from fastgan.engine.step import GAN, Batch, Metrics, Penalty
+from fastgan.engine.step import GAN, Batch, Metrics, Penalty, Step
 from fastgan.engine.update import Update
 from fastgan.engine.validate import capture_of, check_choices, check_given
 from fastgan.losses import GANLoss, get_loss
@@ -39,8 +39,6 @@ from fastgan.system import renamed
 _NOISE_STREAM, _FIXED_NOISE_STREAM = 1, 2
 # Images that are drawn in one pass: a grid may hold thousands.
 _SAMPLED_AT_ONCE = 256
-
-Step = Callable[[GAN, Callable[[int], Batch], Sequence[Sequence[bool]]], Metrics]
 
 
 class TrainState:
@@ -61,6 +59,7 @@ class TrainState:
         penalties: Sequence[Penalty] = (),
         augment: nn.Module | None = None,
         callbacks: Sequence[Any] = (),
+        objective: Objective | None = None,
         step: Step | None = None,
         optimizers: tuple[Optimizer | None, Optimizer | None] = (None, None),
         schedulers: Sequence[LRScheduler] = (),
@@ -95,8 +94,9 @@ class TrainState:
         loss = loss or get_loss(
             config.loss, smooth_real=config.smooth_real, smooth_fake=config.smooth_fake
         )
-        one_update, step = step is None, step or named_step(config)
-        check_choices(config, generator, discriminator, dataset, self.group, self.device)
+        self.objective = objective = objective or GANObjective()
+        one_update, step = step is None, step or objective.step()
+        check_choices(config, objective, generator, discriminator, dataset, self.group, self.device)
         self.loader = make_loader(
             dataset,
             self.group.share(config.batch_size, "batch_size"),
@@ -135,7 +135,7 @@ class TrainState:
             discriminator_steps=config.discriminator_steps,
             joint_batch=config.joint_batch,
             share_fakes=config.share_fakes,
-            update_rule=config.update_rule,
+            update_rule=getattr(objective, "update_rule", "alternating"),
             class_weight=config.class_weight,
             accumulate=config.accumulate,
         )
@@ -260,7 +260,8 @@ class TrainState:
 
     def facts(self) -> dict[str, Any]:
         """What the run is, for its folder and its checkpoints."""
-        facts = {"config": self.config.as_dict(), "data": self._data_facts, **self.description}
+        facts = {"config": self.config.as_dict(), "objective": asdict(self.objective)}
+        facts |= {"data": self._data_facts, **self.description}
         return facts | {"parts": self._parts, "rollbacks": self.rollbacks}
 
     @property

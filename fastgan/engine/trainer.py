@@ -25,7 +25,7 @@ class Trainer(TrainState):
         generator: takes noise ``[N, latent_dim]``, gives images ``[N, C, H, W]`` in [-1, 1].
         discriminator: takes images, gives logits (one an image, of any shape ``[N, ...]``), or
             logits and class logits ``[N, classes]``. With ``config.conditional`` both take labels,
-            int64 ``[N]``, as a second argument. None where ``config.objective`` has no use for it.
+            int64 ``[N]``, as a second argument. None where ``objective`` has no use for it.
         dataset: the real images, in memory or streamed (``fastgan.data.load``, ``stream``).
         config: how to train.
         latent_dim: the noise's width; by default ``generator.latent_dim``.
@@ -36,7 +36,8 @@ class Trainer(TrainState):
             ``config.augment`` names; a :class:`fastgan.augment.Augmentation` is also shown the
             logits of the real images after each discriminator update.
         callbacks: called as the run goes on.
-        step: one step, in place of the one that ``config.objective`` names
+        objective: what is minimised (:mod:`fastgan.engine.objectives`): by default a GAN's.
+        step: one step, in place of the one that ``objective`` names
             (:func:`fastgan.engine.gan_step`); a module's buffers are part of checkpoints.
             Loss, penalties, augment and step are written down with their settings (see
             :mod:`fastgan.engine.parts`), and a resume with others is refused.

@@ -14,18 +14,17 @@ from fastgan.engine.config import Capture, TrainConfig
 from fastgan.engine.distributed import DistributedGroup
 from fastgan.engine.grid import check_picture, scale_of
 from fastgan.engine.memory import require_memory
+from fastgan.engine.objectives import Objective
 from fastgan.engine.optimizers import check_optimizer, not_capturable
 from fastgan.nn import BatchNormAct1d, BatchNormAct2d, BatchNormAct3d
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 _SEGMENTED = (BatchNormAct1d, BatchNormAct2d, BatchNormAct3d)
 
-# Losses whose slope on a fake's logit is nowhere zero in the discriminator's loss.
-_ONE_STAGE_LOSSES = ("non_saturating", "saturating", "wasserstein")
-
 
 def check_choices(
     config: TrainConfig,
+    objective: Objective,
     generator: nn.Module,
     discriminator: nn.Module | None,
     dataset: ImageDataset | ImageStream,
@@ -34,7 +33,7 @@ def check_choices(
 ) -> None:
     """Raises ValueError where a choice of ``config`` would not do what it says, or not fit."""
     _check_sizes(config, dataset, group, device)
-    _check_objective(config, generator, discriminator)
+    objective.check(config, generator, discriminator)
     _check_labels(config, generator, discriminator, dataset)
     discriminator = nn.Module() if discriminator is None else discriminator
     share = group.share(config.batch_size, "batch_size")
@@ -58,10 +57,6 @@ def check_choices(
             "sync_batchnorm needs batch norm that can be synchronised "
             f"(fastgan.nn.BatchNormAct); the discriminator's {plain[0]} cannot"
         )
-    if config.update_rule != "alternating" and not config.share_fakes:
-        raise ValueError(f"update_rule {config.update_rule} shares the fakes: share_fakes is off")
-    if config.update_rule == "one_stage":
-        _check_one_stage(config, discriminator)
 
 
 def capture_of(config: TrainConfig, *parts: nn.Module | Optimizer) -> tuple[Capture, str]:
@@ -132,31 +127,6 @@ def _check_sizes(
     require_memory("batch_size", config.batch_size, least, device)
 
 
-def _check_objective(
-    config: TrainConfig, generator: nn.Module, discriminator: nn.Module | None
-) -> None:
-    objective = config.objective
-    if objective in ("gan", "vae_gan") and discriminator is None:
-        raise ValueError(f"objective {objective} needs a discriminator, got None")
-    if objective == "gan":
-        return
-    wanted = "encode" if objective == "autoencoder" else "posterior"
-    if not hasattr(generator, wanted):
-        raise ValueError(
-            f"objective {objective} needs a generator with an encoder, such as "
-            f"fastgan.models.Autoencoder, got {type(generator).__name__}"
-        )
-    if objective != "vae_gan":
-        return
-    if not hasattr(discriminator, "features"):
-        raise ValueError(
-            "objective vae_gan needs a discriminator with features, such as dcgan_discriminator, "
-            f"got {type(discriminator).__name__}"
-        )
-    if config.accumulate > 1 or config.regularizer != "none" or config.augment != "none":
-        raise ValueError("objective vae_gan takes no accumulate, regularizer or augment")
-
-
 def _check_labels(
     config: TrainConfig,
     generator: nn.Module,
@@ -201,16 +171,3 @@ def _takes_two(network: nn.Module) -> bool:
     except ValueError:  # of a compiled module, say
         return True
     return True
-
-
-def _check_one_stage(config: TrainConfig, discriminator: nn.Module) -> None:
-    if any(isinstance(layer, _BatchNorm) for layer in discriminator.modules()):
-        raise ValueError(
-            "update_rule one_stage needs a discriminator that treats images apart: "
-            "this one has batch norm (simultaneous works with any)"
-        )
-    if config.loss not in _ONE_STAGE_LOSSES or config.smooth_fake:
-        raise ValueError(
-            f"update_rule one_stage works with the losses {', '.join(_ONE_STAGE_LOSSES)} without "
-            f"smooth_fake, got {config.loss}"
-        )

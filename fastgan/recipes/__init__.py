@@ -1,6 +1,7 @@
 """Named runs: models, data and hyper-parameters, each a small typed configuration."""
 
 from fastgan.recipes import autoencoders, conditional, dcgan, digits, losses, mlp_gan, resnet
+from fastgan.recipes.config_file import load_recipe
 from fastgan.recipes.recipe import (
     DataConfig,
     ModelSpec,
@@ -26,6 +27,7 @@ __all__ = [
     "digits",
     "get_recipe",
     "list_recipes",
+    "load_recipe",
     "losses",
     "mlp_gan",
     "override",

@@ -1,6 +1,7 @@
 """Networks that encode as well as draw: autoencoder, variational autoencoder, VAE-GAN."""
 
 from fastgan.engine.config import TrainConfig
+from fastgan.engine.objectives import AutoencoderObjective, VAEGANObjective, VAEObjective
 from fastgan.recipes.recipe import ModelSpec, Recipe, register_recipe
 
 _SHAPE = {"latent_dim": 32, "image_size": 28, "channels": 1, "width": 32}
@@ -13,9 +14,8 @@ AUTOENCODER = register_recipe(
         discriminator=None,
         image_size=28,
         channels=1,
-        train=TrainConfig(
-            objective="autoencoder", steps=4000, lr_g=1e-3, beta1=0.9, ema_decay=0.995
-        ),
+        train=TrainConfig(steps=4000, lr_g=1e-3, beta1=0.9, ema_decay=0.995),
+        objective=AutoencoderObjective(),
     )
 )
 
@@ -28,15 +28,13 @@ VAE = register_recipe(
         image_size=28,
         channels=1,
         train=TrainConfig(
-            objective="vae",
             steps=8000,
             batch_size=128,
             lr_g=1e-3,
             beta1=0.9,
-            kl_warmup=500,
-            binarize=True,
             ema_decay=0.995,
         ),
+        objective=VAEObjective(kl_warmup=500, binarize=True),
     )
 )
 
@@ -50,8 +48,7 @@ VAE_GAN = register_recipe(
         ),
         image_size=28,
         channels=1,
-        train=TrainConfig(
-            objective="vae_gan", steps=4000, lr_g=3e-4, lr_d=3e-4, kl_warmup=500, ema_decay=0.995
-        ),
+        train=TrainConfig(steps=4000, lr_g=3e-4, lr_d=3e-4, ema_decay=0.995),
+        objective=VAEGANObjective(kl_warmup=500),
     )
 )

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 from fastgan.checks import unknown
 from fastgan.data.options import Loading, Resize
 from fastgan.engine.config import TrainConfig
+from fastgan.engine.objectives import GANObjective, Objective
 from fastgan.engine.records import RecordError, build
 
 T = TypeVar("T")
@@ -89,10 +90,13 @@ class Recipe:
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     start: StartConfig = field(default_factory=StartConfig)
+    objective: Objective = field(default_factory=GANObjective)
 
 
-# The fields of a recipe that are settings; no name stands in two of them.
-SECTIONS: dict[str, type[Any]] = {"data": DataConfig, "train": TrainConfig, "start": StartConfig}
+def sections_of(recipe: Recipe) -> dict[str, type[Any]]:
+    """The fields of a recipe that are settings, by their types; no name stands in two of them."""
+    return {s: type(getattr(recipe, s)) for s in ("data", "objective", "train", "start")}
+
 
 _RECIPES: dict[str, Recipe] = {}
 

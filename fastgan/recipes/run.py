@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,17 @@ from fastgan.engine import DistributedGroup, Trainer, TrainResult, init_from, la
 from fastgan.engine.checkpoint import list_checkpoints
 from fastgan.engine.config import TrainConfig
 from fastgan.engine.log import Reporter, default_reporter
+from fastgan.engine.objectives import objective_of
+from fastgan.engine.records import RecordError
 from fastgan.engine.run_folder import RUN_FILE, newest_unfinished, next_free, read_run
 from fastgan.models import create_model
 from fastgan.recipes.recipe import (
-    SECTIONS,
     Recipe,
     StartConfig,
     built,
     data_of,
     get_recipe,
+    sections_of,
 )
 
 RUNS = Path("runs")
@@ -46,8 +49,9 @@ def train(
         resume: go on from the newest whole checkpoint there, with the settings of that run.
         force: clear the run that stands in ``out``.
         reporter: who is told of progress.
-        **overrides: fields of :class:`TrainConfig`, :class:`DataConfig` or :class:`StartConfig`,
-            such as ``steps=500``, ``data="photos.zip"`` or ``init_from="runs/dcgan-64"``.
+        **overrides: fields of :class:`TrainConfig`, :class:`DataConfig`, :class:`StartConfig` or
+            the recipe's objective, such as ``steps=500``, ``data="photos.zip"`` or
+            ``init_from="runs/dcgan-64"``.
 
     Raises:
         ValueError, OSError: the recipe, an override, the data or the folder is bad; nothing that
@@ -113,7 +117,14 @@ def build_trainer(recipe: Recipe, *, initialise: bool = True) -> Trainer:
         "generator": recipe.generator.as_dict(),
         "discriminator": recipe.discriminator and recipe.discriminator.as_dict(),
     }
-    trainer = Trainer(generator, discriminator, dataset, recipe.train, description=description)
+    trainer = Trainer(
+        generator,
+        discriminator,
+        dataset,
+        recipe.train,
+        objective=recipe.objective,
+        description=description,
+    )
     trainer.notes += notes
     return trainer
 
@@ -127,12 +138,13 @@ def build_models(recipe: Recipe) -> tuple[nn.Module, nn.Module | None]:
 
 
 def override(recipe: Recipe, **values: Any) -> Recipe:
-    """``recipe`` with other values for fields of its sections: training, data and start.
+    """``recipe`` with other values for fields of its sections: data, objective, training, start.
 
     Raises:
         ValueError: a name is a field of none.
     """
-    fields = {s: {f.name for f in dataclasses.fields(kind)} for s, kind in SECTIONS.items()}
+    sections = sections_of(recipe).items()
+    fields = {section: {f.name for f in dataclasses.fields(kind)} for section, kind in sections}
     known = set().union(*fields.values())
     if others := values.keys() - known:
         raise unknown("setting", sorted(others)[0], sorted(known))
@@ -156,12 +168,21 @@ def as_trained(recipe: Recipe, folder: Path) -> Recipe:
         return recipe
     if run.get("recipe") != recipe.name:
         raise ValueError(f"{folder} is a run of {run.get('recipe')!r}, not of {recipe.name!r}")
-    file = folder / RUN_FILE
+    return as_described(recipe, run, folder / RUN_FILE)
+
+
+def as_described(recipe: Recipe, run: Mapping[str, Any], file: Path) -> Recipe:
+    """``recipe`` with the settings of the ``run`` that stands in ``file``; ValueError as above."""
     if missing := {"config", "load"} - run.keys():
         raise ValueError(f"{file}: field {sorted(missing)[0]} is missing")
     config = built(TrainConfig, run, "config", file)
     start = built(StartConfig, run, "start", file)
-    return dataclasses.replace(recipe, train=config, data=data_of(run, file), start=start)
+    try:
+        objective = objective_of(run)
+    except RecordError as error:
+        raise RecordError(f"{file}: {error}") from error
+    sections: dict[str, Any] = {"train": config, "data": data_of(run, file), "start": start}
+    return dataclasses.replace(recipe, objective=objective, **sections)
 
 
 def run_folder(name: str, out: str | Path | None, resume: bool) -> Path:

@@ -12,6 +12,7 @@ import pytest
 
 from fastgan.cli import _COMMANDS, main
 from fastgan.cli._common import parse
+from fastgan.recipes import get_recipe
 
 SHORT = ["--batch-size=4", "--limit=16", "--sample-count=4", "--device=cpu", "--checkpoint-every=2"]
 
@@ -41,7 +42,10 @@ def value_at(made: Any, path: tuple[str, ...]) -> Any:
 def defaults() -> Iterator[tuple[str, Any, list[str]]]:
     """Each command's arguments as they are by default, and its positional ones."""
     for command in _COMMANDS:
-        kind = getattr(import_module(f"fastgan.cli.{command.replace('-', '_')}"), "Arguments", None)
+        module = import_module(f"fastgan.cli.{command.replace('-', '_')}")
+        kind = getattr(module, "Arguments", None)
+        if hasattr(module, "arguments_of"):
+            kind = module.arguments_of(get_recipe("digits"))
         if kind is None:
             continue
         named = {"kind": "classes", "checkpoint": Path("run"), "name": "mnist", "data": "mnist"}

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fastgan.data import ImageDataset
-from fastgan.engine import TrainConfig, Trainer
+from fastgan.engine import GANObjective, TrainConfig, Trainer
 from fastgan.engine.checkpoint import own_hash
 from fastgan.engine.log import SilentReporter
 from fastgan.models import create_model
@@ -60,7 +60,9 @@ def tiny_trainer(
     parts: dict[str, Any] | None = None,
     **settings,
 ) -> Trainer:
-    """settings: of TrainConfig; parts: further arguments of Trainer."""
+    """settings: of TrainConfig, and update_rule; parts: further arguments of Trainer."""
+    rule = {k: settings.pop(k) for k in ("update_rule",) if k in settings}
+    parts = ({"objective": GANObjective(**rule)} if rule else {}) | (parts or {})
     defaults = {"steps": 6, "batch_size": 8, "log_every": 2, "sample_every": 0, "sample_count": 4}
     config = TrainConfig(**{**defaults, "checkpoint_every": 2, **settings})
     torch.manual_seed(config.seed)
@@ -69,7 +71,7 @@ def tiny_trainer(
         create_model("dcgan_discriminator", dropout=dropout, norm=norm, **TINY),
         data or tiny_data(),
         config,
-        **(parts or {}),
+        **parts,
     )
 
 

@@ -19,6 +19,7 @@ from fastgan.data import ImageDataset
 from fastgan.engine import (
     Batch,
     Callback,
+    GANObjective,
     TrainConfig,
     Trainer,
     find_checkpoint,
@@ -55,12 +56,14 @@ RUN: dict[str, Any] = {
 
 def trainer(norm: str = "none", dropout: float = 0.0, **settings: Any) -> Trainer:
     torch.manual_seed(0)
+    rule = settings.pop("update_rule", "alternating")
     images = torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8)
     return Trainer(
         create_model("dcgan_generator", latent_dim=6, norm=norm, **TINY),
         create_model("dcgan_discriminator", norm=norm, dropout=dropout, **TINY),
         ImageDataset(images=images),
         TrainConfig(**{"batch_size": 8, "sample_count": 4, "steps": 6, **settings}),
+        objective=GANObjective(update_rule=rule),
     )
 
 

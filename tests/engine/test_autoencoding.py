@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import fields
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from fastgan.engine import Batch, TrainConfig, Trainer
 from fastgan.engine.autoencoding import VAEStep, binarized
+from fastgan.engine.objectives import OBJECTIVES
 from fastgan.losses import get_loss, kl_divergence, reconstruction_loss
 from fastgan.models import create_model
 
@@ -22,11 +24,14 @@ from .conftest import TINY, tiny_data, tiny_trainer
 def made(objective: str, model: str = "vae", discriminator: bool = False, **settings) -> Trainer:
     torch.manual_seed(0)
     arguments = {"likelihood": "gaussian"} if objective == "vae_gan" else {}
+    kind = OBJECTIVES[objective]
+    own = {f.name: settings.pop(f.name) for f in fields(kind) if f.name in settings}
     return Trainer(
         create_model(model, latent_dim=6, **TINY, **arguments),
         create_model("dcgan_discriminator", norm="none", **TINY) if discriminator else None,
         tiny_data(),
-        TrainConfig(batch_size=8, objective=objective, **settings),
+        TrainConfig(batch_size=8, **settings),
+        objective=kind(**own),
     )
 
 
@@ -151,7 +156,7 @@ def test_a_discriminator_is_needed(objective, message):
 
 def test_an_encoder_is_needed():
     with pytest.raises(ValueError, match=r"needs a generator with an encoder, .*DCGANGenerator"):
-        tiny_trainer(objective="vae")
+        tiny_trainer(parts={"objective": OBJECTIVES["vae"]()})
     with pytest.raises(ValueError, match="objective vae needs a generator with an encoder"):
         made("vae", "autoencoder")
     with pytest.raises(ValueError, match="vae_gan takes no accumulate, regularizer or augment"):

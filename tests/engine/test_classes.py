@@ -9,7 +9,7 @@ from tolerance import within
 from torch import Tensor
 
 from fastgan.data import ImageDataset
-from fastgan.engine import Batch, TrainConfig, Trainer, gan_step
+from fastgan.engine import Batch, GANObjective, TrainConfig, Trainer, gan_step
 from fastgan.models import create_model
 
 from .conftest import TINY, tiny_data
@@ -22,11 +22,13 @@ def labelled(classes: int = 3) -> ImageDataset:
 
 def trainer(data: ImageDataset | None = None, norm: str = "none", **settings) -> Trainer:
     torch.manual_seed(0)
+    rule = settings.pop("update_rule", "alternating")
     return Trainer(
         create_model("cdcgan_generator", latent_dim=6, num_classes=3, norm=norm, **TINY),
         create_model("acgan_discriminator", num_classes=3, norm=norm, **TINY),
         data or labelled(),
         TrainConfig(**{"batch_size": 8, "conditional": True, "steps": 2, **settings}),
+        objective=GANObjective(update_rule=rule),
     )
 
 

@@ -10,7 +10,7 @@ from tolerance import assert_as_exact
 from torch import Tensor, nn
 
 from fastgan.data import ImageDataset
-from fastgan.engine import Batch, Trainer, gan_step
+from fastgan.engine import Batch, GANObjective, TrainConfig, Trainer, gan_step
 from fastgan.engine.step import discriminator_phase
 from fastgan.losses import LOSSES
 
@@ -259,11 +259,11 @@ class PlainNorm(nn.Sequential):
     ],
 )
 def test_choices_that_would_not_do_what_they_say_are_refused(settings, message):
-    from fastgan.engine import TrainConfig
-
-    config = TrainConfig(batch_size=4, **settings)
+    rule = settings.pop("update_rule", "alternating")
+    config, objective = TrainConfig(batch_size=4, **settings), GANObjective(update_rule=rule)
+    generator = tiny_trainer().generator
     with pytest.raises(ValueError, match=message):
-        Trainer(tiny_trainer().generator, PlainNorm(), tiny_data(), config)
+        Trainer(generator, PlainNorm(), tiny_data(), config, objective=objective)
 
 
 @pytest.mark.parametrize("settings", [{"loss": "hinge"}, {"smooth_fake": 0.1}])

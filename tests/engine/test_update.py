@@ -308,10 +308,6 @@ def test_rollbacks_have_an_end(tmp_path, recorder, bad, message):
         ({"clip_grad": -1.0}, "clip_grad must be a number of at least 0"),
         ({"accumulate": 3}, "batch_size must be a multiple of accumulate = 3, got 8"),
         ({"lr_schedule": "steps"}, "lr_schedule must be one of .*'cosine', got 'steps'"),
-        (
-            {"update_rule": "both"},
-            "update_rule must be one of 'alternating', 'simultaneous', 'one_stage'",
-        ),
         ({"nan_policy": "ignore"}, "nan_policy must be one of 'stop', 'skip', 'rollback'"),
         ({"capture": "maybe"}, "capture must be one of 'auto', 'on', 'off'"),
         ({"warmup_steps": -1}, "warmup_steps must be at least 0"),

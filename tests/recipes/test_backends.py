@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 from along import STEPS, Results, Run, assert_along, assert_free
@@ -11,7 +9,7 @@ from torch import Tensor, nn
 
 import fastgan
 from fastgan.engine import Batch
-from fastgan.recipes import Recipe, list_recipes
+from fastgan.recipes import Recipe, list_recipes, override
 from fastgan.recipes.run import build_trainer
 
 from .tiny_recipe import tiny
@@ -23,7 +21,7 @@ NAMES = [recipe.name for recipe in list_recipes()]
 CHAOTIC = {"sngan"}
 # Low enough that the run stays smooth; the losses of those that encode are sums over pixels.
 RATES = {"gan": 1e-3, "autoencoder": 1e-5, "vae": 1e-5, "vae_gan": 1e-5}
-SETTINGS = {"batch_size": 8, "device": "cpu", "steps": STEPS, "binarize": False, "ema_decay": 0.0}
+SETTINGS = {"batch_size": 8, "device": "cpu", "steps": STEPS, "ema_decay": 0.0}
 
 
 def training(recipe: Recipe, backend: str, dtype: torch.dtype) -> Run:
@@ -43,7 +41,7 @@ def training(recipe: Recipe, backend: str, dtype: torch.dtype) -> Run:
     for update in (trainer.gan.update_g, trainer.gan.update_d):
         # Adam's first updates are ±lr whatever the size of a gradient, so that one which is zero
         # but for its rounding moves a weight as far as any other: not a measure of rounding.
-        rate = RATES[trainer.config.objective]
+        rate = RATES[trainer.objective.objective]
         update.optimizer = torch.optim.SGD([{"params": update.parameters}], lr=rate, fused=True)
         update.optimizer.register_step_pre_hook(see)
     updates = trainer.config.discriminator_steps
@@ -84,11 +82,8 @@ def runs(name: str, native: None, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     )
     monkeypatch.setattr(torch, "randn_like", lambda x: normal(x.float()).to(x.dtype))
     recipe = tiny(name)
-    recipe = dataclasses.replace(
-        recipe,
-        train=dataclasses.replace(recipe.train, **SETTINGS),
-        data=dataclasses.replace(recipe.data, limit=200),
-    )
+    chance = {"binarize": False} if hasattr(recipe.objective, "binarize") else {}
+    recipe = override(recipe, **SETTINGS, **chance, limit=200)
     return [
         training(recipe, "cpu", torch.float32),
         training(recipe, "reference", torch.float32),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastgan.data import ImageDataset
-from fastgan.engine import TrainConfig, Trainer, gan_step
+from fastgan.engine import GANObjective, TrainConfig, Trainer, gan_step
 from fastgan.kernels import small_channels
 from fastgan.kernels.conv_block import forward as conv_forward
 from fastgan.kernels.conv_block import weight as conv_weight
@@ -102,6 +102,7 @@ def test_a_compiled_call_packs_for_itself(packings: Packings) -> None:
 
 def trainer(size: int, width: int, **settings: Any) -> Trainer:
     torch.manual_seed(0)
+    rule = settings.pop("update_rule", "alternating")
     images = torch.randint(0, 256, (8, 3, size, size), dtype=torch.uint8)
     common = {"image_size": size, "channels": 3, "width": width}
     return Trainer(
@@ -109,6 +110,7 @@ def trainer(size: int, width: int, **settings: Any) -> Trainer:
         create_model("dcgan_discriminator", **common),
         ImageDataset(images=images, labels=None, classes=None, name="tiny", skipped=0),
         TrainConfig(batch_size=4, steps=4, sample_count=2, **settings),
+        objective=GANObjective(update_rule=rule),
     )
 
 

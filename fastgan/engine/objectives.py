@@ -1,0 +1,175 @@
+"""What a run minimises: the configuration of each objective, and the step that it names."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+from torch import nn
+
+from fastgan.checks import check_choice, check_int
+from fastgan.engine.autoencoding import VAEGANStep, VAEStep, autoencoder_step
+from fastgan.engine.config import MAX_STEPS, TrainConfig, check_number
+from fastgan.engine.records import RecordError, build
+from fastgan.engine.step import Step, UpdateRule, gan_step
+
+_BatchNorm = nn.modules.batchnorm._BatchNorm
+# Losses whose slope on a fake's logit is nowhere zero in the discriminator's loss.
+_ONE_STAGE_LOSSES = ("non_saturating", "saturating", "wasserstein")
+
+
+@dataclass(frozen=True)
+class GANObjective:
+    """A generator against a discriminator."""
+
+    objective: Literal["gan"] = "gan"
+    """What the recipe's networks are trained for."""
+    update_rule: UpdateRule = "alternating"
+    """alternating; simultaneous, both gradients at the same weights; one_stage, the same from one
+    backward pass, for discriminators without batch norm."""
+
+    def __post_init__(self) -> None:
+        check_choice("update_rule", self.update_rule, get_args(UpdateRule))
+
+    def step(self) -> Step:
+        return gan_step
+
+    def check(
+        self, config: TrainConfig, generator: nn.Module, discriminator: nn.Module | None
+    ) -> None:
+        """ValueError where the networks or the configuration are not for this."""
+        if discriminator is None:
+            raise ValueError("objective gan needs a discriminator, got None")
+        if self.update_rule != "alternating" and not config.share_fakes:
+            raise ValueError(f"update_rule {self.update_rule} shares the fakes: share_fakes is off")
+        if self.update_rule != "one_stage":
+            return
+        if any(isinstance(layer, _BatchNorm) for layer in discriminator.modules()):
+            raise ValueError(
+                "update_rule one_stage needs a discriminator that treats images apart: "
+                "this one has batch norm (simultaneous works with any)"
+            )
+        if config.loss not in _ONE_STAGE_LOSSES or config.smooth_fake:
+            raise ValueError(
+                f"update_rule one_stage works with the losses {', '.join(_ONE_STAGE_LOSSES)} "
+                f"without smooth_fake, got {config.loss}"
+            )
+
+
+@dataclass(frozen=True)
+class AutoencoderObjective:
+    """Encoder and decoder, by the squared error of reconstructions."""
+
+    objective: Literal["autoencoder"] = "autoencoder"
+    """What the recipe's networks are trained for."""
+    encodes: ClassVar[str] = "encode"
+
+    def step(self) -> Step:
+        return autoencoder_step
+
+    def check(
+        self, config: TrainConfig, generator: nn.Module, discriminator: nn.Module | None
+    ) -> None:
+        """ValueError where the networks or the configuration are not for this."""
+        if not hasattr(generator, self.encodes):
+            raise ValueError(
+                f"objective {self.objective} needs a generator with an encoder, such as "
+                f"fastgan.models.Autoencoder, got {type(generator).__name__}"
+            )
+
+
+@dataclass(frozen=True)
+class VAEObjective(AutoencoderObjective):
+    """A variational autoencoder: minus the evidence lower bound."""
+
+    objective: Literal["vae"] = "vae"  # type: ignore[assignment]
+    """What the recipe's networks are trained for."""
+    kl_weight: float = 1.0
+    """β, the weight of the KL divergence."""
+    kl_warmup: int = 0
+    """Updates over which that weight rises from 0."""
+    binarize: bool = False
+    """Draw every pixel of the images anew in each step, black or white by its brightness."""
+    encodes: ClassVar[str] = "posterior"
+
+    def __post_init__(self) -> None:
+        check_number("kl_weight", self.kl_weight)
+        check_int("kl_warmup", self.kl_warmup, 0, MAX_STEPS)
+
+    def step(self) -> Step:
+        return VAEStep(self.kl_weight, self.kl_warmup, self.binarize)
+
+
+@dataclass(frozen=True)
+class VAEGANObjective(AutoencoderObjective):
+    """A variational autoencoder whose reconstructions a discriminator compares."""
+
+    objective: Literal["vae_gan"] = "vae_gan"  # type: ignore[assignment]
+    """What the recipe's networks are trained for."""
+    kl_weight: float = 1.0
+    """β, the weight of the KL divergence."""
+    kl_warmup: int = 0
+    """Updates over which that weight rises from 0."""
+    feature_weight: float = 1e-3
+    """The reconstruction's weight in the decoder's loss."""
+    encodes: ClassVar[str] = "posterior"
+
+    def __post_init__(self) -> None:
+        check_number("kl_weight", self.kl_weight)
+        check_number("feature_weight", self.feature_weight)
+        check_int("kl_warmup", self.kl_warmup, 0, MAX_STEPS)
+
+    def step(self) -> Step:
+        return VAEGANStep(self.kl_weight, self.kl_warmup, self.feature_weight)
+
+    def check(
+        self, config: TrainConfig, generator: nn.Module, discriminator: nn.Module | None
+    ) -> None:
+        """ValueError where the networks or the configuration are not for this."""
+        if discriminator is None:
+            raise ValueError("objective vae_gan needs a discriminator, got None")
+        super().check(config, generator, discriminator)
+        if not hasattr(discriminator, "features"):
+            raise ValueError(
+                "objective vae_gan needs a discriminator with features, such as "
+                f"dcgan_discriminator, got {type(discriminator).__name__}"
+            )
+        if config.accumulate > 1 or config.regularizer != "none" or config.augment != "none":
+            raise ValueError("objective vae_gan takes no accumulate, regularizer or augment")
+
+
+Objective = GANObjective | AutoencoderObjective | VAEObjective | VAEGANObjective
+OBJECTIVES: dict[str, type[Objective]] = {
+    "gan": GANObjective,
+    "autoencoder": AutoencoderObjective,
+    "vae": VAEObjective,
+    "vae_gan": VAEGANObjective,
+}
+
+
+def objective_of(facts: Mapping[str, Any]) -> Objective:
+    """The objective of the run that ``facts`` describe.
+
+    Raises:
+        RecordError: they name none, or one with a setting that is not its own.
+    """
+    # A configuration of before objectives had their own held all of them.
+    values = facts.get("objective", facts.get("config", {}))
+    name = values.get("objective", "gan")
+    if not isinstance(name, str) or name not in OBJECTIVES:
+        raise RecordError(
+            f"field objective must be one of {', '.join(OBJECTIVES)}, got {name!r:.80}"
+        )
+    return build(OBJECTIVES[name], values, "objective")
+
+
+def changed_objective(saved: Mapping[str, Any], now: Objective) -> list[str]:
+    """What ``now`` would change in the run that ``saved`` describes, an entry a setting."""
+    theirs, ours = dataclasses.asdict(objective_of(saved)), dataclasses.asdict(now)
+    return [
+        f"{name}: {theirs.get(name)!r} in the checkpoint, {ours.get(name)!r} now"
+        for name in sorted(theirs.keys() | ours.keys())
+        if theirs.get(name) != ours.get(name)
+    ]
