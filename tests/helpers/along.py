@@ -24,7 +24,7 @@ import torch
 from tolerance import FLOOR, error
 from torch import Tensor, nn
 
-STEPS = 32
+STEPS = 16
 # A step sticks out with more than so many times PyTorch's median error; with a kink it is some
 # thousand times, as the roundings of well-conditioned steps are alike.
 STICKS_OUT = 4
