@@ -11,9 +11,9 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from fastgan.fusion.copying import copied
-from fastgan.fusion.fuse import fuse, unfuse
+from fastgan.fusion.fuse import exchange_forwards, unfuse
 from fastgan.fusion.lowering import lower
-from fastgan.fusion.matching import find_links
+from fastgan.fusion.matching import Choice, find_links
 from fastgan.fusion.tracing import Untraceable, trace
 from fastgan.nn.layers import layer_kind
 
@@ -24,13 +24,17 @@ def fold(model: nn.Module) -> nn.Module:
     A BatchNorm that takes the output of a convolution (or Linear), and nothing else does, becomes
     part of its weight and bias (computed in float64) and an `nn.Identity` in its own place; an
     activation after it runs in the convolution's epilogue. Weight norm and its like are resolved.
+    On a CPU each weight is packed once, for calls in float32 that ask for no gradient: a change of
+    a weight through `.data` after the first call is not seen.
     What cannot be folded (instance norm, a batch norm without running statistics, one before its
     convolution) stays. The outputs are those of `model.eval()`, to rounding; the state_dict is
     another.
 
     TypeError for a model that is no `nn.Module`.
     """
-    return fuse(fold_norms(model))
+    folded = fold_norms(model)
+    exchange_forwards(folded, Choice(keep_activations=True, packs=True))
+    return folded
 
 
 def fold_norms(model: nn.Module) -> nn.Module:

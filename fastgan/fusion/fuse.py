@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.fusion.copying import sharing
-from fastgan.fusion.matching import Written
+from fastgan.fusion.matching import Choice, Written
 from fastgan.fusion.plan import Plan, link, make_plan, uninstall
 from fastgan.fusion.report import FusionReport
 from fastgan.fusion.specialized import chains_of
@@ -62,15 +62,20 @@ def fuse(
         model = sharing(model)
     unfuse(model)
     expected = None if example_inputs is None else _evaluate(model, example_inputs)
-    planner = _Planner(keep_activations=prefer == "speed")
+    exchange_forwards(model, Choice(keep_activations=prefer == "speed"))
+    if expected is not None:
+        _compare(model, _evaluate(model, example_inputs), expected)
+    return model
+
+
+def exchange_forwards(model: nn.Module, chosen: Choice) -> None:
+    """Has a model without plans run by such."""
+    planner = _Planner(chosen)
     planner.visit(model, "")
     link(planner.plans)
     for plan in planner.plans:
         plan.install()
     vars(model)["fusion_report"] = planner.report
-    if expected is not None:
-        _compare(model, _evaluate(model, example_inputs), expected)
-    return model
 
 
 def unfuse(model: _Model) -> _Model:
@@ -88,7 +93,7 @@ class _Planner:
     plan, too, but its blocks stand in the report already.
     """
 
-    keep_activations: bool
+    chosen: Choice
     report: FusionReport = field(default_factory=FusionReport)
     plans: list[Plan] = field(default_factory=list)
     seen: set[nn.Module] = field(default_factory=set)
@@ -106,7 +111,7 @@ class _Planner:
 
     def _plan(self, module: nn.Module, prefix: str) -> None:
         try:
-            made = make_plan(module, prefix, self.keep_activations, self.written)
+            made = make_plan(module, prefix, self.chosen, self.written)
         except Untraceable as error:
             self.report.untraced.append((prefix.removesuffix("."), str(error)))
             return

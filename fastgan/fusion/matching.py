@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from fastgan.fusion.layers import (
     is_fresh,
     mutates,
 )
+from fastgan.fusion.packing import PackedChain, packable
 from fastgan.fusion.report import Block
 from fastgan.nn.layers import layer_kind, why_no_convolution, why_not_layer
 from fastgan.nn.planner import Shared
@@ -43,6 +45,18 @@ class Layer:
 # why: what they would keep is changed in place. A larger graph shows that of the parts that it goes
 # through, whose own graphs do not.
 Written = dict[nn.Module, str]
+
+
+class Choice(NamedTuple):
+    """What `fuse` is to do, beside what holds for all models.
+
+    Attributes:
+        keep_activations: as FusedSequential's.
+        packs: the weights stay as they are, so that each is packed once.
+    """
+
+    keep_activations: bool
+    packs: bool = False
 
 
 class Found(NamedTuple):
@@ -86,18 +100,22 @@ def find_links(
 
 
 def fused_graph(
-    graph: fx.Graph, root: nn.Module, prefix: str, keep_activations: bool, written: Written
+    graph: fx.Graph, root: nn.Module, prefix: str, chosen: Choice, written: Written
 ) -> tuple[fx.GraphModule | None, list[Block]]:
     """The graph with its chains fused, and every block in it; None if there is nothing to fuse."""
     found = find_links(graph, root, prefix, written)
-    chains = _chains(found.layers, found.links)
+    chains = _chains(found.layers, found.links, chosen)
     blocks = found.left + [block for chain in chains for block in _blocks(chain)]
     order = {node: i for i, node in enumerate(graph.nodes)}
     in_order = [block for _, block in sorted(blocks, key=lambda pair: order[pair[0]])]
+    if chosen.packs:
+        chains = [part for chain in chains for part in _packable_parts(chain)]
+        chains += _lone_convolutions(found.layers, chains, packable)
+    elif chains:
+        chains += _lone_convolutions(found.layers, chains, _is_plain_convolution)
     if not chains:
         return None, in_order
-    chains += _lone_convolutions(found.layers, chains)
-    return _rewritten(graph, root, found.modules, chains, keep_activations), in_order
+    return _rewritten(graph, root, found.modules, chains, chosen), in_order
 
 
 def _as_block(group: list[Layer], reason: str = "") -> Block:
@@ -232,7 +250,9 @@ def _user_name(node: fx.Node, modules: dict[str, nn.Module]) -> str:
     return _function_name(node)
 
 
-def _chains(layers: dict[fx.Node, Layer], links: dict[fx.Node, Layer]) -> list[list[Layer]]:
+def _chains(
+    layers: dict[fx.Node, Layer], links: dict[fx.Node, Layer], chosen: Choice
+) -> list[list[Layer]]:
     """The longest runs of linked layers that hold more than convolutions alone."""
     followers = {follower.node for follower in links.values()}
     chains = []
@@ -242,23 +262,44 @@ def _chains(layers: dict[fx.Node, Layer], links: dict[fx.Node, Layer]) -> list[l
         chain = [layer]
         while chain[-1].node in links:
             chain.append(links[chain[-1].node])
-        if chain[-1].kind == "norm" and chain[-2].kind != "act":
-            chain.pop()  # with nothing after it, it is as well off on its own
+        if chain[-1].kind == "norm" and chain[-2].kind != "act" and not chosen.packs:
+            chain.pop()  # with nothing after it, it trains as fast on its own
         if _blocks(chain):
             chains.append(chain)
     return chains
 
 
 def _lone_convolutions(
-    layers: dict[fx.Node, Layer], chains: list[list[Layer]]
+    layers: dict[fx.Node, Layer], chains: list[list[Layer]], runs: Callable[[nn.Module], bool]
 ) -> list[list[Layer]]:
-    """Those in no chain: nothing is fused with them, but a kernel of ours may be the faster one."""
+    """Those in no chain: nothing is fused with them, but a kernel of ours may be the faster one.
+
+    runs: whether one may run a convolution.
+    """
     chained = {layer.node for chain in chains for layer in chain}
     return [
         [layer]
         for node, layer in layers.items()
-        if node not in chained and not layer.reason and why_no_convolution(layer.module) is None
+        if node not in chained and not layer.reason and runs(layer.module)
     ]
+
+
+def _is_plain_convolution(module: nn.Module) -> bool:
+    return why_no_convolution(module) is None
+
+
+def _packable_parts(chain: list[Layer]) -> list[list[Layer]]:
+    """A chain cut into convolutions, each with the activation behind it, and what is between."""
+    parts: list[list[Layer]] = []
+    for layer in chain:
+        kinds = [member.kind for member in parts[-1]] if parts else []
+        begins = not kinds or layer.kind == "conv"
+        ends = kinds[:1] == ["conv"] and (len(kinds) > 1 or layer.kind != "act")
+        if begins or ends:
+            parts.append([layer])
+        else:
+            parts[-1].append(layer)
+    return parts
 
 
 def _blocks(chain: list[Layer]) -> list[tuple[fx.Node, Block]]:
@@ -278,7 +319,7 @@ def _rewritten(
     root: nn.Module,
     modules: dict[str, nn.Module],
     chains: list[list[Layer]],
-    keep_activations: bool,
+    chosen: Choice,
 ) -> fx.GraphModule:
     held: dict[str, Any] = {}
     ends = [(chain[0].node, chain[-1].node) for chain in chains]
@@ -289,8 +330,12 @@ def _rewritten(
     for i, (chain, (head, tail)) in enumerate(zip(chains, ends, strict=True)):
         # In the place of its first layer: what it reads is as it was then.
         named = [(layer.name, layer.module) for layer in chain]
-        for_speed = keep_activations or len(chain) == 1  # alone it keeps no more than its input
-        held[f"_chain_{i}"] = Chain(named, for_speed, shared[i])
+        # Alone it keeps no more than its input.
+        for_speed = chosen.keep_activations or len(chain) == 1
+        if chosen.packs and packable(chain[0].module):
+            held[f"_chain_{i}"] = PackedChain(named, for_speed)
+        else:
+            held[f"_chain_{i}"] = Chain(named, for_speed, shared[i])
         with graph.inserting_before(head):
             fused = graph.call_module(f"_chain_{i}", (head.args[0],))
         tail.replace_all_uses_with(fused)

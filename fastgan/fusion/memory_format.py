@@ -20,6 +20,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from fastgan.fusion.chain import Chain
 from fastgan.fusion.layers import called_activation, is_fresh, mutates
 from fastgan.fusion.matching import Read
+from fastgan.fusion.packing import PackedChain
 from fastgan.nn import layout
 from fastgan.nn.layers import hooked, layer_kind
 
@@ -54,7 +55,9 @@ class Border(NamedTuple):
 
 def borders(graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> tuple[Border, ...]:
     """Where the format changes for inputs of a kind; nowhere if that does not pay."""
-    if not all(x.dim() != 4 or layout.convertible(x) for x in inputs):
+    packs = any(isinstance(module, PackedChain) for module in graph.children())
+    fits = layout.is_contiguous if packs else layout.convertible
+    if not all(x.dim() != 4 or fits(x) for x in inputs):
         return ()
     if any(x.device.type != "cpu" for x in inputs) or not _is_transparent(graph):
         return ()
@@ -211,6 +214,8 @@ class _Cut:
             known = node.target in _FUNCTIONS or called_activation(node) is not None
             return (0.0, 0.0) if known else None
         module = self.modules[str(node.target)]
+        if isinstance(module, PackedChain):
+            return module.costs(self.values[node.all_input_nodes[0]])
         if isinstance(module, Chain):
             return self._chain_costs(module, node.all_input_nodes[0])
         return (0.0, 0.0) if _takes_either(module) else None

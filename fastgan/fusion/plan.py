@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from fastgan.fusion.matching import Written, fused_graph
+from fastgan.fusion.matching import Choice, Written, fused_graph
 from fastgan.fusion.memory_format import Border, borders, with_borders
 from fastgan.fusion.report import Block
 from fastgan.fusion.specialized import chains_of, pattern, specialized
@@ -230,7 +230,7 @@ def link(plans: list[Plan]) -> None:
 
 
 def make_plan(
-    module: nn.Module, prefix: str, keep_activations: bool, written: Written
+    module: nn.Module, prefix: str, chosen: Choice, written: Written
 ) -> tuple[Plan | None, list[Block], list[nn.Module]]:
     """(the plan, if there is anything to fuse; the blocks found; the modules traced through).
 
@@ -242,11 +242,11 @@ def make_plan(
         Untraceable: its forward is.
     """
     traced = trace(module)
-    training, blocks = fused_graph(traced.graphs[True], module, prefix, keep_activations, written)
+    training, blocks = fused_graph(traced.graphs[True], module, prefix, chosen, written)
     evaluation = training
     if traced.graphs[False] is not traced.graphs[True]:
         graph = traced.graphs[False]
-        evaluation, _ = fused_graph(graph, module, prefix, keep_activations, written)
+        evaluation, _ = fused_graph(graph, module, prefix, chosen, written)
     if training is None or evaluation is None:
         return None, blocks, traced.containers
     return Plan(module, traced, {True: training, False: evaluation}), blocks, traced.containers

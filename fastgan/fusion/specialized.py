@@ -9,6 +9,8 @@ from itertools import groupby
 from torch import fx, nn
 
 from fastgan.fusion.chain import Chain
+from fastgan.fusion.packing import FORM as PACKED
+from fastgan.fusion.packing import PackedChain
 from fastgan.nn.blocks import Block
 from fastgan.nn.planner import Form, Leaf
 
@@ -50,7 +52,9 @@ def specialized(graph: fx.GraphModule) -> fx.GraphModule:
 def _parts(chain: Chain) -> Iterator[nn.Module]:
     """The layers that ran as such, and chains of those between."""
     ran = chain.planned.parts()
-    if chain.planned.converts:  # whole: between parts of it the format would change back
+    if chain.planned.converts or _packed(
+        chain
+    ):  # whole: between parts of it the format would change back
         yield chain
         return
     if not ran:  # all of it ran as it is
@@ -63,6 +67,10 @@ def _parts(chain: Chain) -> Iterator[nn.Module]:
             yield Chain(leaves, chain.keep_activations)
         else:
             yield from (layer for _, layer in leaves)
+
+
+def _packed(chain: Chain) -> bool:
+    return isinstance(chain, PackedChain) and chain.planned.last == [PACKED]
 
 
 def _fused(block: Block, form: Form) -> list[bool]:

@@ -20,7 +20,7 @@ from fastgan.nn.planner import asks_gradient, problem_of
 from fastgan.ops.conv import algorithms
 from fastgan.ops.conv.geometry import output_shape
 from fastgan.ops.conv.problem import Problem
-from fastgan.ops.core.tensors import is_channels_last
+from fastgan.ops.core.tensors import channels_last, is_channels_last
 
 # What a copied value costs, in operations of a convolution in the time of which it is copied; by
 # measurement on a CPU with AVX2. Weights are copied an element at a time, tensors by rows.
@@ -53,6 +53,11 @@ def convertible(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dim() == 4 and x.is_contiguous() and not is_channels_last(x)
 
 
+def is_contiguous(x: Tensor) -> bool:
+    """Whether x is contiguous and, where it is channels-last as well, its strides do not say so."""
+    return x.is_contiguous() and x.stride() != strides_of(tuple(x.shape))
+
+
 def costs_of(blocks: list[Block], x: Tensor, shape: tuple[int, ...], grad_x: bool) -> Costs | None:
     """The costs of blocks on an input of a shape, and of x's device and dtype.
 
@@ -71,7 +76,7 @@ def costs_of(blocks: list[Block], x: Tensor, shape: tuple[int, ...], grad_x: boo
         problem = problem_of(block, x, shape)._replace(channels_last=False)
         contiguous += problem.operations * _time(problem, grad_x)
         channels_last += problem.operations * _time(problem._replace(channels_last=True), grad_x)
-        channels_last += _OF_WEIGHTS * math.prod(problem.weight)
+        channels_last += weight_cost(math.prod(problem.weight))
         shape = output_shape(shape, block.weight_shape, block.geometry)
         grad_x = torch.is_grad_enabled()
     return Costs(contiguous, channels_last, shape)
@@ -82,10 +87,33 @@ def copy_cost(count: int) -> float:
     return float(_OF_TENSORS * count)
 
 
+def weight_cost(count: int) -> float:
+    """What it costs to bring a weight of so many values into another order."""
+    return float(_OF_WEIGHTS * count)
+
+
 def converted(x: Tensor) -> Tensor:
     """A channels-last copy of x, whose gradient is contiguous as x is."""
+    if not asks_gradient(x):
+        return marked(channels_last(x))
     found: Tensor = _Converted.apply(x)
     return found
+
+
+def marked(x: Tensor) -> Tensor:
+    """Channels-last x with strides that say so, also where one channel or one position makes it
+    contiguous as well."""
+    strides = strides_of(tuple(x.shape))
+    return x if x.stride() == strides else x.as_strided(x.shape, strides)
+
+
+def strides_of(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Those of channels-last memory."""
+    strides, step = [1], shape[1]
+    for size in reversed(shape[2:]):
+        strides.insert(1, step)
+        step *= size
+    return (step, *strides)
 
 
 class _Converted(torch.autograd.Function):

@@ -135,6 +135,12 @@ def is_recording() -> bool:
     return _records is not None
 
 
+def record(run: Run) -> None:
+    """Adds what became of a block to the list of `recording`."""
+    assert _records is not None
+    _records.append(run)
+
+
 @contextmanager
 def recorded_as_converted() -> Iterator[None]:
     """Blocks that run channels-last within are recorded as run on copies of contiguous tensors."""

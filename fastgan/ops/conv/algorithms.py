@@ -96,6 +96,16 @@ def is_triton(p: Problem) -> bool:
     return select(p._replace(triton=True)) is not select(p._replace(triton=False))
 
 
+def select_packed(p: Problem) -> Algorithm | None:
+    """What runs a forward pass for inference, whose weight is packed once (`packed.py`); None for
+    oneDNN. By measurement on a CPU with AVX2."""
+    if small_channels.supports(p) and small_channels.prefers_packed(p):
+        return small_channels
+    if winograd.supports(p) and winograd.prefers(p):
+        return winograd
+    return im2col if im2col.supports(p) and im2col.prefers_packed(p) else None
+
+
 def beats_eager(p: Problem, grad_x: bool) -> bool:
     """Whether a training pass is faster here than by ATen's convolution under its own autograd, the
     time of the calls included; by measurement on a CPU with AVX-512. p: its forward pass."""

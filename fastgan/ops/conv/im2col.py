@@ -17,6 +17,7 @@ from fastgan.ops.core import processor
 
 _SHORT_ROW = 4  # columns of the map, up to which oneDNN's tiles are too short
 _MIN_CHANNELS = 128  # of the map: products for each value of the columns written
+_MIN_BATCH = 32  # of one position, below which oneDNN with packed weights is as fast
 
 
 TIME = 0.8
@@ -55,6 +56,11 @@ def prefers(p: Problem) -> bool:
     if size[1] > _SHORT_ROW or min(p.weight[:2]) < _MIN_CHANNELS:
         return False
     return p.arithmetic is not torch.float32 or processor.fast_products()
+
+
+def prefers_packed(p: Problem) -> bool:
+    """From or to one position, where there are rows enough for a matrix product."""
+    return is_product(p) and p.x[0] >= _MIN_BATCH
 
 
 def beats_eager(p: Problem, grad_x: bool) -> bool:

@@ -105,6 +105,13 @@ def prefers(p: Problem) -> bool:
     return p.activated or (layer.flipped and of_weight)
 
 
+def prefers_packed(p: Problem) -> bool:
+    """To an image alone: from one, oneDNN with packed weights takes 0.75 to 1.0 of the time."""
+    layer = layer_of(p)
+    assert layer is not None
+    return layer.wide >= _MIN_WIDE and not layer.few_is_x
+
+
 def _in_pairs(p: Problem, layer: Layer) -> bool:
     """Whether a pass that reads the image sums over pairs (small_channels/operands.h)."""
     if p.of == WEIGHT_GRADIENT:

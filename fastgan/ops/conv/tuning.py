@@ -150,6 +150,7 @@ def _fastest(entry: dict[str, Any], allowed: list[str]) -> str | None:
 # convolution, which leaves the caches empty, a call's Python seems to take some 200 us, not 25.
 _NORM_PAYS = {(False, False): 1 << 19, (False, True): 1 << 20}
 _INSTANCE_NORM_PAYS = 1 << 13
+_FORWARD_ALONE_PAYS = 1 << 16  # contiguous, without a backward pass
 _MIN_PLANE = 16  # positions: on smaller contiguous planes norm_act is slower at any size
 
 
@@ -168,7 +169,8 @@ def norm_pays(x: torch.Tensor, instances: bool, activated: bool) -> bool:
     if not channels_last and x.numel() < _MIN_PLANE * x.shape[0] * x.shape[1]:
         return False
     if instances:
-        return x.numel() >= _INSTANCE_NORM_PAYS
+        forward_alone = not channels_last and not (torch.is_grad_enabled() and x.requires_grad)
+        return x.numel() >= (_FORWARD_ALONE_PAYS if forward_alone else _INSTANCE_NORM_PAYS)
     return activated and x.numel() >= _NORM_PAYS[instances, channels_last]
 
 
