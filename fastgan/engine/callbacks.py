@@ -26,7 +26,7 @@ class Callback:
         return None
 
     def on_checkpoint(self, trainer: TrainState, path: Path) -> None:
-        """After a checkpoint is written to ``path``."""
+        """Once a checkpoint is written to ``path``, which may be some steps after its own."""
 
     def on_end(self, trainer: TrainState, result: TrainResult) -> None:
         """When the run has ended or was stopped, after its last checkpoint."""

@@ -106,6 +106,14 @@ def save_checkpoint(
         OSError: the disk is full or not writable; no part of this checkpoint is left behind, and
             checkpoints that stood before are untouched.
     """
+    copies = {name: copied_tensors(group) for name, group in tensors.items()}
+    return write_checkpoint(folder, step, copies, info)
+
+
+def write_checkpoint(
+    folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], info: dict[str, Any]
+) -> Path:
+    """:func:`save_checkpoint` of what :func:`copied_tensors` gave, in any thread."""
     final = checkpoint_path(folder, step)
     partial = _beside(final)
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,7 +122,7 @@ def save_checkpoint(
         partial.mkdir()
         files = {}
         for name, group in tensors.items():
-            content = encode_tensors({k: _plain(v) for k, v in group.items()})
+            content = encode_tensors(group)
             _write_synced(partial / f"{name}.safetensors", content)
             files[f"{name}.safetensors"] = {
                 "bytes": len(content),
@@ -301,8 +309,11 @@ def _score(path: Path) -> float | None:
     return float(score) if score is not None and math.isfinite(score) else None
 
 
-def _plain(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", copy=True).contiguous()
+def copied_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU, as a checkpoint is written from; waits for the device."""
+    return {
+        name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()
+    }
 
 
 def _write_synced(path: Path, content: bytes) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from fastgan.checks import check_choice, check_int, did_you_mean
+from fastgan.engine.intervals import MAX_STEPS, parse_interval
 from fastgan.engine.keeping import KeepActivations
 from fastgan.engine.optimizers import OptimizerName
 from fastgan.engine.precision import PrecisionSetting
@@ -108,11 +109,11 @@ class TrainConfig:
     """Seed of weights, noise, data order and dropout."""
     log_every: int = 50
     """Steps between lines of metrics."""
-    sample_every: int = 500
-    """Steps between sample grids. 0 draws only the last one."""
-    checkpoint_every: int = 500
-    """Steps between checkpoints. 0 saves only the last one."""
-    keep_last: int = 0
+    sample_every: int | str = 500
+    """Steps between sample grids, or a time such as 10min. 0 draws only the last one."""
+    checkpoint_every: int | str = 500
+    """Steps between checkpoints, or a time such as 10min. 0 saves only the last one."""
+    keep_last: int = 3
     """Checkpoints to keep, the newest. 0 keeps all."""
     keep_best: int = 0
     """Checkpoints to keep beside them: those that a callback scored best."""
@@ -127,6 +128,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, (minimum, maximum) in BOUNDS.items():
             check_int(name, getattr(self, name), minimum, maximum)
+        for name in ("sample_every", "checkpoint_every"):
+            parse_interval(name, getattr(self, name))
         for name in ("lr_g", "lr_d"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
@@ -159,8 +162,6 @@ class TrainConfig:
         return dataclasses.asdict(self)
 
 
-# Where a number of steps stands for "never", a billion is beyond the longest run.
-MAX_STEPS = 10**9
 # More images than any set in memory or batch of a paper; what fits a device is looked at with it.
 _MAX_IMAGES = 10**6
 # Of one step, which neither a signal nor a log line interrupts; papers make 1 to 100.
@@ -181,8 +182,6 @@ BOUNDS = {
     "log_every": (1, MAX_STEPS),
     "reg_every": (1, MAX_STEPS),
     "sample_count": (1, _MAX_SAMPLES),
-    "sample_every": (0, MAX_STEPS),
-    "checkpoint_every": (0, MAX_STEPS),
     "warmup_steps": (0, MAX_STEPS),
     "max_rollbacks": (0, MAX_STEPS),
     "keep_last": (0, MAX_STEPS),

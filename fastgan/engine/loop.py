@@ -13,23 +13,30 @@ import torch
 from fastgan.engine.callbacks import Callback
 from fastgan.engine.checkpoint import (
     Checkpoint,
-    CheckpointError,
     newest_checkpoint,
     prune_checkpoints,
 )
-from fastgan.engine.config import TrainResult, changed_fields
+from fastgan.engine.config import TrainResult
 from fastgan.engine.grid import save_grid, screen_scale
 from fastgan.engine.health import Health
 from fastgan.engine.heartbeat import LostRankError
+from fastgan.engine.intervals import Clock, parse_interval
 from fastgan.engine.log import LineReporter, Reporter, RunLog, SilentReporter, default_reporter
 from fastgan.engine.loggers import Logger, named_loggers
-from fastgan.engine.objectives import changed_objective
-from fastgan.engine.parts import changed_parts
 from fastgan.engine.pictures import save_reconstructions
-from fastgan.engine.run_folder import RunFolder, read_run
+from fastgan.engine.resuming import resume_run
+from fastgan.engine.run_folder import RunFolder
 from fastgan.engine.signals import StopOnSignal
-from fastgan.engine.state import is_finite, load_state, moved, open_state, save_alone, save_state
+from fastgan.engine.state import (
+    copy_state,
+    is_finite,
+    load_state,
+    open_state,
+    save_alone,
+    save_state,
+)
 from fastgan.engine.train_state import TrainState
+from fastgan.engine.writer import Writer
 from fastgan.ops.core.cuda_libraries import cuda_libraries
 from fastgan.system import first_line
 
@@ -70,6 +77,7 @@ class Loop:
         self.samples: Path | None = None
         self.checkpoint: Path | None = None
         self._saved_at = self._drawn_at = self._tried = -1
+        self._writer = Writer()
         self._together = False  # every rank is where this one is
 
     def fit(self, *, resume: bool, force: bool) -> TrainResult:
@@ -84,8 +92,9 @@ class Loop:
             try:
                 resumed = self.group.from_first(open_folder)
                 self.folder = opened[0] if opened else RunFolder.seen(self.out)
-                if resumed:
-                    self._resume()
+                if resumed and (found := resume_run(self.trainer, self.folder, self.reporter)):
+                    # A run killed after its last checkpoint has only the rest left to do.
+                    self.checkpoint, self._saved_at = found.path, found.step
                 self._describe(finished=False)
                 precision, exact = self.trainer.gan.precision, self.config.deterministic
                 with cuda_libraries(precision, deterministic=exact):
@@ -100,6 +109,9 @@ class Loop:
         trainer, config = self.trainer, self.config
         first, self._started = trainer.step, time.monotonic()
         self._marked = first, self._started
+        names = "sample_every", "checkpoint_every"
+        intervals = {name: parse_interval(name, getattr(config, name)) for name in names}
+        self._clock = Clock(intervals, self.group)
         self._non_finite = self._count_non_finite()
         folder = self.folder if self.group.is_first else None
         self._record = RunLog(folder, self._loggers, lambda text: self.reporter.note(text))
@@ -117,32 +129,53 @@ class Loop:
                 self._draw()
             if self._saved_at != trainer.step:
                 self._save()
+            self._look_at_writer(wait=True)
         except BaseException as error:
             self._rescue(error)
             raise
         finally:
+            self._writer.close()
             self._record.close()
             self.reporter.stop()
         return self._result(first, stopped_by)
 
     def _step(self) -> int | None:
         """One step and what follows it; returns the signal that ends the run."""
-        trainer, config = self.trainer, self.config
+        trainer, config, clock = self.trainer, self.config, self._clock
         self.group.require_all()
         trainer.train_step()
         for callback in self.callbacks:
             callback.on_step(trainer)
-        at_log_point = self._due(config.log_every) or trainer.step == config.steps
+        at_log_point = trainer.step % config.log_every == 0 or trainer.step == config.steps
         values = self._log() if at_log_point else None
         self.reporter.update(trainer.step, values)
-        if self._due(config.sample_every):
+        if self.group.size == 1 or at_log_point:
+            self._look_at_writer()
+        if clock.due("sample_every", trainer.step, together=at_log_point):
             self._draw()
-        if self._due(config.checkpoint_every):
+        if clock.due("checkpoint_every", trainer.step, together=at_log_point):
             self._save()
         return self._agreed(at_log_point)
 
-    def _due(self, every: int) -> bool:
-        return every > 0 and self.trainer.step % every == 0
+    def _look_at_writer(self, *, wait: bool = False) -> None:
+        """Tell the callbacks of checkpoints that were written; an error of the writer is raised."""
+        config = self.config
+        made = self.group.from_first(lambda: self._writer.made(wait=wait))
+        for path in made:
+            self.checkpoint = path
+            for callback in self.callbacks:
+                callback.on_checkpoint(self.trainer, path)
+            self._record.artifact(path)
+        if not (made and self.group.is_first):
+            return
+
+        def prune() -> None:  # what the callbacks have seen
+            prune_checkpoints(self.folder.checkpoints, config.keep_last, config.keep_best)
+
+        if wait:
+            prune()
+        else:
+            self._writer.submit(prune)
 
     def _agreed(self, at_log_point: bool) -> int | None:
         """The signal that ends the run after this step, the same for all ranks.
@@ -184,6 +217,11 @@ class Loop:
         Of several ranks the one that the error is of saves alone: the others wait for it.
         """
         trainer, step = self.trainer, self.trainer.step
+        failure = self._writer.drain()
+        if failure is not None and failure is not error:
+            self._note(error, f"the writer has met another error: {failure}")
+        for path in self._writer.made():
+            self.checkpoint = path
         if isinstance(error, NonFiniteError) or step in (0, self._saved_at, self._tried):
             return
         alone = self.group.size > 1 and not self._together
@@ -246,6 +284,7 @@ class Loop:
         if config.nan_policy == "skip":
             self.reporter.note(f"{what}: skipped")
             return
+        self._look_at_writer(wait=True)
         kept = self._newest()
         stop = config.nan_policy == "stop"
         if stop or kept is None or trainer.rollbacks >= config.max_rollbacks:
@@ -300,15 +339,14 @@ class Loop:
             self._record.picture(trainer.step, "reconstructions", path)
 
     def _save(self) -> None:
-        trainer, config = self.trainer, self.config
+        trainer = self.trainer
         scores = [s for c in self.callbacks if (s := c.score(trainer)) is not None]
         info = {"score": float(scores[0])} if scores and math.isfinite(scores[0]) else {}
-        path = self._write_checkpoint(info)
+        self._look_at_writer()
+        write = copy_state(trainer, self.folder.checkpoints, **info)
+        self._saved_at = self._tried = trainer.step
         if self.group.is_first:
-            prune_checkpoints(self.folder.checkpoints, config.keep_last, config.keep_best)
-        for callback in self.callbacks:
-            callback.on_checkpoint(trainer, path)
-        self._record.artifact(path)
+            self._writer.submit(write)
 
     def _write_checkpoint(self, info: dict[str, Any], alone: bool = False) -> Path:
         self._tried, folder = self.trainer.step, self.folder.checkpoints
@@ -345,49 +383,3 @@ class Loop:
     def _describe(self, finished: bool) -> None:
         facts = {**self.trainer.facts(), "finished": finished}
         self.group.from_first(lambda: self.folder.describe(facts))
-
-    def _resume(self) -> None:
-        torn: list[str] = []
-
-        def newest() -> Path | None:
-            whole = newest_checkpoint(self.folder.checkpoints, torn, open_state)
-            if whole is None and torn:
-                raise CheckpointError(
-                    f"every checkpoint of {self.out} is torn, and force alone starts anew: "
-                    f"{'; '.join(torn)}"
-                )
-            return whole.path if whole else None
-
-        found = self.group.from_first(newest)
-        for problem in torn:
-            self.reporter.note(f"not used: {problem}")
-        if found is None:
-            self._start_anew()
-            return
-        checkpoint = open_state(found)
-        load_state(self.trainer, checkpoint)
-        # A run killed after its last checkpoint has only the rest left to do.
-        self.checkpoint, self._saved_at = checkpoint.path, checkpoint.step
-        over = checkpoint.step - self.config.steps
-        if over > 0 or (over == 0 and self._was_finished()):
-            raise FileExistsError(
-                f"{self.out} has made its {checkpoint.step} steps already; "
-                "ask for more steps, or choose another out folder"
-            )
-        self.reporter.note(f"resumed {checkpoint.path} at step {self.trainer.step}")
-        self._tell(moved(self.trainer, checkpoint))
-
-    def _was_finished(self) -> bool:
-        return self.group.from_first(lambda: bool((read_run(self.out) or {}).get("finished")))
-
-    def _start_anew(self) -> None:
-        run = read_run(self.out) or {}
-        self.trainer.keep_precision(run.get("config", {}))
-        changed = changed_fields(run.get("config", {}), self.trainer.config)
-        changed += changed_objective(run, self.trainer.objective) if run else []
-        changed += changed_parts(run.get("parts", {}), self.trainer.facts()["parts"])
-        if changed:
-            raise CheckpointError(
-                f"{self.out} cannot be resumed with another setting: {'; '.join(changed)}"
-            )
-        self.reporter.note(f"{self.out} has no whole checkpoint yet: starting from step 0")

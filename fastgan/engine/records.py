@@ -176,9 +176,21 @@ def _check_of(hint: Any) -> Check:
     if typing.get_origin(hint) is Literal:
         return choice(typing.get_args(hint))
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        [inner] = [arm for arm in typing.get_args(hint) if arm is not type(None)]
-        return maybe(_check_of(inner))
+        arms = [arm for arm in typing.get_args(hint) if arm is not type(None)]
+        inner = _check_of(arms[0]) if len(arms) == 1 else _either(arms)
+        return maybe(inner) if type(None) in typing.get_args(hint) else inner
     return _PLAIN[hint]
+
+
+def _either(arms: list[Any]) -> Check:
+    """A value of one of these plain types."""
+
+    def check(value: Any, field: str) -> None:
+        if isinstance(value, bool) or not isinstance(value, tuple(arms)):
+            names = " or ".join({int: "a whole number", str: "a string"}[arm] for arm in arms)
+            raise _wrong(value, field, names)
+
+    return check
 
 
 def _is_number(value: Any) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,13 @@ from fastgan.engine.checkpoint import (
     Checkpoint,
     CheckpointError,
     checkpoint_path,
+    copied_tensors,
     kind_of,
     load_tensors,
     open_checkpoint,
     plain_names,
     require_alike,
-    save_checkpoint,
+    write_checkpoint,
 )
 from fastgan.engine.config import TrainConfig, changed_fields
 from fastgan.engine.objectives import changed_objective, objective_of
@@ -51,11 +54,22 @@ _TRAINED = records.record(
 
 
 def save_state(trainer: TrainState, folder: Path, **info: Any) -> Path:
-    """Write a checkpoint; see ``save_checkpoint``. Every rank must call this, the first writes."""
+    """Write a checkpoint; see ``copy_state``. Every rank must call this, the first writes."""
+    write = copy_state(trainer, folder, **info)
+    return trainer.group.from_first(write)
+
+
+def copy_state(trainer: TrainState, folder: Path, **info: Any) -> Callable[[], Path]:
+    """Copy all that a checkpoint holds; what is returned writes it, now or later, in any thread.
+
+    Every rank must call this, and the first one what it returns.
+    """
     rng: _Rng = {}
     for rank, state in enumerate(trainer.group.collect(_rng_state(trainer))):
         rng |= {_of_rank(name, rank): value for name, value in state.items()}
-    return trainer.group.from_first(lambda: _write(trainer, folder, rng, info))
+    if not trainer.group.is_first:
+        return lambda: checkpoint_path(folder, trainer.step)
+    return _copied(trainer, folder, rng, info)
 
 
 def save_alone(trainer: TrainState, folder: Path) -> Path:
@@ -74,12 +88,14 @@ def save_alone(trainer: TrainState, folder: Path) -> Path:
         standing = checkpoint_path(folder, trainer.step)
         if standing.exists():
             return standing
-        return _write(trainer, folder, rng | {"noise": state["noise"]}, {})
+        return _copied(trainer, folder, rng | {"noise": state["noise"]}, {})()
     finally:
         os.close(lock)
 
 
-def _write(trainer: TrainState, folder: Path, rng: _Rng, info: dict[str, Any]) -> Path:
+def _copied(
+    trainer: TrainState, folder: Path, rng: _Rng, info: dict[str, Any]
+) -> Callable[[], Path]:
     tensors_g, info_g = pack_optimizer(trainer.optimizer_g)
     tensors_d, info_d = pack_optimizer(trainer.optimizer_d)
     modules = _modules(trainer)
@@ -87,7 +103,8 @@ def _write(trainer: TrainState, folder: Path, rng: _Rng, info: dict[str, Any]) -
     files |= {"optimizer_g": tensors_g, "optimizer_d": tensors_d}
     files |= {"rng": rng, "updates": _update_state(trainer)}
     facts = {**trainer.facts(), "optimizer_g": info_g, "optimizer_d": info_d, **info}
-    return save_checkpoint(folder, trainer.step, files, facts)
+    copies = {name: copied_tensors(tensors) for name, tensors in files.items()}
+    return partial(write_checkpoint, folder, trainer.step, copies, facts)
 
 
 def open_state(path: Path) -> Checkpoint:

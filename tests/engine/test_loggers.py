@@ -54,8 +54,8 @@ def test_a_logger_is_told_of_all_in_order(tmp_path):
         ("start", "run", 2, 0),
         ("metrics", 1, True),
         ("metrics", 2, True),
-        ("artifact", "step-00000002", True),
         ("images", 2, "samples", "uint8", 3),
+        ("artifact", "step-00000002", True),  # once it is written, beside the steps
         ("close",),
     ]
     fit(tmp_path / "run", logger, resume=True, steps=3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from fastgan.engine import Callback, DistributedGroup, LostRankError, Trainer, find_checkpoint
 from fastgan.engine.checkpoint import list_checkpoints
 from fastgan.engine.loop import Loop
-from fastgan.engine.state import save_alone, save_state
+from fastgan.engine.state import copy_state, save_alone
 from fastgan.engine.train_state import TrainState
 
 from .conftest import all_tensors, tiny_trainer
@@ -206,11 +207,12 @@ def test_what_is_saved_already_is_not_saved_again(tmp_path, recorder, monkeypatc
     fail_at(trainer, "data", RuntimeError("a file of the set is gone"))
     calls = []
 
-    def counted(state: TrainState, *given: Any, **info: Any) -> Path:
+    def counted(state: TrainState, *given: Any, **info: Any) -> Callable[[], Path]:
         calls.append(state.step)
-        return save_state(state, *given, **info)
+        return copy_state(state, *given, **info)
 
-    monkeypatch.setattr("fastgan.engine.loop.save_state", counted)
+    for place in ("loop", "state"):  # beside the steps, and at once
+        monkeypatch.setattr(f"fastgan.engine.{place}.copy_state", counted)
     with pytest.raises(RuntimeError):
         trainer.fit(tmp_path / "run", reporter=recorder)
     assert calls == [STRUCK]
