@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def check_int(name: str, value: object, minimum: int, maximum: int | None = None) -> int:
@@ -20,6 +20,36 @@ def check_int(name: str, value: object, minimum: int, maximum: int | None = None
     if maximum is not None and value > maximum:
         raise ValueError(f"{name} must be at most {maximum}, got {value}")
     return value
+
+
+def sides(image_size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width of an image size: one number for a square, or (height, width)."""
+    return (image_size, image_size) if isinstance(image_size, int) else (*image_size,)  # type: ignore[return-value]
+
+
+def check_size(
+    name: str, value: object, minimum: int = 1, maximum: int | None = None
+) -> int | tuple[int, int]:
+    """`value` as an image size: an int for a square, else (height, width).
+
+    Raises:
+        TypeError: neither an int nor two of them.
+        ValueError: a side that is too small or too large.
+    """
+    if not isinstance(value, (list, tuple)):
+        return check_int(name, value, minimum, maximum)
+    if len(value) != 2:
+        raise TypeError(f"{name} must be an int or (height, width), got {value!r}")
+    height, width = (check_int(name, side, minimum, maximum) for side in value)
+    return height if height == width else (height, width)
+
+
+def parse_size(name: str, text: str) -> int | tuple[int, int]:
+    """The image size of "96x160" (height x width) or "64"; ValueError for anything else."""
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isascii() and part.isdigit() for part in parts):
+        raise ValueError(f"{name} must be a number or HEIGHTxWIDTH, such as 96x160, got {text!r}")
+    return check_size(name, [int(part) for part in parts] if len(parts) == 2 else int(text))
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:

@@ -11,7 +11,7 @@ import torch
 import tyro
 from safetensors.torch import save as encode
 
-from fastgan.checks import check_int
+from fastgan.checks import check_int, sides
 from fastgan.cli._common import check_seed, parse
 from fastgan.cli._output import output_file, picture_file
 from fastgan.data import ImageDataset, load
@@ -123,8 +123,8 @@ def _draw(chosen: Arguments) -> tuple[torch.Tensor, int]:
         )
     elif chosen.kind in ("reconstructions", "projection"):
         data = _reals(generator, chosen, limit=chosen.rows * chosen.rows)
-        size = generator.image_size
-        check_picture(2 * len(data), size, size, scale=scale_of(size))
+        height, width = sides(generator.image_size)
+        check_picture(2 * len(data), height, width, scale=scale_of(width))
         reals = data.images.float() / 127.5 - 1
         if chosen.kind == "reconstructions":
             return pictures.reconstruction_pairs(generator, reals)
@@ -140,14 +140,14 @@ def _draw(chosen: Arguments) -> tuple[torch.Tensor, int]:
 
 def _check_size(generator: Any, chosen: Arguments) -> None:
     """Before anything is loaded or drawn, as far as flags say how large the picture gets."""
-    size = generator.image_size
+    height, width = sides(generator.image_size)
     if chosen.kind == "classes":
         count, columns = generator.num_classes * chosen.columns, chosen.columns
     elif chosen.kind in ("reconstructions", "projection"):
         return  # as many as there are images
     else:
         count, columns = chosen.rows * chosen.columns, chosen.columns
-    check_picture(max(count, 1), size, size, columns, scale_of(size))
+    check_picture(max(count, 1), height, width, columns, scale_of(width))
 
 
 def _project(

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from fastgan.checks import check_int
+from fastgan.checks import check_int, sides
 from fastgan.cli._common import check_seed, parse
 from fastgan.cli._output import output_file, picture_file
 from fastgan.engine import (
@@ -72,8 +72,8 @@ def run(arguments: list[str]) -> int:
     generator: Any = load_generator(
         chosen.checkpoint, weights=chosen.weights, device=take_device(chosen.device)
     )
-    size = generator.image_size
-    check_picture(chosen.n, size, size, chosen.columns, scale_of(size))
+    height, width = sides(generator.image_size)
+    check_picture(chosen.n, height, width, chosen.columns, scale_of(width))
     labels = None
     if chosen.labels:
         for label in chosen.labels:

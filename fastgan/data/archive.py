@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from fastgan.data.dataset import DataError
 from fastgan.data.files import read_up_to, reading
 from fastgan.data.image import SUFFIXES, ImageFile, UndecodableImage
 from fastgan.data.listing import MAX_ENTRY_BYTES, Listing, by_folder, is_image_name
+from fastgan.data.source import DataError
 from fastgan.data.table import TABLE, by_table
 
 _ENCRYPTED = 0x1

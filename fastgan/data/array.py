@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastgan.data.dataset import DataError, ImageDataset, check_numbers, spread
+from fastgan.data.dataset import ImageDataset, check_numbers, spread
 from fastgan.data.files import open_regular, reading
 from fastgan.data.image import conform
 from fastgan.data.npy import MAGIC, map_npy, read_npy
 from fastgan.data.options import MAX_UNPACKED_BYTES, Layout, LoadOptions, Split
+from fastgan.data.source import DataError
 
 # The names used by this package, scikit-learn, Keras and MedMNIST, in order of preference.
 _IMAGE_KEYS = {

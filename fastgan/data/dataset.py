@@ -1,4 +1,4 @@
-"""The one type that every data source returns: images as uint8, in memory."""
+"""The one type that every data source returns: items of one shape, all in memory."""
 
 from __future__ import annotations
 
@@ -12,29 +12,41 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastgan.checks import check_int
+from fastgan.data.resident import ResidentLoader
+from fastgan.data.source import (
+    IMAGE_DTYPES,
+    DataError,
+    ValueRange,
+    check_items,
+    extremes,
+    resolved_range,
+)
 
 # Labels number classes from 0; what lies above is no class, and no table of that length is made.
 MAX_LABEL = 2**31 - 1
 
 
-class DataError(ValueError):
-    """The data is there but its content cannot be used."""
-
-
 @dataclass(frozen=True, eq=False)
 class ImageDataset:
-    """A set of images of one size, all in memory.
+    """A set of images of one size, or of other items of one shape, all in memory; a `Source`.
 
     Attributes:
-        images: uint8 [N, C, H, W], 0 to 255, N, C, H, W >= 1.
-        labels: int64 [N], or None for an unlabelled set.
+        images: [N, C, H, W] with any number of channels, waveforms [N, C, L] or volumes
+            [N, C, D, H, W]: uint8, uint16, int16, int32, int64, float16, bfloat16 or float32.
+        labels: None, or the condition of each item: classes, int64 [N]; numbers or vectors, float
+            [N, ...]; or images of a pair, [N, C, H, W], float as they are or uint8 and uint16.
         classes: the name of every label, or None where there are no names.
         name: where the images came from, for logs.
         skipped: how many files of the source could not be decoded and were left out.
+        value_range: the two values that become -1 and 1. By default (0, 255) of uint8, (0, 65535)
+            of uint16, and of floats [-1, 1] if any is negative, else [0, 1] if none is above 1,
+            else [0, 255].
 
     Raises:
         TypeError: a tensor of another dtype.
-        DataError: another shape, zero images, or labels that do not fit.
+        DataError: another shape, zero images, NaN or infinity, a range that cannot be told, or
+            labels that do not fit.
+        ValueError: a `value_range` that is none.
     """
 
     images: Tensor
@@ -42,16 +54,15 @@ class ImageDataset:
     classes: tuple[str, ...] | None = None
     name: str = "images"
     skipped: int = 0
+    value_range: ValueRange = None  # type: ignore[assignment]  # resolved below
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
-        if not isinstance(images, Tensor) or images.dtype != torch.uint8:
-            got = images.dtype if isinstance(images, Tensor) else type(images).__name__
-            raise TypeError(f"images must be a torch.uint8 tensor, got {got}")
-        if images.ndim != 4 or images.numel() == 0:
-            raise DataError(
-                f"images must have shape [N, C, H, W] with no zero, got {list(images.shape)}"
-            )
+        if not isinstance(images, Tensor):
+            raise TypeError(f"images must be a tensor, got {type(images).__name__}")
+        check_items(images, "images")
+        found = resolved_range(images, self.value_range, self.name)
+        object.__setattr__(self, "value_range", found)
         if labels is not None:
             check_labels(labels, len(self), self.classes)
         elif self.classes is not None:
@@ -62,17 +73,24 @@ class ImageDataset:
         return self.images.shape[0]
 
     @property
-    def shape(self) -> tuple[int, int, int, int]:
+    def shape(self) -> tuple[int, ...]:
         """N, C, H, W."""
-        n, c, h, w = self.images.shape
-        return n, c, h, w
+        return tuple(self.images.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.images.dtype
+
+    def batches(self, *args: Any, **kwargs: Any) -> ResidentLoader:
+        """A `ResidentLoader` of this set and its further arguments."""
+        return ResidentLoader(self, *args, **kwargs)
 
     def origin(self, index: int) -> str:
         """Where an image comes from, for messages."""
         return f"{self.name}: image {index}"
 
     def some(self, count: int) -> Tensor:
-        """Return at most `count` images, evenly spaced: uint8 [n, C, H, W]."""
+        """Return at most `count` images, evenly spaced, as they are stored: [n, C, H, W]."""
         return self.images[spread(len(self), count)]
 
     def fingerprint(self) -> str:
@@ -83,11 +101,15 @@ class ImageDataset:
         """
         digest = hashlib.sha256(b"fastgan.ImageDataset.1")
         digest.update(repr(tuple(self.images.shape)).encode())
+        if self.dtype != torch.uint8 or self.value_range != (0, 255):
+            digest.update(f"{self.dtype} {self.value_range}".encode())
         for part in self.images.split(4096):
-            digest.update(part.cpu().contiguous().numpy().data)
+            digest.update(_bytes(part))
         if self.labels is not None:
             digest.update(b"labels")
-            digest.update(self.labels.cpu().contiguous().numpy().astype("<i8").data)
+            if self.labels.dtype != torch.int64:
+                digest.update(f"{self.labels.dtype} {tuple(self.labels.shape)}".encode())
+            digest.update(_bytes(self.labels))
         return digest.hexdigest()
 
     def select(self, indices: Tensor | Sequence[int]) -> ImageDataset:
@@ -112,11 +134,27 @@ class ImageDataset:
         return replace(self, images=self.images[index], labels=labels)
 
 
+def _bytes(part: Tensor) -> memoryview:
+    return part.cpu().contiguous().flatten().view(torch.uint8).numpy().data
+
+
 def check_labels(labels: Tensor, count: int, classes: Sequence[str] | None) -> None:
-    """Raise TypeError or DataError unless `labels` are int64 [count] that number classes."""
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
-        got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        raise TypeError(f"labels must be a torch.int64 tensor, got {got}")
+    """Raise TypeError or DataError unless `labels` are int64 [count] that number classes, or finite
+    numbers, or images stored as integers: [count, ...].
+    """
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"labels must be a torch.int64 tensor, got {type(labels).__name__}")
+    if labels.is_floating_point() or (labels.dtype in IMAGE_DTYPES and labels.dim() >= 3):
+        if len(labels) != count:
+            raise DataError(f"labels must be [{count}, ...], got {list(labels.shape)}")
+        if labels.is_floating_point():
+            extremes(labels, "labels")
+        return
+    if labels.dtype != torch.int64:
+        raise TypeError(
+            f"labels must be a torch.int64 tensor, got {labels.dtype} (conditions that are no "
+            "classes: floats, or images of uint8 or uint16)"
+        )
     high = check_numbers(labels, count)
     if classes is not None and high >= len(classes):
         raise DataError(f"label {high} has no name: there are {len(classes)} classes")

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from fastgan.data.dataset import DataError
+from fastgan.data.source import DataError
 
 _BLOCK = 1 << 20
 _NOTHING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from fastgan.data.dataset import DataError
 from fastgan.data.files import open_regular, read_up_to, regular_files
 from fastgan.data.image import SUFFIXES, ImageFile, UndecodableImage
 from fastgan.data.listing import MAX_ENTRY_BYTES, Listing, by_folder, is_image_name
+from fastgan.data.source import DataError
 from fastgan.data.table import TABLE, by_table
 
 

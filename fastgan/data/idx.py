@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastgan.data.dataset import DataError, ImageDataset, spread
+from fastgan.data.dataset import ImageDataset, spread
 from fastgan.data.files import open_regular, read_up_to, reading
 from fastgan.data.image import conform
 from fastgan.data.options import MAX_UNPACKED_BYTES, LoadOptions, Split
+from fastgan.data.source import DataError
 
 _UBYTE = 0x08
 _GZIP_MAGIC = b"\x1f\x8b"

@@ -15,8 +15,9 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from fastgan.data.dataset import DataError
+from fastgan.checks import sides
 from fastgan.data.options import LoadOptions, Resize
+from fastgan.data.source import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _FORMATS = ("PNG", "JPEG", "WEBP")
@@ -151,32 +152,38 @@ def set_channels(images: Tensor, channels: int | None) -> Tensor:
     return luma.to(torch.uint8)[:, None]
 
 
-def fit(images: Tensor, size: int, resize: Resize, background: tuple[int, int, int]) -> Tensor:
-    """Resize uint8 [N, C, H, W] to [N, C, size, size] with antialiased bicubic interpolation.
+def fit(
+    images: Tensor,
+    size: int | tuple[int, int],
+    resize: Resize,
+    background: tuple[int, int, int],
+) -> Tensor:
+    """Resize uint8 [N, C, H, W] to a square or (height, width), antialiased and bicubic.
 
-    `center-crop` takes the largest centred square, `squash` ignores the aspect, `pad` keeps the
-    whole image and fills the rest with `background` (its luma where C is not 3).
+    `center-crop` takes the largest centred part of that aspect, `squash` ignores the aspect, `pad`
+    keeps the whole image and fills the rest with `background` (its luma where C is not 3).
     """
+    size = sides(size)
     height, width = images.shape[-2:]
     if resize == "center-crop":
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        images = images[..., top : top + side, left : left + side]
-    elif resize == "pad" and height != width:
+        inner_h = min(height, max(1, round(width * size[0] / size[1])))
+        inner_w = min(width, max(1, round(height * size[1] / size[0])))
+        top, left = (height - inner_h) // 2, (width - inner_w) // 2
+        images = images[..., top : top + inner_h, left : left + inner_w]
+    elif resize == "pad" and height * size[1] != width * size[0]:
         return _pad(images, size, background)
-    return _interpolate(images, size, size)
+    return _interpolate(images, *size)
 
 
-def _pad(images: Tensor, size: int, background: tuple[int, int, int]) -> Tensor:
+def _pad(images: Tensor, size: tuple[int, int], background: tuple[int, int, int]) -> Tensor:
     count, channels, height, width = images.shape
-    longer = max(height, width)
-    inner_h = max(1, round(height * size / longer))
-    inner_w = max(1, round(width * size / longer))
+    scale = min(size[0] / height, size[1] / width)
+    inner_h, inner_w = max(1, round(height * scale)), max(1, round(width * scale))
     colour = torch.tensor(background, dtype=torch.uint8).view(1, 3, 1, 1)
     if channels != 3:
         colour = set_channels(colour, 1)
-    canvas = colour.expand(count, channels, size, size).contiguous()
-    top, left = (size - inner_h) // 2, (size - inner_w) // 2
+    canvas = colour.expand(count, channels, *size).contiguous()
+    top, left = (size[0] - inner_h) // 2, (size[1] - inner_w) // 2
     inner = _interpolate(images, inner_h, inner_w)
     canvas[..., top : top + inner_h, left : left + inner_w] = inner
     return canvas

@@ -10,9 +10,10 @@ from pathlib import PurePosixPath
 
 import torch
 
-from fastgan.data.dataset import DataError, ImageDataset, spread
+from fastgan.data.dataset import ImageDataset, spread
 from fastgan.data.image import SUFFIXES, ImageFile, decode_all
 from fastgan.data.options import MAX_UNPACKED_BYTES, LoadOptions
+from fastgan.data.source import DataError
 
 # One image file. The largest lossless photographs stay well below this.
 MAX_ENTRY_BYTES = 512 * 1024**2

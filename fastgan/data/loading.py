@@ -14,7 +14,7 @@ import numpy as np
 from fastgan.checks import check_choice, did_you_mean
 from fastgan.data.archive import list_archive
 from fastgan.data.array import is_npy, load_array
-from fastgan.data.dataset import DataError, ImageDataset
+from fastgan.data.dataset import ImageDataset
 from fastgan.data.embedded import load_mnist5k
 from fastgan.data.fetch import REMOTES, cache_root, fetch
 from fastgan.data.files import expanded, open_regular
@@ -24,6 +24,7 @@ from fastgan.data.listing import Listing, load_listing
 from fastgan.data.npy import map_npy
 from fastgan.data.options import MAX_PIXELS, Layout, Loading, LoadOptions, Resize, Split
 from fastgan.data.shards import find_shards, list_shards
+from fastgan.data.source import DataError
 from fastgan.data.streaming import ImageStream, stream_array, stream_listing
 
 EMBEDDED = "mnist5k"
@@ -38,7 +39,7 @@ _KINDS = (
 def load(
     source: str | os.PathLike[str],
     *,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     channels: Literal[1, 3] | None = None,
     resize: Resize = "center-crop",
     background: tuple[int, int, int] = (255, 255, 255),
@@ -56,10 +57,10 @@ def load(
             folder of images, a .zip of images, a .npz, a .npy, or WebDataset shards (a .tar, a
             folder of them, or a pattern such as "train-*.tar"). A name wins over a path: write
             "./mnist" for a folder of that name.
-        image_size: height and width of the result; None keeps the size of the source.
+        image_size: side of the result, or (height, width); None keeps the size of the source.
         channels: 1 (grey) or 3 (RGB); None keeps what the source has.
-        resize: "center-crop" (the largest centred square), "squash" (the aspect is lost) or
-            "pad" (the whole image, the rest filled with `background`).
+        resize: "center-crop" (the largest centred part of that aspect), "squash" (the aspect is
+            lost) or "pad" (the whole image, the rest filled with `background`).
         background: RGB, 0 to 255: under transparent pixels, and around padded images.
         strict: raise on a damaged image file; without it such files are skipped with a warning
             and counted in `ImageDataset.skipped`.
@@ -92,7 +93,7 @@ def load(
 def stream(
     source: str | os.PathLike[str],
     *,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     channels: Literal[1, 3] | None = None,
     resize: Resize = "center-crop",
     background: tuple[int, int, int] = (255, 255, 255),

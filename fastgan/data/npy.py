@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgan.data.dataset import DataError
 from fastgan.data.files import open_regular, read_up_to, reading
+from fastgan.data.source import DataError
 
 MAGIC = b"\x93NUMPY"
 _MAX_HEADER_BYTES = 16 * 1024  # NumPy itself refuses headers of more than 10,000 characters

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from fastgan.checks import check_choice, check_int
+from fastgan.checks import check_choice, check_int, check_size
 
 Resize = Literal["center-crop", "squash", "pad"]
 Split = Literal["train", "test"]
@@ -25,7 +25,7 @@ MAX_UNPACKED_BYTES = 16 * 1024**3
 class LoadOptions:
     """Options of `fastgan.data.load`, checked once; see there for their meaning."""
 
-    image_size: int | None = None
+    image_size: int | tuple[int, int] | None = None
     channels: int | None = None
     resize: Resize = "center-crop"
     background: tuple[int, int, int] = (255, 255, 255)
@@ -39,7 +39,7 @@ class LoadOptions:
         check_int("max_pixels", self.max_pixels, 1)
         if self.image_size is not None:
             # As many pixels as are taken from a file.
-            check_int("image_size", self.image_size, 1, math.isqrt(MAX_PIXELS))
+            check_size("image_size", self.image_size, 1, math.isqrt(MAX_PIXELS))
         if self.limit is not None:
             check_int("limit", self.limit, 1)
         if self.channels is not None and check_int("channels", self.channels, 1) not in (1, 3):

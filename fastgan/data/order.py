@@ -82,9 +82,7 @@ class Order:
 
         Drawn on the CPU, so that it is the same on every device.
         """
-        # SeedSequence mixes the two numbers: seed 0 epoch 1 is unrelated to seed 1 epoch 0.
-        mixed = np.random.SeedSequence([self.seed, epoch]).generate_state(1, np.uint64)[0]
-        generator = torch.Generator().manual_seed(int(mixed >> np.uint64(1)))
+        generator = torch.Generator().manual_seed(mixed(self.seed, epoch))
         if self.shards is None:
             order = torch.randperm(self.count, generator=generator)
         else:
@@ -92,6 +90,12 @@ class Order:
         if not self.flip:
             return order, None
         return order, torch.randint(0, 2, (self.count,), generator=generator, dtype=torch.bool)
+
+
+def mixed(*numbers: int) -> int:
+    """A seed of 63 bits: that of (0, 1) is unrelated to that of (1, 0)."""
+    state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
+    return int(state >> np.uint64(1))
 
 
 def _shuffled_shards(sizes: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,20 +1,31 @@
-"""Batches from a data set that lives on the device as uint8: no workers, no copies, no state."""
+"""Batches from a data set that lives on the device as it is stored: no workers, no copies."""
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from fastgan.data.dataset import ImageDataset
 from fastgan.data.order import Order
+from fastgan.data.source import ValueRange, are_bytes, batch_of, check_flip, conditions_of, gathered
 from fastgan.ops import gather_images
+
+
+class Held(Protocol):
+    """What an `ImageDataset` is to its loader."""
+
+    images: Tensor
+    labels: Tensor | None
+    name: str
+    value_range: ValueRange
 
 
 class ResidentLoader:
     """Shuffled batches as a pure function of (seed, step); see `Order` for which and its errors.
 
     Args:
-        dataset: the images; one uint8 copy is held on `device`.
+        dataset: the items; one copy is held on `device`, in their own dtype.
         batch_size: B, images of this rank in a step.
         seed: not negative.
         device: where the batches are made.
@@ -25,7 +36,7 @@ class ResidentLoader:
 
     def __init__(
         self,
-        dataset: ImageDataset,
+        dataset: Held,
         batch_size: int,
         seed: int,
         device: torch.device | str,
@@ -33,10 +44,17 @@ class ResidentLoader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        count, name = len(dataset), dataset.name
+        count, name = len(dataset.images), dataset.name
+        check_flip(flip, tuple(dataset.images.shape), name)
         self.order = Order(count, name, batch_size, seed, flip, rank, world_size)
         self.device = torch.device(device)
-        self._images = dataset.images.to(self.device).contiguous(memory_format=torch.channels_last)
+        self._range = dataset.value_range
+        # One kernel gathers, scales and mirrors images of bytes.
+        self._fused = are_bytes(dataset.images, self._range)
+        images = dataset.images.to(self.device)
+        # Where channels are last in memory, they are in batches, too.
+        self._planar = images.dim() == 3
+        self._images = images if self._planar else images.movedim(1, -1).contiguous()
         self._labels = None if dataset.labels is None else dataset.labels.to(self.device)
         self._epoch = -1
         self._drawn: tuple[Tensor, Tensor | None] = torch.empty(0), None
@@ -45,8 +63,8 @@ class ResidentLoader:
         """Return the images and labels of `step`, counted from 0.
 
         Returns:
-            float32 [B, C, H, W], channels-last, x / 127.5 - 1 in [-1, 1]; and int64 [B], or None
-            for an unlabelled set. Both are new tensors on `device`.
+            float32 [B, C, H, W], channels-last, in [-1, 1] (x / 127.5 - 1 of uint8); and int64 [B]
+            or another condition, or None for an unlabelled set. Both are new tensors on `device`.
 
         Raises:
             TypeError, ValueError: `step` is not an int or negative.
@@ -68,8 +86,13 @@ class ResidentLoader:
 
     def gather(self, index: Tensor, flips: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return the batch of what `rows` gave: a function of tensors alone."""
-        labels = None if self._labels is None else self._labels.index_select(0, index)
-        return gather_images(self._images, index, flips), labels
+        labels = None if self._labels is None else gathered(self._labels, index)
+        labels = conditions_of(labels, flips)
+        if self._fused:
+            return gather_images(self._images.movedim(-1, 1), index, flips), labels
+        images = gathered(self._images, index)
+        images = images if self._planar else images.movedim(-1, 1)
+        return batch_of(images, flips, self._range), labels
 
     def _sent(self, drawn: Tensor) -> Tensor:
         if self.device.type != "cuda":

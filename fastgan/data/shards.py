@@ -20,12 +20,13 @@ from typing import BinaryIO
 from torch import Tensor
 
 from fastgan.data.array import to_images, to_nchw
-from fastgan.data.dataset import MAX_LABEL, DataError
+from fastgan.data.dataset import MAX_LABEL
 from fastgan.data.files import open_regular, reading, regular_files
 from fastgan.data.image import SUFFIXES, ImageFile, UndecodableImage
 from fastgan.data.listing import MAX_ENTRY_BYTES, Listing
 from fastgan.data.npy import read_npy
 from fastgan.data.options import LoadOptions
+from fastgan.data.source import DataError
 from fastgan.data.table import MAX_TABLE_BYTES, TABLE, by_table
 
 _IMAGES = (*SUFFIXES, ".npy")

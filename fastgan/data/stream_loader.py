@@ -7,19 +7,39 @@ import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from fastgan.checks import check_int
 from fastgan.data.order import Order
-from fastgan.data.streaming import ImageStream
+from fastgan.data.source import ValueRange, are_bytes, batch_of, check_flip
 from fastgan.ops import gather_images
 from fastgan.system import whole_number
 
 # By default, and at the most: a thread for each processor of the largest machines.
 _MAX_WORKERS, _MAX_ASKED = 16, 1024
+
+
+class Stored(Protocol):
+    """What an `ImageStream` is to its loader."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def value_range(self) -> ValueRange: ...
+    @property
+    def labels(self) -> Tensor | None: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def shards(self) -> tuple[int, ...] | None: ...
+    @property
+    def workers(self) -> int: ...
+    def take(self, index: int) -> tuple[Tensor, int]: ...
 
 
 @dataclass(frozen=True)
@@ -61,7 +81,7 @@ class StreamLoader:
 
     def __init__(
         self,
-        stream: ImageStream,
+        stream: Stored,
         batch_size: int,
         seed: int,
         device: torch.device | str,
@@ -70,7 +90,8 @@ class StreamLoader:
         world_size: int = 1,
         ahead: int = 4,
     ) -> None:
-        count, name = len(stream), stream.name
+        count, name = stream.shape[0], stream.name
+        check_flip(flip, stream.shape, name)
         self.order = Order(count, name, batch_size, seed, flip, rank, world_size, stream.shards)
         self.device = torch.device(device)
         self.ahead = check_int("ahead", ahead, 1)
@@ -102,7 +123,7 @@ class StreamLoader:
         return self.gather(*self.rows(step))
 
     def rows(self, step: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Return the batch of `step` as it is stored: uint8 [B, C, H, W], flips, labels.
+        """Return the batch of `step` as it is stored: [B, C, H, W], flips, labels.
 
         On the device; waits until the files are read, never for the device.
         """
@@ -132,16 +153,19 @@ class StreamLoader:
         self, images: Tensor, flips: Tensor | None, labels: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """Return the batch of what `rows` gave: a function of tensors alone."""
-        return gather_images(images, self._all, flips), labels
+        value_range = self._images.value_range
+        if are_bytes(images, value_range):
+            return gather_images(images, self._all, flips), labels
+        return batch_of(images, flips, value_range), labels
 
     def _start(self, step: int) -> _Batch:
         """Have the threads read a batch, each a part of it."""
         epoch, place = self.order.place(step)
         order, flips = self._draw(epoch)
         chosen = order[place]
-        _, channels, height, width = self._images.shape
+        _, channels, *sides = self._images.shape
         rows = torch.empty(
-            (len(chosen), height, width, channels), dtype=torch.uint8, pin_memory=self._on_gpu
+            (len(chosen), *sides, channels), dtype=self._images.dtype, pin_memory=self._on_gpu
         )
         labels = (
             None if self._images.labels is None else torch.empty(len(chosen), dtype=torch.int64)
@@ -158,7 +182,7 @@ class StreamLoader:
             for first in range(0, len(chosen), stride)
         ]
         extra = None if flips is None else flips[place], labels
-        return _Batch((rows.permute(0, 3, 1, 2), *extra), parts)
+        return _Batch((rows.movedim(-1, 1), *extra), parts)
 
     def _send(self, step: int) -> None:
         images, flips, labels = self._read.pop(step).wait()
@@ -175,12 +199,12 @@ class StreamLoader:
         return tensor.to(self.device, non_blocking=True)
 
 
-def _fill(images: ImageStream, index: list[int], rows: Tensor, labels: Tensor | None) -> None:
+def _fill(images: Stored, index: list[int], rows: Tensor, labels: Tensor | None) -> None:
     """Read images into `rows` [n, H, W, C], and the labels of those that came into `labels` [n]."""
     taken = []
     for row, i in zip(rows, index, strict=True):
         image, which = images.take(i)
-        row.copy_(image.permute(1, 2, 0))
+        row.copy_(image.movedim(0, -1))
         taken.append(which)
     if labels is not None:
         assert images.labels is not None

@@ -15,13 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastgan.checks import sides
 from fastgan.data.array import to_nchw
-from fastgan.data.dataset import DataError, check_labels, spread
+from fastgan.data.dataset import check_labels, spread
 from fastgan.data.files import reading
 from fastgan.data.image import UndecodableImage, conform, set_channels
 from fastgan.data.listing import Listing
 from fastgan.data.npy import map_npy
 from fastgan.data.options import LoadOptions
+from fastgan.data.source import DataError, ValueRange
+from fastgan.data.stream_loader import StreamLoader
 
 # Damaged files that are told of by name.
 _NAMED = 3
@@ -30,12 +33,12 @@ _NOTING = threading.Lock()
 
 @dataclass(frozen=True, eq=False)
 class ImageStream:
-    """A set of images of one size that are decoded as their turn comes.
+    """A set of images of one size that are decoded as their turn comes; a `Source`.
 
     It can be pickled, and so handed to worker processes, if its `read` can; that of `stream` can.
 
     Attributes:
-        read: index to uint8 [C, H, W]; called from several threads at once.
+        read: index to [C, H, W] of `dtype`; called from several threads at once.
         shape: N, C, H, W.
         labels: int64 [N], or None for an unlabelled set.
         classes: the name of every label, or None where there are no names.
@@ -43,13 +46,14 @@ class ImageStream:
         identity: what `fingerprint` returns.
         shards: how many images lie in each file, if they lie many to a file.
         workers: threads that read; 0 is one a CPU core, at most 16, shared by the processes.
+        dtype, value_range: of the images, and the two values that become -1 and 1.
 
     Raises:
         TypeError, DataError: labels that do not fit.
     """
 
     read: Callable[[int], Tensor]
-    shape: tuple[int, int, int, int]
+    shape: tuple[int, ...]
     labels: Tensor | None
     classes: tuple[str, ...] | None
     name: str
@@ -59,6 +63,8 @@ class ImageStream:
     damaged: set[str] = field(default_factory=set)
     """Names of the files that could not be decoded, in whose place the next one was taken, and of
     those that were left out from the start: links to nothing, pipes, devices."""
+    dtype: torch.dtype = torch.uint8
+    value_range: ValueRange = (0.0, 255.0)
 
     def __post_init__(self) -> None:
         if self.labels is not None:
@@ -71,6 +77,10 @@ class ImageStream:
     def skipped(self) -> int:
         """How many files could not be decoded so far."""
         return len(self.damaged)
+
+    def batches(self, *args: Any, **kwargs: Any) -> StreamLoader:
+        """A `StreamLoader` of this set and its further arguments."""
+        return StreamLoader(self, *args, **kwargs)
 
     def take(self, index: int) -> tuple[Tensor, int]:
         """Read an image, and tell which it is: another than `index` where that one is damaged.
@@ -88,7 +98,7 @@ class ImageStream:
         return f"{self.name}: image {index}"
 
     def some(self, count: int) -> Tensor:
-        """Read at most `count` images, evenly spaced: uint8 [n, C, H, W]."""
+        """Read at most `count` images, evenly spaced, as they are stored: [n, C, H, W]."""
         return torch.stack([self.read(i) for i in spread(len(self), count)])
 
     def fingerprint(self) -> str:
@@ -110,7 +120,7 @@ class _Files:
         self._first = ""
         size, channels = options.image_size, options.channels
         self.shape = (
-            (channels, size, size) if size and channels else tuple(self._decode(0)[0].shape)
+            (channels, *sides(size)) if size and channels else tuple(self._decode(0)[0].shape)
         )
 
     def __call__(self, index: int) -> Tensor:
@@ -214,7 +224,7 @@ def stream_listing(listing: Listing, options: LoadOptions, workers: int = 0) -> 
     labels = None if listing.labels is None else torch.tensor(listing.labels, dtype=torch.int64)
     return ImageStream(
         read,
-        (len(listing.files), *read.shape),  # type: ignore[arg-type]
+        (len(listing.files), *read.shape),
         labels,
         listing.classes,
         listing.name,

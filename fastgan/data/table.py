@@ -11,8 +11,9 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, BinaryIO
 
-from fastgan.data.dataset import MAX_LABEL, DataError
+from fastgan.data.dataset import MAX_LABEL
 from fastgan.data.files import read_up_to
+from fastgan.data.source import DataError
 
 TABLE = "dataset.json"
 MAX_TABLE_BYTES = 512 * 1024**2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch import Tensor
+
 from fastgan.engine.config import TrainResult
 from fastgan.engine.train_state import TrainState
 
@@ -20,6 +22,13 @@ class Callback:
 
     def on_log(self, trainer: TrainState, values: dict[str, float]) -> None:
         """At every log point, before the values are written: entries may be added."""
+
+    def draw(self, trainer: TrainState, images: Tensor, stem: Path) -> Path | None:
+        """At a sample point, in the first process: write ``images``, samples ``[N, ...]`` in
+        [-1, 1], to ``stem`` with a suffix, in place of the grid, and return the path; None leaves
+        it to the next callback, and then to the grid.
+        """
+        return None
 
     def score(self, trainer: TrainState) -> float | None:
         """Before every checkpoint: how good it is, larger is better, for ``keep_best``."""

@@ -44,11 +44,24 @@ def _cells(count: int, columns: int | None) -> tuple[int, int]:
     return columns, -(-count // columns)
 
 
+def shown(images: Tensor) -> Tensor | None:
+    """What a picture shows of ``images``: ``[N, 1 or 3, H, W]``.
+
+    Of a volume ``[N, C, D, H, W]`` its middle slice, of three and more channels the first three, of
+    two the first. None of waveforms ``[N, C, L]`` and whatever else is no image.
+    """
+    if images.dim() == 5:
+        images = images[:, :, images.shape[2] // 2]
+    if images.dim() != 4:
+        return None
+    return images[:, : 3 if images.shape[1] >= 3 else 1]
+
+
 def make_grid(images: Tensor, columns: int | None = None, padding: int = PADDING) -> Tensor:
     """Tile ``images`` into one picture, row by row.
 
     Args:
-        images: float ``[N, C, H, W]`` in [-1, 1]; C is 1 or 3, others show their first channel.
+        images: float ``[N, C, H, W]`` or ``[N, C, D, H, W]`` in [-1, 1]; see :func:`shown`.
         columns: images a row; by default the square's side.
         padding: black pixels around each image.
 
@@ -56,13 +69,13 @@ def make_grid(images: Tensor, columns: int | None = None, padding: int = PADDING
         uint8 ``[H', W', 3]`` on the CPU.
 
     Raises:
-        ValueError: ``images`` is not 4-D or has no image.
+        ValueError: ``images`` has no image, or is no picture.
     """
-    if images.dim() != 4 or images.shape[0] == 0:
+    visible = shown(images)
+    if visible is None or len(visible) == 0:
         raise ValueError(f"images must be [N, C, H, W] with N >= 1, got {tuple(images.shape)}")
-    pixels = images.detach().float().add(1).mul(127.5).round().clamp(0, 255).to("cpu", torch.uint8)
-    if pixels.shape[1] != 3:
-        pixels = pixels[:, :1].expand(-1, 3, -1, -1)
+    pixels = visible.detach().float().add(1).mul(127.5).round().clamp(0, 255).to("cpu", torch.uint8)
+    pixels = pixels.expand(-1, 3, -1, -1)
     count, _, height, width = pixels.shape
     columns, rows = _cells(count, columns)
     cell_h, cell_w = height + padding, width + padding
@@ -85,9 +98,8 @@ def scale_of(width: int) -> int:
 
 def picture_of(images: Tensor, columns: int | None = None, scale: int = 1) -> NDArray[np.uint8]:
     """:func:`make_grid` as uint8 [H, W, 3], its pixels enlarged. ValueError as of `save_grid`."""
-    if images.dim() == 4 and len(images):
-        _, _, height, width = images.shape
-        check_picture(len(images), height, width, columns, scale)
+    if images.dim() in (4, 5) and len(images):
+        check_picture(len(images), *images.shape[-2:], columns, scale)
     grid: NDArray[np.uint8] = make_grid(images, columns).numpy()
     return grid.repeat(scale, 0).repeat(scale, 1)
 
@@ -103,4 +115,16 @@ def save_grid(images: Tensor, path: Path, columns: int | None = None, scale: int
     """
     with whole_file(path) as file:
         Image.fromarray(picture_of(images, columns, scale)).save(file, format="PNG")
+    return path
+
+
+def save_samples(images: Tensor, stem: Path) -> Path:
+    """Write ``images`` as a grid, ``stem``.png; what is no picture as it is, ``stem``.npy. Returns
+    the path.
+    """
+    if shown(images) is not None:
+        return save_grid(images, stem.with_suffix(".png"), scale=screen_scale(images))
+    path = stem.with_suffix(".npy")
+    with whole_file(path) as file:
+        np.save(file, images.detach().float().cpu().numpy())
     return path

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from fastgan.data import normalised
 from fastgan.engine.train_state import TrainState
 
 # The discriminator's loss, as a share of that of one that cannot tell, below which it has won; and
@@ -52,12 +53,14 @@ class Health:
         )
 
     def samples(self, images: Tensor) -> str | None:
-        """At a sample point, of images [N, C, H, W]: what to tell, if there is anything new."""
+        """At a sample point, of images [N, ...]: what to tell, if there is anything new."""
         if len(images) < 8:
             return None
         if self._real_distance is None:
-            reals = self._trainer.dataset.some(len(images))
-            self._real_distance = nearest_distance(reals.float() / 127.5 - 1)
+            data = self._trainer.dataset
+            self._real_distance = nearest_distance(
+                normalised(data.some(len(images)), data.value_range)
+            )
         self.diversity = nearest_distance(images) / max(self._real_distance, 1e-12)
         self._alike = self._alike + 1 if self.diversity < _ALIKE else 0
         if self._alike != 2:
@@ -74,7 +77,7 @@ class Health:
 
 
 def nearest_distance(images: Tensor) -> float:
-    """The median distance of an image of [N, C, H, W] to the nearest other; NaN if N < 2."""
+    """The median distance of an image of [N, ...] to the nearest other; NaN if N < 2."""
     if len(images) < 2:
         return math.nan
     flat = images.detach().float().cpu().flatten(1)

@@ -17,7 +17,7 @@ from fastgan.engine.checkpoint import (
     prune_checkpoints,
 )
 from fastgan.engine.config import TrainResult
-from fastgan.engine.grid import save_grid, screen_scale
+from fastgan.engine.grid import save_samples
 from fastgan.engine.health import Health
 from fastgan.engine.heartbeat import LostRankError
 from fastgan.engine.intervals import Clock, parse_interval
@@ -328,11 +328,16 @@ class Loop:
     def _draw(self) -> None:
         trainer = self.trainer
         self._drawn_at = trainer.step
-        self.samples = self.folder.samples / f"step-{trainer.step:08d}.png"
+        stem = self.folder.samples / f"step-{trainer.step:08d}"
+        self.samples = stem.with_suffix(".png")
         if self.group.is_first:
+            stem.parent.mkdir(parents=True, exist_ok=True)
             images = trainer.sample(trainer.fixed_noise, trainer.fixed_labels)
-            save_grid(images, self.samples, scale=screen_scale(images))
-            self._record.picture(trainer.step, "samples", self.samples)
+            drawn = (callback.draw(trainer, images, stem) for callback in self.callbacks)
+            path = next((path for path in drawn if path is not None), None)
+            self.samples = path or save_samples(images, stem)
+            if self.samples.suffix == ".png":
+                self._record.picture(trainer.step, "samples", self.samples)
             self._tell(self.health.samples(images))
             path = self.folder.samples / f"reconstructions-{trainer.step:08d}.png"
             save_reconstructions(trainer, path)

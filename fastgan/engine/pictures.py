@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fastgan.checks import check_int
+from fastgan.data import normalised
 from fastgan.engine.film import check_film, save_film
-from fastgan.engine.grid import picture_of, save_grid, screen_scale
+from fastgan.engine.grid import picture_of, save_grid, save_samples, screen_scale, shown
 from fastgan.engine.inversion import Inversion, invert
 from fastgan.engine.latents import closed_walk, draw_noise, slerp, truncated
 from fastgan.engine.sampling import fitting_labels, images_of, sample_images
@@ -75,11 +76,15 @@ def save_reconstructions(trainer: TrainState, path: Path) -> None:
     model = trainer.ema.average if trainer.ema else trainer.generator
     if not hasattr(model, "reconstruct"):
         return
-    reals = trainer.dataset.some(trainer.config.sample_count).float() / 127.5 - 1
+    data = trainer.dataset
+    reals = normalised(data.some(trainer.config.sample_count), data.value_range)
     was_training = model.training
     images, columns = reconstruction_pairs(model.eval(), reals)
     model.train(was_training)
-    save_grid(images, path, columns, scale=screen_scale(images))
+    if shown(images) is None:
+        save_samples(images, path.with_suffix(""))
+    else:
+        save_grid(images, path, columns, scale=screen_scale(images))
 
 
 def projections(
@@ -108,6 +113,8 @@ def nearest_real(
     ValueError for images of another shape, or fewer than `neighbours`.
     """
     samples = sample_images(generator, count, seed=seed)
+    if reals.dtype != torch.uint8:
+        raise ValueError(f"reals must be images of uint8, got {reals.dtype}")
     if reals.shape[1:] != samples.shape[1:] or len(reals) < neighbours:
         raise ValueError(
             f"reals must be at least {neighbours} images of {list(samples.shape[1:])}, got "

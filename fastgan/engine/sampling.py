@@ -103,14 +103,14 @@ def sample_images(
     batch_size: int = 256,
     truncation: float | None = None,
 ) -> Tensor:
-    """``count`` images in [-1, 1], float ``[count, C, H, W]`` on the CPU.
+    """``count`` images in [-1, 1], float ``[count, ...]`` on the CPU.
 
     The noise is drawn on the CPU from ``seed`` for all images at once, so the first images are the
     same whatever ``count``, ``batch_size`` and the generator's device are.
 
     Args:
         labels: int64 ``[count]``, of a generator that takes them (``num_classes``); by default
-            all classes in turn.
+            all classes in turn. Or other conditions ``[count, ...]``, as they were trained with.
         truncation: of the noise, for more typical and less various images: values lie within
             ± so much, about 0.5 to 2; see ``latents.truncated``.
 
@@ -129,6 +129,10 @@ def fitting_labels(generator: nn.Module, count: int, labels: Tensor | None) -> T
     """``labels``, or all classes in turn where a generator needs some; else ValueError."""
     classes = getattr(generator, "num_classes", 0)
     if not classes:
+        if labels is not None and (labels.dtype != torch.int64 or labels.dim() > 1):
+            if len(labels) != count:
+                raise ValueError(f"labels must be [{count}, ...], got {list(labels.shape)}")
+            return labels
         if labels is not None:
             raise ValueError(f"labels: {type(generator).__name__} draws no classes")
         return None

@@ -52,8 +52,8 @@ class Batch:
     """What one discriminator update works on.
 
     Attributes:
-        images: float [N, C, H, W] in [-1, 1].
-        labels: int64 [N], or None.
+        images: float [N, C, H, W] in [-1, 1], or [N, C, L], [N, C, D, H, W].
+        labels: int64 [N], or other conditions [N, ...], or None.
         noise: [N, latent_dim].
     """
 

@@ -14,7 +14,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from fastgan.augment import get_augmentation
-from fastgan.data import ImageDataset, ImageStream, make_loader
+from fastgan.data import Data, as_source
+from fastgan.data.dataset import spread
+from fastgan.data.source import conditions_of, gathered
 from fastgan.engine.capture import Inputs, StepRunner, host_values
 from fastgan.engine.config import TrainConfig
 from fastgan.engine.device import take_device
@@ -32,6 +34,7 @@ from fastgan.engine.update import Update
 from fastgan.engine.validate import capture_of, check_choices, check_given
 from fastgan.losses import GANLoss, get_loss
 from fastgan.nn import batches_counted_together, convert_sync_batchnorm
+from fastgan.ops.core.tensors import CHANNELS_LAST
 from fastgan.regularizers import get_regularizer
 from fastgan.system import renamed
 
@@ -51,7 +54,7 @@ class TrainState:
         self,
         generator: nn.Module,
         discriminator: nn.Module | None,
-        dataset: ImageDataset | ImageStream,
+        dataset: Data,
         config: TrainConfig | None = None,
         *,
         latent_dim: int | None = None,
@@ -65,8 +68,12 @@ class TrainState:
         schedulers: Sequence[LRScheduler] = (),
         description: dict[str, Any] | None = None,
     ) -> None:
-        config = config or TrainConfig()
+        dataset = as_source(dataset, getattr(generator, "num_classes", 0))
         self.group = DistributedGroup.current()
+        if config is None:
+            batch_size = getattr(dataset, "batch_size", None)  # a DataLoader's, of one process
+            own = {"batch_size": batch_size * self.group.size} if batch_size else {}
+            config = TrainConfig(**own)
         self.device = take_device(config.device)
         # What a run is recorded with is what it computes in, wherever it goes on.
         precision = resolve_precision(config.precision, self.device)
@@ -97,8 +104,7 @@ class TrainState:
         self.objective = objective = objective or GANObjective()
         one_update, step = step is None, step or objective.step()
         check_choices(config, objective, generator, discriminator, dataset, self.group, self.device)
-        self.loader = make_loader(
-            dataset,
+        self.loader = dataset.batches(
             self.group.share(config.batch_size, "batch_size"),
             seed=config.seed,
             device=self.device,
@@ -247,8 +253,12 @@ class TrainState:
         self.whole = True
 
     def release(self) -> None:
-        """Give up the captured steps: a process group that they talk in waits for them to go."""
+        """Give up the captured steps: a process group that they talk in waits for them to go. And
+        end what the data have opened.
+        """
         self._runner.forget()
+        if hasattr(self.loader, "close"):
+            self.loader.close()
 
     def reseed(self) -> None:
         """Start torch's random streams anew: each rank's own, and others after each rollback."""
@@ -274,12 +284,17 @@ class TrainState:
 
     @property
     def fixed_labels(self) -> Tensor | None:
-        """The labels of the sample grid: all in turn."""
+        """The conditions of the sample grid: all classes in turn, or some of the data's."""
         if not self.config.conditional:
             return None
-        assert self.dataset.labels is not None
-        classes = getattr(self.generator, "num_classes", 0) or int(self.dataset.labels.max()) + 1
-        return torch.arange(len(self.fixed_noise), device=self.device) % classes
+        labels, count = self.dataset.labels, len(self.fixed_noise)
+        assert labels is not None
+        if labels.dtype != torch.int64 or labels.dim() > 1:
+            chosen = torch.tensor(spread(len(labels), count))
+            chosen = chosen[torch.arange(count) % len(chosen)]
+            return conditions_of(gathered(labels.cpu(), chosen).to(self.device), None)
+        classes = getattr(self.generator, "num_classes", 0) or int(labels.max()) + 1
+        return torch.arange(count, device=self.device) % classes
 
     def _host_values(self) -> list[Any]:
         return [*self.gan.host_values(), *host_values(self.step_function)]
@@ -312,7 +327,7 @@ class TrainState:
         self.group.align(module.to(self.device))
         if self.config.sync_batchnorm and self.group.size > 1:
             convert_sync_batchnorm(module)
-        return module.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        return module._apply(_channels_last).train()
 
     def _update(
         self, module: nn.Module, lr: float, own: Optimizer | None, bound: float = 0.0
@@ -343,6 +358,11 @@ class TrainState:
 
     def _random(self, stream: int) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(self.config.seed * 4 + stream)
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    kind = CHANNELS_LAST.get(tensor.dim())
+    return tensor if kind is None else tensor.contiguous(memory_format=kind)
 
 
 def _named_penalties(config: TrainConfig) -> list[Penalty]:

@@ -22,12 +22,16 @@ class Trainer(TrainState):
     networks start as the first one's.
 
     Args:
-        generator: takes noise ``[N, latent_dim]``, gives images ``[N, C, H, W]`` in [-1, 1].
+        generator: takes noise ``[N, latent_dim]``, gives images ``[N, C, H, W]`` in [-1, 1], or
+            whatever the items of the data are: ``[N, C, L]``, ``[N, C, D, H, W]``.
         discriminator: takes images, gives logits (one an image, of any shape ``[N, ...]``), or
-            logits and class logits ``[N, classes]``. With ``config.conditional`` both take labels,
-            int64 ``[N]``, as a second argument. None where ``objective`` has no use for it.
-        dataset: the real images, in memory or streamed (``fastgan.data.load``, ``stream``).
-        config: how to train.
+            logits and class logits ``[N, classes]``. With ``config.conditional`` both take the
+            data's conditions ``[N, ...]`` (labels: int64 ``[N]``) as a second argument. None where
+            ``objective`` has no use for it.
+        dataset: the real images, in memory or streamed (``fastgan.data.load``, ``stream``); or a
+            tensor, a torch dataset or ``DataLoader`` (see ``fastgan.data.from_torch``), or an
+            object of your own (``fastgan.data.Source``).
+        config: how to train; by default with a ``DataLoader``'s own batch size.
         latent_dim: the noise's width; by default ``generator.latent_dim``.
         loss: in place of the one that ``config.loss`` names.
         penalties: regularisers of the discriminator (see :class:`fastgan.engine.step.Penalty`),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import math
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from fastgan.data import ImageDataset, ImageStream
+from fastgan.checks import sides
+from fastgan.data import Source
 from fastgan.engine.capture import CaptureError
 from fastgan.engine.config import Capture, TrainConfig
 from fastgan.engine.distributed import DistributedGroup
@@ -16,6 +18,7 @@ from fastgan.engine.grid import check_picture, scale_of
 from fastgan.engine.memory import require_memory
 from fastgan.engine.objectives import Objective
 from fastgan.engine.optimizers import check_optimizer, not_capturable
+from fastgan.models import Generator
 from fastgan.nn import BatchNormAct1d, BatchNormAct2d, BatchNormAct3d
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -27,12 +30,13 @@ def check_choices(
     objective: Objective,
     generator: nn.Module,
     discriminator: nn.Module | None,
-    dataset: ImageDataset | ImageStream,
+    dataset: Source,
     group: DistributedGroup,
     device: torch.device,
 ) -> None:
     """Raises ValueError where a choice of ``config`` would not do what it says, or not fit."""
     _check_sizes(config, dataset, group, device)
+    _check_shape(generator, dataset)
     objective.check(config, generator, discriminator)
     _check_labels(config, generator, discriminator, dataset)
     discriminator = nn.Module() if discriminator is None else discriminator
@@ -112,26 +116,43 @@ def check_given(
 
 def _check_sizes(
     config: TrainConfig,
-    dataset: ImageDataset | ImageStream,
+    dataset: Source,
     group: DistributedGroup,
     device: torch.device,
 ) -> None:
-    _, channels, height, width = dataset.shape
-    try:
-        check_picture(config.sample_count, height, width, scale=scale_of(width))
-    except ValueError as error:
-        raise ValueError(f"sample_count: {error}") from error
+    item = dataset.shape[1:]
+    if len(item) > 2:
+        try:
+            check_picture(config.sample_count, *item[-2:], scale=scale_of(item[-1]))
+        except ValueError as error:
+            raise ValueError(f"sample_count: {error}") from error
+    if config.augment != "none" and len(item) != 3:
+        raise ValueError(
+            f"augment {config.augment} is for images [C, H, W]; items of {dataset.name} are "
+            f"{list(item)}"
+        )
     # Real and generated images of one part, float32: what layers keep comes on top.
     at_once = config.batch_size // group.size // config.accumulate
-    least = 2 * 4 * at_once * channels * height * width
+    least = 2 * 4 * at_once * math.prod(item)
     require_memory("batch_size", config.batch_size, least, device)
+
+
+def _check_shape(generator: nn.Module, dataset: Source) -> None:
+    if isinstance(generator, Generator):
+        made = generator.channels, *sides(generator.image_size)
+        if made != dataset.shape[1:]:
+            raise ValueError(
+                f"{type(generator).__name__} makes images of {list(made)}, and items of "
+                f"{dataset.name} are {list(dataset.shape[1:])}: build it with their channels and "
+                "image_size, or load them with those of the generator"
+            )
 
 
 def _check_labels(
     config: TrainConfig,
     generator: nn.Module,
     discriminator: nn.Module | None,
-    dataset: ImageDataset | ImageStream,
+    dataset: Source,
 ) -> None:
     classes = getattr(generator, "num_classes", 0)
     if not config.conditional:
@@ -153,12 +174,19 @@ def _check_labels(
             f"conditional needs labels, and {dataset.name} has none: give it a folder with a "
             "subfolder for each class, an .npz with labels, or IDX files with theirs"
         )
-    highest = int(dataset.labels.max())
-    if classes and highest >= classes:
+    if not classes:
+        return
+    if dataset.labels.dtype != torch.int64 or dataset.labels.dim() != 1:
+        raise ValueError(
+            f"{type(generator).__name__} draws {classes} classes, and the conditions of "
+            f"{dataset.name} are {dataset.labels.dtype} {list(dataset.labels.shape[1:])}"
+        )
+    highest, at = int(dataset.labels.max()), int(dataset.labels.argmax())
+    if highest >= classes:
+        origin = dataset.origin(at) if hasattr(dataset, "origin") else dataset.name
         raise ValueError(
             f"labels must lie in 0..{classes - 1}, the classes of {type(generator).__name__}; "
-            f"{dataset.origin(int(dataset.labels.argmax()))} has label {highest}: build it with "
-            f"num_classes={highest + 1}"
+            f"{origin} has label {highest}: build it with num_classes={highest + 1}"
         )
 
 

@@ -73,6 +73,11 @@ class FeatureNetwork:
         return Features(features, logits)
 
     def _fitted(self, images: Tensor) -> Tensor:
+        if images.dim() != 4:
+            raise ValueError(
+                f"the feature network {self.name} measures images [N, C, H, W], got "
+                f"{list(images.shape)}: waveforms and volumes have no such metrics here"
+            )
         check_finite(images)
         if images.shape[1] != self.channels:
             if images.shape[1] != 1:

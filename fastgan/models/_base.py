@@ -2,10 +2,55 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from fastgan.checks import check_int
+from fastgan.checks import check_int, check_size, sides
+
+# Of a square, or (height, width).
+ImageSize = int | tuple[int, int]
+
+
+def halved(image_size: ImageSize, smallest: int = 4) -> tuple[tuple[int, int], int]:
+    """The sides of the smallest feature map of an image, and how often they double up to it.
+
+    Of the sides, which are multiples of 2^k, the shorter is `smallest` to 2·`smallest` - 1 times
+    that, k ≥ 1. ValueError for others names the nearest.
+    """
+    height, width = sides(check_size("image_size", image_size))
+    k = max(1, (min(height, width) // smallest).bit_length() - 1)
+    if min(height, width) >> k >= smallest and not (height | width) & ((1 << k) - 1):
+        return (height >> k, width >> k), k
+    shorter = [n << i for i in (k, k + 1) for n in range(smallest, 2 * smallest)]
+    near = min(shorter, key=lambda side: abs(side - min(height, width)))
+    step = 1 << ((near // smallest).bit_length() - 1)
+    square = height == width
+    longer = near if square else max(near, round(max(height, width) / step) * step)
+    nearest = (near, longer) if height <= width else (longer, near)
+    raise ValueError(
+        f"image_size must have sides that are multiples of 2^k, the shorter one {smallest} to "
+        f"{2 * smallest - 1} times 2^k, k at least 1 (such as 28, 48, 64, 96x160), got "
+        f"{_written(image_size)}: the nearest is {_written(nearest)}"
+    )
+
+
+def quartered(image_size: ImageSize) -> tuple[int, int]:
+    """A quarter of the sides; ValueError, naming the nearest, if they are no multiples of 4."""
+    size = sides(check_size("image_size", image_size))
+    if any(side % 4 for side in size):
+        near = (max(4, round(side / 4) * 4) for side in size)
+        raise ValueError(
+            f"image_size must be a multiple of 4, got {_written(image_size)}: the nearest is "
+            f"{_written(tuple(near))}"
+        )
+    return size[0] // 4, size[1] // 4
+
+
+def _written(image_size: Any) -> str:
+    height, width = sides(image_size)
+    return f"{height}" if height == width else f"{height}x{width}"
 
 
 def slope(name: str, value: float) -> float:
@@ -35,17 +80,18 @@ def check_labels(labels: Tensor | None, count: int) -> Tensor:
 
 
 class Generator(nn.Module):
-    """A module from latent vectors [N, latent_dim] to images [N, channels, size, size] in [-1, 1].
+    """A module from latent vectors [N, latent_dim] to images [N, channels, H, W] in [-1, 1].
 
-    Attributes: latent_dim, image_size, channels; num_classes, 0 for one that takes no labels.
+    Attributes: latent_dim; image_size, the side of a square or (H, W); channels; num_classes, 0 for
+    one that takes no labels.
     """
 
     num_classes = 0
 
-    def __init__(self, latent_dim: int, image_size: int, channels: int) -> None:
+    def __init__(self, latent_dim: int, image_size: ImageSize, channels: int) -> None:
         super().__init__()
         self.latent_dim = check_int("latent_dim", latent_dim, 1)
-        self.image_size = check_int("image_size", image_size, 1)
+        self.image_size = check_size("image_size", image_size)
         self.channels = check_int("channels", channels, 1)
 
     def latent_vectors(self, z: Tensor) -> Tensor:
@@ -60,22 +106,21 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """A module from images [N, channels, size, size] to logits [N], large where they look real.
+    """A module from images [N, channels, H, W] to logits [N], large where they look real.
 
-    Attributes: image_size, channels.
+    Attributes: image_size, the side of a square or (H, W); channels.
     """
 
-    def __init__(self, image_size: int, channels: int) -> None:
+    def __init__(self, image_size: ImageSize, channels: int) -> None:
         super().__init__()
-        self.image_size = check_int("image_size", image_size, 1)
+        self.image_size = check_size("image_size", image_size)
         self.channels = check_int("channels", channels, 1)
 
     def check_images(self, images: Tensor) -> Tensor:
-        """`images`, or ValueError if they are not [N, channels, image_size, image_size]."""
-        shape = tuple(images.shape)
-        if len(shape) != 4 or shape[1:] != (self.channels, self.image_size, self.image_size):
+        """`images`, or ValueError if they are not [N, channels, H, W]."""
+        shape, item = tuple(images.shape), (self.channels, *sides(self.image_size))
+        if len(shape) != 4 or shape[1:] != item:
             raise ValueError(
-                f"images must have shape [N, {self.channels}, {self.image_size}, "
-                f"{self.image_size}], got {list(shape)}"
+                f"images must have shape [N, {', '.join(map(str, item))}], got {list(shape)}"
             )
         return images

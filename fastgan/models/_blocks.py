@@ -12,7 +12,7 @@ TANH = nn.Tanh()  # of every generator's output
 
 
 class LatentProjection(nn.ConvTranspose2d):
-    """A transposed convolution of vectors [N, C_in] to maps [N, C_out, k, k], channels-last.
+    """A transposed convolution of vectors [N, C_in] to maps [N, C_out, H, W], channels-last.
 
     On a 1×1 input a transposed convolution is one matrix product, and as such several times faster.
     Its weight is `nn.ConvTranspose2d`'s; in channels-last memory it is the matrix as it stands.
@@ -20,7 +20,9 @@ class LatentProjection(nn.ConvTranspose2d):
 
     is_product = True  # nothing else is done with its weight, which may be given rounded
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, bias: bool) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: tuple[int, int], bias: bool
+    ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, bias=bias)
 
     def forward(self, z: Tensor, output_size: list[int] | None = None) -> Tensor:

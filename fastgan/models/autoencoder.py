@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastgan.checks import check_choice
 
-from ._base import Generator
+from ._base import Generator, ImageSize
 from ._registry import register_model
 from .dcgan import DCGANDiscriminator, DCGANGenerator
 
@@ -24,7 +24,7 @@ Likelihood = Literal["bernoulli", "gaussian"]
 
 @register_model("autoencoder")
 class Autoencoder(Generator):
-    """Images [N, channels, image_size, image_size] → z [N, latent_dim] → images in [-1, 1].
+    """Images [N, channels, H, W] → z [N, latent_dim] → images in [-1, 1].
 
     `model(z)` decodes, as any generator draws. `model.encode(images)` gives z,
     `model.reconstruct(images)` both in a row.
@@ -43,7 +43,7 @@ class Autoencoder(Generator):
     def __init__(
         self,
         latent_dim: int = 32,
-        image_size: int = 28,
+        image_size: ImageSize = 28,
         channels: int = 1,
         width: int = 32,
         *,
@@ -101,7 +101,7 @@ class VAE(Autoencoder):
     def __init__(
         self,
         latent_dim: int = 32,
-        image_size: int = 28,
+        image_size: ImageSize = 28,
         channels: int = 1,
         width: int = 32,
         *,

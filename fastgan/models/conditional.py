@@ -7,14 +7,15 @@ GANs" (arXiv:1610.09585).
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastgan.checks import check_int
+from fastgan.checks import check_int, sides
 
-from ._base import Discriminator, Generator, check_labels
+from ._base import Discriminator, Generator, ImageSize, check_labels
 from ._registry import register_model
 from .dcgan import DCGANDiscriminator, DCGANGenerator
 
@@ -26,7 +27,7 @@ def one_hot(labels: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
 
 @register_model("cdcgan_generator")
 class CDCGANGenerator(Generator):
-    """z [N, latent_dim] and labels, int64 [N] → images [N, channels, image_size, image_size].
+    """z [N, latent_dim] and labels, int64 [N] → images [N, channels, H, W].
 
     A DCGANGenerator of (z, one-hot label), `body`. Arguments: the DCGANGenerator's, and
     num_classes.
@@ -35,7 +36,7 @@ class CDCGANGenerator(Generator):
     def __init__(
         self,
         latent_dim: int = 100,
-        image_size: int = 64,
+        image_size: ImageSize = 64,
         channels: int = 3,
         *args: Any,
         num_classes: int = 10,
@@ -53,16 +54,16 @@ class CDCGANGenerator(Generator):
 
 @register_model("cdcgan_discriminator")
 class CDCGANDiscriminator(Discriminator):
-    """Images [N, channels, image_size, image_size] and labels, int64 [N] → logits [N].
+    """Images [N, channels, H, W] and labels, int64 [N] → logits [N].
 
     A DCGANDiscriminator of the image with one more channel, a learned picture of the label
-    (`label.weight`, [num_classes, image_size²]). Arguments: the DCGANDiscriminator's, and
+    (`label.weight`, [num_classes, H·W]). Arguments: the DCGANDiscriminator's, and
     num_classes.
     """
 
     def __init__(
         self,
-        image_size: int = 64,
+        image_size: ImageSize = 64,
         channels: int = 3,
         *args: Any,
         num_classes: int = 10,
@@ -70,7 +71,9 @@ class CDCGANDiscriminator(Discriminator):
     ) -> None:
         super().__init__(image_size, channels)
         self.body = DCGANDiscriminator(image_size, channels + 1, *args, **kwargs)
-        self.label = nn.Embedding(check_int("num_classes", num_classes, 1), image_size * image_size)
+        self.label = nn.Embedding(
+            check_int("num_classes", num_classes, 1), math.prod(sides(image_size))
+        )
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         x = self.check_images(images)

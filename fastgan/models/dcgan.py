@@ -17,7 +17,7 @@ from fastgan.checks import check_int
 from fastgan.nn import chain
 from fastgan.system import renamed
 
-from ._base import Discriminator, Generator, dropout_rate, slope
+from ._base import Discriminator, Generator, ImageSize, dropout_rate, halved, slope
 from ._blocks import TANH, LatentProjection, conv_block
 from ._registry import register_model
 from .init import init_weights
@@ -27,24 +27,16 @@ Norm = Literal["batch", "none"]
 DiscriminatorNorm = Literal["batch", "spectral", "none"]
 
 
-def _plan(image_size: int, width: int, max_width: int) -> tuple[int, list[int]]:
-    """The smallest feature map's side, and the channels from the largest map to the smallest.
+def _plan(image_size: ImageSize, width: int, max_width: int) -> tuple[tuple[int, int], list[int]]:
+    """The smallest feature map's sides, and the channels from the largest map to the smallest.
 
-    Halving the side doubles the channels, up to `max_width`; the map of half the image's side has
-    `width`. The smallest side is 4, or 7 for 7·2^k.
+    Halving the sides doubles the channels, up to `max_width`; the map of half the image's sides has
+    `width`.
     """
-    check_int("image_size", image_size, 1)
+    base, halvings = halved(image_size)
     check_int("width", width, 1)
     check_int("max_width", max_width, 1)
-    for base in (4, 7):
-        factor, rest = divmod(image_size, base)
-        if not rest and factor >= 2 and factor & (factor - 1) == 0:
-            halvings = factor.bit_length() - 1
-            return base, [min(width << i, max_width) for i in range(halvings)]
-    raise ValueError(
-        "image_size must be 4 or 7 times a power of two, at least 8 (8, 14, 16, 28, 32, 56, 64, "
-        f"128, ...), got {image_size}"
-    )
+    return base, [min(width << i, max_width) for i in range(halvings)]
 
 
 def _uses_batch_norm(norm: str, others: tuple[str, ...] = ("none",)) -> bool:
@@ -56,11 +48,12 @@ def _uses_batch_norm(norm: str, others: tuple[str, ...] = ("none",)) -> bool:
 
 @register_model("dcgan_generator")
 class DCGANGenerator(Generator):
-    """z [N, latent_dim] → images [N, channels, image_size, image_size] in [-1, 1], channels-last.
+    """z [N, latent_dim] → images [N, channels, H, W] in [-1, 1], channels-last.
 
     Args:
         latent_dim: length of the latent vector.
-        image_size: side of the square image: 4·2^k or 7·2^k with k ≥ 1.
+        image_size: side of a square image or (H, W): multiples of 2^k, the shorter one 4 to 7 times
+            2^k, k ≥ 1.
         channels: colour channels of the image.
         width: channels of the feature map of half the image's side ("ngf"); doubles with each
             halving of the side.
@@ -75,7 +68,7 @@ class DCGANGenerator(Generator):
     def __init__(
         self,
         latent_dim: int = 100,
-        image_size: int = 64,
+        image_size: ImageSize = 64,
         channels: int = 3,
         width: int = 64,
         *,
@@ -117,7 +110,7 @@ class DCGANGenerator(Generator):
 
 @register_model("dcgan_discriminator")
 class DCGANDiscriminator(Discriminator):
-    """Images [N, channels, image_size, image_size] → logits [N].
+    """Images [N, channels, H, W] → logits [N].
 
     The first and the last layer have no norm.
 
@@ -135,7 +128,7 @@ class DCGANDiscriminator(Discriminator):
 
     def __init__(
         self,
-        image_size: int = 64,
+        image_size: ImageSize = 64,
         channels: int = 3,
         width: int = 64,
         *,

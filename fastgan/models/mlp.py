@@ -7,15 +7,16 @@ norm layers, DCGAN's N(0, 0.02²) would all but silence the signal.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from fastgan.checks import check_int
+from fastgan.checks import check_int, sides
 
-from ._base import Discriminator, Generator, dropout_rate, slope
+from ._base import Discriminator, Generator, ImageSize, dropout_rate, slope
 from ._registry import register_model
 
 
@@ -37,11 +38,11 @@ def _hidden(hidden: Sequence[int]) -> tuple[int, ...]:
 
 @register_model("mlp_generator")
 class MLPGenerator(Generator):
-    """z [N, latent_dim] → images [N, channels, image_size, image_size] in [-1, 1].
+    """z [N, latent_dim] → images [N, channels, H, W] in [-1, 1].
 
     Args:
         latent_dim: length of the latent vector.
-        image_size, channels: of the square images; any ≥ 1.
+        image_size, channels: of the images; image_size is any side of a square, or (H, W).
         hidden: widths of the hidden layers, from the latent vector on.
         negative_slope: of the LeakyReLU; 0 is ReLU.
 
@@ -52,27 +53,27 @@ class MLPGenerator(Generator):
     def __init__(
         self,
         latent_dim: int = 100,
-        image_size: int = 28,
+        image_size: ImageSize = 28,
         channels: int = 1,
         hidden: Sequence[int] = (128, 128),
         *,
         negative_slope: float = 0.2,
     ) -> None:
         super().__init__(latent_dim, image_size, channels)
-        sizes = (latent_dim, *_hidden(hidden), channels * image_size * image_size)
+        sizes = (latent_dim, *_hidden(hidden), channels * math.prod(sides(image_size)))
         self.layers = _layers(sizes, slope("negative_slope", negative_slope))
 
     def forward(self, z: Tensor) -> Tensor:
         x = torch.tanh(self.layers(self.latent_vectors(z)))
-        return x.unflatten(1, (self.channels, self.image_size, self.image_size))
+        return x.unflatten(1, (self.channels, *sides(self.image_size)))
 
 
 @register_model("mlp_discriminator")
 class MLPDiscriminator(Discriminator):
-    """Images [N, channels, image_size, image_size] → logits [N].
+    """Images [N, channels, H, W] → logits [N].
 
     Args:
-        image_size, channels: of the square images; any ≥ 1.
+        image_size, channels: of the images; image_size is any side of a square, or (H, W).
         hidden: widths of the hidden layers, from the image on.
         negative_slope: of the LeakyReLU.
         dropout: rate of dropout after each activation, in [0, 1).
@@ -83,7 +84,7 @@ class MLPDiscriminator(Discriminator):
 
     def __init__(
         self,
-        image_size: int = 28,
+        image_size: ImageSize = 28,
         channels: int = 1,
         hidden: Sequence[int] = (128,),
         *,
@@ -91,7 +92,7 @@ class MLPDiscriminator(Discriminator):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(image_size, channels)
-        sizes = (channels * image_size * image_size, *_hidden(hidden), 1)
+        sizes = (channels * math.prod(sides(image_size)), *_hidden(hidden), 1)
         self.layers = _layers(sizes, slope("negative_slope", negative_slope), dropout_rate(dropout))
 
     def forward(self, images: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fastgan.checks import check_int
 from fastgan.nn import BiasAct, FusedSequential
 
-from ._base import Discriminator, Generator
+from ._base import Discriminator, Generator, ImageSize
 from ._blocks import LatentProjection
 from ._registry import register_model
 from .dcgan import _plan
@@ -65,9 +65,9 @@ def _draw(weight: Tensor, gain: float) -> None:
 
 
 def _stages(
-    image_size: int, width: int, max_width: int, blocks: int, expansion: int, group_width: int
-) -> tuple[int, list[int], list[list[ResidualBlock]]]:
-    """The smallest side, and channels and residual blocks from the largest map to the smallest."""
+    image_size: ImageSize, width: int, max_width: int, blocks: int, expansion: int, group_width: int
+) -> tuple[tuple[int, int], list[int], list[list[ResidualBlock]]]:
+    """The smallest sides, and channels and residual blocks from the largest map to the smallest."""
     for name, value in (("blocks", blocks), ("expansion", expansion), ("group_width", group_width)):
         check_int(name, value, 1)
     base, halved = _plan(image_size, width, max_width)
@@ -92,13 +92,14 @@ def _resized(c_in: int, c_out: int) -> nn.Conv2d:
 
 @register_model("r3gan_generator")
 class R3GANGenerator(Generator):
-    """z [N, latent_dim] → images [N, channels, image_size, image_size], channels-last.
+    """z [N, latent_dim] → images [N, channels, H, W], channels-last.
 
     The images have no tanh, as in the paper: they lie in [-1, 1] where training has brought them.
 
     Args:
         latent_dim: length of the latent vector.
-        image_size: side of the square image: 4·2^k or 7·2^k with k ≥ 1.
+        image_size: side of a square image or (H, W): multiples of 2^k, the shorter one 4 to 7 times
+            2^k, k ≥ 1.
         channels: colour channels of the image.
         width: channels of the largest feature map; doubled with each halving of the side.
         max_width: no feature map has more channels.
@@ -111,7 +112,7 @@ class R3GANGenerator(Generator):
     def __init__(
         self,
         latent_dim: int = 64,
-        image_size: int = 32,
+        image_size: ImageSize = 32,
         channels: int = 3,
         width: int = 64,
         *,
@@ -139,14 +140,14 @@ class R3GANGenerator(Generator):
 
 @register_model("r3gan_discriminator")
 class R3GANDiscriminator(Discriminator):
-    """Images [N, channels, image_size, image_size] → logits [N]; the generator's mirror image.
+    """Images [N, channels, H, W] → logits [N]; the generator's mirror image.
 
     Arguments and errors: as the generator's, without latent_dim.
     """
 
     def __init__(
         self,
-        image_size: int = 32,
+        image_size: ImageSize = 32,
         channels: int = 3,
         width: int = 64,
         *,

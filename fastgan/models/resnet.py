@@ -18,7 +18,7 @@ from torch.nn.utils import parametrizations
 from fastgan.checks import check_int
 from fastgan.nn import BatchNormAct2d, chain
 
-from ._base import Discriminator, Generator, check_labels
+from ._base import Discriminator, Generator, ImageSize, check_labels
 from ._blocks import LatentProjection
 from ._registry import register_model
 from .dcgan import _plan
@@ -124,16 +124,16 @@ def _normed(norm: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
     return norm(x) if labels is None else norm(x, labels)
 
 
-def _attention_layers(attention: int, sides: list[int], channels: list[int]) -> nn.ModuleDict:
-    """An attention layer after the block whose map has that side, by the block's number."""
+def _attention_layers(attention: int, heights: list[int], channels: list[int]) -> nn.ModuleDict:
+    """An attention layer after the block whose map has that height, by the block's number."""
     if not attention:
         return nn.ModuleDict()
-    if attention not in sides:
+    if attention not in heights:
         raise ValueError(
-            f"attention must be 0 or the side of a feature map, {' or '.join(map(str, sides))}, "
-            f"got {attention!r}"
+            "attention must be 0 or the height of a feature map, "
+            f"{' or '.join(map(str, heights))}, got {attention!r}"
         )
-    at = sides.index(attention)
+    at = heights.index(attention)
     return nn.ModuleDict({str(at): SelfAttention(channels[at])})
 
 
@@ -143,17 +143,18 @@ def _classes(num_classes: int) -> int:
 
 @register_model("resnet_generator")
 class ResNetGenerator(Generator):
-    """z [N, latent_dim] → images [N, channels, image_size, image_size] in [-1, 1], channels-last.
+    """z [N, latent_dim] → images [N, channels, H, W] in [-1, 1], channels-last.
 
     Args:
         latent_dim: length of the latent vector.
-        image_size: side of the square image: 4·2^k or 7·2^k with k ≥ 1.
+        image_size: side of a square image or (H, W): multiples of 2^k, the shorter one 4 to 7 times
+            2^k, k ≥ 1.
         channels: colour channels of the image.
         width: channels of the largest feature maps; doubled with each halving of the side.
         max_width: no feature map has more channels.
         num_classes: with more than 0 it takes labels, int64 [N], too: batch norm has a weight and
             a bias for each class.
-        attention: side of the feature map that gets self-attention; 0: none.
+        attention: height of the feature map that gets self-attention; 0: none.
         spectral: spectral norm of all convolutions and linear layers, as SAGAN has it.
 
     Raises ValueError for arguments that cannot be built, and in `forward` for a z of another shape
@@ -163,7 +164,7 @@ class ResNetGenerator(Generator):
     def __init__(
         self,
         latent_dim: int = 128,
-        image_size: int = 32,
+        image_size: ImageSize = 32,
         channels: int = 3,
         width: int = 64,
         *,
@@ -176,11 +177,11 @@ class ResNetGenerator(Generator):
         self.num_classes = _classes(num_classes)
         base, widths = _plan(image_size, width, max_width)
         widths.reverse()
-        sides = [base << (i + 1) for i in range(len(widths))]
+        heights = [base[0] << (i + 1) for i in range(len(widths))]
         self.project = LatentProjection(latent_dim, widths[0], base, bias=True)
         pairs = list(pairwise([*widths, widths[-1]]))
         self.blocks = nn.ModuleList(UpBlock(*pair, self.num_classes) for pair in pairs)
-        self.attention = _attention_layers(attention, sides, [c_out for _, c_out in pairs])
+        self.attention = _attention_layers(attention, heights, [c_out for _, c_out in pairs])
         # Labels have done their part where the last map is normalised.
         self.norm = BatchNormAct2d(widths[-1], activation="relu")
         self.output = nn.Conv2d(widths[-1], channels, 3, padding=1)
@@ -201,7 +202,7 @@ class ResNetGenerator(Generator):
 
 @register_model("resnet_discriminator")
 class ResNetDiscriminator(Discriminator):
-    """Images [N, channels, image_size, image_size] → logits [N].
+    """Images [N, channels, H, W] → logits [N].
 
     Residual blocks, the sum over positions, one dense unit. With classes the logit has the inner
     product of that sum and a learned vector of the label added (projection).
@@ -217,7 +218,7 @@ class ResNetDiscriminator(Discriminator):
 
     def __init__(
         self,
-        image_size: int = 32,
+        image_size: ImageSize = 32,
         channels: int = 3,
         width: int = 64,
         *,
@@ -228,8 +229,8 @@ class ResNetDiscriminator(Discriminator):
     ) -> None:
         super().__init__(image_size, channels)
         self.num_classes = _classes(num_classes)
-        _, widths = _plan(image_size, width, max_width)
-        sides = [image_size >> (i + 1) for i in range(len(widths))]
+        base, widths = _plan(image_size, width, max_width)
+        heights = [base[0] << i for i in reversed(range(len(widths)))]
         self.blocks = nn.ModuleList(
             [
                 DownBlock(channels, widths[0], first=True),
@@ -237,7 +238,7 @@ class ResNetDiscriminator(Discriminator):
                 DownBlock(widths[-1], widths[-1], down=False),
             ]
         )
-        self.attention = _attention_layers(attention, sides, widths)
+        self.attention = _attention_layers(attention, heights, widths)
         self.output = nn.Linear(widths[-1], 1)
         self.label = nn.Embedding(num_classes, widths[-1]) if self.num_classes else None
         initialize(self, "xavier_uniform")

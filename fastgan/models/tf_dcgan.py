@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fastgan.checks import check_int
 from fastgan.nn import BatchNormAct1d, chain
 
-from ._base import Discriminator, Generator, dropout_rate, slope
+from ._base import Discriminator, Generator, ImageSize, dropout_rate, quartered, slope
 from ._blocks import TANH, conv_block
 from ._registry import register_model
 from .init import initialize
@@ -29,22 +29,15 @@ _EPS = 1e-3
 _MOMENTUM = 0.01
 
 
-def _quarter(image_size: int) -> int:
-    check_int("image_size", image_size, 1)
-    if image_size % 4:
-        raise ValueError(f"image_size must be a multiple of 4, got {image_size}")
-    return image_size // 4
-
-
 @register_model("tf_dcgan_generator")
 class TFDCGANGenerator(Generator):
-    """z [N, latent_dim] → images [N, channels, image_size, image_size] in [-1, 1], channels-last.
+    """z [N, latent_dim] → images [N, channels, H, W] in [-1, 1], channels-last.
 
     Dense to a quarter of the image's side → k5 s1 → k5 s2 → k5 s2 transposed convolutions.
 
     Args:
         latent_dim: length of the latent vector.
-        image_size: side of the square image, a multiple of 4.
+        image_size: side of a square image or (H, W), multiples of 4.
         channels: colour channels of the image.
         width: channels of the largest feature map; 4·width at the smallest.
         negative_slope: of the LeakyReLU.
@@ -56,7 +49,7 @@ class TFDCGANGenerator(Generator):
     def __init__(
         self,
         latent_dim: int = 100,
-        image_size: int = 28,
+        image_size: ImageSize = 28,
         channels: int = 1,
         width: int = 64,
         *,
@@ -65,8 +58,8 @@ class TFDCGANGenerator(Generator):
         super().__init__(latent_dim, image_size, channels)
         check_int("width", width, 1)
         negative_slope = slope("negative_slope", negative_slope)
-        self.base = _quarter(image_size)
-        features = self.base * self.base * 4 * width
+        self.base = quartered(image_size)
+        features = self.base[0] * self.base[1] * 4 * width
 
         def block(c_in: int, c_out: int, stride: int) -> nn.Sequential:
             conv = nn.ConvTranspose2d(c_in, c_out, 5, stride, 2, stride - 1, bias=False)
@@ -86,19 +79,19 @@ class TFDCGANGenerator(Generator):
     def forward(self, z: Tensor) -> Tensor:
         x = self.project(self.latent_vectors(z))
         # Features are ordered row, column, channel, which is channels-last memory as it stands.
-        x = x.unflatten(1, (self.base, self.base, -1)).permute(0, 3, 1, 2)
+        x = x.unflatten(1, (*self.base, -1)).permute(0, 3, 1, 2)
         return chain(x, blocks=self.blocks, output=self.output, tanh=TANH)
 
 
 @register_model("tf_dcgan_discriminator")
 class TFDCGANDiscriminator(Discriminator):
-    """Images [N, channels, image_size, image_size] → logits [N].
+    """Images [N, channels, H, W] → logits [N].
 
     Two k5 s2 convolutions with LeakyReLU and dropout, a dense layer with batch norm and LeakyReLU
     if asked for, then one dense unit.
 
     Args:
-        image_size, channels: of the images; image_size is a multiple of 4.
+        image_size, channels: of the images; multiples of 4.
         width: channels of the first convolution; the second has twice as many.
         negative_slope: of the LeakyReLU.
         dropout: rate of dropout after each convolution's activation, in [0, 1).
@@ -111,7 +104,7 @@ class TFDCGANDiscriminator(Discriminator):
 
     def __init__(
         self,
-        image_size: int = 28,
+        image_size: ImageSize = 28,
         channels: int = 1,
         width: int = 64,
         *,
@@ -125,7 +118,7 @@ class TFDCGANDiscriminator(Discriminator):
             check_int("hidden", hidden, 1)
         negative_slope = slope("negative_slope", negative_slope)
         dropout = dropout_rate(dropout)
-        base = _quarter(image_size)
+        base = quartered(image_size)
 
         def block(c_in: int, c_out: int) -> nn.Sequential:
             conv = nn.Conv2d(c_in, c_out, 5, 2, 2)
@@ -134,7 +127,7 @@ class TFDCGANDiscriminator(Discriminator):
             )
 
         self.blocks = nn.Sequential(block(channels, width), block(width, 2 * width))
-        features = base * base * 2 * width
+        features = base[0] * base[1] * 2 * width
         if hidden:
             linear = nn.Linear(features, hidden, bias=False)
             norm = BatchNormAct1d(hidden, negative_slope=negative_slope)

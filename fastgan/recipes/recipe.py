@@ -39,6 +39,9 @@ class DataConfig:
     threads; auto streams what would take more than 4 GiB."""
     workers: int = 0
     """Threads that read and decode a streamed set. 0 is one a CPU core, at most 16."""
+    image_size: str | None = None
+    """HEIGHTxWIDTH, such as 96x160, or one number for squares: of the data and of both networks. By
+    default the recipe's."""
     limit: int | None = None
     """Use so many images only, evenly spaced over the source."""
     resize: Resize = "center-crop"
@@ -85,7 +88,7 @@ class Recipe:
     summary: str
     generator: ModelSpec
     discriminator: ModelSpec | None
-    image_size: int
+    image_size: int | tuple[int, int]
     channels: Literal[1, 3]
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastgan.checks import unknown
-from fastgan.data import open_images
+from fastgan.checks import parse_size, unknown
+from fastgan.data import Source, as_source, open_images
 from fastgan.engine import DistributedGroup, Trainer, TrainResult, init_from, launched
 from fastgan.engine.checkpoint import list_checkpoints
 from fastgan.engine.config import TrainConfig
@@ -21,6 +22,7 @@ from fastgan.engine.records import RecordError
 from fastgan.engine.run_folder import RUN_FILE, newest_unfinished, next_free, read_run
 from fastgan.models import create_model
 from fastgan.recipes.recipe import (
+    ModelSpec,
     Recipe,
     StartConfig,
     built,
@@ -51,14 +53,21 @@ def train(
         reporter: who is told of progress.
         **overrides: fields of :class:`TrainConfig`, :class:`DataConfig`, :class:`StartConfig` or
             the recipe's objective, such as ``steps=500``, ``data="photos.zip"`` or
-            ``init_from="runs/dcgan-64"``.
+            ``init_from="runs/dcgan-64"``. ``data`` may also be what ``Trainer`` takes: a torch
+            dataset or ``DataLoader``, a tensor, a ``fastgan.data.Source``; a resume is given it
+            again.
 
     Raises:
         ValueError, OSError: the recipe, an override, the data or the folder is bad; nothing that
             stood before is lost.
     """
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
-    name = recipe.name
+    name, given = recipe.name, overrides.get("data")
+    if given is not None and not isinstance(given, (str, os.PathLike)):
+        source = as_source(given, recipe.generator.arguments.get("num_classes", 0))
+        overrides["data"] = source.name
+    else:
+        source = None
     with launched(overrides.get("device", recipe.train.device)) as group:
         folder = group.from_first(lambda: run_folder(name, out, resume))
         standing = as_trained(recipe, folder) if resume else recipe
@@ -70,25 +79,31 @@ def train(
             )
         reporter = reporter or default_reporter()
         goes_on = resume and bool(list_checkpoints(folder / "checkpoints"))
-        trainer = build_trainer(recipe, initialise=not goes_on)
-        skipped = trainer.dataset.skipped
+        trainer = build_trainer(recipe, source, initialise=not goes_on)
+        skipped = _skipped(trainer)
         if skipped and group.is_first:
             reporter.note(f"skipped {skipped} images that could not be read")
         result = trainer.fit(folder, resume=resume, force=force, reporter=reporter)
         # A stream meets damaged files as it goes.
-        if trainer.dataset.skipped > skipped and group.is_first:
-            reporter.note(
-                f"skipped {trainer.dataset.skipped} images that could not be read, in all"
-            )
+        if _skipped(trainer) > skipped and group.is_first:
+            reporter.note(f"skipped {_skipped(trainer)} images that could not be read, in all")
         return result
 
 
-def build_trainer(recipe: Recipe, *, initialise: bool = True) -> Trainer:
-    """Load the data and make the models of ``recipe``; the global seed is set to the recipe's.
+def _skipped(trainer: Trainer) -> int:
+    return getattr(trainer.dataset, "skipped", 0)
+
+
+def build_trainer(
+    recipe: Recipe, source: Source | None = None, *, initialise: bool = True
+) -> Trainer:
+    """Load the data (unless ``source`` stands in for them) and make the models of ``recipe``; the
+    global seed is set to the recipe's.
 
     ``initialise=False`` does not read ``recipe.start``: a checkpoint will be loaded.
     """
-    dataset = DistributedGroup.current().in_turn(
+    recipe = sized(recipe)
+    dataset = source or DistributedGroup.current().in_turn(
         lambda: open_images(
             recipe.data.data,
             loading=recipe.data.loading,
@@ -135,6 +150,23 @@ def build_models(recipe: Recipe) -> tuple[nn.Module, nn.Module | None]:
     if recipe.discriminator is None:
         return generator, None
     return generator, create_model(recipe.discriminator.name, **recipe.discriminator.arguments)
+
+
+def sized(recipe: Recipe) -> Recipe:
+    """``recipe`` with models and images of the size that its :class:`DataConfig` asks for."""
+    if recipe.data.image_size is None:
+        return recipe
+    size = parse_size("image_size", recipe.data.image_size)
+
+    def of_size(model: ModelSpec | None) -> ModelSpec | None:
+        return model and ModelSpec(model.name, {**model.arguments, "image_size": size})
+
+    return dataclasses.replace(
+        recipe,
+        image_size=size,
+        generator=of_size(recipe.generator),
+        discriminator=of_size(recipe.discriminator),
+    )
 
 
 def override(recipe: Recipe, **values: Any) -> Recipe:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastgan.checks import check_int
+from fastgan.checks import check_int, sides
 from fastgan.engine.memory import require_memory
 from fastgan.fusion import explain, tune
 from fastgan.ops.conv import tuning
@@ -31,7 +31,7 @@ def networks(
     ValueError for a batch below 2, or one that the device cannot hold.
     """
     check_int("batch_size", batch_size, 2)
-    image = (recipe.channels, recipe.image_size, recipe.image_size)
+    image = (recipe.channels, *sides(recipe.image_size))
     generator, discriminator = build_models(recipe)
     for model, shape in ((generator, (generator.latent_dim,)), (discriminator, image)):
         if model is None:

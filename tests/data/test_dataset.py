@@ -83,12 +83,12 @@ def test_select_errors() -> None:
 def test_construction_errors() -> None:
     images = torch.zeros(4, 1, 2, 2, dtype=torch.uint8)
     labels = torch.zeros(4, dtype=torch.int64)
-    with pytest.raises(TypeError, match=r"torch\.uint8 tensor, got torch\.float32"):
-        ImageDataset(images.float())
+    with pytest.raises(TypeError, match=r"images must be of uint8, .*, got torch\.float64"):
+        ImageDataset(images.double())
     with pytest.raises(TypeError, match="got ndarray"):
         ImageDataset(images.numpy())  # type: ignore[arg-type]
-    with pytest.raises(DataError, match=r"\[N, C, H, W\].*\[4, 2, 2\]"):
-        ImageDataset(images[:, 0])
+    with pytest.raises(DataError, match=r"\[N, C, H, W\].*\[4, 2\]"):
+        ImageDataset(images[:, 0, 0])
     with pytest.raises(DataError, match="no zero"):
         ImageDataset(images[:0])
     with pytest.raises(TypeError, match=r"torch\.int64 tensor, got torch\.int32"):

@@ -262,3 +262,18 @@ def test_no_bomb_warning_below_our_limit(encode: Encode, monkeypatch: pytest.Mon
         warnings.simplefilter("error")
         images, _ = decode_all(files(encode(noise(5, 5))), LoadOptions(), "here")
     assert images.shape == (1, 1, 5, 5)
+
+
+@pytest.mark.parametrize("mode", ["center-crop", "squash", "pad"])
+@pytest.mark.parametrize(("shape", "size"), [((16, 64), (6, 10)), ((64, 16), (6, 10))])
+def test_other_aspects_than_squares(
+    mode: Resize, shape: tuple[int, int], size: tuple[int, int]
+) -> None:
+    image = torch.full((1, 3, *shape), 200, dtype=torch.uint8)
+    made = fit(image, size, mode, (0, 0, 0))
+    assert made.shape == (1, 3, *size)
+    share = 1.0 if mode != "pad" else {16: 10 * 2, 64: 2 * 6}[shape[0]] / 60  # 10x2.5, 1.5x6
+    assert abs(float((made == 200).float().mean()) - share) < 1e-6
+    whole = torch.arange(4, dtype=torch.uint8).view(1, 1, 1, 4).expand(1, 1, 2, 4)
+    assert fit(whole, (2, 2), "center-crop", (0, 0, 0))[0, 0, 0].tolist() == [1, 2]
+    assert fit(whole, (1, 4), "center-crop", (0, 0, 0)).shape == (1, 1, 1, 4)

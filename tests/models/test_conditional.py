@@ -30,6 +30,17 @@ def test_cdcgan_discriminator_sees_a_picture_of_the_label() -> None:
         model(images, LABELS[:2])
 
 
+def test_conditional_networks_of_images_that_are_not_square() -> None:
+    size = {**SHAPE, "image_size": (8, 12), "num_classes": 3}
+    labels = torch.tensor([0, 2])
+    images = create_model("cdcgan_generator", latent_dim=5, **size)(torch.randn(2, 5), labels)
+    assert images.shape == (2, 1, 8, 12)
+    assert create_model("cdcgan_discriminator", **size)(images, labels).shape == (2,)
+    assert (
+        create_model("vae", image_size=(8, 12), width=4).reconstruct(images).shape == images.shape
+    )
+
+
 def test_acgan_discriminator_has_a_logit_for_each_class() -> None:
     model = create_model("acgan_discriminator", num_classes=3, **SHAPE)
     logits, classes = model(torch.randn(4, 1, 8, 8), torch.zeros(4, dtype=torch.int64))

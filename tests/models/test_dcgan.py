@@ -6,24 +6,42 @@ import pytest
 import torch
 from torch import nn
 
+from fastgan.checks import sides
 from fastgan.models import DCGANDiscriminator, DCGANGenerator
 
 
-@pytest.mark.parametrize("image_size", [8, 14, 16, 28, 32, 56, 64, 128])
+@pytest.mark.parametrize("image_size", [8, 12, 14, 16, 20, 28, 48, 64, (12, 20), (80, 48)])
 @pytest.mark.parametrize("channels", [1, 3, 5])
-def test_every_size(image_size: int, channels: int) -> None:
+def test_every_size(image_size: int | tuple[int, int], channels: int) -> None:
     generator = DCGANGenerator(7, image_size, channels, width=2)
     discriminator = DCGANDiscriminator(image_size, channels, width=2)
     images = generator(torch.randn(2, 7))
-    assert images.shape == (2, channels, image_size, image_size)
+    assert images.shape == (2, channels, *sides(image_size))
     assert discriminator(images).shape == (2,)
 
 
-@pytest.mark.parametrize("image_size", [4, 7, 12, 20, 30, 48, 63, 100])
-def test_sizes_that_cannot_be_built(image_size: int) -> None:
+@pytest.mark.parametrize(
+    ("image_size", "nearest"),
+    [
+        (4, "8"),
+        (7, "8"),
+        (30, "28"),
+        (63, "64"),
+        (100, "96"),
+        ((100, 160), "96x160"),
+        ((95, 160), "96x160"),
+        ((6, 64), "8x64"),
+        ((200, 34), "200x32"),
+    ],
+)
+def test_sizes_that_cannot_be_built(image_size: int | tuple[int, int], nearest: str) -> None:
+    got = "x".join(map(str, image_size)) if isinstance(image_size, tuple) else image_size
+    match = f"image_size must have sides .* got {got}: the nearest is {nearest}$"
     for build in (lambda: DCGANGenerator(10, image_size), lambda: DCGANDiscriminator(image_size)):
-        with pytest.raises(ValueError, match=f"image_size must be 4 or 7 times .*got {image_size}"):
+        with pytest.raises(ValueError, match=match):
             build()
+    size = [int(side) for side in nearest.split("x")]
+    assert DCGANDiscriminator((size[0], size[-1]), width=2) is not None
 
 
 def test_widths_of_the_paper() -> None:

@@ -115,6 +115,19 @@ def test_wrong_image_shape(family: str) -> None:
 
 
 @families
+def test_images_that_are_not_square(family: str) -> None:
+    size = {**SMALL[family], "image_size": [12, 20]}
+    generator = create_model(f"{family}_generator", latent_dim=5, **size)
+    discriminator = create_model(f"{family}_discriminator", **size)
+    assert generator.image_size == discriminator.image_size == (12, 20)
+    images = generator(torch.randn(2, 5))
+    assert images.shape == (2, 3, 12, 20)
+    assert discriminator(images).shape == (2,)
+    with pytest.raises(ValueError, match=r"images must have shape \[N, 3, 12, 20\]"):
+        discriminator(torch.zeros(2, 3, 20, 12))
+
+
+@families
 @pytest.mark.parametrize("value", [0, -1, 2.0, True])
 @pytest.mark.parametrize("argument", ["latent_dim", "image_size", "channels", "width"])
 def test_sizes_must_be_positive_integers(family: str, argument: str, value: Any) -> None:

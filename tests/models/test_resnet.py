@@ -108,7 +108,9 @@ def test_classes_change_the_image_and_labels_are_needed() -> None:
 
 
 def test_attention_must_be_at_a_map_that_there_is() -> None:
-    with pytest.raises(ValueError, match=r"attention must be 0 or the side of a .* 8 or 16, got 4"):
+    with pytest.raises(
+        ValueError, match=r"attention must be 0 or the height of a .* 8 or 16, got 4"
+    ):
         create_model("resnet_generator", **SHAPE, attention=4)
     with pytest.raises(ValueError, match="multiple of 8 channels, got 4"):
         create_model("resnet_discriminator", image_size=16, width=4, attention=8)

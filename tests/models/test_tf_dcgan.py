@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fastgan.checks import sides
 from fastgan.models import TFDCGANDiscriminator, TFDCGANGenerator
 
 
@@ -22,21 +23,22 @@ def test_parameter_counts_of_the_tutorial() -> None:
         assert sum(parameter.numel() for parameter in model.parameters()) == count
 
 
-@pytest.mark.parametrize("image_size", [4, 8, 28, 36, 64])
-def test_multiples_of_four(image_size: int) -> None:
+@pytest.mark.parametrize("image_size", [4, 8, 28, 36, (8, 12)])
+def test_multiples_of_four(image_size: int | tuple[int, int]) -> None:
     generator = TFDCGANGenerator(7, image_size, 2, width=2)
     discriminator = TFDCGANDiscriminator(image_size, 2, width=2)
     images = generator(torch.randn(3, 7))
-    assert images.shape == (3, 2, image_size, image_size)
+    assert images.shape == (3, 2, *sides(image_size))
     assert discriminator(images).shape == (3,)
 
 
-@pytest.mark.parametrize("image_size", [2, 27, 30])
-def test_sizes_that_cannot_be_built(image_size: int) -> None:
+@pytest.mark.parametrize(
+    ("image_size", "told"),
+    [(2, "2: the nearest is 4"), (27, "27: the nearest is 28"), ((8, 30), "8x30: .* is 8x32")],
+)
+def test_sizes_that_cannot_be_built(image_size: int | tuple[int, int], told: str) -> None:
     for build in (TFDCGANGenerator, TFDCGANDiscriminator):
-        with pytest.raises(
-            ValueError, match=f"image_size must be a multiple of 4, got {image_size}"
-        ):
+        with pytest.raises(ValueError, match=f"image_size must be a multiple of 4, got {told}"):
             build(image_size=image_size)
 
 
