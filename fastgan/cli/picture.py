@@ -175,4 +175,4 @@ def _reals(generator: Any, chosen: Arguments, limit: int | None) -> ImageDataset
         resize=run.resize,
         limit=limit,
         split=chosen.split,
-    )
+    ).as_bytes()

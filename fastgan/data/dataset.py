@@ -19,6 +19,7 @@ from fastgan.data.source import (
     ValueRange,
     check_items,
     extremes,
+    normalised,
     resolved_range,
 )
 
@@ -84,6 +85,21 @@ class ImageDataset:
     def batches(self, *args: Any, **kwargs: Any) -> ResidentLoader:
         """A `ResidentLoader` of this set and its further arguments."""
         return ResidentLoader(self, *args, **kwargs)
+
+    def as_bytes(self) -> ImageDataset:
+        """The set as uint8, which pictures and metrics are made of: itself, or a uint16 set rounded
+        to the nearest of 256 levels. ValueError for others.
+        """
+        if self.dtype == torch.uint8 and self.value_range == (0, 255):
+            return self
+        if self.dtype != torch.uint16 or self.images.ndim != 4:
+            raise ValueError(
+                f"{self.name}: images [N, C, H, W] of uint8 or uint16 are needed, got {self.dtype} "
+                f"{list(self.shape)}"
+            )
+        unit = normalised(self.images, self.value_range).add(1).mul(127.5)
+        images = unit.round().clamp(0, 255).to(torch.uint8)
+        return replace(self, images=images, value_range=(0.0, 255.0))
 
     def origin(self, index: int) -> str:
         """Where an image comes from, for messages."""

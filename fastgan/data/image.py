@@ -7,10 +7,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -19,8 +20,8 @@ from fastgan.checks import sides
 from fastgan.data.options import LoadOptions, Resize
 from fastgan.data.source import DataError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-_FORMATS = ("PNG", "JPEG", "WEBP")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
+_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")
 _TRANSPARENT_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
 _CHUNK = 1024
 
@@ -56,7 +57,7 @@ class ImageFile:
     decode: Callable[[BinaryIO, str, LoadOptions], Tensor] | None = None
 
     def read(self, options: LoadOptions) -> Tensor:
-        """Decode and `conform` it: uint8 [C, H, W]; raises what its `decode` raises."""
+        """Decode and `conform` it: uint8 or uint16 [C, H, W]; raises what its `decode` raises."""
         try:
             with self.open() as stream:
                 image = (self.decode or decode)(stream, self.name, options)
@@ -67,14 +68,15 @@ class ImageFile:
 
 
 def decode(stream: BinaryIO, name: str, options: LoadOptions) -> Tensor:
-    """Decode one PNG, JPEG or WebP into uint8 [C, H, W], C = 1 for grey, else 3.
+    """Decode one PNG, JPEG, WebP or TIFF into uint8 [C, H, W], C = 1 for grey, else 3.
 
-    EXIF orientation is applied, damaged EXIF ignored; 16-bit grey is scaled to 8 bits;
-    transparency is composited over `options.background`; CMYK and palettes become RGB; of an
-    animation, the first frame.
+    Grey of 16 bits is uint16; Pillow reads 16-bit colour as 8 bits. EXIF orientation is applied,
+    damaged EXIF ignored; transparency is composited over `options.background`; CMYK and palettes
+    become RGB; of an animation, the first frame.
 
     Raises:
-        UndecodableImage: damaged, none of the three formats, or more than `options.max_pixels`.
+        UndecodableImage: damaged, none of the formats, of 32 bits, or more than
+            `options.max_pixels`.
         OSError: the file itself cannot be read.
     """
     try:
@@ -86,14 +88,16 @@ def decode(stream: BinaryIO, name: str, options: LoadOptions) -> Tensor:
                     f"{options.max_pixels}: refused as a decompression bomb"
                 )
             image.load()
-            array = np.array(_flatten(_upright(image), options.background))
+            array = _flatten(_upright(image), options.background, name)
     except (DataError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         raise UndecodableImage(f"{name}: refused as a decompression bomb: {error}") from error
     except UnidentifiedImageError as error:
         # Pillow's text names the stream, not the file.
-        raise UndecodableImage(f"{name}: cannot identify a PNG, JPEG or WebP image") from error
+        raise UndecodableImage(
+            f"{name}: cannot identify a PNG, JPEG, WebP or TIFF image"
+        ) from error
     except OSError as error:
         # The system's own failures carry a number; Pillow's "image file is truncated" has none.
         if error.errno is not None:
@@ -118,22 +122,26 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _flatten(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    """Return `image` as 8-bit L (if it is grey) or RGB, without transparency."""
-    if image.mode.startswith("I"):
-        # 16-bit grey; older Pillow gives it as 32-bit integers. 65535 / 255 = 257.
-        wide = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+def _flatten(image: Image.Image, background: tuple[int, int, int], name: str) -> NDArray[Any]:
+    """The pixels of `image`, grey or RGB, without transparency."""
+    if image.mode.startswith(("I", "F")):
+        # 16-bit grey; older Pillow gives it as 32-bit integers.
+        wide = np.array(image)
+        if image.mode == "F" or wide.min() < 0 or wide.max() > 65535:
+            raise UndecodableImage(
+                f"{name}: pixels of 32 bits, which have no range: give them as .npy"
+            )
+        return wide.astype(np.uint16)
     grey = image.mode in ("1", "L", "LA", "La")
     if image.mode in _TRANSPARENT_MODES or "transparency" in image.info:
         canvas = Image.new("RGBA", image.size, (*background, 255))
         canvas.alpha_composite(image.convert("RGBA"))
         image, grey = canvas, grey and len(set(background)) == 1
-    return image.convert("L" if grey else "RGB")
+    return np.array(image.convert("L" if grey else "RGB"))
 
 
 def set_channels(images: Tensor, channels: int | None) -> Tensor:
-    """Convert uint8 [N, C, H, W] between grey and RGB; None leaves it as it is.
+    """Convert uint8 or uint16 [N, C, H, W] between grey and RGB; None leaves it as it is.
 
     RGB to grey is the luma of ITU-R BT.601 in 16-bit fixed point, as in Pillow's mode L.
 
@@ -147,9 +155,17 @@ def set_channels(images: Tensor, channels: int | None) -> Tensor:
         raise DataError(f"channels={channels} was asked for, but the images have {have} channels")
     if channels == 3:
         return images.expand(-1, 3, -1, -1).contiguous()
-    red, green, blue = images.to(torch.int32).unbind(1)
+    red, green, blue = images.to(torch.int64).unbind(1)
     luma = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
-    return luma.to(torch.uint8)[:, None]
+    return luma.to(images.dtype)[:, None]
+
+
+def set_depth(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """uint8 or uint16 images as uint8 or uint16: 0 stays 0 and the largest value the largest."""
+    if images.dtype == dtype:
+        return images
+    wide = images.int()
+    return (wide * 257 if dtype == torch.uint16 else (wide + 128) // 257).to(dtype)
 
 
 def fit(
@@ -158,7 +174,7 @@ def fit(
     resize: Resize,
     background: tuple[int, int, int],
 ) -> Tensor:
-    """Resize uint8 [N, C, H, W] to a square or (height, width), antialiased and bicubic.
+    """Resize uint8 or uint16 [N, C, H, W] to a square or (height, width), antialiased and bicubic.
 
     `center-crop` takes the largest centred part of that aspect, `squash` ignores the aspect, `pad`
     keeps the whole image and fills the rest with `background` (its luma where C is not 3).
@@ -182,6 +198,7 @@ def _pad(images: Tensor, size: tuple[int, int], background: tuple[int, int, int]
     colour = torch.tensor(background, dtype=torch.uint8).view(1, 3, 1, 1)
     if channels != 3:
         colour = set_channels(colour, 1)
+    colour = set_depth(colour, images.dtype)
     canvas = colour.expand(count, channels, *size).contiguous()
     top, left = (size[0] - inner_h) // 2, (size[1] - inner_w) // 2
     inner = _interpolate(images, inner_h, inner_w)
@@ -192,11 +209,14 @@ def _pad(images: Tensor, size: tuple[int, int], background: tuple[int, int, int]
 def _interpolate(images: Tensor, height: int, width: int) -> Tensor:
     if images.shape[-2:] == (height, width):
         return images.contiguous()
-    return interpolate(images.contiguous(), (height, width), mode="bicubic", antialias=True)
+    if images.dtype == torch.uint8:
+        return interpolate(images.contiguous(), (height, width), mode="bicubic", antialias=True)
+    resized = interpolate(images.float(), (height, width), mode="bicubic", antialias=True)
+    return resized.round().clamp(0, 65535).to(torch.int32).to(images.dtype)
 
 
 def conform(images: Tensor, options: LoadOptions) -> Tensor:
-    """Apply `options.channels` and `options.image_size` to uint8 [N, C, H, W]."""
+    """Apply `options.channels` and `options.image_size` to uint8 or uint16 [N, C, H, W]."""
     parts = []
     for part in images.split(_CHUNK):
         part = set_channels(part, options.channels)
@@ -209,7 +229,8 @@ def conform(images: Tensor, options: LoadOptions) -> Tensor:
 def decode_all(
     files: Sequence[ImageFile], options: LoadOptions, source: str
 ) -> tuple[Tensor, list[int]]:
-    """Decode `files` into uint8 [N, C, H, W] and the indices of those that could be decoded.
+    """Decode `files` into [N, C, H, W], uint16 if one of them is, else uint8, and the indices of
+    those that could be decoded.
 
     Damaged files are left out with one warning that counts them. Without `options.channels`,
     C is 1 if every image is grey, else 3.
@@ -245,7 +266,9 @@ def decode_all(
         )
     _check_same_size(images, [files[i].name for i in kept], source)
     channels = max(image.shape[1] for image in images)
-    return torch.cat([set_channels(image, channels) for image in images]), kept
+    dtype = next((image.dtype for image in images if image.dtype != torch.uint8), torch.uint8)
+    alike = (set_channels(set_depth(image, dtype), channels) for image in images)
+    return torch.cat(list(alike)), kept
 
 
 def _check_same_size(images: Sequence[Tensor], names: Sequence[str], source: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 
 from fastgan.checks import check_choice, did_you_mean
 from fastgan.data.archive import list_archive
@@ -20,6 +21,7 @@ from fastgan.data.fetch import REMOTES, cache_root, fetch
 from fastgan.data.files import expanded, open_regular
 from fastgan.data.folder import list_folder
 from fastgan.data.idx import find_idx, load_idx
+from fastgan.data.limits import resident_bytes
 from fastgan.data.listing import Listing, load_listing
 from fastgan.data.npy import map_npy
 from fastgan.data.options import MAX_PIXELS, Layout, Loading, LoadOptions, Resize, Split
@@ -28,8 +30,6 @@ from fastgan.data.source import DataError
 from fastgan.data.streaming import ImageStream, stream_array, stream_listing
 
 EMBEDDED = "mnist5k"
-# Sets up to this size are held in memory where the caller leaves it open.
-RESIDENT_BYTES = 4 * 1024**3
 _KINDS = (
     "an IDX file, a folder with IDX files, images or shards, a .zip, a .npz, a .npy, a .tar or a "
     "pattern of shards such as train-*.tar"
@@ -128,13 +128,19 @@ def stream(
 
 
 def open_images(
-    source: str | os.PathLike[str], *, loading: Loading = "auto", workers: int = 0, **options: Any
+    source: str | os.PathLike[str],
+    *,
+    loading: Loading = "auto",
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+    **options: Any,
 ) -> ImageDataset | ImageStream:
     """`load` or `stream`, as `loading` says.
 
     Args:
         loading: "resident" or "stream"; "auto" streams a source that can be streamed if it would
-            take more than `RESIDENT_BYTES` in memory.
+            take more than `resident_bytes(device)` in memory.
+        device: where the run computes, and a set in memory lives.
         workers: see `stream`; without meaning for a set in memory.
         **options: of `load`.
 
@@ -151,15 +157,15 @@ def open_images(
     found = _find(source, asked)
     if isinstance(found, Listing):
         opened = stream_listing(found, asked, workers)
-        return opened if _is_large(opened) else load_listing(found, asked)
+        return opened if _is_large(opened, device) else load_listing(found, asked)
     if isinstance(found, Path) and map_npy(found).dtype == np.uint8:
         opened = stream_array(found, asked, workers)
-        return opened if _is_large(opened) else load_array(found, asked)
+        return opened if _is_large(opened, device) else load_array(found, asked)
     return load(source, **options)
 
 
-def _is_large(opened: ImageStream) -> bool:
-    return math.prod(opened.shape) > RESIDENT_BYTES
+def _is_large(opened: ImageStream, device: torch.device | str) -> bool:
+    return math.prod(opened.shape) * opened.dtype.itemsize > resident_bytes(torch.device(device))
 
 
 def _find(source: str | os.PathLike[str], options: LoadOptions) -> Listing | Path | None:

@@ -15,10 +15,14 @@ from fastgan.ops import gather_images
 class Held(Protocol):
     """What an `ImageDataset` is to its loader."""
 
-    images: Tensor
-    labels: Tensor | None
-    name: str
-    value_range: ValueRange
+    @property
+    def images(self) -> Tensor: ...
+    @property
+    def labels(self) -> Tensor | None: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def value_range(self) -> ValueRange: ...
 
 
 class ResidentLoader:

@@ -210,6 +210,11 @@ def resolved_range(
     )
 
 
+def whole_range(dtype: torch.dtype) -> ValueRange:
+    """The range of uint8 and of uint16."""
+    return _KNOWN[dtype]
+
+
 def within(values: ValueRange, value_range: ValueRange) -> bool:
     """Whether the least and the largest value lie in a range, but for rounding."""
     return value_range[0] - SLACK <= values[0] and values[1] <= value_range[1] + SLACK

@@ -19,11 +19,11 @@ from fastgan.checks import sides
 from fastgan.data.array import to_nchw
 from fastgan.data.dataset import check_labels, spread
 from fastgan.data.files import reading
-from fastgan.data.image import UndecodableImage, conform, set_channels
+from fastgan.data.image import UndecodableImage, conform, set_channels, set_depth
 from fastgan.data.listing import Listing
 from fastgan.data.npy import map_npy
 from fastgan.data.options import LoadOptions
-from fastgan.data.source import DataError, ValueRange
+from fastgan.data.source import DataError, ValueRange, whole_range
 from fastgan.data.stream_loader import StreamLoader
 
 # Damaged files that are told of by name.
@@ -119,15 +119,20 @@ class _Files:
         self._known: set[int] = set()
         self._first = ""
         size, channels = options.image_size, options.channels
-        self.shape = (
-            (channels, *sides(size)) if size and channels else tuple(self._decode(0)[0].shape)
-        )
+        try:
+            first = self._decode(0)[0]
+            self.shape, self.dtype = tuple(first.shape), first.dtype
+        except DataError:
+            if size is None or channels is None:
+                raise
+            self.shape, self.dtype = (channels, *sides(size)), torch.uint8  # the first batch tells
 
     def __call__(self, index: int) -> Tensor:
         return self.take(index)[0]
 
     def take(self, index: int) -> tuple[Tensor, int]:
         image, index = self._decode(index)
+        image = set_depth(image, self.dtype)
         if image.shape[0] == 1:
             image = set_channels(image[None], self.shape[0])[0]
         if image.shape != self.shape:
@@ -211,9 +216,9 @@ class _Mapped:
 def stream_listing(listing: Listing, options: LoadOptions, workers: int = 0) -> ImageStream:
     """Stream the files of `listing`.
 
-    Size and channels are those of `options` or else of the first file that can be decoded; grey
-    images become RGB where that is needed. In place of a damaged file the next one that is not is
-    taken, with a warning, or with `options.strict` it is an error.
+    Size and channels are those of `options` or else of the first file that can be decoded, and so
+    is the depth; grey images become RGB where that is needed. In place of a damaged file the next
+    one that is not is taken, with a warning, or with `options.strict` it is an error.
 
     Raises:
         DataError: no file can be decoded; when an image is read, one of another size, or RGB where
@@ -232,6 +237,8 @@ def stream_listing(listing: Listing, options: LoadOptions, workers: int = 0) -> 
         listing.shards,
         workers,
         read.damaged,
+        read.dtype,
+        whole_range(read.dtype),
     )
 
 

@@ -41,7 +41,7 @@ def from_torch(
     value_range: ValueRange | None = None,
     num_classes: int = 0,
     name: str | None = None,
-) -> TorchSource:
+) -> MapSource | IterableSource:
     """A dataset or a DataLoader as a `Source`.
 
     Items are tensors (arrays and PIL images are made such), pairs of an item and its condition, or
@@ -81,10 +81,12 @@ def from_torch(
 
 def _is_plain(loader: DataLoader[Any]) -> bool:
     """Whether a DataLoader leaves the order to torch, so that ours may stand in for it."""
-    sampler = loader.sampler
-    shuffled = type(sampler) is RandomSampler and len(sampler) == len(loader.dataset)  # type: ignore[arg-type]
-    plain = type(loader.batch_sampler) is BatchSampler
-    return plain and (type(sampler) is SequentialSampler or (shuffled and not sampler.replacement))
+    if type(loader.batch_sampler) is not BatchSampler:
+        return False
+    sampler: Any = loader.sampler
+    if type(sampler) is RandomSampler:
+        return len(sampler) == len(sampler.data_source) and not sampler.replacement
+    return type(sampler) is SequentialSampler
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +151,7 @@ class _Batches:
 
     def batch(self, step: int) -> tuple[Tensor, Tensor | None]:
         """Return the items and conditions of `step`; see `ResidentLoader.batch`."""
-        return self.gather(*self.rows(step))
+        return self.gather(*self.rows(step))  # type: ignore[arg-type]
 
     def rows(self, step: int) -> tuple[Tensor | None, ...]:
         raise NotImplementedError
@@ -214,6 +216,8 @@ class MapSource(TorchSource):
 class MapBatches(_Batches):
     """Batches of a `MapSource`: those of any step can be asked for."""
 
+    _next: int
+
     def __init__(
         self,
         source: MapSource,
@@ -262,8 +266,8 @@ class MapBatches(_Batches):
             settings["multiprocessing_context"] = theirs.multiprocessing_context
         loader: DataLoader[Any] = DataLoader(
             self._source.reader,  # type: ignore[arg-type]
-            batch_sampler=self._requests(step),  # type: ignore[arg-type]
-            collate_fn=_as_it_is,
+            batch_sampler=self._requests(step),
+            collate_fn=_as_it_is,  # type: ignore[arg-type]
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # else it would draw from the run's
             **settings,

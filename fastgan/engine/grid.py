@@ -99,7 +99,8 @@ def scale_of(width: int) -> int:
 def picture_of(images: Tensor, columns: int | None = None, scale: int = 1) -> NDArray[np.uint8]:
     """:func:`make_grid` as uint8 [H, W, 3], its pixels enlarged. ValueError as of `save_grid`."""
     if images.dim() in (4, 5) and len(images):
-        check_picture(len(images), *images.shape[-2:], columns, scale)
+        height, width = images.shape[-2:]
+        check_picture(len(images), height, width, columns, scale)
     grid: NDArray[np.uint8] = make_grid(images, columns).numpy()
     return grid.repeat(scale, 0).repeat(scale, 1)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-from pathlib import Path
 
 import torch
 
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+from fastgan.data.limits import device_memory
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _LARGEST_MMAP_THRESHOLD = 32 * 2**20  # glibc takes no more
 _NEVER = 2**31 - 1
@@ -34,17 +34,6 @@ def keep_freed_memory() -> bool:
         return False
     kept = mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
     return bool(kept and mallopt(_M_TRIM_THRESHOLD, _NEVER))
-
-
-def device_memory(device: torch.device) -> int:
-    """Bytes that a device has in all; of the CPU, what the machine or its container has."""
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        return min(installed, int(_CGROUP_LIMIT.read_text()))
-    except (OSError, ValueError):  # no control groups, or "max"
-        return installed
 
 
 def require_memory(name: str, value: int, least: int, device: torch.device) -> None:

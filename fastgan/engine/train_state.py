@@ -305,7 +305,7 @@ class TrainState:
         def batches(i: int) -> Batch:
             if i >= len(inputs):
                 return replace(made[-1], noise=self._draw_noise())
-            images, labels = self.loader.gather(*inputs[i])  # type: ignore[arg-type]
+            images, labels = self.loader.gather(*inputs[i])
             noise = self._draw_noise()
             made.append(Batch(images, labels if self.config.conditional else None, noise))
             return made[-1]

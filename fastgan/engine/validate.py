@@ -122,8 +122,9 @@ def _check_sizes(
 ) -> None:
     item = dataset.shape[1:]
     if len(item) > 2:
+        height, width = item[-2:]
         try:
-            check_picture(config.sample_count, *item[-2:], scale=scale_of(item[-1]))
+            check_picture(config.sample_count, height, width, scale=scale_of(width))
         except ValueError as error:
             raise ValueError(f"sample_count: {error}") from error
     if config.augment != "none" and len(item) != 3:

@@ -93,7 +93,7 @@ def _reals(generator: Any, chosen: Evaluation, run: DataConfig) -> ImageDataset:
         resize=run.resize,
         limit=chosen.reals,
         split=chosen.split,
-    )
+    ).as_bytes()
 
 
 def _sample_scores(

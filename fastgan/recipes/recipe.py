@@ -36,7 +36,7 @@ class DataConfig:
     IDX files, .npz, .npy, or shards (.tar)."""
     loading: Loading = "auto"
     """resident holds the set in memory, on the device; stream reads it ahead of the steps with
-    threads; auto streams what would take more than 4 GiB."""
+    threads; auto streams what would take more than a quarter of the device's memory."""
     workers: int = 0
     """Threads that read and decode a streamed set. 0 is one a CPU core, at most 16."""
     image_size: str | None = None

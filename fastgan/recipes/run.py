@@ -16,6 +16,7 @@ from fastgan.data import Source, as_source, open_images
 from fastgan.engine import DistributedGroup, Trainer, TrainResult, init_from, launched
 from fastgan.engine.checkpoint import list_checkpoints
 from fastgan.engine.config import TrainConfig
+from fastgan.engine.device import take_device
 from fastgan.engine.log import Reporter, default_reporter
 from fastgan.engine.objectives import objective_of
 from fastgan.engine.records import RecordError
@@ -103,16 +104,21 @@ def build_trainer(
     ``initialise=False`` does not read ``recipe.start``: a checkpoint will be loaded.
     """
     recipe = sized(recipe)
-    dataset = source or DistributedGroup.current().in_turn(
-        lambda: open_images(
-            recipe.data.data,
-            loading=recipe.data.loading,
-            workers=recipe.data.workers,
-            image_size=recipe.image_size,
-            channels=recipe.channels,
-            resize=recipe.data.resize,
-            strict=recipe.data.strict,
-            limit=recipe.data.limit,
+    dataset = (
+        source
+        if source is not None
+        else DistributedGroup.current().in_turn(
+            lambda: open_images(
+                recipe.data.data,
+                loading=recipe.data.loading,
+                workers=recipe.data.workers,
+                device=take_device(recipe.train.device),
+                image_size=recipe.image_size,
+                channels=recipe.channels,
+                resize=recipe.data.resize,
+                strict=recipe.data.strict,
+                limit=recipe.data.limit,
+            )
         )
     )
     torch.manual_seed(recipe.train.seed)
@@ -158,14 +164,14 @@ def sized(recipe: Recipe) -> Recipe:
         return recipe
     size = parse_size("image_size", recipe.data.image_size)
 
-    def of_size(model: ModelSpec | None) -> ModelSpec | None:
-        return model and ModelSpec(model.name, {**model.arguments, "image_size": size})
+    def of_size(model: ModelSpec) -> ModelSpec:
+        return ModelSpec(model.name, {**model.arguments, "image_size": size})
 
     return dataclasses.replace(
         recipe,
         image_size=size,
         generator=of_size(recipe.generator),
-        discriminator=of_size(recipe.discriminator),
+        discriminator=recipe.discriminator and of_size(recipe.discriminator),
     )
 
 

@@ -18,6 +18,7 @@ from fastgan.data.image import (
     decode_all,
     fit,
     set_channels,
+    set_depth,
 )
 from fastgan.data.options import LoadOptions, Resize
 
@@ -60,9 +61,11 @@ def test_grey_bilevel_and_palette(encode: Encode) -> None:
     assert palette[:, 0, 0].tolist() == list(RED)
 
 
-def test_16_bit_grey_is_scaled_and_rounded(encode: Encode) -> None:
+def test_16_bit_grey_keeps_its_values_and_is_rounded_to_8(encode: Encode) -> None:
     values = np.array([[0, 128, 129, 257, 32768, 65535]], np.uint16)
-    assert read(encode(values)).flatten().tolist() == [0, 0, 1, 1, 128, 255]
+    wide = read(encode(values))
+    assert wide.flatten().tolist() == values[0].tolist()
+    assert set_depth(wide, torch.uint8).flatten().tolist() == [0, 0, 1, 1, 128, 255]
 
 
 @pytest.mark.parametrize(

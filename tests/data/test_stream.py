@@ -206,7 +206,7 @@ def test_what_is_streamed_and_what_is_held(folder: Path, monkeypatch: pytest.Mon
 
     assert kind("auto") == kind("resident") == "ImageDataset"
     assert kind("stream") == "ImageStream"
-    monkeypatch.setattr(module, "RESIDENT_BYTES", 30 * 8 * 8 * 3 - 1)
+    monkeypatch.setattr(module, "resident_bytes", lambda device: 30 * 8 * 8 * 3 - 1)
     assert kind("auto") == "ImageStream"
     assert kind("resident") == "ImageDataset"
     array = folder.parent / "a.npy"

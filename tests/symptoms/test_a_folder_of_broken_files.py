@@ -31,7 +31,7 @@ def test_nothing_can_be_decoded(folder: Path, opened: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*skipped")
 def test_with_size_and_channels_given(folder: Path) -> None:
-    # The stream opens no file to learn its shape: the first batch tells.
+    # The stream needs no file to know its shape: the first batch tells.
     opened = stream(folder, image_size=4, channels=1)
     loader = make_loader(opened, 2, 0, "cpu")
     for _ in range(2):

@@ -12,6 +12,7 @@ from unittest.mock import patch
 import torch
 
 import fastgan
+from fastgan.checks import sides
 from fastgan.data import ImageDataset
 from fastgan.engine import Trainer, validate
 from fastgan.engine.capture import StepRunner
@@ -60,7 +61,7 @@ def record(recipe: Recipe, variant: Variant, **overrides: Any) -> Recorded:
     updates = config.discriminator_steps
     before = _WARM_UP * math.lcm(config.reg_every, updates) // updates
     count = config.batch_size * updates * 3
-    shape = count, recipe.channels, recipe.image_size, recipe.image_size
+    shape = count, recipe.channels, *sides(recipe.image_size)
     labels = torch.arange(count) % 10 if config.conditional else None
     dataset = ImageDataset(torch.zeros(shape, dtype=torch.uint8), labels)
     with (
