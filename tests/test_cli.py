@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 import fastgan
-from fastgan.cli import main
+from fastgan import fold
+from fastgan.cli import main, sample
 from fastgan.recipes import list_recipes
 
 SHORT = ["--steps=2", "--batch-size=4", "--limit=16", "--sample-count=4", "--device=cpu"]
@@ -55,6 +56,21 @@ def test_sample_draws_the_same_picture_for_the_same_seed(run, tmp_path, capsys):
         pictures.append(np.asarray(Image.open(path)))
     assert (pictures[0] == pictures[1]).all()
     assert (pictures[0] != pictures[2]).any()
+
+
+def test_many_images_are_drawn_by_a_folded_generator(run, tmp_path, monkeypatch):
+    folded = []
+    monkeypatch.setattr(
+        sample, "fold", lambda generator: folded.append(generator) or fold(generator)
+    )
+    pictures = []
+    for least in (6, 5):
+        monkeypatch.setattr(sample, "_MIN_TO_FOLD", least)
+        path = tmp_path / f"{least}.png"
+        assert main(["sample", str(run), "-n", "5", "-o", str(path)]) == 0
+        pictures.append(np.asarray(Image.open(path)).astype(int))
+    assert len(folded) == 1
+    assert abs(pictures[0] - pictures[1]).max() <= 1  # of 255: rounding
 
 
 def test_recipes_lists_every_recipe(capsys):

@@ -28,13 +28,33 @@ def _compiled(**options: Any) -> Build:
     return build
 
 
+def _autotuned(**options: Any) -> Build:
+    """Inductor that times its choices, convolutions by Triton among them, whatever the environment
+    says; a torch that does not know an option goes without."""
+    asked = {
+        "max_autotune": True,
+        "coordinate_descent_tuning": True,
+        "max_autotune_conv_backends": "ATEN,TRITON",
+        "max_autotune_conv_bwd_weight_backends": "ATEN,TRITON",
+        **options,
+    }
+
+    def build(model: nn.Module) -> Any:
+        known = torch._inductor.list_options()
+        return _compiled(options={k: v for k, v in asked.items() if k in known})(model)
+
+    return build
+
+
 # Eager PyTorch runs its activations in place, as models are written: there it is faster.
 PEERS: dict[str, Build] = {
     "eager": lambda model: model,
     "compiled": _compiled(),
-    "max-autotune": _compiled(mode="max-autotune-no-cudagraphs"),
+    "max-autotune": _autotuned(),
     "compiled, graphs": _compiled(mode="reduce-overhead"),
-    "max-autotune, graphs": _compiled(mode="max-autotune"),
+    "max-autotune, graphs": _autotuned(**{"triton.cudagraphs": True}),
 }
+# Of a forward pass alone: weights are constants, folded and packed when it is compiled.
+FROZEN = _compiled(options={"freezing": True})
 GRAPHED = ("compiled, graphs", "max-autotune, graphs")  # on a CUDA device only
 QUICK = ("eager", "compiled")

@@ -118,12 +118,12 @@ class Convolution:
             packed = ops._reorder_convolution_transpose_weight(
                 weight, padding, extra, stride, dilation, self.groups, shape
             )
-            run, sizes = ops._convolution_transpose_pointwise.default, (padding, extra)
+            run, sizes = ops._convolution_transpose_pointwise.default, [padding, extra]
         else:
             packed = ops._reorder_convolution_weight(
                 weight, padding, stride, dilation, self.groups, shape
             )
-            run, sizes = ops._convolution_pointwise.default, (padding,)
+            run, sizes = ops._convolution_pointwise.default, [padding]
         rest = *sizes, stride, dilation, self.groups, attribute, scalars, None
         if after is None:
             return lambda x, bias: run(x, packed, bias, *rest)

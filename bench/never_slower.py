@@ -1,0 +1,199 @@
+"""Whether anything is ever slower: the zoo and held-out sizes, by all that people do with them.
+
+    python -m bench.never_slower                      # measures what is not in the file yet
+    python -m bench.never_slower patchgan --batch 1   # these rows alone
+    python -m bench.never_slower --table              # what is there: medians, the worst row
+
+A row is a model, layout, batch and dtype, and one of: "training" (`fuse`, forward and backward),
+"evaluation" (`fuse`, forward) and "inference" (`fold`, forward; beside it "frozen", torch.compile
+with its weights as constants, if asked for by --frozen). Each is measured in five fresh processes,
+in turns with the original on tensors of the same layout; a process' ratio is the median of its
+rounds', and each is appended to the file when it is there, so that a run that is cut goes on.
+Processor time is taken instead of the clock's with --cpu-time, for one thread on a busy machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import multiprocessing
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bench.harness import peers
+from bench.paired import Clock, host_clock, interleave, ratio_interval
+from bench.test_fuse import SIZES
+from bench.zoo_table import HELD_OUT, LAYOUTS, PROCESSES, ZOO, training_pass
+from fastgan import fold, fuse
+
+PARTS = ("training", "evaluation", "inference")
+DTYPES = ("float32", "bfloat16")  # the latter by autocast
+BATCHES = (1, 8, 64)
+LEAST = 0.97
+SECONDS = 1.2  # of timed rounds
+ROUNDS = 7, 31
+
+
+class Row(NamedTuple):
+    """What is measured; `process` tells its repetitions apart."""
+
+    model: str
+    width: int
+    layout: str
+    batch: int
+    dtype: str
+    part: str
+    process: int
+
+
+def rows(chosen: argparse.Namespace) -> Iterator[Row]:
+    sizes = [(name, width) for name, (width, _) in (*SIZES.items(), *HELD_OUT.items())]
+    for process in range(chosen.processes):
+        for name, width in sizes:
+            if chosen.models and name not in chosen.models:
+                continue
+            for layout in ("contiguous", "channels last"):
+                for batch in chosen.batch:
+                    for dtype in chosen.dtype:
+                        for part in chosen.part:
+                            yield Row(name, width, layout, batch, dtype, part, process)
+
+
+def cpu_clock(run: Callable[[], object]) -> float:
+    """Processor time of one call."""
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
+def measured(row: Row, frozen: bool, clock: Clock) -> dict[str, Any]:
+    """Milliseconds of the original and of ours, the ratio; a reason where there is none."""
+    torch.manual_seed(0)
+    original = ZOO[row.model].build(width=row.width)
+    arguments = [torch.randn(row.batch, *shape) for shape in ZOO[row.model].inputs]
+    if row.layout == "channels last":
+        layout = LAYOUTS.get(max(p.dim() for p in original.parameters()))
+        if layout is None:
+            return {"why": "there is no such layout"}
+        original.to(memory_format=layout)
+        kept = torch.preserve_format
+        arguments = [x.to(memory_format=LAYOUTS.get(x.dim(), kept)) for x in arguments]
+    if row.part != "training":
+        original.eval()
+    make = fold if row.part == "inference" else fuse
+    models = {"original": original, "ours": make(copy.deepcopy(original))}
+    if frozen and row.part == "inference":
+        models["frozen"] = peers.FROZEN(copy.deepcopy(original))
+    calls = {key: _call(model, arguments, row) for key, model in models.items()}
+    try:
+        for call in (*calls.values(), *calls.values()):
+            call()
+        start = time.perf_counter()
+        for call in calls.values():
+            call()
+    except (RuntimeError, ValueError) as error:  # a batch of one, of which norms make no statistics
+        return {"why": str(error).splitlines()[0][:120]}
+    took = time.perf_counter() - start
+    rounds = max(ROUNDS[0], min(ROUNDS[1], int(SECONDS / took)))
+    times = interleave(calls, rounds, clock=clock)
+    found = {f"{key} ms": 1e3 * median(seconds) for key, seconds in times.items()}
+    others = {key: ratio_interval(times["original"], times[key]).value for key in list(times)[1:]}
+    return {**found, "ratio": others.pop("ours"), **others}
+
+
+def _call(model: nn.Module, arguments: list[Tensor], row: Row) -> Callable[[], object]:
+    run = training_pass(model, arguments) if row.part == "training" else lambda: model(*arguments)
+
+    def call() -> None:
+        half = torch.autocast("cpu", torch.bfloat16) if row.dtype == "bfloat16" else nullcontext()
+        with torch.set_grad_enabled(row.part == "training"), half:
+            run()
+
+    return call
+
+
+def in_fresh_process(row: Row, frozen: bool, cpu_time: bool) -> dict[str, Any]:
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=1, mp_context=fresh, max_tasks_per_child=1) as pool:
+        return pool.submit(measured, row, frozen, cpu_clock if cpu_time else host_clock).result()
+
+
+def known(path: Path) -> dict[Row, dict[str, Any]]:
+    """What stands in the file; a line that was cut is left out."""
+    found = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        found[Row(**{name: entry.pop(name) for name in Row._fields})] = entry
+    return found
+
+
+def table(found: dict[Row, dict[str, Any]]) -> str:
+    """A line for each row: the median of its processes, the least and the greatest."""
+    by_row: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for row, entry in found.items():
+        if "ratio" in entry:
+            by_row[row[:-1]].append(entry)
+    lines = [
+        "| model | width | layout | batch | dtype | part | speed | original, ms | ours, ms |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    medians = {}
+    for key, entries in by_row.items():
+        ratios = sorted(entry["ratio"] for entry in entries)
+        medians[key] = median(ratios)
+        speed = f"{medians[key]:.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})"
+        times = [f"{median(e[f'{of} ms'] for e in entries):.2f}" for of in ("original", "ours")]
+        lines.append(f"| {' | '.join(map(str, (*key, speed, *times)))} |")
+    if medians:
+        worst = min(medians, key=medians.__getitem__)
+        below = sum(ratio < LEAST for ratio in medians.values())
+        mean = math.exp(sum(map(math.log, medians.values())) / len(medians))
+        lines += ["", f"{len(medians)} rows, geometric mean {mean:.2f}, {below} below {LEAST}."]
+        lines.append(f"The worst: {', '.join(map(str, worst))}: {medians[worst]:.2f}.")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("models", nargs="*", choices=[[], *ZOO], help="by default the whole zoo")
+    parser.add_argument("--batch", type=int, nargs="+", default=BATCHES)
+    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=DTYPES)
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--processes", type=int, default=PROCESSES)
+    parser.add_argument("--file", type=Path, default=Path("build/never_slower.jsonl"))
+    parser.add_argument("--table", action="store_true", help="measure nothing")
+    parser.add_argument("--frozen", action="store_true", help="torch.compile with freezing, too")
+    parser.add_argument("--cpu-time", action="store_true", help="processor time")
+    chosen = parser.parse_args()
+    found = known(chosen.file)
+    chosen.file.parent.mkdir(parents=True, exist_ok=True)
+    for row in () if chosen.table else rows(chosen):
+        if row in found:
+            continue
+        found[row] = in_fresh_process(row, chosen.frozen, chosen.cpu_time)
+        with chosen.file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({**row._asdict(), **found[row]}) + "\n")
+        print(
+            *row,
+            {k: round(v, 3) if v is not str(v) else v for k, v in found[row].items()},
+            flush=True,
+        )
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()
