@@ -33,8 +33,7 @@ from torch import Tensor, nn
 
 from bench.harness import peers
 from bench.paired import Clock, host_clock, interleave, ratio_interval
-from bench.test_fuse import SIZES
-from bench.zoo_table import HELD_OUT, LAYOUTS, PROCESSES, ZOO, training_pass
+from bench.zoo_table import HELD_OUT, LAYOUTS, PROCESSES, SIZES, ZOO, training_pass
 from fastgan import fold, fuse
 
 PARTS = ("training", "evaluation", "inference")

@@ -27,7 +27,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from bench.paired import interleave, ratio_interval
-from bench.test_fuse import SIZES
 from fastgan import fuse
 from fastgan.nn.planner import Form
 from fastgan.ops import convolution_form
@@ -36,6 +35,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests" / "helpers"), str(ROOT / "tests" / "zoo")]
 from test_zoo import inputs, relative_errors, results  # noqa: E402
 from zoo import ZOO, Model  # noqa: E402
+
+from bench.test_fuse import SIZES  # noqa: E402
 
 BEGIN, END = "<!-- table: python -m bench.zoo_table -->\n", "<!-- end of table -->\n"
 BEGIN_HELD_OUT = "<!-- table: python -m bench.zoo_table --held-out -->\n"
