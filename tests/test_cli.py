@@ -80,6 +80,21 @@ def test_recipes_lists_every_recipe(capsys):
     assert {"digits", "mlp-gan", "dcgan-28", "dcgan-64", "dcgan-128"} <= set(names)
 
 
+def test_a_recipe_for_images_of_ones_own_asks_for_them(tmp_path, capsys):
+    out = str(tmp_path / "run")
+    assert "dcgan-64 is for images of your own" in error_of(
+        capsys, "train", "dcgan-64", "--out", out, "--steps", "1"
+    )
+    assert not (tmp_path / "run").exists()
+    given = ["--data", str(tmp_path / "none"), "--out", out]
+    assert "none" in error_of(capsys, "train", "dcgan-64", *given)
+
+
+def test_a_recipe_comes_before_its_flags(tmp_path, capsys):
+    line = ["train", "--steps", "10", "dcgan-64"]
+    assert "the recipe comes first: fastgan train dcgan-64 --steps 10" in error_of(capsys, *line)
+
+
 def test_doctor_tells_versions_and_every_backend(capsys):
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, make_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from fastgan.cli._common import is_first, parse
 from fastgan.engine.memory import keep_freed_memory
-from fastgan.recipes import Recipe, as_trained, get_recipe, load_recipe, run_folder, train
+from fastgan.recipes import (
+    DataConfig,
+    Recipe,
+    as_trained,
+    get_recipe,
+    list_recipes,
+    load_recipe,
+    run_folder,
+    train,
+)
 from fastgan.recipes.recipe import sections_of
 
 
@@ -30,6 +40,8 @@ class Arguments:
 def run(arguments: list[str]) -> int:
     named = bool(arguments) and not arguments[0].startswith("-")
     flags = arguments[1:] if named else arguments
+    if not named:
+        _refuse_a_late_recipe(flags)
     recipe = get_recipe(arguments[0]) if named else None
     file = _config_file(flags)
     recipe = load_recipe(file, recipe) if file else recipe or get_recipe("digits")
@@ -40,6 +52,8 @@ def run(arguments: list[str]) -> int:
         recipe = as_trained(recipe, run_folder(recipe.name, chosen.out, resume=True))
         recipe = load_recipe(file, recipe) if file else recipe
         chosen = parse(arguments_of(recipe), flags, prog=prog)
+    else:
+        _require_images(recipe, flags)
     keep_freed_memory()
     settings = {k: v for s in sections_of(recipe) for k, v in vars(getattr(chosen, s)).items()}
     result = train(recipe, out=chosen.out, resume=chosen.resume, force=chosen.force, **settings)
@@ -53,6 +67,24 @@ def run(arguments: list[str]) -> int:
     print(f"checkpoint: {result.checkpoint}")
     print(f"samples: {result.samples}")
     return 0
+
+
+def _refuse_a_late_recipe(flags: list[str]) -> None:
+    """ValueError for the name of a recipe that is neither first nor what a flag is given."""
+    names = {recipe.name for recipe in list_recipes()}
+    for before, word in pairwise(flags):
+        if word in names and not before.startswith("-"):
+            raise ValueError(f"the recipe comes first: fastgan train {word} {' '.join(flags[:-1])}")
+
+
+def _require_images(recipe: Recipe, flags: list[str]) -> None:
+    """ValueError where a recipe for images of one's own is given none."""
+    given = any(flag.partition("=")[0] == "--data" for flag in flags)
+    if recipe.wants_images and not given and recipe.data.data == DataConfig.data:
+        raise ValueError(
+            f"{recipe.name} is for images of your own: give it --data PATH (a folder, a zip ...; "
+            f"docs/data.md), or --data {DataConfig.data} to see it run on enlarged digits"
+        )
 
 
 def _config_file(flags: list[str]) -> Path | None:

@@ -34,6 +34,7 @@ def _dcgan(image_size: int, steps: int) -> Recipe:
             discriminator=ModelSpec("dcgan_discriminator", arguments),
             image_size=image_size,
             channels=3,
+            wants_images=True,
             train=TrainConfig(
                 steps=steps, batch_size=128, sample_every=1000, checkpoint_every=1000
             ),

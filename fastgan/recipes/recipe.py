@@ -90,6 +90,9 @@ class Recipe:
     discriminator: ModelSpec | None
     image_size: int | tuple[int, int]
     channels: Literal[1, 3]
+    wants_images: bool = False
+    """The command line asks for images, for the data that ship with the package are not of its
+    kind."""
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     start: StartConfig = field(default_factory=StartConfig)
