@@ -15,7 +15,14 @@ from torch.nn.modules.conv import _ConvNd
 from bench.harness.cost import Cost
 from bench.roofline import cost as costs
 from fastgan.fusion.explaining import convolution_kernels, traced
-from fastgan.kernels.conv_block.geometry import ConvGeometry, conv_geometry
+from fastgan.kernels.conv_block.geometry import ConvGeometry, Target, conv_geometry
+from fastgan.kernels.conv_block.tma.plan import (
+    ProductPlan,
+    WeightPlan,
+    product_plan,
+    supports,
+    weight_plan,
+)
 from fastgan.nn.blocks import Block, described
 from fastgan.nn.layers import Activation
 from fastgan.nn.sequential import Run, laid_out
@@ -51,6 +58,10 @@ class Kernel(NamedTuple):
     step. call: runs it once, on values of its own.
 
     by and call are "" and None where it was counted for another device.
+
+    Attributes:
+        plan: of a product by TMA, where it was counted for a GPU that has it.
+        launches: of one run.
     """
 
     layer: str
@@ -59,16 +70,20 @@ class Kernel(NamedTuple):
     times: int
     cost: Cost
     call: Call | None
+    plan: ProductPlan | WeightPlan | None = None
+    launches: int = 1
 
 
 def step_kernels(
-    module: nn.Module, input: Tensor, passes: Passes, batch: int | None = None
+    module: nn.Module, input: Tensor, passes: Passes, batch: int | None = None, tma: bool = False
 ) -> list[Kernel]:
     """Those of every block of convolution and norm that `module` runs on `input`, in the forms in
     which it does, and the update by Adam. Other layers are left out.
 
     Args:
         batch: count for such a batch, on another device, where none runs by Winograd.
+        tma: count for a GPU with TMA, where z and dy are written once, and activations kept or not
+            as in `module`.
 
     Raises:
         ValueError: there is no block.
@@ -78,7 +93,9 @@ def step_kernels(
     for i, run in enumerate(runs):
         of_block = passes if i else passes._replace(inputs=passes.own_input)
         following = runs[i + 1] if i + 1 < len(runs) else None
-        found += [k for k in _Traced(run, following, batch).kernels(of_block) if k.times]
+        traced_block = _Traced(run, following, batch, tma)
+        traced_block.given = tma and i > 0 and runs[i - 1].form == "fused"
+        found += [k for k in traced_block.kernels(of_block) if k.times]
     if batch is not None:
         return [kernel._replace(call=None, by="") for kernel in (*found, _update(module))]
     return [*found, _update(module)]
@@ -97,7 +114,11 @@ def _update(module: nn.Module) -> Kernel:
 class _Traced:
     """A block as it ran, with values of its own."""
 
-    def __init__(self, run: Run, following: Run | None, batch: int | None) -> None:
+    def __init__(
+        self, run: Run, following: Run | None, batch: int | None, tma: bool = False
+    ) -> None:
+        self.tma = tma and batch is not None
+        self.given = False  # statistics come with x, which TMA's kernels made
         self.run, self.block = run, run.block
         self.conv = _convolution_of(run.block)
         at = run.block.children.index(self.conv) if self.conv is not None else 0
@@ -126,10 +147,10 @@ class _Traced:
         if not (whole or self.run.form == "fused"):  # those round it as they read it
             self.weight = self.weight.to(self.x.dtype)
         if self.run.form == "fused":
-            if self.run.keeps_normalised:  # no statistics came with the input
+            if self.run.keeps_normalised and not self.given:  # no statistics came with the input
                 yield from self._norm(passes)
                 self.block = self.block.without_norm()
-            yield from self._fused(passes)
+            yield from self._by_tma(passes) if self.tma else self._fused(passes)
             return
         if self.block.norm is not None:
             yield from self._norm(passes)
@@ -243,6 +264,41 @@ class _Traced:
         cost = costs.weight_gradient_cost(geo, size, self.weight.element_size(), reads_y)
         yield self._kernel("weight gradient", passes.weights, cost, of_weight, by)
 
+    def _by_tma(self, passes: Passes) -> Iterator[Kernel]:
+        """Passes over memory beside the products; thin layers are not products of TMA's."""
+        geo, size, block = self._geometry, self.x.element_size(), self.block
+        forms = block.norm is not None or block.before != Activation()
+        trains = self.rows > 0 and block.norm is not None
+        sizes = geo, size, size
+        products = {
+            "forward": (passes.forward, costs.forward_cost(*sizes)),
+            "data gradient": (passes.inputs, costs.data_gradient_cost(*sizes, False, forms)),
+            "weight gradient": (passes.weights, costs.weight_gradient_cost(*sizes, False)),
+        }
+        plans: tuple[ProductPlan | WeightPlan | None, ...] = (None, None, None)
+        if supports(geo, self.x.dtype):
+            back, segments = geo.reversed(), max(1, self.rows)
+            plans = (
+                product_plan(geo, max(1, self.handed), Target()),
+                product_plan(back, segments, Target()), weight_plan(geo, Target()),
+            )  # fmt: skip
+        x, y = self.of_x, self.of_y
+        around = {
+            "norm" if trains else "activation": (forms * passes.forward, Cost(0, x, x)),
+            "norm again": (forms * passes.weights, Cost(0, x, x)),
+            "norm gradient": (trains * passes.inputs, Cost(0, 2 * x, x)),
+            "activation gradient": (
+                (block.after != Activation()) * max(passes.weights, passes.inputs),
+                Cost(0, 2 * y, y),
+            ),
+        }
+        for name, (times, cost) in around.items():
+            yield self._kernel(name, times, cost, _not_here, "")
+        for (name, (times, cost)), plan in zip(products.items(), plans, strict=True):
+            kernel = self._kernel(name, times, cost, _not_here, "")
+            sliced = plan is not None and plan.slices > 1
+            yield kernel._replace(plan=plan, launches=1 + sliced)
+
     def _fused_calls(self) -> tuple[Call, Call, Call]:
         block, x = self.block, self.x
         mean = var = None
@@ -287,6 +343,10 @@ class _Traced:
             plain = costs.weight_gradient_cost(self._geometry, 1, 1, False).operations
             cost = cost._replace(operations=min(cost.operations, plain))
         return Kernel(self.name, name, by, times, cost, call)
+
+
+def _not_here() -> None:
+    """Of kernels that are counted for another device."""
 
 
 def _convolution_of(block: Block) -> _ConvNd | None:

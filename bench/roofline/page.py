@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from itertools import product
 
 import torch
 
 from bench.harness.machine import ROOT
 from bench.harness.page import filled, table
+from bench.roofline.model import CAUSES, total
 from bench.roofline.peaks import find_gpu
 from bench.roofline.step import fused_kernels, measured_lines
 from bench.roofline.table import Line, lines, step_cost, step_floor, step_measured
@@ -32,7 +34,8 @@ def gpu_table() -> str:
     columns: list[list[Line]] = []
     for gpu in GPUS:
         rates = find_gpu(gpu)[1].rates("bfloat16")
-        columns += [lines(fused_kernels(recipe, batch, "bfloat16"), rates) for batch in BATCHES]
+        kernels = [fused_kernels(recipe, batch, "bfloat16", tma=True) for batch in BATCHES]
+        columns += [lines(found, rates) for found in kernels]
     heading = [*_NAMES, f"GFLOP, {BATCHES[0]}", f"MiB, {BATCHES[0]}"]
     heading += [f"{gpu}, {batch}" for gpu in GPUS for batch in BATCHES]
     body = []
@@ -47,6 +50,21 @@ def gpu_table() -> str:
     return table(
         heading, [*body, [*last, *(f"**{step_floor(column):.0f}**" for column in columns)]]
     )
+
+
+def model_table() -> str:
+    """What a step should take in bfloat16, µs, and what is left of it beyond its floors."""
+    heading = ["GPU", "batch", "floor", "estimate", "of the floor", *CAUSES.values()]
+    body = []
+    for gpu, batch in product(GPUS, BATCHES):
+        peak = find_gpu(gpu)[1]
+        kernels = fused_kernels(get_recipe(RECIPE), batch, "bfloat16", tma=True)
+        floor = step_floor(lines(kernels, peak.rates("bfloat16")))
+        left = total([k for found in kernels.values() for k in found], peak)
+        takes = floor + left.left
+        sums = [f"{floor:.0f}", f"{takes:.0f}", f"{floor / takes:.0%}"]
+        body.append([gpu, str(batch), *sums, *(f"{value:.0f}" for value in left)])
+    return table(heading, body)
 
 
 def cpu_table() -> str:
@@ -93,9 +111,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--measure", action="store_true", help="measure this machine, too")
     chosen = parser.parse_args()
-    page = filled(PAGE.read_text(encoding="utf-8"), "gpu", gpu_table())
+    page = filled(PAGE.read_text(encoding="utf-8"), "roofline: gpu", gpu_table())
+    page = filled(page, "roofline: model", model_table())
     if chosen.measure:
-        page = filled(page, "cpu", cpu_table())
+        page = filled(page, "roofline: cpu", cpu_table())
     PAGE.write_text(page, encoding="utf-8")
     return 0
 

@@ -19,6 +19,8 @@ class Peak(NamedTuple):
     Attributes:
         half: of bfloat16 and float16.
         float32: of the plain units, without TF32.
+        tma: it copies boxes of tensors to shared memory by itself, as from Hopper on.
+        multiprocessors: of a Hopper GPU, whose compiled loops the kernel report reads; else 0.
     """
 
     half: float
@@ -26,6 +28,8 @@ class Peak(NamedTuple):
     float32: float
     bytes: float
     source: str
+    tma: bool = False
+    multiprocessors: int = 0
 
     def rates(self, precision: str) -> Rates:
         """precision: "float32", "tf32", "bfloat16" or "float16"."""
@@ -35,9 +39,9 @@ class Peak(NamedTuple):
 
 GPUS = {
     "A100 80GB SXM": Peak(312e12, 156e12, 19.5e12, 2.039e12, "NVIDIA A100 data sheet"),
-    "H100 SXM": Peak(989.5e12, 494.5e12, 67e12, 3.35e12, "NVIDIA H100 data sheet"),
-    "H200 SXM": Peak(989.5e12, 494.5e12, 67e12, 4.8e12, "NVIDIA H200 data sheet"),
-    "B200": Peak(2250e12, 1100e12, 75e12, 7.7e12, "NVIDIA Blackwell data sheet, HGX B200"),
+    "H100 SXM": Peak(989.5e12, 494.5e12, 67e12, 3.35e12, "NVIDIA H100 data sheet", True, 132),
+    "H200 SXM": Peak(989.5e12, 494.5e12, 67e12, 4.8e12, "NVIDIA H200 data sheet", True, 132),
+    "B200": Peak(2250e12, 1100e12, 75e12, 7.7e12, "NVIDIA Blackwell data sheet, HGX B200", True),
     "RTX 4090": Peak(165.2e12, 82.6e12, 82.6e12, 1.008e12, "NVIDIA Ada architecture white paper"),
 }
 

@@ -11,7 +11,7 @@ from bench.harness.machine import ceilings, rate
 from bench.roofline.kernels import DISCRIMINATOR, GENERATOR, Kernel, step_kernels
 from bench.roofline.peaks import Rates, find_gpu
 from bench.roofline.table import Line, lines, measured, print_step
-from fastgan.engine.precision import Precision, autocast
+from fastgan.engine.precision import LOWER, Precision, autocast
 from fastgan.ops.conv import tuning
 from fastgan.ops.core.cuda_libraries import cuda_libraries
 from fastgan.recipes import Recipe
@@ -33,16 +33,18 @@ def print_roofline(
     """Prints every kernel of the step.
 
     Args:
-        gpu: one of `bench.roofline.peaks`: bounds by its data sheet, of the fused form, unmeasured.
+        gpu: one of `bench.roofline.peaks`: bounds by its data sheet, of the fused form, unmeasured;
+            of Hopper in 16 bits what `bench.roofline.model` makes of the compiled kernels, too.
             Else those of `device` at the rates it was seen to reach, of the forms chosen for it,
             and what each kernel takes by itself. ValueError for a batch below 2, a GPU that is not
             known, or TF32 on a CPU.
     """
     if gpu:
         name, peak = find_gpu(gpu)
-        kernels = fused_kernels(recipe, batch_size, precision)
+        kernels = fused_kernels(recipe, batch_size, precision, peak.tma)
         title = f"{recipe.name}, batch {batch_size}, {precision}, {name} ({peak.source})"
-        print_step(title, lines(kernels, peak.rates(precision)))
+        modelled = peak if peak.multiprocessors and precision in LOWER else None
+        print_step(title, lines(kernels, peak.rates(precision)), modelled)
         return
     timed, rates = measured_lines(recipe, batch_size, device, precision)
     title = (
@@ -64,12 +66,16 @@ def measured_lines(
         return measured(lines(kernels, rates), device), rates
 
 
-def fused_kernels(recipe: Recipe, batch_size: int, precision: Precision) -> dict[str, list[Kernel]]:
-    """The kernels of a step in the fused form, counted for a GPU that need not be there."""
+def fused_kernels(
+    recipe: Recipe, batch_size: int, precision: Precision, tma: bool = False
+) -> dict[str, list[Kernel]]:
+    """The kernels of a step in the fused form, counted for a GPU that need not be there; tma: it
+    has TMA, by which 16 bits are served.
+    """
     if batch_size < 2:
         raise ValueError(f"batch_size must be at least 2, got {batch_size}")
     with tuning.convolution_form("fused"):
-        return _step(recipe, 2, torch.device("cpu"), precision, batch_size)
+        return _step(recipe, 2, torch.device("cpu"), precision, batch_size, tma)
 
 
 def _step(
@@ -78,11 +84,12 @@ def _step(
     device: torch.device,
     precision: Precision,
     counted: int | None = None,
+    tma: bool = False,
 ) -> dict[str, list[Kernel]]:
     found = {}
     roles = zip(("generator", "discriminator"), (GENERATOR, DISCRIMINATOR), strict=True)
     pairs = zip(roles, networks(recipe, batch_size, device), strict=False)
     for (role, passes), (model, x) in pairs:
         with autocast(device, precision):
-            found[role] = step_kernels(model, x, passes, counted)
+            found[role] = step_kernels(model, x, passes, counted, tma and precision in LOWER)
     return found

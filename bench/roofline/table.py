@@ -10,7 +10,8 @@ import torch
 
 from bench.harness.cost import Cost
 from bench.roofline.kernels import Kernel
-from bench.roofline.peaks import Rates
+from bench.roofline.model import CAUSES, total
+from bench.roofline.peaks import Peak, Rates
 from fastgan.ops.conv import timing
 
 _ROUNDS = 7
@@ -48,7 +49,7 @@ def measured(given: Sequence[Line], device: torch.device) -> list[Line]:
     calls = {str(i): line.kernel.call for i, line in enumerate(given)}
     runnable = {name: call for name, call in calls.items() if call is not None}
     with torch.no_grad():
-        times = {i: t.mean for i, t in timing.measure(runnable, device, _ROUNDS).items()}
+        times = timing.by_the_host(runnable, device, _ROUNDS)
     return [line._replace(measured=times.get(str(i))) for i, line in enumerate(given)]
 
 
@@ -101,8 +102,12 @@ def sums(given: Sequence[Line]) -> list[list[str]]:
     return found
 
 
-def print_step(title: str, given: Sequence[Line]) -> None:
-    """Prints the table. Its sums count each kernel as often as it runs in a step."""
+def print_step(title: str, given: Sequence[Line], peak: Peak | None = None) -> None:
+    """Prints the table. Its sums count each kernel as often as it runs in a step.
+
+    Args:
+        peak: of a GPU that is modelled: what kernels should take there, and what is left of that.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -111,16 +116,34 @@ def print_step(title: str, given: Sequence[Line]) -> None:
     table = Table(title=title, title_justify="left")
     for i in shown:
         table.add_column(HEADINGS[i], justify="right" if i in (3, 4, 5, 6, 8, 9) else "left")
+    for heading in ("estimate, µs", "left, µs") if peak else ():
+        table.add_column(heading, justify="right")
     previous = None
     for line in given:
         if previous not in (None, line.network):
             table.add_section()
         previous = line.network
-        table.add_row(*map(cells(line).__getitem__, shown))
+        more = _estimated([line._replace(kernel=line.kernel._replace(times=1))], peak)
+        table.add_row(*map(cells(line).__getitem__, shown), *more)
     table.add_section()
     for row in sums(given):
-        table.add_row(*map(row.__getitem__, shown))
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+        of_network = [x for x in given if row[0] in ("step", x.network)]
+        table.add_row(*map(row.__getitem__, shown), *_estimated(of_network, peak))
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(table)
+    if peak:
+        left = total([x.kernel for x in given], peak)
+        causes = ", ".join(f"{CAUSES[name]} {_us(value)}" for name, value in left._asdict().items())
+        console.print(
+            f"By a model, not a measurement, left of the step beyond its floors, µs: {causes}."
+        )
+
+
+def _estimated(given: Sequence[Line], peak: Peak | None) -> list[str]:
+    if peak is None:
+        return []
+    left = total([x.kernel for x in given], peak).left
+    return [_us(step_floor(given) + left), _us(left)]
 
 
 def _us(value: float) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,11 +12,11 @@ from torch import nn
 
 from bench.harness.cost import Cost
 from bench.harness.page import filled
-from bench.roofline import page
+from bench.roofline import model, page
 from bench.roofline.__main__ import main as roofline
 from bench.roofline.cost import data_gradient_cost, forward_cost, weight_gradient_cost
 from bench.roofline.kernels import DISCRIMINATOR, GENERATOR, Kernel, Passes, step_kernels
-from bench.roofline.peaks import GPUS, Rates, find_gpu
+from bench.roofline.peaks import GPUS, Peak, Rates, find_gpu
 from bench.roofline.step import measured_rates
 from bench.roofline.table import (
     HEADINGS,
@@ -26,7 +28,8 @@ from bench.roofline.table import (
     sums,
 )
 from fastgan.cli import explain, main
-from fastgan.kernels.conv_block.geometry import ConvGeometry, conv_geometry
+from fastgan.kernels.conv_block.geometry import ConvGeometry, Target, conv_geometry
+from fastgan.kernels.conv_block.tma.plan import product_plan, weight_plan
 from fastgan.nn import FusedSequential
 from fastgan.ops import convolution_form
 from fastgan.ops.conv.algorithms import force
@@ -211,6 +214,11 @@ def test_the_command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
     out = capfd.readouterr().out
     assert "NVIDIA Blackwell data sheet" in out
     assert "measured" not in out
+    assert "By a model" not in out, "of Hopper alone the loops are read"
+    assert main([*on_gpu[:-3], "h200", "--precision", "bfloat16"]) == 0
+    out = capfd.readouterr().out
+    assert "estimate" in out
+    assert "gaps between kernels" in out
     for arguments, message in (
         ([*command, "--gpu", "h100"], "--gpu and --precision belong to --roofline"),
         ([*command, "--roofline", "--precision", "tf32"], "precision: a CPU has no tf32"),
@@ -223,3 +231,66 @@ def test_the_command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
 def test_the_page_shows_the_floors_that_are_counted() -> None:
     text = page.PAGE.read_text(encoding="utf-8")
     assert text == filled(text, "roofline: gpu", page.gpu_table())
+    assert text == filled(text, "roofline: model", page.model_table())
+
+
+def test_the_page_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stands, copy = page.PAGE.read_text(encoding="utf-8"), tmp_path / "roofline.md"
+    copy.write_text(stands.replace("| **step** |", "| **old** |"), encoding="utf-8")
+    monkeypatch.setattr(page, "PAGE", copy)
+    monkeypatch.setattr(sys, "argv", ["page"])
+    monkeypatch.setattr(page, "gpu_table", lambda: "gpu")
+    monkeypatch.setattr(page, "model_table", lambda: "model")
+    assert page.main() == 0
+    wanted = filled(filled(copy.read_text(), "roofline: gpu", "gpu"), "roofline: model", "model")
+    assert copy.read_text(encoding="utf-8") == wanted
+    assert "\ngpu\n" in wanted
+    assert "\nmodel\n" in wanted
+
+
+def test_kernels_by_tma_are_counted() -> None:
+    """z and dy are written once, and the products read them."""
+    with convolution_form("fused"), torch.autocast("cpu", torch.bfloat16):
+        found = step_kernels(network(), images(2), DISCRIMINATOR, batch=N, tma=True)
+    costs, wide, narrow = counted(found), WIDE // 2, NARROW // 2
+    weight = SECOND // 2
+    assert costs["second", "forward"] == (3, Cost(OF_SECOND, wide + weight, narrow))
+    assert costs["second", "data gradient"] == (3, Cost(OF_SECOND, narrow + weight, wide))
+    assert costs["second", "weight gradient"] == (2, Cost(OF_SECOND, wide + narrow, weight))
+    assert costs["last", "norm"] == (3, Cost(0, narrow, narrow))
+    assert costs["last", "norm again"] == (2, Cost(0, narrow, narrow))
+    assert costs["last", "norm gradient"] == (3, Cost(0, 2 * narrow, narrow))
+    # Through its own activation, which the next layer does not undo.
+    assert costs["first", "activation gradient"] == (2, Cost(0, 2 * wide, wide))
+    of_tma = {(k.layer, k.name) for k in found if k.plan is not None}
+    assert of_tma == {("second", n) for n in ("forward", "data gradient", "weight gradient")}
+
+
+def test_the_model_of_a_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    peak = Peak(132 * 4096 * 1e9, 1.0, 1.0, 1e12, "a sheet", True, 132)  # of a clock of 1 GHz
+    plan = product_plan(geometry(1024, 128, 16, 256), 1, Target())
+    assert (plan.grid, plan.steps, plan.config.block_m, plan.config.block_n) == (
+        (1024,),
+        32,
+        128,
+        128,
+    )
+    kernel = Kernel("a", "forward", "", 1, Cost(2 * 1024 * 64 * 2048 * 256, 0, 0), None, plan)
+    # 8 tiles on the busiest multiprocessor, of 32 steps of 512 cycles; 1024 of 132 * 8 are there.
+    for ratio, issue in ((0.5, 0.0), (1.5, 0.5)):
+        monkeypatch.setattr(model, "_issue_ratio", lambda plan, ratio=ratio: ratio)
+        whole = 8 * 32 * 512 * 1e-3
+        found = model.estimate(kernel, peak)
+        assert found.issue == pytest.approx(issue * whole)
+        assert found.tiles == pytest.approx(whole * (1 - 1024 / (132 * 8)))
+        assert (found.memory, found.launches) == (0.0, pytest.approx(2.0))
+    memory = Kernel("a", "norm", "", 3, Cost(0, 500_000, 500_000), None, launches=2)
+    found = model.estimate(memory, peak)
+    assert found == pytest.approx((1 / 0.85 - 1, 0.0, 0.0, 4.0))
+    assert model.total([memory], peak).left == pytest.approx(3 * found.left)
+
+
+def test_the_model_reads_the_loops_of_the_report() -> None:
+    plan = product_plan(geometry(1024, 128, 16, 256), 1, Target())
+    assert 0 < model._issue_ratio(plan) <= 1
+    assert 0 < model._issue_ratio(weight_plan(geometry(1024, 128, 16, 256), Target())) <= 1

@@ -110,7 +110,7 @@ def test_the_matrix_loop_is_the_innermost(monkeypatch: pytest.MonkeyPatch) -> No
 .L_x_2:
         /*0060*/                   EXIT ;
 """
-    assert loop.matrix_loop(code, warps=8) == (3, 6, 96)
+    assert loop.matrix_loop(code, warps=8) == (3, 6, 192)
     assert loop.matrix_loop(code.replace("HGMMA", "HMMA"), warps=8) is None
 
 
