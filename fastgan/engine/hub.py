@@ -74,7 +74,7 @@ class HubGenerator(  # type: ignore[call-arg, unused-ignore]
         return self.module(noise, *labels)
 
     @classmethod
-    def _load_as_safetensor(
+    def _load_as_safetensor(  # type: ignore[override, unused-ignore]
         cls, model: HubGenerator, model_file: str, map_location: str, strict: bool
     ) -> HubGenerator:
         load_module(model.module, load_file(model_file, device=map_location), "generator")
