@@ -48,7 +48,8 @@ class TrainConfig:
     clip_weights: float = 0.0
     """Clip the discriminator's weights to so much after each update. 0 leaves them."""
     optimizer: OptimizerName = "adam"
-    """Of torch.optim, by its name. Any other is given in Python: Trainer(optimizers=...)."""
+    """Of torch.optim, by its name, or lion (needs fastgan[lion]). Any other is given in Python:
+    Trainer(optimizers=...)."""
     lr_g: float = 2e-4
     """The learning rate of the generator."""
     lr_d: float = 2e-4
@@ -143,8 +144,8 @@ class TrainConfig:
         if self.optimizer not in (names := get_args(OptimizerName)):
             raise ValueError(
                 f"optimizer must be one of {', '.join(names)}, got {self.optimizer!r}"
-                f"{did_you_mean(self.optimizer, names)}; any other, such as Lion of a package that "
-                "has it, is given in Python: Trainer(optimizers=...)"
+                f"{did_you_mean(self.optimizer, names)}; any other is given in Python: "
+                "Trainer(optimizers=...)"
             )
         check_choice("precision", self.precision, get_args(PrecisionSetting))
         check_choice("lr_schedule", self.lr_schedule, SCHEDULES)

@@ -17,7 +17,7 @@ from fastgan.optim import Adam, AdamW
 
 OptimizerName = Literal[
     "adam", "adamw", "sgd", "rmsprop", "nadam", "radam", "adamax", "adagrad", "adadelta",
-    "adafactor", "asgd", "rprop",
+    "adafactor", "asgd", "rprop", "lion",
 ]  # fmt: skip
 _KINDS: dict[str, type[Optimizer]] = {
     kind.__name__.lower(): kind
@@ -38,7 +38,8 @@ def named_optimizer(
     betas: tuple[float, float] = (0.9, 0.999),
     weight_decay: float = 0.0,
 ) -> Optimizer:
-    """One of torch.optim by its name in lower case; Adam and AdamW are ``fastgan.optim``'s.
+    """One of torch.optim by its name in lower case, or lion of lion-pytorch; Adam and AdamW are
+    ``fastgan.optim``'s.
 
     Args:
         betas: the first is the momentum of sgd and rmsprop, the second rmsprop's alpha; an
@@ -46,8 +47,9 @@ def named_optimizer(
 
     Raises:
         ValueError: a weight decay for an optimizer that has none.
+        ModuleNotFoundError: lion, without the package of fastgan[lion].
     """
-    kind = _KINDS[name]
+    kind = _lion() if name == "lion" else _KINDS[name]
     takes = inspect.signature(kind).parameters
     options: dict[str, Any] = {"lr": lr}
     if "betas" in takes:
@@ -63,6 +65,17 @@ def named_optimizer(
     if name in _FUSED:
         options["fused"] = True
     return kind([{"params": list(parameters)}], **options)
+
+
+def _lion() -> type[Optimizer]:
+    try:
+        from lion_pytorch import Lion
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "optimizer lion needs lion-pytorch: pip install 'fastgan[lion]'"
+        ) from error
+    kind: type[Optimizer] = Lion
+    return kind
 
 
 def check_optimizer(optimizer: Optimizer, module: nn.Module, what: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any, get_args
 
 import pytest
@@ -138,10 +139,26 @@ def test_names_take_what_they_have():
     assert isinstance(named_optimizer("adamw", p, 0.1), Adam)
     with pytest.raises(ValueError, match=r"weight_decay must be 0 with optimizer rprop, got 0.1"):
         named_optimizer("rprop", p, 0.1, weight_decay=0.1)
-    with pytest.raises(ValueError, match=r"one of adam, .*got 'lion'; any other, such as Lion"):
-        TrainConfig(optimizer="lion")
+    with pytest.raises(ValueError, match=r"one of adam, .*got 'lamb'; .*any other is given in Pyt"):
+        TrainConfig(optimizer="lamb")
     with pytest.raises(ValueError, match="did you mean 'adamw'"):
         TrainConfig(optimizer="adamW2")
+
+
+def test_lion_is_of_a_package_of_its_own(monkeypatch):
+    pytest.importorskip("lion_pytorch", reason="needs fastgan[lion]")
+    p = [nn.Parameter(torch.ones(2, 2))]
+    lion = named_optimizer("lion", p, 0.1, (0.3, 0.9), weight_decay=0.2)
+    (group,) = lion.param_groups
+    assert (group["lr"], group["betas"], group["weight_decay"]) == (0.1, (0.3, 0.9), 0.2)
+    trainer = tiny_trainer(optimizer="lion")
+    before = [w.clone() for w in trainer.generator.parameters()]
+    trainer.train_step()
+    after = trainer.generator.parameters()
+    assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    monkeypatch.setitem(sys.modules, "lion_pytorch", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'fastgan\[lion\]'"):
+        named_optimizer("lion", p, 0.1)
 
 
 def other_network(module: nn.Module) -> torch.optim.Optimizer:
