@@ -22,7 +22,7 @@ class Cost(NamedTuple):
         """Bytes in both directions."""
         return self.read + self.written
 
-    def floor(self, operations_per_second: float, bytes_per_second: float) -> float:
+    def bound(self, operations_per_second: float, bytes_per_second: float) -> float:
         """Seconds that no kernel can beat: the slower of arithmetic and memory (the roofline;
         Williams, Waterman and Patterson 2009)."""
         return max(self.operations / operations_per_second, self.moved / bytes_per_second)
@@ -38,7 +38,7 @@ NOTHING = Cost(0, 0, 0)
 def of_norm_act(x: torch.Size, itemsize: int, part: str) -> Cost:
     """Batch statistics: x is read twice and z written; backward reads x and dz twice, writes dx.
 
-    Where a second read is served from a cache, less is moved, and the share of the floor passes 1.
+    Where a second read is served from a cache, less is moved, and the share of the bound passes 1.
     """
     size = x.numel() * itemsize
     read, written = {FORWARD: (2, 1), BACKWARD: (4, 1), BOTH: (6, 2)}[part]

@@ -68,7 +68,7 @@ class Measurement:
         if name in self.peak:
             row["peak_bytes"] = self.peak[name]
         if self.cost is not None:
-            bound = self.cost.floor(machine.rate(ceilings, self.case.dtype), ceilings["bytes"])
+            bound = self.cost.bound(machine.rate(ceilings, self.case.dtype), ceilings["bytes"])
             row |= {"bytes": self.cost.moved, "operations": self.cost.operations}
             row["share_of_roofline"] = bound / row["seconds"]["p50"]
         if self.gpu:

@@ -26,7 +26,7 @@ A_CYCLE = 4096
 
 
 class Estimate(NamedTuple):
-    """Microseconds of one run beyond its floor, by cause; `left` is their sum.
+    """Microseconds of one run beyond its bound, by cause; `left` is their sum.
 
     Attributes:
         memory: where memory bounds it, below its data sheet; and of a product that its operands
@@ -57,12 +57,12 @@ CAUSES = {
 def estimate(kernel: Kernel, peak: Peak) -> Estimate:
     """Of a kernel in 16 bits on a GPU whose multiprocessors are known."""
     cost, plan = kernel.cost, kernel.plan
-    floor = cost.floor(peak.half, peak.bytes)
+    bound = cost.bound(peak.half, peak.bytes)
     memory = cost.moved / (MEMORY_SHARE * peak.bytes)
     whole, multiplied = _product(plan, peak) if plan is not None else (0.0, 0.0)
-    tiles = max(0.0, multiplied - floor)
-    issue = max(0.0, whole - max(multiplied, floor))
-    more = max(0.0, memory - max(floor, whole, multiplied))
+    tiles = max(0.0, multiplied - bound)
+    issue = max(0.0, whole - max(multiplied, bound))
+    more = max(0.0, memory - max(bound, whole, multiplied))
     found = more, tiles, issue, kernel.launches * LAUNCH
     return Estimate(*(seconds * 1e6 for seconds in found))
 

@@ -1,6 +1,6 @@
 """The roofline tables of docs/roofline.md: `python -m bench.roofline.page [--measure]`.
 
-The floors of GPUs follow from the shapes alone, and a test holds the page to them. What this
+The bounds of GPUs follow from the shapes alone, and a test holds the page to them. What this
 machine takes is measured, with --measure, on an otherwise idle one.
 """
 
@@ -17,7 +17,7 @@ from bench.harness.page import filled, table
 from bench.roofline.model import CAUSES, total
 from bench.roofline.peaks import find_gpu
 from bench.roofline.step import fused_kernels, measured_lines
-from bench.roofline.table import Line, lines, step_cost, step_floor, step_measured
+from bench.roofline.table import Line, lines, step_bound, step_cost, step_measured
 from fastgan.engine.precision import Precision
 from fastgan.recipes import get_recipe
 
@@ -29,7 +29,7 @@ CPU_BATCH = 64
 
 
 def gpu_table() -> str:
-    """Floors of a step in bfloat16, µs; those of memory are in italics."""
+    """Bounds of a step in bfloat16, µs; those of memory are in italics."""
     recipe = get_recipe(RECIPE)
     columns: list[list[Line]] = []
     for gpu in GPUS:
@@ -43,32 +43,32 @@ def gpu_table() -> str:
         cost = row[0].kernel.cost
         gflop = f"{cost.operations / 1e9:.2f}" if cost.operations else ""
         costs = [gflop, f"{cost.moved / 2**20:.1f}"]
-        floors = [f"*{x.floor:.1f}*" if x.bound == "bytes" else f"{x.floor:.1f}" for x in row]
-        body.append([*_named(row[0]), *costs, *floors])
+        bounds = [f"*{x.bound:.1f}*" if x.limit == "bytes" else f"{x.bound:.1f}" for x in row]
+        body.append([*_named(row[0]), *costs, *bounds])
     whole = step_cost(columns[0])
     last = ["**step**", "", "", f"{whole.operations / 1e9:.0f}", f"{whole.moved / 2**20:.0f}"]
     return table(
-        heading, [*body, [*last, *(f"**{step_floor(column):.0f}**" for column in columns)]]
+        heading, [*body, [*last, *(f"**{step_bound(column):.0f}**" for column in columns)]]
     )
 
 
 def model_table() -> str:
-    """What a step should take in bfloat16, µs, and what is left of it beyond its floors."""
-    heading = ["GPU", "batch", "floor", "estimate", "of the floor", *CAUSES.values()]
+    """What a step should take in bfloat16, µs, and what is left of it beyond its bounds."""
+    heading = ["GPU", "batch", "bound", "estimate", "of the bound", *CAUSES.values()]
     body = []
     for gpu, batch in product(GPUS, BATCHES):
         peak = find_gpu(gpu)[1]
         kernels = fused_kernels(get_recipe(RECIPE), batch, "bfloat16", tma=True)
-        floor = step_floor(lines(kernels, peak.rates("bfloat16")))
+        bound = step_bound(lines(kernels, peak.rates("bfloat16")))
         left = total([k for found in kernels.values() for k in found], peak)
-        takes = floor + left.left
-        sums = [f"{floor:.0f}", f"{takes:.0f}", f"{floor / takes:.0%}"]
+        takes = bound + left.left
+        sums = [f"{bound:.0f}", f"{takes:.0f}", f"{bound / takes:.0%}"]
         body.append([gpu, str(batch), *sums, *(f"{value:.0f}" for value in left)])
     return table(heading, body)
 
 
 def cpu_table() -> str:
-    """What each kernel of a step takes here, by itself, and the floor at the rates measured, ms."""
+    """What each kernel of a step takes here, by itself, and the bound at the rates measured, ms."""
     recipe, device = get_recipe(RECIPE), torch.device("cpu")
     heading, found, notes = [*_NAMES], [], []
     for dtype in DTYPES:
@@ -77,7 +77,7 @@ def cpu_table() -> str:
         rates = f"{rate.operations / 1e9:.0f} GFLOP/s, {rate.bytes / 1e9:.0f} GB/s"
         arithmetic = step_cost(measured).operations / rate.operations
         notes.append(f"{dtype} {rates}, all arithmetic at that {arithmetic * 1e3:.0f} ms")
-        heading += [f"{dtype} by", "floor", "measured", "share"]
+        heading += [f"{dtype} by", "bound", "measured", "share"]
     body = []
     for key in dict.fromkeys(key for column in found for key in column):
         row = list(key)
@@ -86,9 +86,9 @@ def cpu_table() -> str:
         body.append(row)
     last = ["**step**", "", ""]
     for column in found:
-        floor, took = step_floor([*column.values()]), step_measured([*column.values()])
+        bound, took = step_bound([*column.values()]), step_measured([*column.values()])
         assert took
-        last += ["", f"**{floor / 1e3:.0f}**", f"**{took / 1e3:.0f}**", f"**{floor / took:.0%}**"]
+        last += ["", f"**{bound / 1e3:.0f}**", f"**{took / 1e3:.0f}**", f"**{bound / took:.0%}**"]
     return f"Rates: {'; '.join(notes)}.\n\n" + table(heading, [*body, last])
 
 
@@ -103,8 +103,8 @@ def _named(line: Line) -> list[str]:
 def _times(line: Line | None) -> list[str]:
     if line is None or line.measured is None:
         return [""] * 4
-    floor, took = line.floor / 1e3, line.measured / 1e3
-    return [line.kernel.by, f"{floor:.2f}", f"{took:.2f}", f"{floor / took:.0%}"]
+    bound, took = line.bound / 1e3, line.measured / 1e3
+    return [line.kernel.by, f"{bound:.2f}", f"{took:.2f}", f"{bound / took:.0%}"]
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""The table of a training step's kernels: operations, bytes, floors, and the time measured."""
+"""The table of a training step's kernels: operations, bytes, bounds, and the time measured."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ _ROUNDS = 7
 
 
 class Line(NamedTuple):
-    """A kernel of a network, microseconds of one run: the floor, and the median measured or None.
+    """A kernel of a network, microseconds of one run: the bound, and the median measured or None.
 
     Attributes:
-        bound: what the floor is of, "operations" or "bytes".
+        limit: what the bound is of, "operations" or "bytes".
     """
 
     network: str
     kernel: Kernel
-    floor: float
-    bound: str
+    bound: float
+    limit: str
     measured: float | None = None
 
 
 def lines(networks: Mapping[str, Sequence[Kernel]], rates: Rates) -> list[Line]:
-    """Every kernel with its floor at some rates, unmeasured."""
+    """Every kernel with its bound at some rates, unmeasured."""
     found = []
     for network, kernels in networks.items():
         for kernel in kernels:
             cost = kernel.cost
             arithmetic = cost.operations / rates.operations
             memory = cost.moved / rates.bytes
-            bound = "operations" if arithmetic > memory else "bytes"
-            found.append(Line(network, kernel, cost.floor(*rates) * 1e6, bound))
+            limit = "operations" if arithmetic > memory else "bytes"
+            found.append(Line(network, kernel, cost.bound(*rates) * 1e6, limit))
     return found
 
 
@@ -59,9 +59,9 @@ def step_cost(given: Sequence[Line], network: str | None = None) -> Cost:
     return Cost(*(sum(k.times * k.cost[i] for k in kernels) for i in range(3)))
 
 
-def step_floor(given: Sequence[Line], network: str | None = None) -> float:
+def step_bound(given: Sequence[Line], network: str | None = None) -> float:
     """Microseconds of a step, or of a network's part: kernels run one after another."""
-    return sum(x.floor * x.kernel.times for x in given if network in (None, x.network))
+    return sum(x.bound * x.kernel.times for x in given if network in (None, x.network))
 
 
 def step_measured(given: Sequence[Line], network: str | None = None) -> float | None:
@@ -73,8 +73,8 @@ def step_measured(given: Sequence[Line], network: str | None = None) -> float | 
 
 
 HEADINGS = (
-    *("layer", "kernel", "by", "times", "GFLOP", "MiB", "floor, µs", "bound by"),
-    *("measured, µs", "of the floor"),
+    *("layer", "kernel", "by", "times", "GFLOP", "MiB", "bound, µs", "bound by"),
+    *("measured, µs", "of the bound"),
 )
 
 
@@ -84,21 +84,21 @@ def cells(line: Line) -> list[str]:
     gflop = f"{cost.operations / 1e9:.2f}" if cost.operations else ""
     mib = f"{cost.moved / 2**20:.1f}"
     words = [kernel.layer, kernel.name, kernel.by, str(kernel.times), gflop, mib]
-    return [*words, _us(line.floor), line.bound, *_shares(line.floor, line.measured)]
+    return [*words, _us(line.bound), line.limit, *_shares(line.bound, line.measured)]
 
 
 def sums(given: Sequence[Line]) -> list[list[str]]:
     """A line for each network, and one for the step, under HEADINGS; "bound by" is the share of the
-    floors that are of operations."""
+    bounds that are of operations."""
     found = []
     for network in [*dict.fromkeys(line.network for line in given), None]:
         cost = step_cost(given, network)
-        floor = step_floor(given, network)
-        of_operations = step_floor([x for x in given if x.bound == "operations"], network)
-        amounts = f"{cost.operations / 1e9:.2f}", f"{cost.moved / 2**20:.1f}", _us(floor)
-        bound = f"operations {of_operations / floor:.0%}"
-        shares = _shares(floor, step_measured(given, network))
-        found.append([network or "step", "", "", "", *amounts, bound, *shares])
+        bound = step_bound(given, network)
+        of_operations = step_bound([x for x in given if x.limit == "operations"], network)
+        amounts = f"{cost.operations / 1e9:.2f}", f"{cost.moved / 2**20:.1f}", _us(bound)
+        limit = f"operations {of_operations / bound:.0%}"
+        shares = _shares(bound, step_measured(given, network))
+        found.append([network or "step", "", "", "", *amounts, limit, *shares])
     return found
 
 
@@ -135,7 +135,7 @@ def print_step(title: str, given: Sequence[Line], peak: Peak | None = None) -> N
         left = total([x.kernel for x in given], peak)
         causes = ", ".join(f"{CAUSES[name]} {_us(value)}" for name, value in left._asdict().items())
         console.print(
-            f"By a model, not a measurement, left of the step beyond its floors, µs: {causes}."
+            f"By a model, not a measurement, left of the step beyond its bounds, µs: {causes}."
         )
 
 
@@ -143,12 +143,12 @@ def _estimated(given: Sequence[Line], peak: Peak | None) -> list[str]:
     if peak is None:
         return []
     left = total([x.kernel for x in given], peak).left
-    return [_us(step_floor(given) + left), _us(left)]
+    return [_us(step_bound(given) + left), _us(left)]
 
 
 def _us(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
 
 
-def _shares(floor: float, found: float | None) -> tuple[str, str]:
-    return ("", "") if found is None else (_us(found), f"{floor / found:.0%}")
+def _shares(bound: float, found: float | None) -> tuple[str, str]:
+    return ("", "") if found is None else (_us(found), f"{bound / found:.0%}")

@@ -134,9 +134,9 @@ def test_operations_are_those_that_pytorch_counts():
             assert cost.read > cost.written > 0
 
 
-def test_the_floor_is_the_slower_of_memory_and_arithmetic():
-    assert Cost(100, 30, 20).floor(10.0, 10.0) == 10.0
-    assert Cost(100, 30, 20).floor(50.0, 10.0) == 5.0
+def test_the_bound_is_the_slower_of_memory_and_arithmetic():
+    assert Cost(100, 30, 20).bound(10.0, 10.0) == 10.0
+    assert Cost(100, 30, 20).bound(50.0, 10.0) == 5.0
 
 
 def test_a_step_counts_what_pytorch_counts_and_trains():
