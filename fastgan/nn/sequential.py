@@ -353,9 +353,10 @@ class Runner(NamedTuple):
 
     def _serves(self, block: Block, x: Tensor, shape: tuple[int, ...]) -> bool:
         """Whether `norm_act_conv.fused` runs the convolution of an input of x's kind."""
+        if not dispatch.is_eager(x):
+            return False
         weight, geometry = block.weight_shape, block.geometry
-        served = fused.serves(tuple(shape), autocast_dtype(x), x.device, weight, geometry)
-        return served and dispatch.is_eager(x)
+        return fused.serves(tuple(shape), autocast_dtype(x), x.device, weight, geometry)
 
 
 def _children(module: nn.Module) -> Iterator[Leaf]:

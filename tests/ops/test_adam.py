@@ -67,3 +67,10 @@ def test_what_the_kernels_do_not_serve(change, served, monkeypatch):
         assert not adam.serves([p[:, :, ::2]], [None], [p[:, :, ::2]])
         assert not adam.serves([p] * 257, [None] * 257)
         assert not adam.serves([], [])
+
+
+def test_the_stride_of_a_single_channel_says_nothing(monkeypatch):
+    monkeypatch.setattr(dispatch, "why_not", lambda *_: None)
+    p = torch.empty(8, 1, 4, 4)
+    with backend("triton"):
+        assert adam.serves([p], [None], [p.as_strided(p.shape, (16, 1, 4, 1))])

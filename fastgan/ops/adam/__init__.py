@@ -54,9 +54,14 @@ def _is_dense(p: Tensor) -> bool:
     return True
 
 
+def _strides(t: Tensor) -> list[int]:
+    """Of the dimensions along which there is more than one value: those of others say nothing."""
+    return [stride for stride, size in zip(t.stride(), t.shape, strict=True) if size > 1]
+
+
 def _lies_like(t: Tensor, p: Tensor) -> bool:
     """Whether t may be walked along with p: in the order of p's memory, 16 bytes at a time."""
-    same = t.numel() == 1 or (t.shape == p.shape and t.stride() == p.stride())
+    same = t.numel() == 1 or (t.shape == p.shape and _strides(t) == _strides(p))
     return same and t.device == p.device and t.data_ptr() % 16 == 0
 
 

@@ -77,7 +77,7 @@ def serves(
     geometry: Geometry,
 ) -> bool:  # fmt: skip
     """Whether a convolution, given its shapes, runs here; x in channels-last memory."""
-    if len(x) != 4 or device.type not in ("cuda", "cpu"):
+    if len(x) != 4 or dispatch.why_not("triton", device.type, dtype) is not None:
         return False
     if tma.served_geometry(x, dtype, device, weight, geometry) is not None:
         return True
