@@ -100,10 +100,8 @@ def test_fused_kernels_are_counted() -> None:
         ("second", "data gradient"): (3, Cost(OF_SECOND, 2 * NARROW + SECOND, WIDE)),
         ("second", "weight gradient"): (2, Cost(OF_SECOND, WIDE + 2 * NARROW, SECOND)),
         ("last", "forward"): (3, Cost(OF_LAST, NARROW + LAST, y)),
-        # One output: a kernel of its own, which a pass normalises x for.
-        ("last", "norm"): (3, Cost(0, 2 * NARROW, NARROW)),
-        ("last", "data gradient"): (3, Cost(OF_LAST, y + LAST, NARROW)),
-        ("last", "norm gradient"): (3, Cost(0, 4 * NARROW, NARROW)),
+        # Through the norm and activation that it applied as it loaded x.
+        ("last", "data gradient"): (3, Cost(OF_LAST, y + LAST + NARROW, NARROW)),
         ("last", "weight gradient"): (2, Cost(OF_LAST, NARROW + y, LAST)),
         ("all", "Adam"): (1, Cost(0, 4 * size, 3 * size)),
     }
