@@ -6,7 +6,7 @@ import errno
 from pathlib import Path
 
 from fastgan.engine.checkpoint import MANIFEST
-from fastgan.engine.run_folder import RUN_FILE
+from fastgan.engine.run_folder import RUN_FILE, next_free
 from fastgan.system import check_writable
 
 # Of a run's folder. Sample grids are asked about like any other file.
@@ -45,12 +45,8 @@ def picture_file(given: Path | None, checkpoint: Path, name: str) -> Path:
     if given is not None:
         return given
     run = next((p for p in (checkpoint, *checkpoint.parents) if (p / RUN_FILE).is_file()), None)
-    path = first = Path(name) if run is None else run / "pictures" / name
-    number = 1
-    while path.exists():
-        number += 1
-        path = first.with_stem(f"{first.stem}-{number}")
-    return path
+    folder, file = Path() if run is None else run / "pictures", Path(name)
+    return next_free(folder, file.stem, file.suffix)
 
 
 def _owner(path: Path) -> str | None:

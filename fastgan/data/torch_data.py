@@ -154,7 +154,7 @@ class _Batches:
         return self.gather(*self.rows(step))  # type: ignore[arg-type]
 
     def rows(self, step: int) -> tuple[Tensor | None, ...]:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no rows")
 
     def close(self) -> None:
         """End the worker processes, which hold what this one has open; `rows` starts others."""

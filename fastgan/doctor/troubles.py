@@ -14,6 +14,7 @@ import torch
 
 import fastgan
 from fastgan.ops.core import native
+from fastgan.system import check_folder
 
 _DRIVER = Path("/proc/driver/nvidia/version")
 _CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
@@ -109,17 +110,15 @@ def _caches() -> Iterator[Trouble]:
     }
     for variable, usual in folders.items():
         folder = Path(os.environ[variable]) if os.environ.get(variable) else usual
-        if folder is not None and not _writable(folder):
+        if folder is None:
+            continue
+        try:
+            check_folder(folder)
+        except OSError:
             yield Trouble(
                 f"{folder} cannot be written: nothing compiled or tuned is kept",
                 f"set {variable} to a folder that can be",
             )
-
-
-def _writable(folder: Path) -> bool:
-    """Whether it, or where it is missing the nearest folder above, can be written."""
-    standing = next(f for f in (folder, *folder.parents) if f.exists())
-    return standing.is_dir() and os.access(standing, os.W_OK | os.X_OK)
 
 
 def _threads() -> Iterator[Trouble]:

@@ -8,12 +8,17 @@ import torch
 from torch import Tensor, nn
 
 
-def draw_noise(generator: nn.Module, count: int, seed: int) -> Tensor:
-    """``[count, latent_dim]`` on the CPU; the first rows do not depend on ``count``."""
+def draw_noise(
+    generator: nn.Module, count: int, seed: int, truncation: float | None = None
+) -> Tensor:
+    """``[count, latent_dim]`` on the CPU, `truncated` if asked for; the first rows do not depend on
+    ``count``.
+    """
     latent_dim = generator.latent_dim
     assert isinstance(latent_dim, int)
     rng = torch.Generator().manual_seed(seed)
-    return torch.stack([torch.randn(latent_dim, generator=rng) for _ in range(count)])
+    noise = torch.stack([torch.randn(latent_dim, generator=rng) for _ in range(count)])
+    return noise if truncation is None else truncated(noise, truncation)
 
 
 def truncated(noise: Tensor, threshold: float) -> Tensor:

@@ -16,7 +16,7 @@ from fastgan.data import normalised
 from fastgan.engine.film import check_film, save_film
 from fastgan.engine.grid import picture_of, save_grid, save_samples, screen_scale, shown
 from fastgan.engine.inversion import Inversion, invert
-from fastgan.engine.latents import closed_walk, draw_noise, slerp, truncated
+from fastgan.engine.latents import closed_walk, draw_noise, slerp
 from fastgan.engine.sampling import fitting_labels, images_of, sample_images
 from fastgan.engine.train_state import TrainState
 
@@ -194,8 +194,7 @@ def walk(
         raise ValueError(f"seconds must lie in 0.001..60, got {seconds!r}")
     check_film(out)
     count = rows * columns
-    noise = draw_noise(generator, points * count, seed)
-    noise = noise if truncation is None else truncated(noise, truncation)
+    noise = draw_noise(generator, points * count, seed, truncation)
     labels = fitting_labels(generator, count, None)
     made = []
     for vectors in closed_walk(noise.view(points, count, -1), frames):

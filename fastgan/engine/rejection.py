@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.checks import check_int
-from fastgan.engine.latents import draw_noise, truncated
-from fastgan.engine.sampling import fitting_labels, images_of
+from fastgan.engine.latents import draw_noise
+from fastgan.engine.sampling import fitting_labels, images_of, in_batches
 
 WARM_UP = 1024
 """Samples that the highest logit and γ are taken from."""
@@ -64,8 +64,7 @@ def rejection_sample(
     labels = fitting_labels(generator, count, labels)
 
     def draw(attempt: int, rows: Tensor, classes: Tensor | None) -> tuple[Tensor, Tensor]:
-        noise = draw_noise(generator, int(rows[-1]) + 1, _seed(seed, attempt))[rows]
-        noise = noise if truncation is None else truncated(noise, truncation)
+        noise = draw_noise(generator, int(rows[-1]) + 1, _seed(seed, attempt), truncation)[rows]
         images = images_of(generator, noise, classes, batch_size)
         return images, _logits(discriminator, images, classes, batch_size)
 
@@ -103,11 +102,8 @@ def _logits(
     discriminator: nn.Module, images: Tensor, labels: Tensor | None, batch_size: int
 ) -> Tensor:
     """Float64 [N] on the CPU."""
-    device = next(discriminator.parameters()).device
-    rows = [images] if labels is None else [images, labels]
     found = []
-    for part in zip(*(row.split(batch_size) for row in rows), strict=True):
-        out = discriminator(*(row.to(device) for row in part))
+    for out in in_batches(discriminator, images, labels, batch_size):
         logits = out if isinstance(out, Tensor) else out[0]
         # A patch discriminator's logits are averaged over the image.
         found.append(logits.double().cpu().view(len(logits), -1).mean(1))

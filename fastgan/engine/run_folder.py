@@ -178,12 +178,15 @@ def read_run(path: Path) -> dict[str, Any] | None:
     return run
 
 
-def next_free(parent: Path, name: str) -> Path:
-    """``parent/name``, or ``parent/name-2``, ``-3`` ... : the first that does not stand yet."""
-    candidate, number = parent / name, 1
+def next_free(parent: Path, name: str, suffix: str = "") -> Path:
+    """``parent/name``, or ``parent/name-2``, ``-3`` ... : the first that does not stand yet.
+
+    ``suffix`` comes after the number.
+    """
+    candidate, number = parent / f"{name}{suffix}", 1
     while candidate.exists():
         number += 1
-        candidate = parent / f"{name}-{number}"
+        candidate = parent / f"{name}-{number}{suffix}"
     return candidate
 
 

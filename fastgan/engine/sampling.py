@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from fastgan.engine.checkpoint import (
     find_checkpoint,
     load_module,
 )
-from fastgan.engine.latents import draw_noise, truncated
+from fastgan.engine.latents import draw_noise
 from fastgan.engine.records import RecordError
 from fastgan.models import create_model
 
@@ -120,8 +121,7 @@ def sample_images(
     """
     for name, value in (("count", count), ("batch_size", batch_size)):
         check_int(name, value, 1)
-    noise = draw_noise(generator, count, seed)
-    noise = noise if truncation is None else truncated(noise, truncation)
+    noise = draw_noise(generator, count, seed, truncation)
     return images_of(generator, noise, fitting_labels(generator, count, labels), batch_size)
 
 
@@ -153,7 +153,15 @@ def images_of(
     generator: nn.Module, noise: Tensor, labels: Tensor | None = None, batch_size: int = 256
 ) -> Tensor:
     """The images of ``noise`` (and ``labels``), batch by batch, on the CPU."""
-    device = next(generator.parameters()).device
-    rows = [noise] if labels is None else [noise, labels]
-    parts = zip(*(row.split(batch_size) for row in rows), strict=True)
-    return torch.cat([generator(*(row.to(device) for row in p)).float().cpu() for p in parts])
+    made = in_batches(generator, noise, labels, batch_size)
+    return torch.cat([images.float().cpu() for images in made])
+
+
+def in_batches(
+    network: nn.Module, rows: Tensor, labels: Tensor | None, batch_size: int
+) -> Iterator[Any]:
+    """What ``network`` makes of ``rows`` (and ``labels``), batch by batch, on its device."""
+    device = next(network.parameters()).device
+    given = [rows] if labels is None else [rows, labels]
+    for part in zip(*(each.split(batch_size) for each in given), strict=True):
+        yield network(*(each.to(device) for each in part))

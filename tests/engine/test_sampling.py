@@ -54,6 +54,7 @@ def test_truncated_noise_has_the_truncated_normal_distribution():
     noise = torch.randn(2000, 3)
     cut = truncated(noise, 0.7)
     expected = stats.truncnorm.ppf(stats.norm.cdf(noise.double()), -0.7, 0.7)
+    # The result is rounded to float32; SciPy's is not.
     torch.testing.assert_close(cut.double(), torch.from_numpy(expected), rtol=1e-5, atol=1e-6)
     assert cut.dtype == noise.dtype
     assert cut.abs().max() <= 0.7
@@ -77,6 +78,7 @@ def test_samples_can_be_followed_from_one_threshold_to_another():
 def test_the_score_is_the_logit_of_the_density_ratio():
     logits = torch.tensor([-5.0, -1.0, 0.5], dtype=torch.float64)
     chance = torch.sigmoid(_score(logits, torch.tensor(1.0, dtype=torch.float64)))
+    # Equal but for the ε that keeps the score of the highest logit finite.
     torch.testing.assert_close(chance, (logits - 1).exp(), rtol=1e-6, atol=0)
 
 
