@@ -75,12 +75,17 @@ class Kernel(NamedTuple):
 
 
 def step_kernels(
-    module: nn.Module, input: Tensor, passes: Passes, batch: int | None = None, tma: bool = False
+    module: nn.Module,
+    input: Tensor | tuple[Tensor, ...],
+    passes: Passes,
+    batch: int | None = None,
+    tma: bool = False,
 ) -> list[Kernel]:
     """Those of every block of convolution and norm that `module` runs on `input`, in the forms in
     which it does, and the update by Adam. Other layers are left out.
 
     Args:
+        input: what `module` is called with: a tensor, or several.
         batch: count for such a batch, on another device, where none runs by Winograd.
         tma: count for a GPU with TMA, where z and dy are written once, and activations kept or not
             as in `module`.
@@ -88,7 +93,7 @@ def step_kernels(
     Raises:
         ValueError: there is no block.
     """
-    runs = traced(module, input)[0]
+    runs = traced(module, *((input,) if isinstance(input, Tensor) else input))[0]
     found: list[Kernel] = []
     for i, run in enumerate(runs):
         of_block = passes if i else passes._replace(inputs=passes.own_input)

@@ -89,7 +89,7 @@ def _step(
     found = {}
     roles = zip(("generator", "discriminator"), (GENERATOR, DISCRIMINATOR), strict=True)
     pairs = zip(roles, networks(recipe, batch_size, device), strict=False)
-    for (role, passes), (model, x) in pairs:
+    for (role, passes), (model, inputs) in pairs:
         with autocast(device, precision):
-            found[role] = step_kernels(model, x, passes, counted, tma and precision in LOWER)
+            found[role] = step_kernels(model, inputs, passes, counted, tma and precision in LOWER)
     return found

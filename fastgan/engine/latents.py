@@ -8,6 +8,12 @@ import torch
 from torch import Tensor, nn
 
 
+def inputs_of(noise: Tensor, labels: Tensor | None) -> list[Tensor]:
+    """What a generator is called with: noise [N, 0], of one that draws nothing, is left out."""
+    rows = [noise] if noise.shape[1] else []
+    return rows if labels is None else [*rows, labels]
+
+
 def draw_noise(
     generator: nn.Module, count: int, seed: int, truncation: float | None = None
 ) -> Tensor:

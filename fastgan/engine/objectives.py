@@ -10,10 +10,12 @@ from typing import Any, ClassVar, Literal, get_args
 from torch import nn
 
 from fastgan.checks import check_choice, check_int
+from fastgan.data.conditions import ConditionName
 from fastgan.engine.autoencoding import VAEGANStep, VAEStep, autoencoder_step
 from fastgan.engine.config import MAX_STEPS, TrainConfig, check_number
 from fastgan.engine.records import RecordError, build
 from fastgan.engine.step import Step, UpdateRule, gan_step
+from fastgan.engine.translating import TranslationStep
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 # Losses whose slope on a fake's logit is nowhere zero in the discriminator's loss.
@@ -42,6 +44,11 @@ class GANObjective:
         """ValueError where the networks or the configuration are not for this."""
         if discriminator is None:
             raise ValueError("objective gan needs a discriminator, got None")
+        if getattr(generator, "latent_dim", None) == 0 and not config.conditional:
+            raise ValueError(
+                f"{type(generator).__name__} takes conditions alone: objective translation makes "
+                "them, or conditional takes the data's"
+            )
         if self.update_rule != "alternating" and not config.share_fakes:
             raise ValueError(f"update_rule {self.update_rule} shares the fakes: share_fakes is off")
         if self.update_rule != "one_stage":
@@ -140,12 +147,73 @@ class VAEGANObjective(AutoencoderObjective):
             raise ValueError("objective vae_gan takes no accumulate, regularizer or augment")
 
 
-Objective = GANObjective | AutoencoderObjective | VAEObjective | VAEGANObjective
+@dataclass(frozen=True)
+class TranslationObjective:
+    """A generator that is given something of each image and is to make the image of it."""
+
+    objective: Literal["translation"] = "translation"
+    """What the recipe's networks are trained for."""
+    condition: ConditionName = "grey"
+    """What the generator is given: pairs, the other halves of data in pairs (with conditional); or,
+    made of each image: its luma, its edges, the image at a half or a quarter of its sides, or with
+    a hole of a box or of strokes."""
+    content_weight: float = 100.0
+    """Weight of the mean absolute error in the generator's loss."""
+    feature_weight: float = 0.0
+    """Weight of the mean absolute error of the discriminator's features."""
+    adversarial_weight: float = 1.0
+    """Weight of the discriminator's verdict; 0 trains the generator alone."""
+
+    def __post_init__(self) -> None:
+        check_choice("condition", self.condition, get_args(ConditionName))
+        for name in ("content_weight", "feature_weight", "adversarial_weight"):
+            check_number(name, getattr(self, name))
+
+    def step(self) -> Step:
+        return TranslationStep(
+            self.condition, self.content_weight, self.feature_weight, self.adversarial_weight
+        )
+
+    def check(
+        self, config: TrainConfig, generator: nn.Module, discriminator: nn.Module | None
+    ) -> None:
+        """ValueError where the networks or the configuration are not for this."""
+        if getattr(generator, "latent_dim", None) != 0:
+            raise ValueError(
+                "objective translation needs a generator that takes conditions alone (latent_dim "
+                f"0), such as unet, got {type(generator).__name__}"
+            )
+        if (self.condition == "pairs") != config.conditional:
+            raise ValueError(
+                "condition pairs is of data in pairs, which conditional gives to the networks: set "
+                f"both or neither, got condition {self.condition}, conditional {config.conditional}"
+            )
+        if bool(self.adversarial_weight) != (discriminator is not None):
+            raise ValueError(
+                "adversarial_weight must be 0 without a discriminator, and above 0 with one, got "
+                f"{self.adversarial_weight} and {type(discriminator).__name__}"
+            )
+        if self.feature_weight and not hasattr(discriminator, "features"):
+            raise ValueError(
+                "feature_weight needs a discriminator with features, such as "
+                f"patch_discriminator, got {type(discriminator).__name__}"
+            )
+        if config.augment != "none":
+            raise ValueError(
+                "objective translation takes no augment: images would no longer be those of their "
+                "conditions"
+            )
+
+
+Objective = (
+    GANObjective | AutoencoderObjective | VAEObjective | VAEGANObjective | TranslationObjective
+)
 OBJECTIVES: dict[str, type[Objective]] = {
     "gan": GANObjective,
     "autoencoder": AutoencoderObjective,
     "vae": VAEObjective,
     "vae_gan": VAEGANObjective,
+    "translation": TranslationObjective,
 }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from fastgan.engine.inversion import Inversion, invert
 from fastgan.engine.latents import closed_walk, draw_noise, slerp
 from fastgan.engine.sampling import fitting_labels, images_of, sample_images
 from fastgan.engine.train_state import TrainState
+from fastgan.engine.translating import TranslationStep
 
 
 def by_class(generator: nn.Module, columns: int = 8, *, seed: int = 0) -> tuple[Tensor, int]:
@@ -71,16 +73,40 @@ def _beside(images: Tensor, others: Tensor) -> tuple[Tensor, int]:
     return torch.stack([images.float().cpu(), others], 1).flatten(0, 1), columns
 
 
+def triples(conditions: Tensor, made: Tensor, images: Tensor) -> tuple[Tensor, int]:
+    """Conditions [N, ...], as far as they can be shown, what was made of them, and the images
+    [N, C, H, W]: side by side, and the columns.
+    """
+    columns = max(1, round((len(images) / 3) ** 0.5))
+    rows = [made, images]
+    if conditions.dim() == 4:
+        shown_channels = conditions[:, : images.shape[1] if conditions.shape[1] > 1 else 1]
+        sized = F.interpolate(shown_channels.float(), images.shape[2:], mode="nearest")
+        rows = [sized.expand_as(images), *rows]
+    return torch.stack([r.float().cpu() for r in rows], 1).flatten(0, 1), columns * len(rows)
+
+
 def save_reconstructions(trainer: TrainState, path: Path) -> None:
-    """Images of the data beside their reconstructions, where the model encodes; else nothing."""
+    """Images of the data beside their reconstructions, where the model encodes, or beside what was
+    made of their conditions; else nothing.
+    """
+    if isinstance(trainer.step_function, TranslationStep):
+        conditions = trainer.fixed_labels
+        assert conditions is not None
+        made = trainer.sample(trainer.fixed_noise, conditions)
+        return _save(path, *triples(conditions, made, trainer.fixed_images[0]))
     model = trainer.ema.average if trainer.ema else trainer.generator
     if not hasattr(model, "reconstruct"):
-        return
+        return None
     data = trainer.dataset
     reals = normalised(data.some(trainer.config.sample_count), data.value_range)
     was_training = model.training
     images, columns = reconstruction_pairs(model.eval(), reals)
     model.train(was_training)
+    return _save(path, images, columns)
+
+
+def _save(path: Path, images: Tensor, columns: int) -> None:
     if shown(images) is None:
         save_samples(images, path.with_suffix(""))
     else:

@@ -18,7 +18,7 @@ from fastgan.engine.checkpoint import (
     find_checkpoint,
     load_module,
 )
-from fastgan.engine.latents import draw_noise
+from fastgan.engine.latents import draw_noise, inputs_of
 from fastgan.engine.records import RecordError
 from fastgan.models import create_model
 
@@ -135,6 +135,11 @@ def fitting_labels(generator: nn.Module, count: int, labels: Tensor | None) -> T
             return labels
         if labels is not None:
             raise ValueError(f"labels: {type(generator).__name__} draws no classes")
+        if getattr(generator, "latent_dim", None) == 0:
+            raise ValueError(
+                f"{type(generator).__name__} draws nothing by itself: it makes images of others "
+                "(fastgan translate, upscale, inpaint)"
+            )
         return None
     if labels is None:
         return torch.arange(count) % classes
@@ -162,6 +167,5 @@ def in_batches(
 ) -> Iterator[Any]:
     """What ``network`` makes of ``rows`` (and ``labels``), batch by batch, on its device."""
     device = next(network.parameters()).device
-    given = [rows] if labels is None else [rows, labels]
-    for part in zip(*(each.split(batch_size) for each in given), strict=True):
+    for part in zip(*(each.split(batch_size) for each in inputs_of(rows, labels)), strict=True):
         yield network(*(each.to(device) for each in part))

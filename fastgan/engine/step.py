@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fastgan.augment import Augmentation
 from fastgan.engine.capture import host_values
 from fastgan.engine.distributed import DistributedGroup
+from fastgan.engine.latents import inputs_of
 from fastgan.engine.optimizers import settings_of
 from fastgan.engine.outputs import DiscriminatorOutput, halves, output_of
 from fastgan.engine.precision import LOWER, Precision, Rounding, autocast
@@ -54,7 +55,7 @@ class Batch:
     Attributes:
         images: float [N, C, H, W] in [-1, 1], or [N, C, L], [N, C, D, H, W].
         labels: int64 [N], or other conditions [N, ...], or None.
-        noise: [N, latent_dim].
+        noise: [N, latent_dim]; [N, 0] for a generator that takes conditions alone.
     """
 
     images: Tensor
@@ -138,9 +139,7 @@ class GAN:
 
     def generate(self, batch: Batch) -> Tensor:
         with self._rounding.within(self.generator):
-            if batch.labels is None:
-                return self.generator(batch.noise)
-            return self.generator(batch.noise, batch.labels)
+            return self.generator(*inputs_of(batch.noise, batch.labels))
 
     def discriminate(self, images: Tensor, labels: Tensor | None) -> Tensor:
         """The logits of ``images``, augmented if the run augments."""
@@ -217,6 +216,7 @@ class GAN:
 
 
 Step = Callable[[GAN, Callable[[int], Batch], Sequence[Sequence[bool]]], Metrics]
+GeneratorPhase = Callable[[GAN, Batch, Tensor | None], Metrics]
 
 
 @packed_weights()
@@ -225,6 +225,7 @@ def gan_step(
     gan: GAN,
     batches: Callable[[int], Batch],
     due: Sequence[Sequence[bool]] = (),
+    update_generator: GeneratorPhase | None = None,
 ) -> Metrics:
     """``gan.discriminator_steps`` discriminator updates and one generator update.
 
@@ -233,6 +234,7 @@ def gan_step(
             ``share_fakes`` off, one more whose noise is the generator's.
         due: ``due[i][j]``: whether the i-th discriminator update applies the j-th penalty; by
             default it applies all.
+        update_generator: in place of `generator_phase`, for a generator with further losses.
 
     Returns:
         Scalars that are left on the device: reading one waits for the step to end.
@@ -250,7 +252,7 @@ def gan_step(
             metrics |= found
         if not gan.share_fakes:
             batch = batches(gan.discriminator_steps)
-        return metrics | generator_phase(gan, batch, fakes if keep else None)
+        return metrics | (update_generator or generator_phase)(gan, batch, fakes if keep else None)
 
 
 def discriminator_phase(

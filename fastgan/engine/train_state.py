@@ -16,13 +16,14 @@ from torch.optim.lr_scheduler import LRScheduler
 from fastgan.augment import get_augmentation
 from fastgan.data import Data, as_source
 from fastgan.data.dataset import spread
-from fastgan.data.source import conditions_of, gathered
+from fastgan.data.source import conditions_of, gathered, normalised
 from fastgan.engine.capture import Inputs, StepRunner, host_values
 from fastgan.engine.config import TrainConfig
 from fastgan.engine.device import take_device
 from fastgan.engine.distributed import DistributedGroup
 from fastgan.engine.ema import Ema
 from fastgan.engine.keeping import Keeper
+from fastgan.engine.latents import inputs_of
 from fastgan.engine.objectives import GANObjective, Objective
 from fastgan.engine.optimizers import Schedulers, named_optimizer, rates_of
 from fastgan.engine.parts import describe
@@ -30,6 +31,7 @@ from fastgan.engine.precision import LossScale, resolve_precision
 from fastgan.engine.schedule import lr_factor
 from fastgan.engine.start import freeze_first
 from fastgan.engine.step import GAN, Batch, Metrics, Penalty, Step
+from fastgan.engine.translating import TranslationStep
 from fastgan.engine.update import Update
 from fastgan.engine.validate import capture_of, check_choices, check_given
 from fastgan.losses import GANLoss, get_loss
@@ -227,8 +229,7 @@ class TrainState:
         was_training = model.training
         try:
             model.eval()
-            rows = [noise] if labels is None else [noise, labels]
-            parts = zip(*(row.split(_SAMPLED_AT_ONCE) for row in rows), strict=True)
+            parts = zip(*(r.split(_SAMPLED_AT_ONCE) for r in inputs_of(noise, labels)), strict=True)
             images = [model(*part) for part in parts]
             return images[0] if len(images) == 1 else torch.cat(images)
         finally:
@@ -284,17 +285,35 @@ class TrainState:
 
     @property
     def fixed_labels(self) -> Tensor | None:
-        """The conditions of the sample grid: all classes in turn, or some of the data's."""
+        """The conditions of the sample grid: all classes in turn, or some of the data's, or what is
+        made of some of its images.
+        """
+        if isinstance(self.step_function, TranslationStep):
+            return self.step_function.fixed(*self.fixed_images, self.config.seed)
         if not self.config.conditional:
             return None
         labels, count = self.dataset.labels, len(self.fixed_noise)
         assert labels is not None
         if labels.dtype != torch.int64 or labels.dim() > 1:
-            chosen = torch.tensor(spread(len(labels), count))
-            chosen = chosen[torch.arange(count) % len(chosen)]
-            return conditions_of(gathered(labels.cpu(), chosen).to(self.device), None)
+            return self._fixed_conditions(labels)
         classes = getattr(self.generator, "num_classes", 0) or int(labels.max()) + 1
         return torch.arange(count, device=self.device) % classes
+
+    @property
+    def fixed_images(self) -> tuple[Tensor, Tensor | None]:
+        """As many images of the data as the sample grid has, and their other halves, if any."""
+        count, data = len(self.fixed_noise), self.dataset
+        images, labels = normalised(data.some(count), data.value_range), None
+        rows = torch.arange(count) % len(images)
+        if self.config.conditional and data.labels is not None:
+            labels = self._fixed_conditions(data.labels)
+        return images[rows].to(self.device), labels
+
+    def _fixed_conditions(self, labels: Tensor) -> Tensor | None:
+        count = len(self.fixed_noise)
+        chosen = torch.tensor(spread(len(labels), count))
+        chosen = chosen[torch.arange(count) % len(chosen)]
+        return conditions_of(gathered(labels.cpu(), chosen).to(self.device), None)
 
     def _host_values(self) -> list[Any]:
         return [*self.gan.host_values(), *host_values(self.step_function)]
@@ -373,9 +392,9 @@ def _named_penalties(config: TrainConfig) -> list[Penalty]:
 
 def _latent_dim(generator: nn.Module, given: int | None) -> int:
     width = given if given is not None else getattr(generator, "latent_dim", None)
-    if not isinstance(width, int) or width < 1:
+    if not isinstance(width, int) or width < 0:
         raise ValueError(
-            "latent_dim must be a positive whole number, given or as generator.latent_dim; "
-            f"got {width!r}"
+            "latent_dim must be a whole number (0: the generator takes conditions alone), given or "
+            f"as generator.latent_dim; got {width!r}"
         )
     return width

@@ -18,7 +18,7 @@ from fastgan.engine.grid import check_picture, scale_of
 from fastgan.engine.memory import require_memory
 from fastgan.engine.objectives import Objective
 from fastgan.engine.optimizers import check_optimizer, not_capturable
-from fastgan.models import Generator
+from fastgan.models import Generator, Translator
 from fastgan.nn import BatchNormAct1d, BatchNormAct2d, BatchNormAct3d
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -139,6 +139,11 @@ def _check_sizes(
 
 
 def _check_shape(generator: nn.Module, dataset: Source) -> None:
+    if isinstance(generator, Translator) and generator.channels != dataset.shape[1]:
+        raise ValueError(
+            f"{type(generator).__name__} makes images of {generator.channels} channels, and items "
+            f"of {dataset.name} are {list(dataset.shape[1:])}: build it with their channels"
+        )
     if isinstance(generator, Generator):
         made = generator.channels, *sides(generator.image_size)
         if made != dataset.shape[1:]:
@@ -163,7 +168,8 @@ def _check_labels(
                 "conditional, on data that has labels"
             )
         return
-    for network in (generator, discriminator):
+    takes = (generator if getattr(generator, "latent_dim", None) != 0 else None), discriminator
+    for network in takes:
         if network is not None and not _takes_two(network):
             raise ValueError(
                 f"conditional gives labels to both networks, and {type(network).__name__} takes "

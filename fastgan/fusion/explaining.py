@@ -202,7 +202,10 @@ def _times(shape: tuple[int, ...]) -> str:
 
 
 def tune(
-    module: nn.Module, input: Tensor, rounds: int = 10, forms: tuple[str, ...] | None = None
+    module: nn.Module,
+    input: Tensor | tuple[Tensor, ...],
+    rounds: int = 10,
+    forms: tuple[str, ...] | None = None,
 ) -> dict[str, dict[str, timing.Times]]:
     """Measures, on this machine, every form that each convolution block of `module` could run in.
 
@@ -212,13 +215,16 @@ def tune(
     decides; a choice holds for the batches nearest to that of `input`.
 
     Args:
+        input: what `module` is called with: a tensor, or several.
         forms: by default those that are compiled for the device of `input`; one alone leaves
             nothing to choose, and is measured anyway.
     """
-    forms = forms or tuning.compiled_forms(input.device, autocast_dtype(input))
+    inputs = (input,) if isinstance(input, Tensor) else input
+    first = inputs[0]
+    forms = forms or tuning.compiled_forms(first.device, autocast_dtype(first))
     forms = tuple(map(tuning.convolution_form.current, forms))
     measured: dict[str, dict[str, timing.Times]] = {}
-    for run in traced(module, input)[0]:
+    for run in traced(module, *inputs)[0]:
         block, x = run.block, run.input
         if not run.form or block.conv is None:
             continue
@@ -226,7 +232,7 @@ def tune(
         if layer not in measured:
             calls = {form: _call(run, form) for form in forms}
             measured[layer] = timing.measure(calls, x.device, rounds)
-    tuning.store(tuning.device_name(input.device), autocast_dtype(input), measured)
+    tuning.store(tuning.device_name(first.device), autocast_dtype(first), measured)
     return measured
 
 

@@ -4,7 +4,7 @@
 >>> generator = create_model("dcgan_generator", image_size=28, channels=1)
 """
 
-from ._base import Discriminator, Generator
+from ._base import Discriminator, Generator, Translator
 from ._registry import create_model, list_models, register_model
 from .autoencoder import VAE, Autoencoder
 from .conditional import ACGANDiscriminator, CDCGANDiscriminator, CDCGANGenerator
@@ -15,6 +15,7 @@ from .r3gan import R3GANDiscriminator, R3GANGenerator
 from .resnet import ResNetDiscriminator, ResNetGenerator
 from .spectral import spectral_norm
 from .tf_dcgan import TFDCGANDiscriminator, TFDCGANGenerator
+from .translation import PatchDiscriminator, UNet
 
 __all__ = [
     "VAE",
@@ -28,12 +29,15 @@ __all__ = [
     "Generator",
     "MLPDiscriminator",
     "MLPGenerator",
+    "PatchDiscriminator",
     "R3GANDiscriminator",
     "R3GANGenerator",
     "ResNetDiscriminator",
     "ResNetGenerator",
     "TFDCGANDiscriminator",
     "TFDCGANGenerator",
+    "Translator",
+    "UNet",
     "create_model",
     "init_weights",
     "initialize",

@@ -105,6 +105,36 @@ class Generator(nn.Module):
         return z.flatten(1)
 
 
+class Translator(nn.Module):
+    """A generator that takes a condition [N, condition_channels, H, W] and no noise, to images
+    [N, channels, H', W'] in [-1, 1], of any size.
+
+    Attributes: channels, condition_channels; latent_dim, which is 0; scale, H' / H; multiple, of
+    which H and W must be multiples.
+    """
+
+    latent_dim = 0
+    num_classes = 0
+    scale = 1
+    multiple = 1
+
+    def __init__(self, channels: int, condition_channels: int) -> None:
+        super().__init__()
+        self.channels = check_int("channels", channels, 1)
+        self.condition_channels = check_int("condition_channels", condition_channels, 1)
+
+    def check_condition(self, condition: Tensor) -> Tensor:
+        """`condition`, or ValueError if it is of another shape."""
+        shape, m = tuple(condition.shape), self.multiple
+        if len(shape) != 4 or shape[1] != self.condition_channels or shape[2] % m or shape[3] % m:
+            sides = "H, W" if m == 1 else f"H, W multiples of {m}"
+            raise ValueError(
+                f"condition must have shape [N, {self.condition_channels}, H, W]"
+                f"{'' if m == 1 else f', {sides}'}, got {list(shape)}"
+            )
+        return condition
+
+
 class Discriminator(nn.Module):
     """A module from images [N, channels, H, W] to logits [N], large where they look real.
 

@@ -1,6 +1,15 @@
 """Named runs: models, data and hyper-parameters, each a small typed configuration."""
 
-from fastgan.recipes import autoencoders, conditional, dcgan, digits, losses, mlp_gan, resnet
+from fastgan.recipes import (
+    autoencoders,
+    conditional,
+    dcgan,
+    digits,
+    losses,
+    mlp_gan,
+    resnet,
+    translation,
+)
 from fastgan.recipes.config_file import load_recipe
 from fastgan.recipes.recipe import (
     DataConfig,
@@ -35,4 +44,5 @@ __all__ = [
     "resnet",
     "run_folder",
     "train",
+    "translation",
 ]

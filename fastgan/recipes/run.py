@@ -18,7 +18,7 @@ from fastgan.engine.checkpoint import list_checkpoints
 from fastgan.engine.config import TrainConfig
 from fastgan.engine.device import take_device
 from fastgan.engine.log import Reporter, default_reporter
-from fastgan.engine.objectives import objective_of
+from fastgan.engine.objectives import TranslationObjective, objective_of
 from fastgan.engine.records import RecordError
 from fastgan.engine.run_folder import RUN_FILE, newest_unfinished, next_free, read_run
 from fastgan.models import create_model
@@ -165,6 +165,8 @@ def sized(recipe: Recipe) -> Recipe:
     size = parse_size("image_size", recipe.data.image_size)
 
     def of_size(model: ModelSpec) -> ModelSpec:
+        if isinstance(recipe.objective, TranslationObjective):
+            return model  # which takes images of any size
         return ModelSpec(model.name, {**model.arguments, "image_size": size})
 
     return dataclasses.replace(

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.checks import check_int, sides
+from fastgan.engine.latents import inputs_of
 from fastgan.engine.memory import require_memory
+from fastgan.engine.translating import TranslationStep
 from fastgan.fusion import explain, tune
 from fastgan.ops.conv import tuning
 from fastgan.ops.conv.timing import ranked
@@ -19,31 +21,44 @@ from fastgan.recipes.run import build_models
 
 def explain_recipe(recipe: Recipe, batch_size: int, device: torch.device) -> None:
     """Prints how each block of both networks runs. ValueError for a batch below 2."""
-    for model, x in networks(recipe, batch_size, device):
-        explain(model, x)
+    for model, inputs in networks(recipe, batch_size, device):
+        explain(model, *inputs)
 
 
 def networks(
     recipe: Recipe, batch_size: int, device: torch.device
-) -> Iterator[tuple[nn.Module, Tensor]]:
-    """The generator and the discriminator, each with an input, as they are trained.
+) -> Iterator[tuple[nn.Module, tuple[Tensor, ...]]]:
+    """The generator and the discriminator, each with its inputs, as they are trained.
 
     ValueError for a batch below 2, or one that the device cannot hold.
     """
     check_int("batch_size", batch_size, 2)
     image = (recipe.channels, *sides(recipe.image_size))
     generator, discriminator = build_models(recipe)
-    for model, shape in ((generator, (generator.latent_dim,)), (discriminator, image)):
+    step = recipe.objective.step()
+
+    def inputs(model: nn.Module, count: int) -> tuple[Tensor, ...]:
+        images = torch.randn(count, *image, device=device)
+        labels = torch.zeros(count, dtype=torch.int64, device=device)
+        given = labels if recipe.train.conditional else None
+        if isinstance(step, TranslationStep):
+            given = step.given(images, None)
+        if model is not generator:
+            return tuple(inputs_of(images, given))
+        noise = torch.randn(count, model.latent_dim, device=device)  # type: ignore[call-overload]
+        return tuple(inputs_of(noise, given))
+
+    for model in (generator, discriminator):
         if model is None:
             continue
         model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        least = _bytes_at_once(model, torch.randn(2, *shape, device=device)) // 2 * batch_size
+        least = _bytes_at_once(model, inputs(model, 2)) // 2 * batch_size
         require_memory("batch_size", batch_size, least, device)
-        yield model, torch.randn(batch_size, *shape, device=device)
+        yield model, inputs(model, batch_size)
 
 
 @torch.no_grad()
-def _bytes_at_once(model: nn.Module, x: Tensor) -> int:
+def _bytes_at_once(model: nn.Module, given: tuple[Tensor, ...]) -> int:
     """Of the input and the output of a module in ``model``, the most: no form holds less."""
     most = 0
 
@@ -54,7 +69,7 @@ def _bytes_at_once(model: nn.Module, x: Tensor) -> int:
     handles = [m.register_forward_hook(look) for m in model.modules() if not any(m.children())]
     was_training = model.training
     try:
-        model.eval()(x)
+        model.eval()(*given)
     finally:
         model.train(was_training)
         for handle in handles:
@@ -72,9 +87,9 @@ def tune_recipe(
     check_int("rounds", rounds, 1)
     precision = getattr(torch, dtype)
     for batch_size in batch_sizes:
-        for model, x in networks(recipe, batch_size, device):
+        for model, inputs in networks(recipe, batch_size, device):
             with torch.autocast(device.type, precision, enabled=dtype != "float32"):
-                measured = tune(model, x, rounds)
+                measured = tune(model, inputs, rounds)
             yield from (f"{layer}: {ranked(times)}" for layer, times in measured.items())
     forms = tuning.compiled_forms(device, precision)
     if len(forms) == 1:

@@ -8,7 +8,7 @@ from torch import nn
 from fastgan.models import DCGANGenerator, _registry, create_model, list_models, register_model
 
 FAMILIES = ["cdcgan", "dcgan", "mlp", "r3gan", "resnet", "tf_dcgan"]
-OTHERS = {"acgan_discriminator", "autoencoder", "vae"}
+OTHERS = {"acgan_discriminator", "autoencoder", "vae", "unet", "patch_discriminator"}
 
 
 @pytest.fixture(autouse=True)

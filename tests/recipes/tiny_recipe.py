@@ -7,7 +7,7 @@ import dataclasses
 from fastgan.recipes import ModelSpec, Recipe, get_recipe
 
 # The recipes of large images train at the smallest size of their family.
-SIZES = {"dcgan-64": 16, "dcgan-128": 32}
+SIZES = {"dcgan-64": 16, "dcgan-128": 32, "pix2pix": 16}
 
 
 def tiny(name: str) -> Recipe:
@@ -22,6 +22,8 @@ def tiny(name: str) -> Recipe:
             arguments["hidden"] = (8,)
         else:
             arguments["width"] = 8
+        if spec.name == "unet":
+            arguments["depth"] = 2
         if "max_width" in arguments:
             arguments["max_width"] = 16
         if "image_size" in arguments:
