@@ -9,13 +9,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from triton.runtime.interpreter import GridExecutor
 
 from fastgan.data import ImageDataset
 from fastgan.engine import GANObjective, TrainConfig, Trainer, gan_step
-from fastgan.kernels import small_channels
 from fastgan.kernels.conv_block import forward as conv_forward
-from fastgan.kernels.conv_block import weight as conv_weight
-from fastgan.kernels.small_channels import one_output
 from fastgan.models import create_model
 from fastgan.ops import backend, conv_block, convolution_form, packed_weights
 from fastgan.ops.conv_block import Deferred
@@ -114,19 +112,6 @@ def trainer(size: int, width: int, **settings: Any) -> Trainer:
     )
 
 
-class _Silent:
-    """A kernel that writes nothing."""
-
-    def __getitem__(self, grid: Any) -> Any:
-        return lambda *args, **kwargs: None
-
-
-SILENT = {
-    conv_forward: ("conv_kernel", "pack_kernel"),
-    conv_weight: ("weight_kernel",),
-    small_channels: ("from_image_kernel", "to_image_kernel", "image_weight_kernel"),
-    one_output: ("weighted_sum_kernel",),
-}
 # Settings: packings of a step of DCGAN-64's, each call for itself, and in the step's scope.
 COUNTS = {
     "two passes": ({}, 24, 18),
@@ -146,9 +131,8 @@ def test_packings_of_a_step(
     packings: Packings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for module, kernels in SILENT.items():
-        for kernel in kernels:
-            monkeypatch.setattr(module, kernel, _Silent())
+    # What the kernels write does not matter to the count.
+    monkeypatch.setattr(GridExecutor, "__call__", lambda *args, **kwargs: None)
     for step, expected in ((gan_step.__wrapped__, alone), (gan_step, shared)):  # type: ignore[attr-defined]
         made = trainer(64, 8, **settings)
         made.step_function = step
