@@ -119,13 +119,18 @@ def save_grid(images: Tensor, path: Path, columns: int | None = None, scale: int
     return path
 
 
-def save_samples(images: Tensor, stem: Path) -> Path:
+def samples_path(images: Tensor, stem: Path) -> Path:
+    """Where :func:`save_samples` writes ``images``."""
+    return stem.with_suffix(".npy" if shown(images) is None else ".png")
+
+
+def save_samples(images: Tensor, stem: Path, columns: int | None = None) -> Path:
     """Write ``images`` as a grid, ``stem``.png; what is no picture as it is, ``stem``.npy. Returns
     the path.
     """
-    if shown(images) is not None:
-        return save_grid(images, stem.with_suffix(".png"), scale=screen_scale(images))
-    path = stem.with_suffix(".npy")
+    path = samples_path(images, stem)
+    if path.suffix == ".png":
+        return save_grid(images, path, columns, scale=screen_scale(images))
     with whole_file(path) as file:
         np.save(file, images.detach().float().cpu().numpy())
     return path

@@ -17,13 +17,12 @@ from fastgan.engine.checkpoint import (
     prune_checkpoints,
 )
 from fastgan.engine.config import TrainResult
-from fastgan.engine.grid import save_samples
+from fastgan.engine.gallery import Gallery
 from fastgan.engine.health import Health
 from fastgan.engine.heartbeat import LostRankError
 from fastgan.engine.intervals import Clock, parse_interval
 from fastgan.engine.log import LineReporter, Reporter, RunLog, SilentReporter, default_reporter
 from fastgan.engine.loggers import Logger, named_loggers
-from fastgan.engine.pictures import save_reconstructions
 from fastgan.engine.resuming import resume_run
 from fastgan.engine.run_folder import RunFolder
 from fastgan.engine.signals import StopOnSignal
@@ -115,6 +114,7 @@ class Loop:
         self._non_finite = self._count_non_finite()
         folder = self.folder if self.group.is_first else None
         self._record = RunLog(folder, self._loggers, lambda text: self.reporter.note(text))
+        self._gallery = Gallery(trainer, self.callbacks, self.folder.samples, self._writer)
         self._record.open(trainer.step, trainer.facts())
         self.reporter.start(config.steps, first)
         if trainer.device.type == "cuda":
@@ -158,9 +158,15 @@ class Loop:
         return self._agreed(at_log_point)
 
     def _look_at_writer(self, *, wait: bool = False) -> None:
-        """Tell the callbacks of checkpoints that were written; an error of the writer is raised."""
+        """Tell of what was written: checkpoints the callbacks, and pictures the loggers.
+
+        An error of the writer is raised.
+        """
         config = self.config
         made = self.group.from_first(lambda: self._writer.made(wait=wait))
+        for step, name, path in self._gallery.written():
+            if path.suffix == ".png":  # loggers take no arrays
+                self._record.picture(step, name, path)
         for path in made:
             self.checkpoint = path
             for callback in self.callbacks:
@@ -326,22 +332,11 @@ class Loop:
         return int(self._count_non_finite_on_device())
 
     def _draw(self) -> None:
-        trainer = self.trainer
-        self._drawn_at = trainer.step
-        stem = self.folder.samples / f"step-{trainer.step:08d}"
-        self.samples = stem.with_suffix(".png")
+        self._drawn_at = self.trainer.step
+        self.samples = self.folder.samples / f"step-{self.trainer.step:08d}.png"
         if self.group.is_first:
-            stem.parent.mkdir(parents=True, exist_ok=True)
-            images = trainer.sample(trainer.fixed_noise, trainer.fixed_labels)
-            drawn = (callback.draw(trainer, images, stem) for callback in self.callbacks)
-            path = next((path for path in drawn if path is not None), None)
-            self.samples = path or save_samples(images, stem)
-            if self.samples.suffix == ".png":
-                self._record.picture(trainer.step, "samples", self.samples)
+            self.samples, images = self._gallery.draw()
             self._tell(self.health.samples(images))
-            path = self.folder.samples / f"reconstructions-{trainer.step:08d}.png"
-            save_reconstructions(trainer, path)
-            self._record.picture(trainer.step, "reconstructions", path)
 
     def _save(self) -> None:
         trainer = self.trainer

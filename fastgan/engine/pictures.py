@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fastgan.checks import check_int
 from fastgan.data import normalised
 from fastgan.engine.film import check_film, save_film
-from fastgan.engine.grid import picture_of, save_grid, save_samples, screen_scale, shown
+from fastgan.engine.grid import picture_of, screen_scale
 from fastgan.engine.inversion import Inversion, invert
 from fastgan.engine.latents import closed_walk, draw_noise, slerp
 from fastgan.engine.sampling import fitting_labels, images_of, sample_images
@@ -86,31 +86,24 @@ def triples(conditions: Tensor, made: Tensor, images: Tensor) -> tuple[Tensor, i
     return torch.stack([r.float().cpu() for r in rows], 1).flatten(0, 1), columns * len(rows)
 
 
-def save_reconstructions(trainer: TrainState, path: Path) -> None:
+def reconstructions(trainer: TrainState) -> tuple[Tensor, int] | None:
     """Images of the data beside their reconstructions, where the model encodes, or beside what was
-    made of their conditions; else nothing.
+    made of their conditions, and the columns; else None.
     """
     if isinstance(trainer.step_function, TranslationStep):
         conditions = trainer.fixed_labels
         assert conditions is not None
         made = trainer.sample(trainer.fixed_noise, conditions)
-        return _save(path, *triples(conditions, made, trainer.fixed_images[0]))
+        return triples(conditions, made, trainer.fixed_images[0])
     model = trainer.ema.average if trainer.ema else trainer.generator
     if not hasattr(model, "reconstruct"):
         return None
     data = trainer.dataset
     reals = normalised(data.some(trainer.config.sample_count), data.value_range)
     was_training = model.training
-    images, columns = reconstruction_pairs(model.eval(), reals)
+    pairs = reconstruction_pairs(model.eval(), reals)
     model.train(was_training)
-    return _save(path, images, columns)
-
-
-def _save(path: Path, images: Tensor, columns: int) -> None:
-    if shown(images) is None:
-        save_samples(images, path.with_suffix(""))
-    else:
-        save_grid(images, path, columns, scale=screen_scale(images))
+    return pairs
 
 
 def projections(

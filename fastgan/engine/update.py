@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -198,15 +199,24 @@ class Update:
         return True
 
     def _unscale_and_check(self) -> None:
+        found = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        self._found = self._found_inf
+        if self.device.type == "cpu" and self.loss_scale is None and _have_finite_sums(found):
+            self._found_inf.zero_()
+            return
         by_type: dict[torch.dtype, list[Tensor]] = defaultdict(list)
-        for parameter in self.parameters:
-            if parameter.grad is not None:
-                by_type[parameter.grad.dtype].append(parameter.grad)
+        for gradient in found:
+            by_type[gradient.dtype].append(gradient)
         inverse = self._one if self.loss_scale is None else self.scale.double().reciprocal().float()
         self._found_inf.zero_()
         for gradients in by_type.values():
             torch._amp_foreach_non_finite_check_and_unscale_(gradients, self._found_inf, inverse)
-        self._found = self._found_inf
+
+
+def _have_finite_sums(gradients: Sequence[Tensor]) -> bool:
+    """Whether all values are certainly finite. On a CPU this reads gradients once, where the check
+    that is made where it is not so writes them, too, and takes twice as long."""
+    return all(math.isfinite(gradient.sum().item()) for gradient in gradients)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from fastgan.engine import state as module
 from fastgan.engine.checkpoint import list_checkpoints
 from fastgan.engine.distributed import DistributedGroup
 from fastgan.engine.intervals import Clock, Interval, parse_interval
+from fastgan.engine.loggers import Logger
 from fastgan.engine.writer import Writer
 
 from .conftest import tiny_trainer
@@ -101,6 +103,44 @@ def test_steps_are_made_while_a_checkpoint_is_written(tmp_path, recorder, monkey
     assert [name for _, name in callback.written] == ["step-00000003", "step-00000006"]
     assert callback.written[0][0] > 3
     assert result.checkpoint == tmp_path / "run" / "checkpoints" / "step-00000006"
+
+
+def test_no_step_waits_for_a_disk(tmp_path, recorder, monkeypatch):
+    """Each file of a checkpoint and each grid hangs in its sync until all steps have been made."""
+    gate, hung, works = threading.Event(), threading.Event(), os.fsync
+
+    def slow(handle: int) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            hung.set()
+            assert gate.wait(WAIT)
+        works(handle)
+
+    class Loud(Logger):
+        def start(self, *_: Any) -> None: ...
+        def metrics(self, *_: Any) -> None: ...
+        def images(self, step: int, name: str, images: Any) -> None:
+            seen.append((step, name))
+
+        def artifact(self, *_: Any) -> None: ...
+        def close(self) -> None: ...
+
+    def open_gate() -> None:
+        assert hung.wait(WAIT)
+        assert not list((tmp_path / "run" / "samples").glob("*.png"))
+        assert not list_checkpoints(tmp_path / "run" / "checkpoints")
+        gate.set()
+
+    seen: list[tuple[int, str]] = []
+    monkeypatch.setattr(os, "fsync", slow)
+    callbacks = [AtStep(3, open_gate), Loud()]
+    settings = {"steps": 3, "sample_every": 2, "checkpoint_every": 2}
+    trainer = tiny_trainer(parts={"callbacks": callbacks}, **settings)
+    trainer.fit(tmp_path / "run", reporter=recorder)
+    assert seen == [(2, "samples"), (3, "samples")]
+    assert [p.name for p in list_checkpoints(tmp_path / "run" / "checkpoints")] == [
+        "step-00000003",
+        "step-00000002",
+    ]
 
 
 def test_an_error_of_the_writer_ends_the_run_and_loses_nothing(tmp_path, recorder, monkeypatch):
