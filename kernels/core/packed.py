@@ -50,6 +50,8 @@ class PackedWeights:
             self._of.pop(_owner(weight), None)
 
     def _forget_parameters(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if not len(self._of):  # as on a CPU, where this is what it costs
+            return
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         known = [p for p in parameters if _owner(p) in self._of]
         for parameter in known:
