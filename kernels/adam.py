@@ -59,9 +59,12 @@ def adam_(
 
 
 def _factors(beta1: float, beta2: float, eps: float, decay: float) -> tuple[float, ...]:
-    """What is taken of a rule in float64, which float32 knows too few digits for."""
+    """What is taken of a rule in float64, which float32 knows too few digits for.
+
+    Floats all, for Triton compiles a kernel anew for integers such as a decay of 0.
+    """
     logs = (math.log(beta) if beta > 0 else -math.inf for beta in (beta1, beta2))
-    return *logs, 1 - beta1, 1 - beta2, eps, decay
+    return tuple(map(float, (*logs, 1 - beta1, 1 - beta2, eps, decay)))
 
 
 def _table(

@@ -48,7 +48,7 @@ def encoded_and_back(model: Any, images: Tensor, noise: Tensor) -> tuple[Tensor,
 def autoencoder_step(gan: GAN, batches: Batches, due: Due = ()) -> Metrics:
     """One update of encoder and decoder by the squared error of reconstructions."""
     model: Any = gan.generator
-    gan.update_g.start()
+    gan.update_g.start(gan.accumulate)
     metrics = []
     for part in batches(0).split(gan.accumulate):
         with gan.autocast():
@@ -84,7 +84,7 @@ class VAEStep(nn.Module):
 
     @packed_weights()
     def forward(self, gan: GAN, batches: Batches, due: Due = ()) -> Metrics:
-        gan.update_g.start()
+        gan.update_g.start(gan.accumulate)
         weight = self.next_weight()
         metrics = []
         for part in batches(0).split(gan.accumulate):
@@ -133,7 +133,7 @@ class VAEGANStep(VAEStep):
             z = sampled(mean, log_variance, batch.noise)
             again, drawn = model(z), model(torch.randn_like(batch.noise))
 
-        gan.update_d.start()
+        gan.update_d.start(1)
         with gan.autocast():
             real = gan.discriminate(batch.images, None)
             pairs = [gan.discriminate(fake.detach(), None) for fake in (again, drawn)]
@@ -143,7 +143,7 @@ class VAEGANStep(VAEStep):
         gan.update_d.backward(loss_d / 2)
         gan.update_d.finish()
 
-        gan.update_g.start()
+        gan.update_g.start(2)
         weight = self.next_weight()
         with frozen(discriminator), gan.autocast():
             with torch.no_grad():

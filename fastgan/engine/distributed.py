@@ -6,10 +6,9 @@ A single process is one rank of one: everything here then returns at once.
 from __future__ import annotations
 
 import os
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -33,7 +32,6 @@ class DistributedGroup:
     size: int = 1
     heartbeat: Heartbeat | None = None
     """Of a run on several GPUs."""
-    _buffers: dict[tuple[int, ...], list[_Flat]] = field(default_factory=dict, repr=False)
 
     @staticmethod
     def current() -> DistributedGroup:
@@ -61,28 +59,6 @@ class DistributedGroup:
         """This rank's part of a tensor that is the same in all, along its first dimension."""
         return whole if self.size == 1 else whole.chunk(self.size)[self.rank]
 
-    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Give every rank the mean of all ranks' gradients: one all-reduce of one flat buffer.
-
-        The gradients become views of the buffer, in their parameters' memory layout. A parameter
-        without a gradient keeps none; it must be without one on every rank.
-        """
-        if self.size == 1:
-            return
-        given = [p for p in parameters if p.grad is not None]
-        key = tuple(map(id, given))
-        if key not in self._buffers:
-            self._require_alike([list(p.shape) for p in given], "parameters with a gradient")
-            self._buffers[key] = _flat_buffers(given)
-        for flat in self._buffers[key]:
-            gradients = [p.grad for p in flat.parameters if p.grad is not None]
-            torch._foreach_copy_(flat.views, gradients)
-            with _told():
-                dist.all_reduce(flat.values)
-            flat.values.div_(self.size)
-            for parameter, view in zip(flat.parameters, flat.views, strict=True):
-                parameter.grad = view
-
     def gather(self, logits: Tensor) -> Tensor:
         """All ranks' logits, put together in the order of the ranks.
 
@@ -94,7 +70,7 @@ class DistributedGroup:
     def mean(self, values: Tensor) -> Tensor:
         """The mean of all ranks' ``values``."""
         if self.size > 1:
-            with _told():
+            with told():
                 dist.all_reduce(values)
             values = values / self.size
         return values
@@ -108,7 +84,7 @@ class DistributedGroup:
         """Every rank's ``value``, in the order of the ranks."""
         found: list[Any] = [value] * self.size
         if self.size > 1:
-            with _told():
+            with told():
                 dist.all_gather_object(found, value)
         return found
 
@@ -122,7 +98,7 @@ class DistributedGroup:
                 outcome[0] = function()
             except Exception as error:
                 outcome[1] = error
-        with _told():
+        with told():
             dist.broadcast_object_list(outcome, src=0)
         if outcome[1] is not None:
             raise outcome[1]
@@ -137,13 +113,14 @@ class DistributedGroup:
     def align(self, module: nn.Module) -> None:
         """Give every rank the first one's parameters and buffers."""
         if self.size > 1:
-            with _told(), torch.no_grad():
+            with told(), torch.no_grad():
                 for tensor in module.state_dict().values():
                     sent = tensor.contiguous()
                     dist.broadcast(sent, src=0)
                     tensor.copy_(sent)
 
-    def _require_alike(self, value: Any, what: str) -> None:
+    def require_alike(self, value: Any, what: str) -> None:
+        """RuntimeError where ``what`` differs between the ranks."""
         others = self.collect(value)
         if any(other != value for other in others):
             raise RuntimeError(f"the ranks have different {what}: {others}")
@@ -172,7 +149,7 @@ def launched(device: str = "auto") -> Iterator[DistributedGroup]:
     gpu = torch.device("cuda", local_device()) if on_gpu else None
     if gpu is not None:
         torch.cuda.set_device(gpu)
-    with _told():
+    with told():
         _join(gpu)
         heartbeat = _heartbeat = Heartbeat() if on_gpu else None
     try:
@@ -207,39 +184,12 @@ def _join(gpu: torch.device | None) -> None:
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, device_id=gpu)
 
 
-@dataclass(frozen=True)
-class _Flat:
-    """One buffer for gradients of one type, and its pieces in their parameters' layout."""
-
-    values: Tensor
-    parameters: list[nn.Parameter]
-    views: list[Tensor]
-
-
-def _flat_buffers(parameters: Sequence[nn.Parameter]) -> list[_Flat]:
-    by_type: dict[torch.dtype, list[nn.Parameter]] = defaultdict(list)
-    for parameter in parameters:
-        by_type[parameter.dtype].append(parameter)
-    buffers = []
-    for dtype, group in by_type.items():
-        # Each begins at whole 16 bytes, as kernels read it.
-        sizes = [-(-p.numel() * dtype.itemsize // 16) * 16 // dtype.itemsize for p in group]
-        values = torch.zeros(sum(sizes), dtype=dtype, device=group[0].device)
-        pieces = values.split(sizes)
-        views = [
-            piece.as_strided(p.shape, torch.empty_like(p).stride(), piece.storage_offset())
-            for piece, p in zip(pieces, group, strict=True)
-        ]
-        buffers.append(_Flat(values, group, views))
-    return buffers
-
-
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, group: DistributedGroup) -> Tensor:
         ctx.group = group
         parts = [torch.empty_like(logits) for _ in range(group.size)]
-        with _told():
+        with told():
             dist.all_gather(parts, logits)
         return torch.cat(parts)
 
@@ -250,7 +200,8 @@ class _Gather(torch.autograd.Function):
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def told() -> Iterator[None]:
+    """Within, a collective that fails because a process is lost says so."""
     try:
         yield
     except RuntimeError as error:

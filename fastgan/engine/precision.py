@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from math import inf
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -51,6 +52,8 @@ class RoundedWeights:
     Args:
         current: copies of weights that are there already, as `WrittenCopies` has them.
         together: networks that all run in the region: the first rounds the weights of each.
+        at_once: bytes of weights whose gradients are rounded by one launch, and so wait for one
+            another.
     """
 
     def __init__(
@@ -58,10 +61,12 @@ class RoundedWeights:
         dtype: torch.dtype,
         current: Mapping[Tensor, Tensor] = MappingProxyType({}),
         together: Sequence[nn.Module] = (),
+        at_once: float = inf,
     ) -> None:
         self._dtype = dtype
         self._current = current
         self._together = together
+        self._at_once = at_once
         self._of: dict[nn.Module, list[tuple[nn.Module, Tensor, Tensor]]] = {}
 
     @contextmanager
@@ -81,15 +86,36 @@ class RoundedWeights:
     def _round(self, networks: Sequence[nn.Module]) -> None:
         found = {network: _rounded_by_autocast(network) for network in networks}
         weights = list(dict.fromkeys(weight for layers in found.values() for _, weight in layers))
-        known = {weight: self._current[weight] for weight in weights if weight in self._current}
-        rest = [weight for weight in weights if weight not in known]
+        made = {weight: self._current[weight] for weight in weights if weight in self._current}
+        rest = [weight for weight in weights if weight not in made]
+        made |= zip(rest, _rounded(rest, self._dtype), strict=True)
         copies: dict[Tensor, Tensor] = {}
-        for some, made in ((list(known), tuple(known.values())), (rest, None)):
-            if some:
-                rounded = _Rounded.apply(self._dtype, made, *some)
-                copies |= dict(zip(some, rounded, strict=True))
+        for some in _in_parts(weights, self._at_once):
+            rounded = _Rounded.apply(self._dtype, [made[weight] for weight in some], *some)
+            copies |= zip(some, rounded, strict=True)
+            node = rounded[0].grad_fn
+            if self._at_once < inf and node is not None:
+                # Autograd takes nodes that are ready from the newest to the oldest, so this one
+                # would wait for the whole network.
+                node._set_sequence_nr(_NEWEST)
         for network, layers in found.items():
             self._of[network] = [(layer, weight, copies[weight]) for layer, weight in layers]
+
+
+_NEWEST = 2**62
+
+
+def _in_parts(weights: Sequence[Tensor], size: float) -> list[list[Tensor]]:
+    """Of at most so many bytes each, or of one; from the last on, whose gradients are the first."""
+    found: list[list[Tensor]] = []
+    left = 0.0
+    for weight in reversed(weights):
+        if not found or weight.nbytes > left:
+            found.append([])
+            left = size
+        found[-1].append(weight)
+        left -= weight.nbytes
+    return found
 
 
 class WrittenCopies:
@@ -111,9 +137,13 @@ class WrittenCopies:
 
 
 class Rounding:
-    """When weights are rounded: in each region of autocast, and by one network's updates."""
+    """When weights are rounded: in each region of autocast, and by one network's updates.
 
-    def __init__(self) -> None:
+    at_once: as of `RoundedWeights`.
+    """
+
+    def __init__(self, at_once: float = inf) -> None:
+        self._at_once = at_once
         self._region: RoundedWeights | None = None
         self._written: WrittenCopies | None = None
 
@@ -122,7 +152,10 @@ class Rounding:
         """Of autocast to ``dtype``; None: weights are left to it."""
         before = self._region
         current = self._written.current if self._written else {}
-        self._region = None if dtype is None else RoundedWeights(dtype, current, together)
+        if dtype is None:
+            self._region = None
+        else:
+            self._region = RoundedWeights(dtype, current, together, self._at_once)
         try:
             yield
         finally:
@@ -163,31 +196,34 @@ def _is_product(layer: nn.Module) -> bool:
     return known and "weight" in layer._parameters
 
 
-class _Rounded(torch.autograd.Function):
-    """Copies of tensors of one dtype in another, those of one memory layout by one launch.
+@torch.no_grad()
+def _rounded(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Copies in a dtype, those of one memory layout by one launch."""
+    made = [torch.empty_like(t, dtype=dtype) for t in tensors]
+    pairs = list(zip(made, tensors, strict=True))
+    # Of a tensor that is not dense empty_like changes the strides.
+    alike = [pair for pair in pairs if pair[0].stride() == pair[1].stride()]
+    if alike:
+        copies, sources = (list(side) for side in zip(*alike, strict=True))
+        torch._foreach_copy_(copies, sources)
+    for copy, t in pairs:
+        if copy.stride() != t.stride():
+            copy.copy_(t)
+    return made
 
-    current: the copies, if they are there.
-    """
+
+class _Rounded(torch.autograd.Function):
+    """Tensors of one dtype in another. made: copies that are there already."""
 
     @staticmethod
     def forward(
-        ctx: Any, dtype: torch.dtype, current: Sequence[Tensor] | None, *tensors: Tensor
+        ctx: Any, dtype: torch.dtype, made: Sequence[Tensor] | None, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.dtype = tensors[0].dtype
-        if current is not None:
-            return tuple(copy.detach() for copy in current)
-        made = [torch.empty_like(t, dtype=dtype) for t in tensors]
-        pairs = list(zip(made, tensors, strict=True))
-        # Of a tensor that is not dense empty_like changes the strides.
-        alike = [pair for pair in pairs if pair[0].stride() == pair[1].stride()]
-        if alike:
-            copies, sources = (list(side) for side in zip(*alike, strict=True))
-            torch._foreach_copy_(copies, sources)
-        for copy, t in pairs:
-            if copy.stride() != t.stride():
-                copy.copy_(t)
-        return tuple(made)
+        if made is None:
+            return tuple(_rounded(tensors, dtype))
+        return tuple(copy.detach() for copy in made)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -23,6 +23,7 @@ from fastgan.engine.latents import inputs_of
 from fastgan.engine.optimizers import settings_of
 from fastgan.engine.outputs import DiscriminatorOutput, halves, output_of
 from fastgan.engine.precision import LOWER, Precision, Rounding, autocast
+from fastgan.engine.reduction import bytes_at_once
 from fastgan.engine.update import Update, frozen
 from fastgan.losses import GANLoss
 from fastgan.nn import batches_counted_together, segments
@@ -113,12 +114,13 @@ class GAN:
     takes its statistics over a part. The generator's pass is made again for its own update."""
     ranks: InitVar[DistributedGroup | None] = None  # what `group` was called in the last release
 
-    _rounding: Rounding = field(default_factory=Rounding, init=False, repr=False)
+    _rounding: Rounding = field(init=False, repr=False)
 
     def __post_init__(self, ranks: DistributedGroup | None) -> None:
         if ranks is not None:
             renamed("the argument ranks of GAN", "group", stacklevel=4)
             self.group = ranks
+        self._rounding = Rounding(bytes_at_once(self.group))
 
     @contextmanager
     def autocast(self, *both: nn.Module) -> Iterator[None]:
@@ -259,9 +261,9 @@ def discriminator_phase(
     gan: GAN, batch: Batch, penalties: Sequence[Penalty] = (), *, keep_graph: bool = False
 ) -> tuple[Tensor, Metrics]:
     """One update of the discriminator; returns its fakes, with their graph if asked for."""
-    gan.update_d.start()
     on_logits = [p for p in penalties if getattr(p, "takes", "images") == "logits"]
     on_images = [p for p in penalties if p not in on_logits]
+    gan.update_d.start(gan.accumulate * (1 + len(on_images)))
     metrics, seen = [], []
     for part in batch.split(gan.accumulate):
         with gan.autocast(gan.generator, gan.discriminator):
@@ -308,7 +310,7 @@ def generator_phase(gan: GAN, batch: Batch, fakes: Tensor | None = None) -> Metr
 
     The discriminator's weight gradients are not computed.
     """
-    gan.update_g.start()
+    gan.update_g.start(gan.accumulate)
     metrics = []
     with frozen(gan.discriminator):
         for part in batch.split(gan.accumulate):
@@ -330,8 +332,8 @@ def simultaneous_phase(gan: GAN, batch: Batch, penalties: Sequence[Penalty] = ()
     one_stage (Shen et al. 2021): where each image has its own logit f, ∂L_G/∂x is ∂L_D/∂x times
     L_G'(f) / L_D'(f), so the discriminator's backward pass gives the generator's gradient too.
     """
-    gan.update_d.start()
-    gan.update_g.start()
+    gan.update_d.start(gan.accumulate * (1 + len(penalties)))
+    gan.update_g.start(gan.accumulate)
     metrics, reals = [], []
     for part in batch.split(gan.accumulate):
         with gan.autocast(gan.generator, gan.discriminator):
@@ -356,6 +358,7 @@ def simultaneous_phase(gan: GAN, batch: Batch, penalties: Sequence[Penalty] = ()
             (slope,) = torch.autograd.grad(scaled, seen, retain_graph=True)
             gan.update_d.backward(_part(gan, total_d), own_only=True)
         extra = penalty_phase(gan, part, fakes.detach(), penalties)
+        gan.update_g.begin_pass()
         fakes.backward(slope)
         metrics.append(found | extra)
         reals.append(real_logits.detach())

@@ -82,7 +82,7 @@ class TranslationStep(nn.Module):
 
     def update_generator(self, gan: GAN, batch: Batch, fakes: Tensor | None = None) -> Metrics:
         """One update of the generator, as `generator_phase` makes it, by all its losses."""
-        gan.update_g.start()
+        gan.update_g.start(gan.accumulate)
         metrics = []
         with frozen(gan.discriminator):
             for part in batch.split(gan.accumulate):

@@ -16,6 +16,7 @@ from fastgan.engine.distributed import DistributedGroup
 from fastgan.engine.ema import Ema
 from fastgan.engine.optimizers import named_optimizer, not_capturable, prepare, skips_non_finite
 from fastgan.engine.precision import LossScale, WrittenCopies
+from fastgan.engine.reduction import Reduction
 from fastgan.ops import adam
 from fastgan.optim import Adam
 from fastgan.regularizers import clip_weights_
@@ -63,6 +64,7 @@ class Update:
         self.bound = bound
         self._module = module
         self.group = group or DistributedGroup()
+        self._reduction = Reduction(self.parameters, self.group)
         self.skipped = torch.zeros((), device=self.device)
         """Updates that were skipped for a gradient that was not finite."""
         self.overflows = torch.zeros((), device=self.device)
@@ -95,8 +97,15 @@ class Update:
         else:
             group["lr"] = lr
 
-    def start(self) -> None:
+    def start(self, passes: int = 0) -> None:
+        """Begin an update of so many backward passes: in the last, gradients travel to the other
+        processes as they come. Where the number is not said, all travel in ``finish``."""
         self.optimizer.zero_grad(set_to_none=True)
+        self._reduction.start(passes)
+
+    def begin_pass(self) -> None:
+        """Begin a backward pass of the update that is not made by ``backward``."""
+        self._reduction.begin_pass()
 
     def backward(
         self,
@@ -111,11 +120,12 @@ class Update:
         inputs, loss = self.parameters if own_only else of, self.scaled(loss)
         # Else autograd fills a new one.
         fits = loss.shape == self._one.shape and loss.dtype is self._one.dtype
+        self.begin_pass()
         loss.backward(self._one if fits else None, inputs=inputs, retain_graph=retain_graph)
 
     def finish(self) -> None:
         """Apply the gradients."""
-        self.group.average_gradients(self.parameters)
+        self._reduction.finish()
         alone = len(self.optimizer.param_groups) == 1
         self._found, self._counted = None, False
         if self.copies:

@@ -28,6 +28,8 @@ from fastgan.engine import (
 )
 from fastgan.engine.distributed import DistributedGroup
 from fastgan.engine.log import SilentReporter
+from fastgan.engine.reduction import Reduction
+from fastgan.engine.update import Update
 from fastgan.models import create_model
 
 TINY = {"image_size": 8, "channels": 1, "width": 8}
@@ -42,6 +44,18 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "one stage": {"norm": "none", "update_rule": "one_stage"},
 }
+KINDS: dict[str, dict[str, Any]] = {
+    "batch norm, clipped": {"norm": "batch", "clip_grad": 0.1, "sync_batchnorm": True},
+    "lazy R1, relativistic": {
+        "regularizer": "r1", "reg_every": 2, "loss": "relativistic_average",
+    },
+    "two updates, WGAN-GP": {
+        "regularizer": "wgan_gp", "loss": "wasserstein", "discriminator_steps": 2,
+    },
+    "accumulation, bfloat16": {"norm": "batch", "accumulate": 2, "precision": "bfloat16"},
+    "simultaneous, a frozen layer": {"update_rule": "simultaneous", "freeze_d": 1},
+    "one stage": {"update_rule": "one_stage"},
+}  # fmt: skip
 RUN: dict[str, Any] = {
     "steps": 60,
     "batch_size": 8,
@@ -108,6 +122,84 @@ def resumed_run(folder: Path) -> dict[str, Any]:
     return {"whole": weights(whole), "parts": weights(again), "torch": torch.get_rng_state()}
 
 
+class Counted(Reduction):
+    """Notes of each update how many buckets had gone off before its end."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.sent: list[int] = []
+
+    def finish(self) -> int:
+        self.sent.append(super().finish())
+        return self.sent[-1]
+
+
+class AtOnce(Counted):
+    """All gradients of a dtype in one buffer, when the update ends."""
+
+    def start(self, passes: int = 0) -> None:
+        super().start()
+
+
+def four_steps(settings: dict[str, Any], made_by: type[Counted], size: int) -> dict[str, Any]:
+    """Gradients and weights after four steps, and the buckets that went off before the end."""
+    made, found = trainer(**settings), {}
+    networks = {"g": made.generator, "d": made.discriminator}
+    made.discriminator.unused = nn.Parameter(torch.ones(3))
+    for name, update in (("g", made.gan.update_g), ("d", made.gan.update_d)):
+        update._reduction = found[name] = made_by(update.parameters, made.group, size)
+    for _ in range(4):
+        made.train_step()
+    return {
+        "sent": {name: reduction.sent for name, reduction in found.items()},
+        "weights": weights(made),
+        "gradients": {
+            f"{k}.{n}": p.grad for k, m in networks.items() for n, p in m.named_parameters()
+        },
+    }
+
+
+def changing_gradients() -> list[tuple[int, list[Tensor | None]]]:
+    """Of each of five updates: how many buckets travelled within the last backward pass, and the
+    mean of the gradients of two ranks, which one process alone takes itself. Each bucket holds one
+    tensor; the fourth update leaves the last layer out.
+    """
+    group, found = DistributedGroup.current(), []
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 1))
+    network[1].weight.data = network[1].weight.data.t()  # gradients keep its layout
+    reduction = Reduction(list(network.parameters()), group, size=1)
+    for update in range(5):
+        used = network[:2] if update == 3 else network
+        network.zero_grad()
+        reduction.start(passes=2)
+        ranks = [group.rank] if group.size > 1 else [0, 1]
+        inputs = [
+            torch.randn(2, 3, generator=torch.Generator().manual_seed(2 * update + rank))
+            for rank in ranks
+        ]
+        for layers in (network[0], used):
+            reduction.begin_pass()
+            sum(layers(x).square().sum() / len(ranks) for x in inputs).backward()
+        sent = reduction.finish()
+        grads = [p.grad for p in network.parameters()]
+        layouts = zip(grads, network.parameters(), strict=True)
+        assert all(g is None or g.stride() == p.stride() for g, p in layouts)
+        assert all(g is None or g.data_ptr() % 16 == 0 for g in grads)
+        found.append((sent, [None if g is None else g.clone() for g in grads]))
+    return found
+
+
+def _one_pass_too_many() -> None:
+    layer = nn.Linear(2, 1)
+    update = Update(layer, 0.1, (0.5, 0.9), group=DistributedGroup.current())
+    for passes in (1, 2):
+        update.start(1)
+        for _ in range(passes):
+            update.backward(layer(torch.ones(1, 2)).sum())
+        update.finish()
+
+
 class SignalToTheSecond(Callback):
     def on_step(self, trainer: Trainer) -> None:
         if trainer.step == 3 and trainer.group.rank == 1:
@@ -153,7 +245,8 @@ def messages(folder: Path) -> list[str]:
         lambda: trainer(batch_size=9),
         lambda: trainer(batch_size=8, accumulate=8),
         lambda: trainer().fit(folder / "whole", reporter=SilentReporter()),
-        lambda: DistributedGroup.current().average_gradients(_uneven()),
+        lambda: Reduction(_uneven(), DistributedGroup.current()).finish(),
+        _one_pass_too_many,
     ):
         try:
             attempt()
@@ -182,9 +275,14 @@ def main(folder: Path) -> None:
                 (name, dtype): one_step(dtype, settings)
                 for name, settings in CASES.items()
                 for dtype in (torch.float32, torch.float64)
-            }
+            },
+            "changing": changing_gradients(),
         }
         if group.size > 1:
+            result["kinds"] = {
+                name: (four_steps(settings, Counted, 1), four_steps(settings, AtOnce, 1 << 40))
+                for name, settings in KINDS.items()
+            }
             result |= {"run": resumed_run(folder), "messages": messages(folder)}
             result["stopped"] = stopped_run(folder)
             result["unreadable"] = unreadable_run(folder)

@@ -12,14 +12,17 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from tolerance import assert_as_exact, within
 
 from fastgan import engine
+from fastgan.data import ImageDataset
 from fastgan.engine import find_checkpoint
 from fastgan.engine.distributed import DistributedGroup
+from fastgan.models import create_model
 
 from .conftest import tiny_trainer
-from .distributed_worker import CASES, RUN
+from .distributed_worker import CASES, KINDS, RUN
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 
@@ -68,6 +71,63 @@ def test_two_processes_make_the_step_of_one(results, case):
         torch.testing.assert_close(own, exact[name], **within(torch.float64, 1e5, 100))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_that_travel_as_they_come_are_those_of_one_all_reduce(results, kind):
+    """Bit for bit, of all kinds of steps; and they do travel before the last pass ends."""
+    for rank in "01":
+        as_they_come, at_once = results[rank]["kinds"][kind]
+        for part in ("gradients", "weights"):
+            for name, expected in at_once[part].items():
+                got = as_they_come[part][name]
+                assert got is expected is None or torch.equal(got, expected), name
+        assert at_once["gradients"]["d.unused"] is None
+        assert not any(sum(sent) for sent in at_once["sent"].values())
+        assert all(max(sent) >= 2 for sent in as_they_come["sent"].values()), as_they_come["sent"]
+
+
+def test_gradients_travel_within_the_last_backward_pass(results):
+    """Once the parameters that have any are known; in the end all are the mean over the ranks."""
+    alone, first, second = (results[name]["changing"] for name in ("", "0", "1"))
+    # Of six, in their order: the last layer's, the first to go, has no gradient in the fourth; then
+    # those of the others are known.
+    assert [sent for sent, _ in first] == [0, 6, 6, 0, 4]
+    for (_, own), (_, other), (_, mean) in zip(first, second, alone, strict=True):
+        for a, b, expected in zip(own, other, mean, strict=True):
+            assert (a is None) == (b is None) == (expected is None)
+            if expected is not None:
+                assert torch.equal(a, b)
+                torch.testing.assert_close(a, expected)
+
+
+@pytest.mark.parametrize(("joint", "exchanges"), [(False, 26), (True, 20)])
+def test_a_joint_batch_exchanges_statistics_once_for_both(joint, exchanges, monkeypatch):
+    """Of a step of DCGAN-64, in a group whose other process is not there."""
+    pytest.importorskip("torch.testing._internal.distributed.fake_pg")
+    found = []
+    for run, sent in ((dist.all_gather, 1), (dist.all_reduce, 0)):
+
+        def counted(*given, run=run, sent=sent, **more):
+            found.append(given[sent])
+            return run(*given, **more)
+
+        monkeypatch.setattr(dist, run.__name__, counted)
+    dist.init_process_group("fake", store=dist.HashStore(), rank=0, world_size=2)
+    try:
+        shape = {"image_size": 64, "channels": 1, "width": 4}
+        made = engine.Trainer(
+            create_model("dcgan_generator", latent_dim=6, **shape),
+            create_model("dcgan_discriminator", **shape),
+            ImageDataset(images=torch.zeros(8, 1, 64, 64, dtype=torch.uint8)),
+            engine.TrainConfig(batch_size=4, sync_batchnorm=True, joint_batch=joint, device="cpu"),
+        )
+        found.clear()
+        made.train_step()
+    finally:
+        dist.destroy_process_group()
+    statistics = [tensor for tensor in found if tensor.dtype is torch.float64]
+    assert len(statistics) == exchanges
+
+
 def test_a_run_of_two_processes_resumes_exactly_with_random_numbers_of_their_own(results):
     first, second = results["0"]["run"], results["1"]["run"]
     for rank in (first, second):
@@ -95,11 +155,12 @@ def test_data_that_one_process_cannot_read_loses_nothing(results):
 
 def test_every_process_hears_of_a_mistake(results):
     assert results["0"]["messages"] == results["1"]["messages"]
-    share, parts, standing, uneven = results["0"]["messages"]
+    share, parts, standing, uneven, more = results["0"]["messages"]
     assert "batch_size must be a multiple of the 2 processes, got 9" in share
     assert "a multiple of accumulate = 8 on each of 2 processes, got 8" in parts
     assert standing.startswith("FileExistsError:")
     assert "the ranks have different parameters with a gradient" in uneven
+    assert "expected 1 backward passes in this update, got one more" in more
 
 
 def test_no_thread_of_the_group_outlives_it(results):

@@ -57,6 +57,26 @@ def test_results_are_those_of_autocast_bit_for_bit(penalty):
         assert torch.equal(a, b)
 
 
+def test_gradients_wait_for_those_of_their_launch_alone():
+    """In parts of so many bytes, the last weights first; the bits are the same."""
+    network, x, order = plain(), torch.randn(4, 3, 8, 8), []
+    for name, parameter in network.named_parameters():
+        parameter.register_post_accumulate_grad_hook(lambda _, name=name: order.append(name))
+    with torch.autocast("cpu", DTYPE), RoundedWeights(DTYPE, at_once=1).within(network):
+        nodes = {id(layer.weight.grad_fn) for layer in (network[0], network[3], network[6])}
+        network(x).float().square().mean().backward()
+    assert len(nodes) == 3
+    weights = [name for name in order if name in ("0.weight", "3.weight", "6.weight")]
+    assert weights == ["6.weight", "3.weight", "0.weight"]
+    # The bias of the first layer is ready with its weight, so the others did not wait for it.
+    assert order.index("3.weight") < order.index("0.bias")
+    got, again = {n: p.grad for n, p in network.named_parameters()}, plain()
+    with rounded(again):
+        again(x).float().square().mean().backward()
+    for name, parameter in again.named_parameters():
+        assert torch.equal(got[name], parameter.grad), name
+
+
 def test_layers_have_their_own_weights_again():
     network = plain()
     before = list(network.parameters())

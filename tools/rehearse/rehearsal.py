@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from itertools import product
 
+from fastgan.engine.precision import Precision
 from fastgan.recipes import Recipe, get_recipe, list_recipes
 
 from . import check, execute, report
@@ -28,6 +30,7 @@ QUICK = (
     Variant(GPUS["sm_90"], capture=True, backend="triton", form="fused"),
 )
 
+EXECUTED: tuple[Precision, ...] = ("bfloat16", "tf32")
 FEW = 2  # images of a batch whose calls are executed
 
 
@@ -67,14 +70,15 @@ def rehearse(
 
 
 def executed(names: Sequence[str]) -> execute.Executed:
-    """The calls of the recipes' steps by Triton's kernels, of FEW images, in the interpreter.
+    """The calls of the recipes' steps by Triton's kernels, of FEW images, in the interpreter; in
+    bfloat16 and in TF32.
 
     names: as in `rehearse`. A kernel that a step launches and no call does is a problem, too.
     """
     calls, launched, problems = [], set(), []
     for recipe in [get_recipe(name) for name in names] or list_recipes():
-        for form in ("auto", "fused"):
-            variant = Variant(GPUS["sm_90"], capture=True, backend="triton", form=form)
+        for precision, form in product(EXECUTED, ("auto", "fused")):
+            variant = Variant(GPUS["sm_90"], True, precision, "triton", form)
             joint = recipe.name.startswith("dcgan")
             step = record(narrow(recipe), variant, batch_size=FEW, joint_batch=joint)
             calls += step.calls
