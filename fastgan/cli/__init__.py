@@ -18,6 +18,8 @@ _COMMANDS = {
     "sample": "draw images from a checkpoint: fastgan sample CKPT -n 64 -o grid.png",
     "picture": "classes, interpolation, reconstructions, nearest, evolution: fastgan picture ...",
     "eval": "measure a checkpoint: fastgan eval CKPT --data mnist --metrics fid,kid,is",
+    "report": "a run on one HTML page: fastgan report runs/digits",
+    "compare": "runs side by side: fastgan compare runs/digits runs/digits-2",
     "recipes": "list the recipes",
     "augment-preview": "what an augmentation does: fastgan augment-preview DATA --augment ada",
     "config": "print a recipe's settings as a file: fastgan config dcgan-64 > run.yaml",

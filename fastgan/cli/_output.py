@@ -6,11 +6,11 @@ import errno
 from pathlib import Path
 
 from fastgan.engine.checkpoint import MANIFEST
-from fastgan.engine.run_folder import RUN_FILE, next_free
+from fastgan.engine.run_folder import METRICS_FILE, RUN_FILE, SCORES_FILE, next_free
 from fastgan.system import check_writable
 
 # Of a run's folder. Sample grids are asked about like any other file.
-_OF_A_RUN = (RUN_FILE, "metrics.jsonl", ".lock", "checkpoints", "tensorboard")
+_OF_A_RUN = (RUN_FILE, METRICS_FILE, SCORES_FILE, ".lock", "checkpoints", "tensorboard")
 
 
 def output_file(path: Path, force: bool) -> Path:

@@ -65,6 +65,9 @@ def run(arguments: list[str]) -> int:
         return 128 + result.stopped_by
     print(f"{result.step} steps, {result.images_per_second:.0f} img/s")
     print(f"checkpoint: {result.checkpoint}")
+    if result.best is not None and result.best_score is not None:
+        score = result.best_score
+        print(f"best: {result.best} ({score.metric} {score.value:.4g}; as {result.out / 'best'})")
     print(f"samples: {result.samples}")
     return 0
 

@@ -210,10 +210,7 @@ def prune_checkpoints(folder: Path, keep_last: int, keep_best: int = 0) -> None:
     """
     if keep_last == 0:
         return
-    scored = [
-        (score, path) for path in list_checkpoints(folder) if (score := _score(path)) is not None
-    ]
-    best = sorted(scored, reverse=True)[:keep_best]
+    best = sorted(_scored(folder), reverse=True)[:keep_best]
     kept = {*list_checkpoints(folder)[:keep_last], *(path for _, path in best)}
     for path in set(list_checkpoints(folder)) - kept:
         leaving = _beside(path)
@@ -223,7 +220,14 @@ def prune_checkpoints(folder: Path, keep_last: int, keep_best: int = 0) -> None:
 
 
 def find_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint that ``path`` names: a checkpoint folder, or a run's folder (its newest)."""
+    """The checkpoint that ``path`` names: a checkpoint folder, a run's folder (its newest), or
+    ``best`` in a run's folder (the one of the best score).
+    """
+    if path.name == "best" and not path.exists():
+        scored = _scored(path.parent / "checkpoints")
+        if not scored:
+            raise FileNotFoundError(f"{path.parent} has no checkpoint with a score (--eval-every)")
+        return open_checkpoint(max(scored)[1])
     if not path.exists():
         raise FileNotFoundError(f"no checkpoint or run at {path}")
     if (path / MANIFEST).exists():
@@ -299,6 +303,10 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _beside(path: Path) -> Path:
     return path.with_name(PARTIAL_CHECKPOINTS.replace("*", path.name))
+
+
+def _scored(folder: Path) -> list[tuple[float, Path]]:
+    return [(score, p) for p in list_checkpoints(folder) if (score := _score(p)) is not None]
 
 
 def _score(path: Path) -> float | None:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from fastgan.checks import check_choice, check_int, did_you_mean
-from fastgan.engine.intervals import MAX_STEPS, parse_interval
+from fastgan.engine.intervals import MAX_STEPS, Interval, parse_interval
 from fastgan.engine.keeping import KeepActivations
 from fastgan.engine.optimizers import OptimizerName
 from fastgan.engine.precision import PrecisionSetting
 from fastgan.engine.schedule import SCHEDULES, Schedule
+from fastgan.metrics import Score
 
 NanPolicy = Literal["stop", "skip", "rollback"]
 Capture = Literal["auto", "on", "off"]
@@ -117,7 +118,23 @@ class TrainConfig:
     keep_last: int = 3
     """Checkpoints to keep, the newest. 0 keeps all."""
     keep_best: int = 0
-    """Checkpoints to keep beside them: those that a callback scored best."""
+    """Checkpoints to keep beside them: those that eval_metrics or a callback scored best."""
+    eval_every: int | str = 0
+    """Steps between evaluations of samples, or a time such as 10min (needs fastgan[metrics]). The
+    best checkpoint is kept. 0 evaluates nothing."""
+    eval_metrics: str = "fid"
+    """fid, kid, is, prdc or classes of samples, psnr, ssim or elbo of reconstructions; several with
+    commas between. The first number of the first decides which checkpoint is the best."""
+    eval_samples: int = 2000
+    """Images to draw for an evaluation."""
+    eval_features: str = "lenet"
+    """The feature network: lenet (digits), efficientnet-lite0, inception, or
+    package.module:attribute."""
+    stop_after: int = 0
+    """End the run after so many evaluations in a row without a better one. 0 goes on to the end."""
+    report_every: int | str = 0
+    """Steps between writings of the run's report.html (see `fastgan report`), or a time such as
+    10min. 0 writes none."""
     sample_count: int = 64
     """Images in a sample grid, from noise that stays the same for the whole run."""
     tensorboard: bool = False
@@ -129,8 +146,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, (minimum, maximum) in BOUNDS.items():
             check_int(name, getattr(self, name), minimum, maximum)
-        for name in ("sample_every", "checkpoint_every"):
-            parse_interval(name, getattr(self, name))
+        intervals_of(self)
         for name in ("lr_g", "lr_d"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
@@ -163,6 +179,8 @@ class TrainConfig:
         return dataclasses.asdict(self)
 
 
+_INTERVALS = ("sample_every", "checkpoint_every", "eval_every", "report_every")
+
 # More images than any set in memory or batch of a paper; what fits a device is looked at with it.
 _MAX_IMAGES = 10**6
 # Of one step, which neither a signal nor a log line interrupts; papers make 1 to 100.
@@ -187,6 +205,8 @@ BOUNDS = {
     "max_rollbacks": (0, MAX_STEPS),
     "keep_last": (0, MAX_STEPS),
     "keep_best": (0, MAX_STEPS),
+    "stop_after": (0, MAX_STEPS),
+    "eval_samples": (2, _MAX_IMAGES),
     "seed": (0, MAX_SEED),
 }
 
@@ -195,9 +215,17 @@ RESUMABLE_FIELDS = frozenset(
     {
         "steps", "log_every", "sample_every", "checkpoint_every", "tensorboard", "loggers",
         "device", "capture", "deterministic", "nan_policy", "max_rollbacks", "keep_last",
-        "keep_best", "keep_activations",
+        "keep_best", "keep_activations", "eval_every", "stop_after", "report_every",
     }
 )  # fmt: skip
+
+# Scores of a run are of one setting, or the best of them would say nothing.
+OF_SCORES = frozenset({"eval_metrics", "eval_samples", "eval_features"})
+
+
+def intervals_of(config: TrainConfig) -> dict[str, Interval]:
+    """The fields that are a number of steps or a time; errors of `parse_interval`."""
+    return {name: parse_interval(name, getattr(config, name)) for name in _INTERVALS}
 
 
 def check_number(name: str, value: float) -> None:
@@ -211,6 +239,8 @@ def changed_fields(saved: dict[str, Any], config: TrainConfig) -> list[str]:
     now = config.as_dict()
     # A falling learning rate depends on where the run ends.
     free = RESUMABLE_FIELDS - ({"steps"} if config.lr_schedule != "constant" else set())
+    if not saved.get("eval_every"):  # nothing was measured yet
+        free |= OF_SCORES
     return [
         f"{name}: {saved[name]!r} in the checkpoint, {now[name]!r} now"
         for name in sorted(now.keys() & saved.keys() - free)
@@ -227,7 +257,7 @@ class TrainResult:
     step: int
     """Generator updates made so far."""
     finished: bool
-    """False if a signal stopped the run early; it can be resumed."""
+    """False if a signal stopped the run early; it can be resumed. ``stop_after`` finishes a run."""
     checkpoint: Path
     """The newest checkpoint."""
     samples: Path
@@ -236,5 +266,9 @@ class TrainResult:
     """Real images a second, the whole loop included (data, logging, grids, checkpoints)."""
     stopped_by: int | None = None
     """The signal's number, if one ended the run."""
+    best: Path | None = None
+    """The best checkpoint by ``eval_metrics``, if samples were evaluated."""
+    best_score: Score | None = None
+    """Its score."""
     warnings: tuple[str, ...] = ()
     """Signs of a collapse or of a discriminator that has won, as they were reported."""

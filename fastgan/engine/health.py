@@ -13,6 +13,8 @@ from fastgan.engine.train_state import TrainState
 # The discriminator's loss, as a share of that of one that cannot tell, below which it has won; and
 # for how many log points in a row it must stay there.
 _WON, _PATIENCE = 0.01, 5
+# Images that a discriminator learns by heart, in the papers on augmentation.
+_FEW = 10_000
 # Distance of a sample to the sample nearest to it, as a share of the same among real images.
 _ALIKE = 0.2
 
@@ -48,9 +50,14 @@ class Health:
             return None
         return self._warn(
             f"the discriminator has won by step {self._trainer.step}: its loss is {loss:.2g}, "
-            f"where one that cannot tell has {self._equal:.2g}. A lower lr_d, smooth_real, a "
-            "regularizer (r1) or an augmentation may help"
+            f"where one that cannot tell has {self._equal:.2g}. {self._remedy()}A lower lr_d, "
+            "smooth_real or a regularizer (r1) may help, too"
         )
+
+    def _remedy(self) -> str:
+        count = self._trainer.dataset.shape[0]
+        known = f"It may know its {count:,} images by heart: " if 0 < count < _FEW else ""
+        return f"{known}augment diffaugment or ada is the first thing to try. "
 
     def samples(self, images: Tensor) -> str | None:
         """At a sample point, of images [N, ...]: what to tell, if there is anything new."""

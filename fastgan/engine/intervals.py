@@ -22,6 +22,11 @@ class Interval(NamedTuple):
     steps: int = 0
     seconds: float = 0.0
 
+    @property
+    def on(self) -> bool:
+        """Whether it is ever over."""
+        return bool(self.steps or self.seconds)
+
 
 def parse_interval(name: str, value: object) -> Interval:
     """An interval as a configuration holds it: 500 (steps), "500", "90s", "10min", "1h 30min".

@@ -15,12 +15,12 @@ def inputs_of(noise: Tensor, labels: Tensor | None) -> list[Tensor]:
 
 
 def draw_noise(
-    generator: nn.Module, count: int, seed: int, truncation: float | None = None
+    generator: nn.Module | int, count: int, seed: int, truncation: float | None = None
 ) -> Tensor:
     """``[count, latent_dim]`` on the CPU, `truncated` if asked for; the first rows do not depend on
-    ``count``.
+    ``count``. ``generator`` may also be a latent_dim.
     """
-    latent_dim = generator.latent_dim
+    latent_dim = generator if isinstance(generator, int) else generator.latent_dim
     assert isinstance(latent_dim, int)
     rng = torch.Generator().manual_seed(seed)
     noise = torch.stack([torch.randn(latent_dim, generator=rng) for _ in range(count)])

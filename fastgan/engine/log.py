@@ -14,16 +14,24 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
 from fastgan.engine import records
 from fastgan.engine.loggers import Logger, Loggers
 from fastgan.engine.run_folder import RunFolder
+from fastgan.metrics import Score
 from fastgan.system import to_json, whole_file
 
 _LINE = records.record({"step": records.whole()})
+_SCORES = records.record(
+    {
+        "step": records.whole(),
+        "scores": records.sequence(
+            records.record({"metric": records.text, "value": records.scalar})
+        ),
+    }
+)
 
 
 class MetricsLog:
@@ -67,14 +75,15 @@ class RunLog:
         self._folder, self._note = folder, note
         self._loggers = Loggers(loggers if folder else (), note)
         self._metrics: MetricsLog | None = None
+        self._scores: MetricsLog | None = None
 
     def open(self, step: int, facts: dict[str, Any]) -> None:
         """At the run's start, and again where it goes back to an earlier step."""
         if self._folder is not None:
-            if self._metrics is not None:
-                self._metrics.close()
+            self._close_files()
             self._metrics = MetricsLog(self._folder.metrics, step)
-            for problem in self._metrics.dropped:
+            self._scores = MetricsLog(self._folder.scores, step)
+            for problem in self._metrics.dropped + self._scores.dropped:
                 self._note(problem)
             self._loggers.start(self._folder.path, facts, step)
 
@@ -83,6 +92,12 @@ class RunLog:
             self._metrics.write({"step": step, **values})
             self._loggers.metrics(step, values)
 
+    def scores(self, step: int, scores: Sequence[Score]) -> None:
+        """An evaluation, with all that its numbers depend on."""
+        if self._scores is not None:
+            self._scores.write({"step": step, "scores": [score.as_dict() for score in scores]})
+            self._loggers.metrics(step, {score.metric: score.value for score in scores})
+
     def picture(self, step: int, name: str, path: Path) -> None:
         self._loggers.picture(step, name, path)
 
@@ -90,9 +105,29 @@ class RunLog:
         self._loggers.artifact(path)
 
     def close(self) -> None:
-        if self._metrics is not None:
-            self._metrics.close()
+        self._close_files()
         self._loggers.close()
+
+    def _close_files(self) -> None:
+        for file in (self._metrics, self._scores):
+            if file is not None:
+                file.close()
+
+
+def read_scores(path: Path) -> list[tuple[int, list[Score]]]:
+    """The evaluations of a run's ``scores.jsonl``, by their steps; none where it has none.
+
+    A line that does not hold what was written into it is left out.
+    """
+    found = []
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        try:
+            values = records.parse(line)
+            _SCORES(values, "")
+            found.append((values["step"], [Score.of(entry) for entry in values["scores"]]))
+        except (records.RecordError, TypeError):
+            continue
+    return found
 
 
 def _keep_until(path: Path, step: int) -> list[str]:
@@ -140,10 +175,9 @@ class BarReporter:
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
             TextColumn("training"),
-            BarColumn(),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
             TextColumn("{task.fields[status]}"),
-            TimeElapsedColumn(),
             TextColumn("ETA"),
             TimeRemainingColumn(),
             console=console,
@@ -195,7 +229,11 @@ def default_reporter() -> Reporter:
 def _status(values: dict[str, float]) -> str:
     losses = {name[5:]: value for name, value in values.items() if name.startswith("loss_")}
     named = [f"{k.upper() if len(k) == 1 else k} {value:.3f}" for k, value in losses.items()]
-    return "  ".join([f"{values['img_per_s']:.0f} img/s", *named])
+    rate = f"{values['img_per_s']:.0f} img/s"
+    logits = {"D(real)": values.get("real_logit"), "D(fake)": values.get("fake_logit")}
+    named += [f"{name} {value:+.2f}" for name, value in logits.items() if value is not None]
+    memory = [f"{values['memory'] / 1e9:.1f} GB"] if "memory" in values else []
+    return "  ".join([rate, *named, *memory])
 
 
 def _clock(seconds: float) -> str:

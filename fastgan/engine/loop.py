@@ -8,24 +8,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from fastgan.engine.agreement import Agreement
 from fastgan.engine.callbacks import Callback
 from fastgan.engine.checkpoint import (
     Checkpoint,
     newest_checkpoint,
     prune_checkpoints,
 )
-from fastgan.engine.config import TrainResult
+from fastgan.engine.config import TrainResult, intervals_of
+from fastgan.engine.environment import environment
+from fastgan.engine.evaluating import Evaluator
 from fastgan.engine.gallery import Gallery
 from fastgan.engine.health import Health
 from fastgan.engine.heartbeat import LostRankError
-from fastgan.engine.intervals import Clock, parse_interval
+from fastgan.engine.intervals import Clock
 from fastgan.engine.log import LineReporter, Reporter, RunLog, SilentReporter, default_reporter
 from fastgan.engine.loggers import Logger, named_loggers
+from fastgan.engine.memory import memory_used
+from fastgan.engine.report import write_report
 from fastgan.engine.resuming import resume_run
-from fastgan.engine.run_folder import RunFolder
+from fastgan.engine.run_folder import RunFolder, read_run
+from fastgan.engine.scalars import non_finite, read_scalars
 from fastgan.engine.signals import StopOnSignal
+from fastgan.engine.spent import Spent
 from fastgan.engine.state import (
     copy_state,
     is_finite,
@@ -37,7 +42,6 @@ from fastgan.engine.state import (
 from fastgan.engine.train_state import TrainState
 from fastgan.engine.writer import Writer
 from fastgan.ops.core.cuda_libraries import cuda_libraries
-from fastgan.system import first_line
 
 # torchrun passes on the signal that the terminal has sent to all processes already.
 _SAME_REQUEST_SECONDS = 5.0
@@ -77,7 +81,8 @@ class Loop:
         self.checkpoint: Path | None = None
         self._saved_at = self._drawn_at = self._tried = -1
         self._writer = Writer()
-        self._together = False  # every rank is where this one is
+        self._spent, self._environment = Spent(), environment(trainer)
+        self._evaluator = Evaluator.of(trainer)
 
     def fit(self, *, resume: bool, force: bool) -> TrainResult:
         opened: list[RunFolder] = []
@@ -87,18 +92,22 @@ class Loop:
             return opened[0].resumed
 
         # From before the folder is made until the run is described: a signal never cuts a write.
-        with StopOnSignal(_SAME_REQUEST_SECONDS if self.group.size > 1 else 0.0) as self._signals:
+        with StopOnSignal(_SAME_REQUEST_SECONDS if self.group.size > 1 else 0.0) as signals:
+            self._agreement = Agreement(self.trainer, signals)
             try:
                 resumed = self.group.from_first(open_folder)
                 self.folder = opened[0] if opened else RunFolder.seen(self.out)
                 if resumed and (found := resume_run(self.trainer, self.folder, self.reporter)):
                     # A run killed after its last checkpoint has only the rest left to do.
                     self.checkpoint, self._saved_at = found.path, found.step
+                    self.health.warnings = (read_run(self.out) or {}).get("warnings", [])
                 self._describe(finished=False)
                 precision, exact = self.trainer.gan.precision, self.config.deterministic
                 with cuda_libraries(precision, deterministic=exact):
                     result = self._run()
                 self._describe(finished=result.finished)
+                if self.group.is_first and intervals_of(self.config)["report_every"].on:
+                    write_report(self.out)
                 return result
             finally:
                 for folder in opened:
@@ -108,23 +117,23 @@ class Loop:
         trainer, config = self.trainer, self.config
         first, self._started = trainer.step, time.monotonic()
         self._marked = first, self._started
-        names = "sample_every", "checkpoint_every"
-        intervals = {name: parse_interval(name, getattr(config, name)) for name in names}
-        self._clock = Clock(intervals, self.group)
-        self._non_finite = self._count_non_finite()
+        self._clock = Clock(intervals_of(config), self.group)
+        self._non_finite = int(non_finite(trainer))
         folder = self.folder if self.group.is_first else None
         self._record = RunLog(folder, self._loggers, lambda text: self.reporter.note(text))
         self._gallery = Gallery(trainer, self.callbacks, self.folder.samples, self._writer)
-        self._record.open(trainer.step, trainer.facts())
+        self._open_record()
         self.reporter.start(config.steps, first)
         if trainer.device.type == "cuda":
             self.reporter.note(trainer.on_device())
         for note in trainer.notes:
             self.reporter.note(note)
         try:
-            stopped_by = self._agreed(at_log_point=True)
-            while trainer.step < config.steps and stopped_by is None:
+            stopped_by = self._agreement.signal(at_log_point=True)
+            while not self._over() and stopped_by is None:
                 stopped_by = self._step()
+            if self._evaluator and stopped_by is None and self._evaluator.at != trainer.step:
+                self._evaluate()
             if self._drawn_at != trainer.step:
                 self._draw()
             if self._saved_at != trainer.step:
@@ -141,21 +150,54 @@ class Loop:
 
     def _step(self) -> int | None:
         """One step and what follows it; returns the signal that ends the run."""
-        trainer, config, clock = self.trainer, self.config, self._clock
+        trainer, config, clock, spent = self.trainer, self.config, self._clock, self._spent
         self.group.require_all()
-        trainer.train_step()
+        with spent.on("data"):
+            trainer.fetch()
+        with spent.on("step"):
+            trainer.train_step()
         for callback in self.callbacks:
             callback.on_step(trainer)
         at_log_point = trainer.step % config.log_every == 0 or trainer.step == config.steps
-        values = self._log() if at_log_point else None
+        with spent.on("log"):
+            values = self._log() if at_log_point else None
         self.reporter.update(trainer.step, values)
         if self.group.size == 1 or at_log_point:
             self._look_at_writer()
         if clock.due("sample_every", trainer.step, together=at_log_point):
-            self._draw()
-        if clock.due("checkpoint_every", trainer.step, together=at_log_point):
+            with spent.on("grids"):
+                self._draw()
+        if clock.due("eval_every", trainer.step, together=at_log_point):
+            self._evaluate()
+        due = clock.due("checkpoint_every", trainer.step, together=at_log_point)
+        if due and self._saved_at != trainer.step:
+            with spent.on("checkpoints"):
+                self._save()
+        if clock.due("report_every", trainer.step, together=at_log_point):
+            self._report()
+        return self._agreement.signal(at_log_point)
+
+    def _report(self) -> None:
+        if self.group.is_first:
+            self._writer.submit(lambda: write_report(self.out) and None)
+
+    def _over(self) -> bool:
+        gives_up = self._evaluator is not None and self._evaluator.gives_up
+        return gives_up or self.trainer.step >= self.config.steps
+
+    def _evaluate(self) -> None:
+        evaluator = self._evaluator
+        assert evaluator is not None
+        with self._spent.on("evaluation"):
+            self._record.scores(self.trainer.step, evaluator.evaluate(self.reporter.note))
+        if evaluator.improved:
             self._save()
-        return self._agreed(at_log_point)
+
+    def _open_record(self) -> None:
+        """At the run's start, and where it goes back to an earlier step."""
+        self._record.open(self.trainer.step, self.trainer.facts())
+        if self._evaluator:
+            self._evaluator.restart(self.folder.scores)
 
     def _look_at_writer(self, *, wait: bool = False) -> None:
         """Tell of what was written: checkpoints the callbacks, and pictures the loggers.
@@ -176,46 +218,13 @@ class Loop:
             return
 
         def prune() -> None:  # what the callbacks have seen
-            prune_checkpoints(self.folder.checkpoints, config.keep_last, config.keep_best)
+            best = max(config.keep_best, 1) if self._evaluator else config.keep_best
+            prune_checkpoints(self.folder.checkpoints, config.keep_last, best)
 
         if wait:
             prune()
         else:
             self._writer.submit(prune)
-
-    def _agreed(self, at_log_point: bool) -> int | None:
-        """The signal that ends the run after this step, the same for all ranks.
-
-        Ranks agree where they meet anyway, or at every step where meeting is cheap. There they also
-        learn of data that one of them cannot read, while the state is still whole on all.
-
-        Raises:
-            LostRankError: another rank cannot read the data of the next step.
-        """
-        received = self._signals.received
-        if self.group.size == 1:
-            return received
-        on_cpu = self.trainer.device.type == "cpu"
-        if not (on_cpu or at_log_point):
-            return None
-        failure = self._unreadable() if on_cpu else None
-        answers = self.group.collect((received or 0, first_line(failure) if failure else ""))
-        if told := next((told for _, told in answers if told), ""):
-            self._together = True
-            raise failure or LostRankError(
-                "another process of this run could not read its part of the data of step "
-                f"{self.trainer.step + 1}: {told}"
-            )
-        return max(signal for signal, _ in answers) or None
-
-    def _unreadable(self) -> Exception | None:
-        """Why the data of the next step cannot be read."""
-        if self.trainer.step < self.config.steps:
-            try:
-                self.trainer.fetch()
-            except Exception as error:
-                return error
-        return None
 
     def _rescue(self, error: BaseException) -> None:
         """Save what was trained before ``error`` ends the run, where the state is that of a step.
@@ -230,7 +239,7 @@ class Loop:
             self.checkpoint = path
         if isinstance(error, NonFiniteError) or step in (0, self._saved_at, self._tried):
             return
-        alone = self.group.size > 1 and not self._together
+        alone = self.group.size > 1 and not self._agreement.together
         if alone and (isinstance(error, LostRankError) or not isinstance(error, Exception)):
             return  # its device may wait without end, for a lost process or for one that stops too
         if alone and not self.group.is_first:
@@ -257,32 +266,31 @@ class Loop:
 
     def _log(self) -> dict[str, float]:
         """Read the device's scalars, once for all of them; write them; look for bad gradients."""
-        trainer, latest = self.trainer, self.trainer.latest
-        names = list(latest)
-        non_finite = self._count_non_finite_on_device()
-        updates = trainer.gan.update_g, trainer.gan.update_d
-        skipped = updates[0].skipped + updates[1].skipped
-        means = self.group.mean(torch.stack([latest[n].float() for n in names]))
-        read = torch.cat([means, torch.stack([skipped, non_finite])]).tolist()
-        values = dict(zip([*names, "skipped"], read, strict=False))
-        now = time.monotonic()
+        trainer, now = self.trainer, time.monotonic()
+        values = read_scalars(trainer)
+        bad = int(values.pop("non_finite"))
         images = self._images(trainer.step - self._marked[0])
         values["img_per_s"] = images / max(now - self._marked[1], 1e-9)
+        if (memory := memory_used(trainer.device)) is not None:
+            values["memory"] = memory
         if self.health.diversity is not None:
             values["diversity"] = self.health.diversity
         self._marked = trainer.step, now
         for callback in self.callbacks:
             callback.on_log(trainer, values)
-        self._record.write(trainer.step, {"seconds": now - self._started, **values})
-        new, self._non_finite = int(read[-1]) - self._non_finite, int(read[-1])
+        seconds = {"seconds": now - self._started, **self._spent.take()}
+        self._record.write(trainer.step, seconds | values)
+        new, self._non_finite = bad - self._non_finite, bad
         if new > 0:
             self._on_non_finite(new)
-        self._tell(self.health.losses(values))
+        self._warn(self.health.losses(values))
         return values
 
-    def _tell(self, text: str | None) -> None:
+    def _warn(self, text: str | None) -> None:
         if text is not None:
             self.reporter.note(text)
+            if self.group.is_first:
+                self._write_facts(finished=False)
 
     def _on_non_finite(self, new: int) -> None:
         trainer, config = self.trainer, self.config
@@ -310,9 +318,9 @@ class Loop:
         # The same random numbers would lead to the same place.
         trainer.rollbacks = done
         trainer.reseed()
-        self._non_finite = self._count_non_finite()
+        self._non_finite = int(non_finite(trainer))
         self._marked = trainer.step, time.monotonic()
-        self._record.open(trainer.step, trainer.facts())
+        self._open_record()
         self.reporter.note(f"{what}: back to step {trainer.step} (rollback {done})")
 
     def _unspoiled(self) -> bool:
@@ -324,23 +332,18 @@ class Loop:
             lambda: newest_checkpoint(self.folder.checkpoints, None, open_state)
         )
 
-    def _count_non_finite_on_device(self) -> torch.Tensor:
-        g, d = self.trainer.gan.update_g, self.trainer.gan.update_d
-        return g.skipped - g.overflows + d.skipped - d.overflows
-
-    def _count_non_finite(self) -> int:
-        return int(self._count_non_finite_on_device())
-
     def _draw(self) -> None:
         self._drawn_at = self.trainer.step
         self.samples = self.folder.samples / f"step-{self.trainer.step:08d}.png"
         if self.group.is_first:
             self.samples, images = self._gallery.draw()
-            self._tell(self.health.samples(images))
+            self._warn(self.health.samples(images))
 
     def _save(self) -> None:
         trainer = self.trainer
         scores = [s for c in self.callbacks if (s := c.score(trainer)) is not None]
+        if self._evaluator:
+            scores = self._evaluator.ranks(trainer.step)
         info = {"score": float(scores[0])} if scores and math.isfinite(scores[0]) else {}
         self._look_at_writer()
         write = copy_state(trainer, self.folder.checkpoints, **info)
@@ -361,7 +364,7 @@ class Loop:
         assert self.samples is not None
         assert self.checkpoint is not None
         seconds = time.monotonic() - self._started
-        finished = self.trainer.step >= self.config.steps
+        finished, evaluator = self._over(), self._evaluator
         result = TrainResult(
             out=self.out,
             step=self.trainer.step,
@@ -371,6 +374,8 @@ class Loop:
             images_per_second=self._images(self.trainer.step - first) / max(seconds, 1e-9),
             # A signal that comes with the last step has nothing left to end.
             stopped_by=None if finished else stopped_by,
+            best=evaluator.best_checkpoint(self.folder.checkpoints) if evaluator else None,
+            best_score=evaluator.best if evaluator else None,
             warnings=tuple(self.health.warnings),
         )
         for callback in self.callbacks:
@@ -381,5 +386,9 @@ class Loop:
         return steps * self.config.batch_size * self.config.discriminator_steps
 
     def _describe(self, finished: bool) -> None:
-        facts = {**self.trainer.facts(), "finished": finished}
-        self.group.from_first(lambda: self.folder.describe(facts))
+        self.group.from_first(lambda: self._write_facts(finished))
+
+    def _write_facts(self, finished: bool) -> None:
+        facts = {**self.trainer.facts(), "environment": self._environment}
+        facts |= {"warnings": self.health.warnings, "finished": finished}
+        self.folder.describe(facts)

@@ -36,6 +36,20 @@ def keep_freed_memory() -> bool:
     return bool(kept and mallopt(_M_TRIM_THRESHOLD, _NEVER))
 
 
+def memory_used(device: torch.device) -> int | None:
+    """Bytes that a run holds: of a GPU what torch has reserved there, else this process's resident
+    memory; None where the system does not tell.
+    """
+    if device.type == "cuda":
+        return torch.cuda.memory_reserved(device)
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            pages = int(file.read().split()[1])
+    except OSError:
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 def require_memory(name: str, value: int, least: int, device: torch.device) -> None:
     """ValueError, naming the setting, where a device cannot hold the ``least`` bytes it takes."""
     there = device_memory(device)

@@ -2,6 +2,8 @@
 
 run.json             what the run is (configuration, models, data), and whether it has finished
 metrics.jsonl        one JSON object a line
+scores.jsonl         the evaluations, if there were any: one JSON object a line
+report.html          the run on one page, if asked for
 samples/             step-00000500.png ...
 checkpoints/         step-00000500/ ...
 tensorboard/         event files, if asked for
@@ -21,7 +23,8 @@ from fastgan.engine.checkpoint import PARTIAL_CHECKPOINTS, list_checkpoints
 from fastgan.engine.config import TrainConfig
 from fastgan.system import partial_name, whole_file
 
-RUN_FILE, METRICS_FILE = "run.json", "metrics.jsonl"
+RUN_FILE, METRICS_FILE, SCORES_FILE = "run.json", "metrics.jsonl", "scores.jsonl"
+REPORT_FILE = "report.html"
 _RUN = records.record(
     {},
     {
@@ -30,10 +33,15 @@ _RUN = records.record(
         "objective": records.table(),
         "parts": records.table(),
         "rollbacks": records.whole(),
+        "environment": records.table(),
+        "warnings": records.sequence(records.text),
         "finished": records.flag,
     },
 )
-_CONTENT = (RUN_FILE, METRICS_FILE, "samples", "checkpoints", "tensorboard", ".lock")
+_CONTENT = (
+    *(RUN_FILE, METRICS_FILE, SCORES_FILE, REPORT_FILE),
+    *("samples", "checkpoints", "tensorboard", ".lock"),
+)
 
 
 class RunFolder:
@@ -84,6 +92,10 @@ class RunFolder:
     @property
     def metrics(self) -> Path:
         return self.path / METRICS_FILE
+
+    @property
+    def scores(self) -> Path:
+        return self.path / SCORES_FILE
 
     @property
     def tensorboard(self) -> Path:
@@ -149,7 +161,7 @@ class RunFolder:
 
     def _clear_partials(self) -> None:
         """What a process that was killed, or had no room, has left beside the whole files."""
-        for name in (RUN_FILE, METRICS_FILE):
+        for name in (RUN_FILE, METRICS_FILE, SCORES_FILE, REPORT_FILE):
             (self.path / partial_name(name)).unlink(missing_ok=True)
         for leftover in self.samples.glob(partial_name("*")):
             leftover.unlink(missing_ok=True)

@@ -169,7 +169,7 @@ class TrainState:
             self.device,
             capture,
             [self.noise],
-            settings=self._host_values,
+            settings=lambda: [*self.gan.host_values(), *host_values(self.step_function)],
             shared=self.group.size > 1,
         )
         self._keeper = Keeper(
@@ -285,38 +285,40 @@ class TrainState:
 
     @property
     def fixed_labels(self) -> Tensor | None:
-        """The conditions of the sample grid: all classes in turn, or some of the data's, or what is
-        made of some of its images.
-        """
-        if isinstance(self.step_function, TranslationStep):
-            return self.step_function.fixed(*self.fixed_images, self.config.seed)
-        if not self.config.conditional:
-            return None
-        labels, count = self.dataset.labels, len(self.fixed_noise)
-        assert labels is not None
-        if labels.dtype != torch.int64 or labels.dim() > 1:
-            return self._fixed_conditions(labels)
-        classes = getattr(self.generator, "num_classes", 0) or int(labels.max()) + 1
-        return torch.arange(count, device=self.device) % classes
+        """The conditions of the sample grid."""
+        return self.conditions(len(self.fixed_noise))
 
     @property
     def fixed_images(self) -> tuple[Tensor, Tensor | None]:
         """As many images of the data as the sample grid has, and their other halves, if any."""
-        count, data = len(self.fixed_noise), self.dataset
-        images, labels = normalised(data.some(count), data.value_range), None
+        return self._some_images(len(self.fixed_noise))
+
+    def conditions(self, count: int) -> Tensor | None:
+        """Of ``count`` samples: all classes in turn, or some of the data's, or what is made of some
+        of its images; None without.
+        """
+        if isinstance(self.step_function, TranslationStep):
+            return self.step_function.fixed(*self._some_images(count), self.config.seed)
+        if not self.config.conditional:
+            return None
+        labels = self.dataset.labels
+        assert labels is not None
+        if labels.dtype != torch.int64 or labels.dim() > 1:
+            return self._fixed_conditions(labels, count)
+        classes = getattr(self.generator, "num_classes", 0) or int(labels.max()) + 1
+        return torch.arange(count, device=self.device) % classes
+
+    def _some_images(self, count: int) -> tuple[Tensor, Tensor | None]:
+        images, labels = normalised(self.dataset.some(count), self.dataset.value_range), None
         rows = torch.arange(count) % len(images)
-        if self.config.conditional and data.labels is not None:
-            labels = self._fixed_conditions(data.labels)
+        if self.config.conditional and self.dataset.labels is not None:
+            labels = self._fixed_conditions(self.dataset.labels, count)
         return images[rows].to(self.device), labels
 
-    def _fixed_conditions(self, labels: Tensor) -> Tensor | None:
-        count = len(self.fixed_noise)
+    def _fixed_conditions(self, labels: Tensor, count: int) -> Tensor | None:
         chosen = torch.tensor(spread(len(labels), count))
         chosen = chosen[torch.arange(count) % len(chosen)]
         return conditions_of(gathered(labels.cpu(), chosen).to(self.device), None)
-
-    def _host_values(self) -> list[Any]:
-        return [*self.gan.host_values(), *host_values(self.step_function)]
 
     def _run_step(self, inputs: Inputs, due: Hashable) -> Metrics:
         """The whole step as a function of tensors: from the rows of the data to the average."""

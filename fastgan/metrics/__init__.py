@@ -5,19 +5,21 @@ FID, KID and the Inception Score need `fastgan[metrics]`.
 
 from .digits import DigitScore, LeNet, digit_accuracy, score_digits, train_lenet
 from .evaluate import METRICS, Options, evaluate, real_statistics
-from .features import FeatureNetwork, Features
+from .features import FeatureNetwork, Features, NonFiniteImagesError
 from .prdc import PRDC, prdc
 from .pretrained import get_network
 from .reconstruction import Reconstruction
-from .score import Score, difference, load_scores, save_scores
+from .score import LOWER_IS_BETTER, Score, difference, load_scores, save_scores
 
 __all__ = [
+    "LOWER_IS_BETTER",
     "METRICS",
     "PRDC",
     "DigitScore",
     "FeatureNetwork",
     "Features",
     "LeNet",
+    "NonFiniteImagesError",
     "Options",
     "Reconstruction",
     "Score",

@@ -83,7 +83,8 @@ class FeatureNetwork:
             if images.shape[1] != 1:
                 raise ValueError(
                     f"the feature network {self.name} takes {self.channels} channel, the images "
-                    f"have {images.shape[1]}: choose a network for colour, or convert the images"
+                    f"have {images.shape[1]}: choose a network for colour (efficientnet-lite0 or "
+                    "inception), or convert the images"
                 )
             images = images.expand(-1, self.channels, -1, -1)
         images = images.float().clamp(-1, 1)
@@ -93,11 +94,15 @@ class FeatureNetwork:
         return F.interpolate(images, size, mode="bilinear", antialias=True)
 
 
+class NonFiniteImagesError(ValueError):
+    """Images of a generator that has diverged."""
+
+
 def check_finite(images: Tensor) -> None:
-    """ValueError if an image [N, C, H, W] has a pixel that is not finite."""
+    """NonFiniteImagesError if an image [N, C, H, W] has a pixel that is not finite."""
     bad = ~images.isfinite().flatten(1).all(1)
     if bad.any():
-        raise ValueError(
+        raise NonFiniteImagesError(
             f"{int(bad.sum())} of {len(images)} images have pixels that are NaN or infinite: the "
             "run has diverged there; evaluate an earlier checkpoint"
         )

@@ -11,6 +11,9 @@ from typing import Any
 
 from fastgan.system import to_json, whole_file
 
+LOWER_IS_BETTER = frozenset({"fid", "kid", "reconstruction", "kl"})
+"""Of the metrics' names; of the others, larger is better."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -38,6 +41,16 @@ class Score:
         line = f"{value}  ({', '.join(f'{k} {v}' for k, v in shown.items())})"
         return f"{line}\n  {self.note}" if self.note else line
 
+    def as_dict(self) -> dict[str, Any]:
+        """The score as values that ``to_json`` takes."""
+        return {**asdict(self), "setting": dict(self.setting)}
+
+    @classmethod
+    def of(cls, entry: dict[str, Any]) -> Score:
+        """The score that :meth:`as_dict` has given; TypeError for anything else."""
+        score = cls(**entry)
+        return replace(score, value=math.nan) if score.value is None else score
+
 
 def difference(score: Score, other: Score) -> float:
     """``score.value - other.value``.
@@ -57,19 +70,13 @@ def difference(score: Score, other: Score) -> float:
 
 def save_scores(scores: list[Score], path: Path) -> None:
     """Write scores as JSON; a value that is not finite becomes null."""
-    content = [{**asdict(s), "setting": dict(s.setting)} for s in scores]
     with whole_file(path) as file:
-        file.write(f"{to_json(content, indent=1)}\n".encode())
+        file.write(f"{to_json([s.as_dict() for s in scores], indent=1)}\n".encode())
 
 
 def load_scores(path: Path) -> list[Score]:
     """Scores that `save_scores` wrote; ValueError if the file holds something else."""
     try:
-        return [_score(entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+        return [Score.of(entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
     except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} holds no scores: {error}") from error
-
-
-def _score(entry: dict[str, Any]) -> Score:
-    score = Score(**entry)
-    return replace(score, value=math.nan) if score.value is None else score

@@ -202,7 +202,7 @@ def test_commands_name_the_file_of_a_damaged_manifest(run, tmp_path, capsys, mon
     reals = load("mnist5k", image_size=8, channels=1, limit=40)
     for module in ("fastgan.cli.picture", "fastgan.recipes.evaluation"):
         monkeypatch.setattr(f"{module}.load", lambda *_, **__: reals)
-    monkeypatch.setattr("fastgan.recipes.evaluation.evaluate", lambda *_, **__: [])
+    monkeypatch.setattr("fastgan.recipes.evaluation.sample_scores", lambda *_, **__: [])
     for command in commands(out, tmp_path):
         assert main(command) == 0
     read = {k: manifest[k] for k in ("load", "generator")}

@@ -48,6 +48,7 @@ def test_a_discriminator_that_has_won_is_reported_once():
     told = [health.losses({"loss_d": loss}) for loss in [1.0] + [0.001] * 8]
     assert [text is not None for text in told] == [False] * 5 + [True] + [False] * 3
     assert "its loss is 0.001, where one that cannot tell has 1.4" in told[5]
+    assert "It may know its 40 images by heart: augment diffaugment or ada" in told[5]
     assert len(health.warnings) == 1
 
 

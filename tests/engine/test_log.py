@@ -8,6 +8,7 @@ from rich.console import Console
 from fastgan.engine.log import BarReporter, LineReporter, MetricsLog, default_reporter
 
 VALUES = {"loss_d": 1.25, "loss_g": 0.5, "img_per_s": 321.0}
+VALUES |= {"real_logit": 1.5, "fake_logit": -2.0, "memory": 2.5e9}
 
 
 def steps(path):
@@ -38,7 +39,9 @@ def test_plain_lines_tell_rate_losses_and_time_left(capsys):
     reporter.update(20, VALUES)
     reporter.stop()
     [line] = capsys.readouterr().out.splitlines()
-    assert line.startswith("step 20/100  321 img/s  D 1.250  G 0.500  ETA 0:00:")
+    assert line.startswith(
+        "step 20/100  321 img/s  D 1.250  G 0.500  D(real) +1.50  D(fake) -2.00  2.5 GB  ETA 0:00:"
+    )
 
 
 def test_the_live_bar_tells_the_same():

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from fastgan.engine import Callback, DistributedGroup, LostRankError, Trainer, find_checkpoint
+from fastgan.engine.agreement import Agreement
 from fastgan.engine.checkpoint import list_checkpoints
-from fastgan.engine.loop import Loop
 from fastgan.engine.state import copy_state, save_alone
 from fastgan.engine.train_state import TrainState
 
@@ -124,7 +124,7 @@ def test_an_error_of_one_process_of_several_loses_nothing(
 ):
     """It saves alone, without meeting the others."""
     # As on GPUs between two log points.
-    monkeypatch.setattr(Loop, "_agreed", lambda *_, **__: None)
+    monkeypatch.setattr(Agreement, "signal", lambda *_, **__: None)
     error, out = RuntimeError("a file of the set is gone"), tmp_path / "run"
     trainer = second_of_two(tiny_trainer(**{**SETTINGS, "log_every": 100}))
     torch.manual_seed(7)

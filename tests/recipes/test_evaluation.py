@@ -13,11 +13,12 @@ from safetensors.torch import load_file
 from fastgan.cli import main
 from fastgan.data import load
 from fastgan.engine import load_generator
+from fastgan.engine.evaluating import reconstruction_scores
 from fastgan.engine.log import SilentReporter
 from fastgan.losses import kl_divergence
 from fastgan.metrics import Score, load_scores
 from fastgan.recipes import train
-from fastgan.recipes.evaluation import Evaluation, evaluate_checkpoint, reconstruction_scores
+from fastgan.recipes.evaluation import Evaluation, evaluate_checkpoint
 
 from .tiny_recipe import tiny
 
