@@ -169,7 +169,7 @@ class TrainState:
             self.device,
             capture,
             [self.noise],
-            settings=lambda: [*self.gan.host_values(), *host_values(self.step_function)],
+            settings=self._host_values,
             shared=self.group.size > 1,
         )
         self._keeper = Keeper(
@@ -294,9 +294,7 @@ class TrainState:
         return self._some_images(len(self.fixed_noise))
 
     def conditions(self, count: int) -> Tensor | None:
-        """Of ``count`` samples: all classes in turn, or some of the data's, or what is made of some
-        of its images; None without.
-        """
+        """Of ``count`` samples: all classes in turn, some of the data's, or made of its images."""
         if isinstance(self.step_function, TranslationStep):
             return self.step_function.fixed(*self._some_images(count), self.config.seed)
         if not self.config.conditional:
@@ -319,6 +317,9 @@ class TrainState:
         chosen = torch.tensor(spread(len(labels), count))
         chosen = chosen[torch.arange(count) % len(chosen)]
         return conditions_of(gathered(labels.cpu(), chosen).to(self.device), None)
+
+    def _host_values(self) -> list[Any]:
+        return [*self.gan.host_values(), *host_values(self.step_function)]
 
     def _run_step(self, inputs: Inputs, due: Hashable) -> Metrics:
         """The whole step as a function of tensors: from the rows of the data to the average."""
