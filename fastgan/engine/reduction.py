@@ -168,7 +168,8 @@ def _of_size(parameters: Sequence[nn.Parameter], size: int) -> list[list[nn.Para
     found: list[list[nn.Parameter]] = []
     left = 0
     for parameter in parameters:
-        if parameter.nbytes > left or found[-1][0].dtype != parameter.dtype:
+        full = parameter.nbytes > left
+        if not found or full or found[-1][0].dtype != parameter.dtype:
             found.append([])
             left = size
         found[-1].append(parameter)
