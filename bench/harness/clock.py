@@ -10,9 +10,8 @@ import torch
 
 from bench.paired import Clock, host_clock
 
-_QUERY = "clocks.sm,clocks.mem,temperature.gpu,power.draw"
-# Drivers before 535 know the reasons by the second name.
-_REASONS = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
+_QUERY = "clocks.sm,clocks.mem,temperature.gpu,power.draw,clocks_throttle_reasons.active"
+_NAMES = ("sm_mhz", "memory_mhz", "celsius", "watts", "reasons")
 # nvidia-smi's bits that slow a GPU down: software and hardware power caps and thermal limits.
 _THROTTLING = 0x4 | 0x8 | 0x20 | 0x40 | 0x80
 
@@ -32,51 +31,19 @@ def event_clock(run: Callable[[], object]) -> float:
     return float(start.elapsed_time(stop)) / 1e3
 
 
-def captured(run: Callable[[], object]) -> Callable[[], object]:
-    """A CUDA graph of a call on fixed inputs, as a function that replays it."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):  # warm-up
-            run()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        kept = run()
-
-    def replay() -> object:
-        graph.replay()
-        return kept
-
-    return replay
-
-
 def gpu_state() -> dict[str, object]:
     """Clocks, temperature, power and whether the GPU is being slowed down; empty without
     nvidia-smi, so that its absence shows."""
     if shutil.which("nvidia-smi") is None:
         return {}
-    for reasons in _REASONS:
-        query = f"--query-gpu={_QUERY},{reasons}"
-        command = ["nvidia-smi", query, "--format=csv,noheader,nounits", "-i", "0"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode == 0:
-            return parse_state(done.stdout)
-    return {}
+    command = ["nvidia-smi", f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits", "-i", "0"]
+    return parse_state(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
 
 
 def parse_state(line: str) -> dict[str, object]:
-    """A line of nvidia-smi's as a record."""
-    fields = [field.strip() for field in line.strip().split(",")]
-    if len(fields) != 5:
+    """A line of nvidia-smi's as a record; empty where it is none."""
+    fields = [field.strip() for field in line.split(",")]
+    if len(fields) != len(_NAMES):
         return {}
-    sm, memory, celsius, watts, reasons = fields
-    bits = int(reasons, 16) if reasons.startswith("0x") else 0
-    return {
-        "sm_mhz": sm,
-        "memory_mhz": memory,
-        "celsius": celsius,
-        "watts": watts,
-        "reasons": reasons,
-        "throttled": bool(bits & _THROTTLING),
-    }
+    bits = int(fields[-1], 16) if fields[-1].startswith("0x") else 0
+    return {**dict(zip(_NAMES, fields, strict=True)), "throttled": bool(bits & _THROTTLING)}

@@ -2,24 +2,22 @@
 
     python -m bench.harness.compare            against the history, as CI does: 1 if it got slower
     python -m bench.harness.compare --record   the same, and put this machine's ratios into it
-    python -m bench.harness.compare COMMIT     against another commit, in turns; --only some cases
+    python -m bench.harness.compare COMMIT     against another commit; --only some cases
 
-The history holds ratios of eager PyTorch's time over ours, from interleaved rounds: what else the
-machine does falls on both alike. A case fails if its ratio is below 0.7 of the lowest that stands
-there for processors of the same instruction set, and two further measurements say so too. Where the
-history has no such processor, ratios are printed and nothing fails.
+Either way a case is the ratio of eager PyTorch's time over ours, from interleaved rounds: what else
+the machine does falls on both alike. A case fails if its ratio is below 0.7 of the lowest that
+stands in the history for processors of the same instruction set, and two further measurements say
+so too. Where the history has no such processor, ratios are printed and nothing fails.
 
-Another commit is checked out and built in a temporary work tree. Two processes, one on each tree's
-`fastgan` and both on this tree's cases, take turns case by case and round by round, so that the
-ratio of their times is taken within seconds. Where a process' memory lies moves a ratio by up to
-20 %, so that several fresh pairs are asked: the median of their medians, and the range of those.
+Another commit is checked out and built in a temporary work tree. Processes on each tree's `fastgan`
+take turns, all with this tree's cases. Where a process' memory lies moves a ratio by up to 20 %, so
+that several fresh pairs are asked: the median of what each says, and the range of those.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -37,13 +35,11 @@ from bench.harness import machine
 from bench.harness.case import BOTH, CHANNELS_LAST, FORWARD, Case
 from bench.harness.machine import ROOT
 from bench.harness.peers import PEERS
-from bench.harness.results import Row
-from bench.harness.workload import Run
-from bench.paired import host_clock, interleave, own_clock, ratio_interval
+from bench.paired import ratio_interval, take_turns
 
 HISTORY = ROOT / "bench" / "history" / "cpu.jsonl"
 DROP, RERUNS = 0.7, 2
-PAIRS, ROUNDS, CALLS = 5, 5, 3
+PAIRS, ROUNDS = 5, 9
 
 # By name: kind, shape of the input, dtype and layout.
 CASES = {
@@ -55,6 +51,7 @@ CASES = {
     "discriminator blocks": ("blocks", (16, 3, 64, 64), "float32", "channels last"),
 }
 STEP = "DCGAN-64 step"  # of batch 16, on one thread too long for CI
+Row = dict[str, Any]
 Ratios = dict[str, float]
 
 
@@ -66,8 +63,11 @@ def workload(name: str) -> Any:
 
     if name == STEP:
         step = Case("step", "batch 16", "float32", CHANNELS_LAST, BOTH)
-        fused = {"fused": StepImplementation(fuse, CHANNELS_LAST, own=True)}
-        return StepWorkload(step, fused, batch=16, width=64)
+        both = {
+            "fused": StepImplementation(fuse, CHANNELS_LAST, own=True),
+            "eager": StepImplementation(PEERS["eager"], CHANNELS_LAST),
+        }
+        return StepWorkload(step, both, batch=16, width=64)
     kind, shape, dtype, layout = CASES[name]
     leaky = partial(nn.LeakyReLU, 0.2, inplace=True)
     layers: dict[str, list[nn.Module]] = {
@@ -166,73 +166,34 @@ def against_history(recorded: bool) -> int:
     return 1 if failed else 0
 
 
-def serve(tree: Path) -> None:
-    """Answer names of cases on stdin with the seconds of our implementation."""
-    import fastgan
-
-    assert Path(str(fastgan.__file__)).parent.parent == tree, fastgan.__file__
+def timed(names: Sequence[str]) -> Ratios:
+    """As `measured`, unchecked: an older tree may lack what a check needs."""
     torch.set_num_threads(1)
-    runners: dict[str, Run] = {}
-    turn = 0
-    for line in sys.stdin:
-        case = line.strip()
-        if case not in runners:
-            runners[case] = workload(case).runner("fused")
-        times = []
-        for _ in range(CALLS):
-            times.append(host_clock(runners[case].ready(turn)))
-            turn += 1
-        print(min(times), flush=True)
+    found = {}
+    for name in names:
+        work = workload(name)
+        runs = {way: work.runner(way).ready for way in work.implementations}
+        times = take_turns(runs, ROUNDS)
+        found[name] = ratio_interval(times["eager"], times["fused"]).value
+    return found
 
 
 # `fastgan` of the tree that is asked for, `bench` of this one.
-_SERVE = """
-import sys
-from pathlib import Path
+_TIMED = """
+import json, sys
 sys.path.insert(0, sys.argv[1])
 import fastgan
 del sys.path[0]
-from bench.harness.compare import serve
-serve(Path(sys.argv[1]))
+assert fastgan.__file__.startswith(sys.argv[1]), fastgan.__file__
+from bench.harness.compare import timed
+print(json.dumps(timed(sys.argv[2:])))
 """
 
 
-class Server:
-    """A process that times our implementations on one tree."""
-
-    def __init__(self, tree: Path) -> None:
-        command = [sys.executable, "-c", _SERVE, str(tree)]
-        variables = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self.process = subprocess.Popen(command, cwd=ROOT, env=variables, text=True, **pipes)  # type: ignore[call-overload]
-
-    def seconds(self, case: str) -> float:
-        print(case, file=self.process.stdin, flush=True)
-        answer = self.process.stdout.readline()
-        if not answer:
-            raise RuntimeError(f"{case}: the process on one of the trees ended")
-        return float(answer)
-
-    def __enter__(self) -> Server:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.stdin.close()
-        self.process.wait()
-
-
-def pair(tree: Path, cases: Sequence[str]) -> Ratios:
-    """The other tree's time over this one's by case, the median of a fresh pair of processes."""
-    found = {}
-    with Server(ROOT) as this, Server(tree) as other:
-        for case in cases:
-            runs: dict[str, Callable[[], object]] = {
-                "this": partial(this.seconds, case),
-                "other": partial(other.seconds, case),
-            }
-            times = interleave(runs, ROUNDS, warm_up=1, clock=own_clock)
-            found[case] = ratio_interval(times["other"], times["this"]).value
-    return found
+def timed_on(tree: Path, cases: Sequence[str]) -> Ratios:
+    """The ratios of a fresh process on a tree."""
+    ratios: Ratios = json.loads(_run([sys.executable, "-c", _TIMED, str(tree), *cases]))
+    return ratios
 
 
 @contextmanager
@@ -248,20 +209,21 @@ def checked_out(commit: str) -> Iterator[Path]:
             _run(["git", "-C", str(ROOT), "worktree", "remove", "--force", str(tree)])
 
 
-def _run(command: list[str], folder: Path = ROOT) -> None:
+def _run(command: list[str], folder: Path = ROOT) -> str:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
 
 
 def against_commit(commit: str, cases: Sequence[str]) -> int:
     try:
         with checked_out(commit) as tree:
-            pairs = [pair(tree, cases) for _ in range(PAIRS)]
+            pairs = [(timed_on(ROOT, cases), timed_on(tree, cases)) for _ in range(PAIRS)]
     except RuntimeError as error:
         print(f"fastgan bench: error: {error}", file=sys.stderr)
         return 2
-    values = {case: [ratios[case] for ratios in pairs] for case in cases}
+    values = {case: [this[case] / other[case] for this, other in pairs] for case in cases}
     for case, found in values.items():
         low, high = min(found), max(found)
         print(f"{case:22} {median(found):.2f}× the speed of {commit} [{low:.2f}, {high:.2f}]")

@@ -46,11 +46,8 @@ def of_norm_act(x: torch.Size, itemsize: int, part: str) -> Cost:
 
 
 def of_convolutions(model: nn.Module, inputs: list[Tensor], part: str) -> Cost:
-    """The convolutions and linear layers of a model; norms and activations ride along for nothing.
-
-    Forward: x and the weight are read, y written. Backward reads dy and the weight and writes dx,
-    where x needs a gradient (the first layer's does not); reads x and dy and writes dweight.
-    """
+    """The convolutions and linear layers of a model; norms and activations ride along for nothing,
+    and the first layer's x needs no gradient."""
     seen: list[tuple[nn.Module, Tensor, Tensor]] = []
 
     def note(module: nn.Module, given: tuple[Tensor, ...], y: Tensor) -> None:
@@ -71,10 +68,17 @@ def _of_layer(module: nn.Module, x: Tensor, y: Tensor, part: str, first: bool) -
     # Every value of the smaller side meets the weights of its output (or input) channel.
     values = x if getattr(module, "transposed", False) else y
     operations = 2 * values.numel() * (weight.numel() // weight.shape[0])
-    of_x, of_y, of_weight = (t.numel() * t.element_size() for t in (x, y, weight))
-    forward = Cost(operations, of_x + of_weight, of_y)
-    gradients = [Cost(operations, of_x + of_y, of_weight)]
-    if not first:
-        gradients.append(Cost(operations, of_y + of_weight, of_x))
-    passes = {FORWARD: [forward], BACKWARD: gradients, BOTH: [forward, *gradients]}[part]
-    return sum(passes, start=NOTHING)
+    passes = of_passes(operations, x.nbytes, y.nbytes, weight.nbytes)
+    if first:
+        del passes[1]
+    return sum({FORWARD: passes[:1], BACKWARD: passes[1:], BOTH: passes}[part], start=NOTHING)
+
+
+def of_passes(operations: int, x: int, y: int, weight: int) -> list[Cost]:
+    """A convolution's forward, data gradient and weight gradient, of tensors of so many bytes: two
+    are read once, and the third, or its gradient, is written."""
+    return [
+        Cost(operations, x + weight, y),
+        Cost(operations, y + weight, x),
+        Cost(operations, x + y, weight),
+    ]

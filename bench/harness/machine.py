@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -21,10 +23,9 @@ from bench.paired import interleave
 
 ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("torch", "triton", "numpy")
-_ALLOCATORS = ("GLIBC_TUNABLES", "LD_PRELOAD", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
-_VARIABLES = (
-    *("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "FASTGAN_CPU_ISA", "FASTGAN_BACKEND"),
-    *_ALLOCATORS,
+_ALLOCATORS = re.compile("GLIBC_TUNABLES$|LD_PRELOAD$|PYTORCH_(CUDA_)?ALLOC_CONF$|MALLOC_")
+_VARIABLES = re.compile(
+    f"OMP_(NUM_THREADS|WAIT_POLICY)$|FASTGAN_(CPU_ISA|BACKEND)$|{_ALLOCATORS.pattern}"
 )
 LARGE = 1 << 27  # bytes: beyond any cache
 
@@ -74,11 +75,7 @@ def settings() -> dict[str, Any]:
         "tf32_cudnn": torch.backends.cudnn.allow_tf32,
         "cudnn_autotune": torch.backends.cudnn.benchmark,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "environment": {
-            name: value
-            for name, value in os.environ.items()
-            if name in _VARIABLES or name.startswith("MALLOC_")
-        },
+        "environment": {k: v for k, v in os.environ.items() if _VARIABLES.match(k)},
     }
 
 
@@ -112,19 +109,16 @@ def in_words(run: dict[str, Any]) -> str:
     ]
     if "sm" in run["machine"]:
         words.append(f"cuDNN autotune {'on' if what['cudnn_autotune'] else 'off'}")
-    kept = [f"{k}={v}" for k, v in what["environment"].items() if k in _ALLOCATORS or "MALLOC" in k]
+    kept = [f"{k}={v}" for k, v in what["environment"].items() if _ALLOCATORS.match(k)]
     return ", ".join([*words, f"allocator {' '.join(kept) or 'default'}"])
 
 
 def slug(device: str = "cpu") -> str:
     """A name for files: the GPU's, or the processor's with its family and instruction set."""
-    if device == "cuda":
-        words = [gpu()["name"]]
-    else:
-        known = processor()
-        family = [f"family {known['family']}"] if known["family"] else []
-        words = [known["name"], *family, known["instructions"]]
-    return re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower()).strip("-")
+    known = gpu() if device == "cuda" else processor()
+    family = f"family {known['family']}" if known.get("family") else ""
+    words = f"{known['name']} {family} {known.get('instructions', '')}"
+    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
 
 def last_level_cache(device: str) -> int:
@@ -145,26 +139,25 @@ def ceilings(
     """Measured: bytes a second of a copy beyond the cache (read and write both counted), and
     operations a second of the fastest of a few matrix products and convolutions, by dtype: on some
     processors the library's convolutions are faster than its products."""
-    source, target = (torch.ones(LARGE // 4, device=device) for _ in range(2))
     clock = clock_of(device)
-    copies = interleave({"copy": lambda: target.copy_(source)}, rounds, clock=clock)["copy"]
-    found = {"bytes": 2 * LARGE / min(copies)}
-    sizes = (1024, 2048) if device == "cpu" else (4096, 8192)
+
+    def best(amount: float, call: Callable[[], object]) -> float:
+        return amount / min(interleave({"": call}, rounds, 1, clock)[""])
+
+    source, target = (torch.ones(LARGE // 4, device=device) for _ in range(2))
+    found = {"bytes": best(2 * LARGE, partial(target.copy_, source))}
+    sizes, image = (1024, 2048), (16, 256, 32, 32)
+    if device == "cuda":
+        sizes, image = (4096, 8192), (256, 512, 32, 32)
     for name in dtypes:
-        rates = []
-        for n in sizes:
-            a = torch.randn(n, n, device=device).to(getattr(torch, name))
-            product = partial(torch.mm, a, a)
-            times = interleave({"product": product}, rounds, 1, clock)["product"]
-            rates.append(2 * n**3 / min(times))
-        batch, channels, side = (16, 256, 32) if device == "cpu" else (256, 512, 32)
-        x = torch.randn(batch, channels, side, side, device=device).to(getattr(torch, name))
-        x = x.contiguous(memory_format=torch.channels_last)
-        weight = torch.randn(channels, channels, 3, 3, device=device).to(x)
-        convolve = partial(torch.conv2d, x, weight, padding=1)
-        times = interleave({"convolution": convolve}, rounds, 1, clock)["convolution"]
-        rates.append(2 * x.numel() * channels * 9 / min(times))
-        found[name] = max(rates)
+        like: dict[str, Any] = {"device": device, "dtype": getattr(torch, name)}
+        squares = [torch.randn(n, n, **like) for n in sizes]
+        x = torch.randn(image, **like).contiguous(memory_format=torch.channels_last)
+        weight = torch.randn(image[1], image[1], 3, 3, **like)
+        found[name] = max(
+            best(18 * x.numel() * image[1], partial(torch.conv2d, x, weight, padding=1)),
+            *(best(2 * len(a) ** 3, partial(torch.mm, a, a)) for a in squares),
+        )
     return found
 
 
@@ -174,29 +167,23 @@ def rate(measured: dict[str, float], dtype: str) -> float:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    found = {"cuda": torch.version.cuda} if torch.version.cuda else {}
     for package in _PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    if torch.version.cuda:
-        found["cuda"] = torch.version.cuda
     return found
 
 
 def _cpuinfo() -> dict[str, str]:
     """What Linux tells of the first processor; nothing elsewhere."""
-    try:
-        first, *_ = Path("/proc/cpuinfo").read_text().split("\n\n")
-    except OSError:
-        return {}
+    file = Path("/proc/cpuinfo")
+    first = file.read_text().partition("\n\n")[0] if file.exists() else ""
     return dict(re.findall(r"^(.+?)\s*:[ \t]*(.*)$", first, re.MULTILINE))
 
 
 def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(ROOT), *arguments]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    except OSError:
+    """What git says of this tree; nothing where there is no git or no repository."""
+    if shutil.which("git") is None:
         return ""
+    command = ["git", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

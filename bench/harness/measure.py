@@ -7,15 +7,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+import torch
+
 from bench.harness import machine
 from bench.harness.case import BACKWARD, Case
-from bench.harness.clock import captured, clock_of, gpu_state
+from bench.harness.clock import clock_of, gpu_state
 from bench.harness.cost import Cost
 from bench.harness.memory import peak_bytes, saved_bytes
 from bench.harness.parity import Reference
 from bench.harness.results import Row
 from bench.harness.workload import Run, Work
 from bench.paired import Times, percentiles, ratio_interval, take_turns
+from fastgan.ops.conv.timing import captured
+from fastgan.system import first_line
 
 Candidates = dict[str, Callable[[int], Callable[[], object]]]
 GRAPHED = ", replayed"  # an implementation inside a CUDA graph
@@ -114,16 +118,15 @@ def _built(work: Work, only: set[str] | None) -> tuple[dict[str, Run], dict[str,
     for name in work.implementations:
         if only is not None and name not in only:
             continue
-        reason = work.why_not(name)
-        if reason is None:
-            try:
-                runners[name] = work.runner(name)
-                runners[name].results(0)
-            except Exception as error:  # a peer's build may fail in any way: the table says how
-                runners.pop(name, None)
-                reason = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
-        if reason is not None:
+        if (reason := work.why_not(name)) is not None:
             left_out[name] = reason
+            continue
+        try:
+            runner = work.runner(name)
+            runner.results(0)
+            runners[name] = runner
+        except Exception as error:  # a peer's build may fail in any way: the table says how
+            left_out[name] = f"{type(error).__name__}: {first_line(error)[:200]}"
     for i in range(work.sets):
         reference = Reference(work, i)
         for name in list(runners):
@@ -154,13 +157,8 @@ def _replayed(runners: dict[str, Run], sets: int, found: Measurement) -> Candida
             return [runner.ready(i)() for i in range(sets)]
 
         try:
-            replay = captured(every_set)
+            graph = captured(name, every_set, torch.device("cuda"))
+            graphs[name + GRAPHED] = lambda _turn, graph=graph: graph.replay  # type: ignore[misc]
         except RuntimeError as error:
-            found.left_out[name + GRAPHED] = f"not capturable: {str(error).splitlines()[0][:200]}"
-            continue
-        graphs[name + GRAPHED] = partial(_whatever_the_turn, replay)
+            found.left_out[name + GRAPHED] = first_line(error)[:200]
     return graphs
-
-
-def _whatever_the_turn(run: Callable[[], object], _turn: int) -> Callable[[], object]:
-    return run

@@ -94,23 +94,21 @@ def steps(rows: list[Row]) -> str:
     parts = []
     for case, group in cases(rows):
         batch = int(str(case["shape"]).removeprefix("batch "))
-        body = []
+        title, body = f"**{case['op']}, {case['shape']}, {case['dtype']}**", []
         for row in group:
-            if "seconds" not in row:
+            name = f"**{row['implementation']}**" if row["own"] else row["implementation"]
+            if "left_out" in row:
                 body.append([row["implementation"], row["left_out"], "", "", "", ""])
                 continue
-            middle, given = row["seconds"]["p50"], row["ratio"]
-            over = [_interval(given.get(own)) for own in ("fused", "fused, joint")]
-            name = f"**{row['implementation']}**" if row["own"] else row["implementation"]
+            middle = row["seconds"]["p50"]
+            over = [_interval(row["ratio"].get(own)) for own in ("fused", "fused, joint")]
             peak = f"{row['peak_bytes'] / 2**20:.0f}"
             body.append([name, f"{middle * 1e3:.0f}", f"{batch / middle:.0f}", *over, peak])
-        share = next((r["share_of_roofline"] for r in group if r["own"] and "seconds" in r), None)
-        title = f"**{case['op']}, {case['shape']}, {case['dtype']}**"
-        if share is not None:
-            title += (
-                f": fused takes {1 / share:.2f} times what its convolutions, as defined, need at "
-                "the rates measured in the run"
-            )
+            if "share_of_roofline" in row and row["own"] and title.endswith("**"):
+                title += (
+                    f": fused takes {1 / row['share_of_roofline']:.2f} times what its convolutions,"
+                    " as defined, need at the rates measured in the run"
+                )
         parts.append(f"{title}\n\n{table(heading, body)}")
     return "\n\n".join(parts)
 
@@ -120,35 +118,32 @@ def of_cases(rows: list[Row], memory: bool = False) -> str:
     timed = [row for row in rows if row["kind"] == "case" and "seconds" in row]
     peers = list(dict.fromkeys(row["implementation"] for row in timed if not row["own"]))
     heading = ["op", "shape", "what", "ours, ms", "of the roofline", *peers]
+    heading += ["saved MiB, ours / eager"] * memory
     body: list[list[str]] = []
-    means: dict[str, list[float]] = {peer: [] for peer in peers}
+    ratios: dict[str, list[float]] = {peer: [] for peer in peers}
     for case, group in cases(timed):
+        by_name = {row["implementation"]: row for row in group}
         own = next((row for row in group if row["own"]), None)
         if own is None:
             continue
+        share = f"{own['share_of_roofline']:.0%}" if "share_of_roofline" in own else ""
         line = [case["op"], case["shape"], f"{case['part']}, {case['dtype']}, {case['layout']}"]
-        line.append(f"{own['seconds']['p50'] * 1e3:.2f}")
-        line.append(f"{own['share_of_roofline']:.0%}" if "share_of_roofline" in own else "")
-        by_name = {row["implementation"]: row for row in group}
+        line += [f"{own['seconds']['p50'] * 1e3:.2f}", share]
         for peer in peers:
             ratio = by_name[peer]["ratio"][own["implementation"]] if peer in by_name else None
             line.append(_interval(ratio))
-            if ratio is not None:
-                means[peer].append(ratio[0])
+            ratios[peer] += [ratio[0]] if ratio else []
         if memory:
-            saved = [by_name[n]["saved_bytes"] / 2**20 for n in (own["implementation"], "eager")]
+            saved = [row["saved_bytes"] / 2**20 for row in (own, by_name["eager"])]
             line.append(" / ".join(f"{s:.1f}" for s in saved))
         body.append(line)
-    last = ["geometric mean", "", "", "", ""]
-    last += [f"**{geometric_mean(values):.2f}**" if values else "" for values in means.values()]
-    if memory:
-        heading.append("saved MiB, ours / eager")
-        last.append("")
-    left_out = {f"- {r['implementation']}: {r['left_out']}": 0 for r in rows if "left_out" in r}
-    found = [table(heading, [*body, last])]
-    if left_out:
-        found.append("Left out:\n\n" + "\n".join(left_out))
-    return "\n\n".join(found)
+    means = [f"**{geometric_mean(values):.2f}**" if values else "" for values in ratios.values()]
+    body.append(["geometric mean", "", "", "", "", *means, *[""] * memory])
+    text = table(heading, body)
+    left_out = dict.fromkeys(
+        f"- {row['implementation']}: {row['left_out']}" for row in rows if "left_out" in row
+    )
+    return text + "\n\nLeft out:\n\n" + "\n".join(left_out) if left_out else text
 
 
 def gathering(rows: list[Row]) -> str:
@@ -156,8 +151,9 @@ def gathering(rows: list[Row]) -> str:
     for row in rows:
         middle = row["seconds"]["p50"]
         speed = [f"{middle * 1e6:.0f}", f"{row['bytes'] / middle / 1e9:.1f}"]
-        ratios = [_interval(ratio) for ratio in row["ratio"].values()]
-        body.append([f"{row['device']}, {row['batch']}", *speed, *ratios])
+        body.append(
+            [f"{row['device']}, {row['batch']}", *speed, *map(_interval, row["ratio"].values())]
+        )
     return table(["batch", "ours, µs", "GB/s", *rows[0]["ratio"]], body)
 
 
@@ -180,12 +176,11 @@ def whole(rows: list[Row]) -> str:
 def quality(rows: list[Row]) -> str:
     """The last point of each arm."""
     heading = ["arm", "seed", "seconds", "steps", "images/s", *rows[0]["metrics"]]
-    last = {(row["arm"], row["seed"]): row for row in rows}
     body = []
-    for (arm, seed), row in last.items():
+    for row in {(row["arm"], row["seed"]): row for row in rows}.values():
         speed = row["steps"] * row["batch"] / row["seconds"]
-        line = [arm, str(seed), f"{row['seconds']:.0f}", str(row["steps"]), f"{speed:.0f}"]
-        body.append([*line, *(f"{value:.4g}" for value in row["metrics"].values())])
+        line = [row["arm"], str(row["seed"]), f"{row['seconds']:.0f}", str(row["steps"])]
+        body.append([*line, f"{speed:.0f}", *(f"{v:.4g}" for v in row["metrics"].values())])
     return table(heading, body)
 
 
@@ -217,10 +212,7 @@ def table(heading: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 
 def _interval(ratio: Sequence[float] | None) -> str:
-    if ratio is None:
-        return ""
-    value, low, high = ratio
-    return f"{value:.2f} ({low:.2f}–{high:.2f})"
+    return "" if ratio is None else "{:.2f} ({:.2f}–{:.2f})".format(*ratio)
 
 
 def main() -> int:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bench.harness.case import LAYOUTS
-from bench.harness.kinks import DOWN, UP, Branch, Margins, Signs
+from bench.harness.kinks import DOWN, UP, Margins, Units, signs
 from bench.harness.workload import Work
 from fastgan.ops.core.tolerance import FLOOR
 
@@ -29,13 +29,14 @@ class Reference:
 
     def __init__(self, work: Work, i: int) -> None:
         self.work, self.i = work, i
-        runs = []
-        self.eager = []
+        self.eager, runs = [], []
         for layout in LAYOUTS:
-            with Signs() as signs:
+            taken: Units = []
+            with signs(taken):
                 self.eager.append(work.eager(i, layout))
-            runs.append(signs)
-        with Margins(runs, FLOOR[torch.float32]) as self.kinks:
+            runs.append(taken)
+        self.kinks = Margins(runs, FLOOR[torch.float32])
+        with self.kinks.noted():
             self.exact = work.exact(i)
 
     @cached_property
@@ -45,7 +46,7 @@ class Reference:
             return None
         moved = [torch.zeros_like(t) for t in self.exact]
         for branch in (UP, DOWN):
-            with Branch(self.kinks.margins, branch):
+            with self.kinks.on(branch):
                 for total, one, truth in zip(
                     moved, self.work.exact(self.i), self.exact, strict=True
                 ):

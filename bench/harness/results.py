@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.harness.machine import ROOT
+from fastgan.system import whole_file
 
 Row = dict[str, Any]
 FOLDER = ROOT / "bench" / "results"
@@ -19,10 +20,8 @@ def write(path: Path, run: Row, rows: Iterable[Row]) -> None:
     digits: the rest is noise, and files are read by people."""
     lines = [json.dumps(line) for line in ({"kind": "run", "schema": SCHEMA, **run}, *rows)]
     rounded = [json.loads(line, parse_float=lambda x: float(f"{float(x):.5g}")) for line in lines]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text("".join(json.dumps(line) + "\n" for line in rounded))
-    fresh.replace(path)
+    with whole_file(path) as file:
+        file.write("".join(json.dumps(line) + "\n" for line in rounded).encode())
 
 
 def read(path: Path) -> tuple[Row, list[Row]]:

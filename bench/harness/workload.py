@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from bench.harness import peers
-from bench.harness.case import BACKWARD, BOTH, Case, laid, laid_model
+from bench.harness.case import BACKWARD, BOTH, CONTIGUOUS, Case, laid, laid_model
 from bench.harness.cost import Cost
 from bench.harness.machine import last_level_cache
-from bench.harness.peers import Build
+from bench.harness.peers import PEERS, Build
 from fastgan.ops import backend
 
 MAX_SETS = 64
@@ -113,35 +113,23 @@ class Workload(Work):
         self.dtype: torch.dtype = getattr(torch, case.dtype)
         self.input_gradients = input_gradients
         self.given = [self._inputs(shapes)]
-        outputs = self._outputs(self.model, self._in_layout(0, case.layout))
-        self.like = [(y.shape, y.dtype) for y in outputs]
-        size = sum(t.numel() * t.element_size() for t in (*self.given[0], *outputs))
+        outputs = tree_leaves(self.model(*(laid(t, case.layout) for t in self.given[0])))
+        size = sum(t.nbytes for t in (*self.given[0], *outputs))
         wanted = 2 if network else -(-2 * last_level_cache(case.device) // size)
         self.given += [self._inputs(shapes) for _ in range(min(MAX_SETS, max(2, wanted)) - 1)]
-        self.cotangents = [
-            [torch.randn(shape, device=case.device).to(dtype) for shape, dtype in self.like]
-            for _ in self.given
-        ]
+        self.cotangents = [[torch.randn_like(y) for y in outputs] for _ in self.given]
         self.sets = len(self.given)
 
     def runner(self, name: str) -> Runner:
-        return self._build(self.implementations[name])
-
-    def _build(self, how: Implementation) -> Runner:
-        model = laid_model(copy.deepcopy(self.model), how.layout)
-        return Runner(self, how.build(model), how)
+        return Runner(self, self.implementations[name])
 
     def exact(self, i: int) -> list[Tensor]:
-        _seed()
-        wide = copy.deepcopy(self.model).double()
-        inputs = [t.detach().double().requires_grad_(t.requires_grad) for t in self.given[i]]
-        outputs = tree_leaves(wide(*inputs))
-        cotangents = [c.double() for c in self.cotangents[i]]
-        return _results(outputs, [*inputs, *wide.parameters()], cotangents)
+        how = Implementation(PEERS["eager"], CONTIGUOUS)
+        return Runner(self, how, torch.float64, slice(i, i + 1)).results(0)
 
     def eager(self, i: int, layout: str) -> list[Tensor]:
         if layout not in self._eager:
-            self._eager[layout] = self._build(Implementation(lambda model: model, layout))
+            self._eager[layout] = Runner(self, Implementation(PEERS["eager"], layout))
         return self._eager[layout].results(i)
 
     def _inputs(self, shapes: Shapes) -> list[Tensor]:
@@ -149,38 +137,49 @@ class Workload(Work):
         drawn = shapes() if callable(shapes) else [torch.randn(*s, device=device) for s in shapes]
         return [t.to(device, self.dtype).requires_grad_(self.input_gradients) for t in drawn]
 
-    def _in_layout(self, i: int, layout: str) -> list[Tensor]:
-        return [laid(t.detach(), layout).requires_grad_(t.requires_grad) for t in self.given[i]]
-
-    def _outputs(self, model: Callable[..., Any], inputs: list[Tensor]) -> list[Tensor]:
-        return tree_leaves(model(*inputs))
-
 
 class Runner(Run):
-    """An implementation of a workload."""
+    """An implementation of a workload, on all its sets or some; dtype: of all tensors, by default
+    as they are."""
 
-    def __init__(self, workload: Workload, model: Any, how: Implementation) -> None:
-        self.workload, self.model, self.how = workload, model, how
-        sets = range(workload.sets)
-        self.inputs = [workload._in_layout(i, how.layout) for i in sets]
-        self.cotangents = [
-            [laid(c, how.layout) for c in cotangents] for cotangents in workload.cotangents
-        ]
-        self.parameters = list(model.parameters())
-        self._buffers = [(b, b.clone()) for b in model.buffers()]
+    def __init__(
+        self,
+        workload: Workload,
+        how: Implementation,
+        dtype: torch.dtype | None = None,
+        sets: slice = slice(None),
+    ) -> None:
+        self.workload, self.how = workload, how
+        model = laid_model(copy.deepcopy(workload.model), how.layout)
+        self.model = how.build(model if dtype is None else model.to(dtype))
+
+        def placed(t: Tensor, wanted: bool = False) -> Tensor:
+            own = laid(t.detach().to(dtype or t.dtype), how.layout)
+            return own.requires_grad_(wanted)
+
+        wanted = workload.input_gradients
+        self.inputs = [[placed(t, wanted) for t in given] for given in workload.given[sets]]
+        self.cotangents = [[placed(t) for t in given] for given in workload.cotangents[sets]]
+        self.parameters = list(self.model.parameters())
+        self._buffers = [(b, b.clone()) for b in self.model.buffers()]
 
     def forward(self, i: int) -> list[Tensor]:
-        with ExitStack() as stack:
-            if self.how.own:
-                stack.enter_context(backend(self.how.backend))
-            return self.workload._outputs(self.model, self.inputs[i])
+        with backend(self.how.backend) if self.how.own else nullcontext():
+            return tree_leaves(self.model(*self.inputs[i]))
 
     def backward(self, i: int, outputs: list[Tensor]) -> tuple[Tensor, ...]:
-        return _gradients(outputs, [*self.inputs[i], *self.parameters], self.cotangents[i])
+        """The gradients of all outputs but those that are functions of the inputs alone."""
+        leaves = [t for t in (*self.inputs[i], *self.parameters) if t.requires_grad]
+        pairs = zip(outputs, self.cotangents[i], strict=True)
+        kept = [(y, dy) for y, dy in pairs if y.requires_grad]
+        if not kept:
+            return ()
+        return torch.autograd.grad([y for y, _ in kept], leaves, [dy for _, dy in kept])
 
     def results(self, i: int) -> list[Tensor]:
         """From the model's first state: calls before must not move what is compared."""
-        _seed()
+        random.seed(0)  # for models that draw numbers as they run
+        torch.manual_seed(0)
         with torch.no_grad():
             for buffer, first in self._buffers:
                 buffer.copy_(first)
@@ -196,24 +195,3 @@ class Runner(Run):
             outputs = self.forward(i)
             return lambda: self.backward(i, outputs)
         return lambda: self.forward(i)
-
-
-def _seed() -> None:
-    """For models that draw numbers as they run."""
-    random.seed(0)
-    torch.manual_seed(0)
-
-
-def _results(outputs: list[Tensor], leaves: list[Tensor], cotangents: list[Tensor]) -> list[Tensor]:
-    return [t.detach() for t in (*outputs, *_gradients(outputs, leaves, cotangents))]
-
-
-def _gradients(
-    outputs: list[Tensor], leaves: list[Tensor], cotangents: list[Tensor]
-) -> tuple[Tensor, ...]:
-    """Of all outputs but those that are functions of the inputs alone."""
-    wanted = [t for t in leaves if t.requires_grad]
-    kept = [(y, dy) for y, dy in zip(outputs, cotangents, strict=True) if y.requires_grad]
-    if not kept:
-        return ()
-    return torch.autograd.grad([y for y, _ in kept], wanted, [dy for _, dy in kept])

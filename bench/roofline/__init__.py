@@ -1,7 +1,6 @@
 """What a training step costs at least: its kernels, their operations and bytes, and the time that a
 device needs for those, from its data sheet or from what it was measured to reach.
 
-    cost      operations and bytes of a convolution, from its geometry
     peaks     rates of GPUs by their data sheets
     kernels   the kernels of a step, each with its cost and a call that runs it
     table     lines of kernels with bounds and measured times, and the printed table

@@ -1,4 +1,5 @@
-"""python -m bench.roofline [RECIPE]: every kernel of a training step, with its roofline bound."""
+"""python -m bench.roofline [RECIPE]: every kernel of a training step, with its roofline bound: by a
+GPU's data sheet, or at the rates that this machine was seen to reach, and measured."""
 
 from __future__ import annotations
 
@@ -6,9 +7,12 @@ import argparse
 import sys
 from typing import get_args
 
-from bench.roofline.step import print_roofline
+from bench.roofline.peaks import find_gpu
+from bench.roofline.step import fused_kernels, measured_lines
+from bench.roofline.table import lines, print_step
 from fastgan.engine.device import take_device
-from fastgan.engine.precision import Precision
+from fastgan.engine.precision import LOWER, Precision
+from fastgan.ops.conv.tuning import device_name
 from fastgan.recipes import get_recipe
 
 
@@ -21,13 +25,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--gpu", default="", help="bounds of a GPU by its data sheet, unmeasured")
     chosen = parser.parse_args(arguments)
     try:
-        device = take_device("cpu" if chosen.gpu else chosen.device)
-        recipe = get_recipe(chosen.recipe)
-        print_roofline(recipe, chosen.batch_size, device, chosen.precision, chosen.gpu)
+        _print(chosen)
     except ValueError as error:
         print(f"fastgan explain: error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _print(chosen: argparse.Namespace) -> None:
+    recipe, batch, precision = get_recipe(chosen.recipe), chosen.batch_size, chosen.precision
+    title = f"{recipe.name}, batch {batch}, {precision}, "
+    if chosen.gpu:
+        name, peak = find_gpu(chosen.gpu)
+        kernels = fused_kernels(recipe, batch, precision, peak.tma)
+        modelled = peak if peak.multiprocessors and precision in LOWER else None
+        print_step(
+            f"{title}{name} ({peak.source})", lines(kernels, peak.rates(precision)), modelled
+        )
+        return
+    device = take_device(chosen.device)
+    timed, rates = measured_lines(recipe, batch, device, precision)
+    print_step(f"{title}{device_name(device)}: {rates}", timed)
 
 
 if __name__ == "__main__":

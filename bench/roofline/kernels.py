@@ -4,18 +4,20 @@ least, and a call that runs it by itself."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.modules.conv import _ConvNd
+from torch.utils._pytree import tree_leaves
 
-from bench.harness.cost import Cost
-from bench.roofline import cost as costs
+from bench.harness.cost import Cost, of_passes
 from fastgan.fusion.explaining import convolution_kernels, traced
-from fastgan.kernels.conv_block.geometry import ConvGeometry, Target, conv_geometry
+from fastgan.kernels.conv_block.geometry import Target, conv_geometry
 from fastgan.kernels.conv_block.tma.plan import (
     ProductPlan,
     WeightPlan,
@@ -23,18 +25,19 @@ from fastgan.kernels.conv_block.tma.plan import (
     supports,
     weight_plan,
 )
+from fastgan.kernels.core.geometry import cdiv
 from fastgan.nn.blocks import Block, described
 from fastgan.nn.layers import Activation
 from fastgan.nn.sequential import Run, laid_out
-from fastgan.ops import conv, conv_block
+from fastgan.ops import bias_act, conv, conv_block, norm_act
 from fastgan.ops.conv.algorithms import Kernels
 from fastgan.ops.conv_block import Deferred
 from fastgan.ops.core import dispatch
-from fastgan.ops.core.activation import is_identity
 from fastgan.ops.core.tensors import activation_code, autocast_dtype
 from fastgan.optim import Adam
 
 Call = Callable[[], object]
+Plans = Sequence[ProductPlan | WeightPlan | None]
 
 
 class Passes(NamedTuple):
@@ -94,16 +97,15 @@ def step_kernels(
         ValueError: there is no block.
     """
     runs = traced(module, *((input,) if isinstance(input, Tensor) else input))[0]
-    found: list[Kernel] = []
+    found = []
     for i, run in enumerate(runs):
-        of_block = passes if i else passes._replace(inputs=passes.own_input)
-        following = runs[i + 1] if i + 1 < len(runs) else None
-        traced_block = _Traced(run, following, batch, tma)
-        traced_block.given = tma and i > 0 and runs[i - 1].form == "fused"
-        found += [k for k in traced_block.kernels(of_block) if k.times]
+        neighbours = (runs[i - 1] if i else None), (runs[i + 1] if i + 1 < len(runs) else None)
+        block = _Traced(run, *neighbours, batch, tma)
+        found += block.kernels(passes if i else passes._replace(inputs=passes.own_input))
+    found = [kernel for kernel in (*found, _update(module)) if kernel.times]
     if batch is not None:
-        return [kernel._replace(call=None, by="") for kernel in (*found, _update(module))]
-    return [*found, _update(module)]
+        return [kernel._replace(call=None, by="") for kernel in found]
+    return found
 
 
 def _update(module: nn.Module) -> Kernel:
@@ -120,238 +122,182 @@ class _Traced:
     """A block as it ran, with values of its own."""
 
     def __init__(
-        self, run: Run, following: Run | None, batch: int | None, tma: bool = False
+        self, run: Run, before: Run | None, after: Run | None, batch: int | None, tma: bool
     ) -> None:
-        self.tma = tma and batch is not None
-        self.given = False  # statistics come with x, which TMA's kernels made
-        self.run, self.block = run, run.block
+        self.run, self.block, self.counted, self.tma = run, run.block, batch is not None, tma
         self.conv = _convolution_of(run.block)
         at = run.block.children.index(self.conv) if self.conv is not None else 0
         self.name = run.block.names[at]
         dtype = autocast_dtype(run.input) if self.conv is not None else run.input.dtype
         self.x = torch.randn_like(run.input, dtype=dtype)
         self.y = torch.randn_like(run.output, dtype=dtype)
-        self.images, self.winograd = batch or self.x.shape[0], batch is None
+        self.images = batch or self.x.shape[0]
         scale = self.images / self.x.shape[0]
-        self.of_x, self.of_y = (int(t.numel() * t.element_size() * scale) for t in (self.x, self.y))
+        self.of_x, self.of_y = (int(t.nbytes * scale) for t in (self.x, self.y))
         self.rows = self.block.rows(self.x.shape[0], 1) if self.block.trains() else 0
-        # Statistics of y that it hands to the next block.
+        self.fused, self.by = run.form == "fused", dispatch.resolve(dispatch.setting(), self.x)
+        # Statistics that came with x, and those of y that it hands to the next block.
+        self.given = tma and before is not None and before.form == "fused"
         self.handed = 0
-        if following is not None and following.form == "fused" and following.block.trains():
-            self.handed = following.block.rows(self.y.shape[0], 1)
+        if after is not None and after.form == "fused" and after.block.trains():
+            self.handed = after.block.rows(self.y.shape[0], 1)
 
     def kernels(self, passes: Passes) -> Iterator[Kernel]:
+        """What is not fused into the convolution stands by itself: norm and activation before it,
+        and the activation behind it. TMA's products are told statistics, and read z."""
+        block, forms = self.block, self.block.norm is not None or self.block.before != Activation()
         if self.conv is None:
-            if self.block.norm is not None:
-                yield from self._norm(passes)
+            if block.norm is not None:
+                yield from self._norm(passes, 2, 0)
             return
-        self.x = laid_out(self.x, self.conv.weight)
-        self.weight = self.conv.weight.detach()
-        whole = self.block.conv is not None and self.run.form == "recompute"
-        whole = whole and conv.reads_float32(self.x, self.weight, self.block.geometry)
-        if not (whole or self.run.form == "fused"):  # those round it as they read it
-            self.weight = self.weight.to(self.x.dtype)
-        if self.run.form == "fused":
-            if self.run.keeps_normalised and not self.given:  # no statistics came with the input
-                yield from self._norm(passes)
-                self.block = self.block.without_norm()
-            yield from self._by_tma(passes) if self.tma else self._fused(passes)
-            return
-        if self.block.norm is not None:
-            yield from self._norm(passes)
-        elif self.block.before != Activation():
-            again = passes.weights if self._recomputes else 0
-            yield from self._activation(self.x, self.of_x, self.block.before, passes, again)
-        yield from self._convolution(passes)
+        alone = self.fused and self.run.keeps_normalised and not self.given
+        by_tma = self.fused and self.tma and not alone
+        if forms and (alone or by_tma or not self.fused):
+            recomputes = by_tma or (self.run.form == "recompute" and not self.run.keeps_normalised)
+            again = passes.weights if recomputes else 0
+            if block.norm is not None:
+                yield from self._norm(passes, 1 if by_tma and self.rows else 2, again)
+            else:
+                yield from self._activation(self.x, self.of_x, block.before, passes, again)
+            if alone:
+                self.block, forms = block.without_norm(), False
+        yield from self._convolution(passes, forms)
 
-    def _norm(self, passes: Passes) -> Iterator[Kernel]:
+    def _norm(self, passes: Passes, reads: int, again: int) -> Iterator[Kernel]:
+        """reads: of x, once more where its statistics have to be taken first."""
         block, x, size = self.block, self.x, self.of_x
         channels, trained = x.shape[1], self.rows > 0
-        raw, by = _raw("norm_act", x), dispatch.resolve(dispatch.setting(), x)
-        shape = max(1, self.rows), channels
-        mean, var = torch.zeros(shape, device=x.device), torch.ones(shape, device=x.device)
-        affine = torch.ones(channels, device=x.device), torch.zeros(channels, device=x.device)
+        zeros, ones = (make(channels, device=x.device) for make in (torch.zeros, torch.ones))
         eps = float(getattr(block.norm, "eps", 1e-5))
-        spec = (eps, *_code(block.before), max(1, self.rows), block.order == "act_norm")
-        known = partial(raw.norm_act_eval, x, mean, var, *affine, *spec)
-        forward, read = known, size
-        if trained:
-            forward, read = partial(raw.norm_act_train, x, *affine, *spec), 2 * size
-        backward = partial(
-            raw.norm_act_backward, torch.randn_like(x), x, mean, var, *affine, *spec, trained,
-            True, True,
+        run = partial(
+            norm_act, eps=eps, activation=block.before.name, negative_slope=block.before.slope,
+            order=block.order,
         )  # fmt: skip
-        again = passes.weights if self._recomputes else 0
+
+        def own(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            if not trained:
+                return run(x, zeros, ones, weight, bias)
+            return run(x, None, None, weight, bias, training=True, segments=self.rows)
+
+        given, read = (x, ones, zeros), reads * size if trained else size
+        backward = _gradient(own, given, (0, 1, 2))
         for name, times, cost, call in (
-            ("norm", passes.forward, Cost(0, read, size), forward),
-            ("norm again", again, Cost(0, size, size), known),
+            ("norm", passes.forward, Cost(0, read, size), partial(own, *given)),
+            ("norm again", again, Cost(0, size, size), partial(run, x, zeros, ones, ones, zeros)),
             ("norm gradient", passes.inputs, Cost(0, 2 * read, size), backward),
         ):
-            yield self._kernel(name, times, cost, call, by)
+            yield Kernel(self.name, name, self.by, times, cost, call)
 
     def _activation(
-        self, t: Tensor, size: int, activation: Activation, passes: Passes, again: int = 0
+        self, t: Tensor, size: int, which: Activation, passes: Passes, again: int = 0
     ) -> Iterator[Kernel]:
-        forward = partial(_raw("bias_act", t).bias_act, t, None, *_code(activation))
-        by = dispatch.resolve(dispatch.setting(), t)
-        yield self._kernel("activation", passes.forward + again, Cost(0, size, size), forward, by)
-        yield self._activation_gradient(t, size, activation, max(passes.weights, passes.inputs))
+        run = partial(bias_act, activation=which.name, negative_slope=which.slope)
+        times, back = passes.forward + again, max(passes.weights, passes.inputs)
+        forward, backward = Cost(0, size, size), Cost(0, 2 * size, size)
+        yield Kernel(self.name, "activation", self.by, times, forward, partial(run, t))
+        call = _gradient(run, (t,), (0,))
+        yield Kernel(self.name, "activation gradient", self.by, back, backward, call)
 
-    def _activation_gradient(
-        self, t: Tensor, size: int, activation: Activation, times: int
-    ) -> Kernel:
-        call = partial(
-            _raw("bias_act", t).bias_act_backward, torch.randn_like(t), t, *_code(activation), False
-        )
-        by = dispatch.resolve(dispatch.setting(), t)
-        cost = Cost(0, 2 * size, size)
-        return self._kernel("activation gradient", times, cost, call, by)
-
-    def _convolution(self, passes: Passes) -> Iterator[Kernel]:
+    def _convolution(self, passes: Passes, forms: bool) -> Iterator[Kernel]:
+        """forms: it applies a norm and activation to x, and its data gradient undoes them."""
         assert self.conv is not None
-        geo, sizes = self._geometry, (self.x.element_size(), self.weight.element_size())
+        self.x = x = laid_out(self.x, self.conv.weight)
+        weight = self.conv.weight.detach()
         by = convolution_kernels(self.run) or Kernels(*["as it is"] * 3)
-        direct = by.forward.startswith("small-channel")
-        forward, of_input, of_weight = self._convolution_calls(direct)
-        passed = {
-            "forward": (passes.forward, costs.forward_cost(geo, *sizes), forward),
-            "data gradient": (
-                passes.inputs,
-                costs.data_gradient_cost(geo, *sizes, False, False),
-                of_input,
-            ),
-            "weight gradient": (
-                passes.weights,
-                costs.weight_gradient_cost(geo, *sizes, False),
-                of_weight,
-            ),
-        }
-        for kernel, (name, (times, cost, call)) in zip(by, passed.items(), strict=True):
-            if kernel.startswith("Winograd") and self.winograd:
-                cost = cost._replace(operations=costs.winograd_operations(geo))
-            yield self._kernel(name, times, cost, call, kernel)
-        after = self.block.after
-        if is_identity(*_code(after)):
-            return
-        if direct:  # the activation rides along
-            times = max(passes.weights, passes.inputs)
-            yield self._activation_gradient(self.y, self.of_y, after, times)
-        else:
-            yield from self._activation(self.y, self.of_y, after, passes)
-
-    def _convolution_calls(self, direct: bool) -> tuple[Call, Call, Call]:
-        x, dy, weight = self.x, self.y, self.weight
-        if self.run.form != "recompute":
-            assert self.conv is not None
-            layer = copy.deepcopy(self.conv).to(x.dtype)
-            x = x.requires_grad_()
-            y = layer(x)
-            grad = partial(torch.autograd.grad, y, grad_outputs=dy, retain_graph=True)
-            return partial(layer, x), partial(grad, x), partial(grad, layer.weight)
-        geometry = self.block.geometry
-        after = _code(self.block.after if direct else Activation())
-        return (
-            partial(conv.forward, x, weight, None, geometry, *after),
-            partial(conv.backward_input, dy, x, weight, geometry),
-            partial(conv.backward_weight, dy, x, weight, geometry),
+        direct, after = by.forward.startswith("small-channel"), self.block.after
+        whole = self.block.conv is not None and self.run.form == "recompute"
+        rounds = whole and conv.reads_float32(x, weight, self.block.geometry)
+        if not (rounds or self.fused):  # those round it as they read it
+            weight = weight.to(x.dtype)
+        # A fused output activation, and statistics, have their gradient as dy is loaded: y is read.
+        inside = self.fused and not self.tma
+        reads_y = self.of_y * (inside and (self.handed > 0 or after != Activation()))
+        of_weight = weight.nbytes
+        packed = weight.numel() * x.element_size() if self.fused else of_weight
+        costs = of_passes(self._operations(by.forward), self.of_x, self.of_y, packed)
+        costs[1] = costs[1]._replace(
+            read=costs[1].read + reads_y + self.of_x * (self.fused and forms)
         )
+        costs[2] = costs[2]._replace(
+            read=costs[2].read + reads_y, written=packed if self.tma else of_weight
+        )
+        times = passes.forward, passes.inputs, passes.weights
+        calls = [None] * 3 if self.counted else self._calls(weight, direct)
+        plans: Plans = self._plans(weight) if self.fused and self.tma else [None] * 3
+        names = "forward", "data gradient", "weight gradient"
+        for name, n, cost, call, kernel, plan in zip(
+            names, times, costs, calls, by, plans, strict=True
+        ):
+            launches = 2 if plan is not None and plan.slices > 1 else 1
+            yield Kernel(self.name, name, kernel, n, cost, call, plan, launches)
+        if after != Activation() and not inside:
+            behind = self._activation(self.y, self.of_y, after, passes)
+            yield from (k for k in behind if "gradient" in k.name or not (direct or self.fused))
 
-    def _fused(self, passes: Passes) -> Iterator[Kernel]:
-        geo, size = self._geometry, self.x.element_size()
-        by = str(convolution_kernels(self.run))
-        reads_x = self.block.norm is not None or self.block.before != Activation()
-        reads_y = self.handed > 0 or self.block.after != Activation()
-        forward, of_input, of_weight = self._fused_calls()
-        cost = costs.forward_cost(geo, size, size)
-        yield self._kernel("forward", passes.forward, cost, forward, by)
-        cost = costs.data_gradient_cost(geo, size, size, reads_y, reads_x)
-        yield self._kernel("data gradient", passes.inputs, cost, of_input, by)
-        cost = costs.weight_gradient_cost(geo, size, self.weight.element_size(), reads_y)
-        yield self._kernel("weight gradient", passes.weights, cost, of_weight, by)
+    def _operations(self, by: str) -> int:
+        """Two a multiply-add: each value of the smaller side meets the weights of a channel."""
+        assert self.conv is not None
+        values = self.x if described(self.conv)[1].transposed else self.y
+        weight = self.conv.weight
+        if by.startswith("Winograd") and not self.counted:
+            # F(2x2, 2x2) makes 36 products of a tile of 2x2 values, where the plain sum has 64.
+            tiles = prod(cdiv(size, 2) for size in values.shape[2:])
+            return 2 * self.images * tiles * 36 * weight.shape[0] * weight.shape[1]
+        return 2 * self.images * prod(values.shape[2:]) * weight.numel()
 
-    def _by_tma(self, passes: Passes) -> Iterator[Kernel]:
-        """Passes over memory beside the products; thin layers are not products of TMA's."""
-        geo, size, block = self._geometry, self.x.element_size(), self.block
-        forms = block.norm is not None or block.before != Activation()
-        trains = self.rows > 0 and block.norm is not None
-        sizes = geo, size, size
-        products = {
-            "forward": (passes.forward, costs.forward_cost(*sizes)),
-            "data gradient": (passes.inputs, costs.data_gradient_cost(*sizes, False, forms)),
-            "weight gradient": (passes.weights, costs.weight_gradient_cost(*sizes, False)),
-        }
-        plans: tuple[ProductPlan | WeightPlan | None, ...] = (None, None, None)
-        if supports(geo, self.x.dtype):
-            back, segments = geo.reversed(), max(1, self.rows)
-            plans = (
-                product_plan(geo, max(1, self.handed), Target()),
-                product_plan(back, segments, Target()), weight_plan(geo, Target()),
+    def _calls(self, weight: Tensor, direct: bool) -> Sequence[Call]:
+        x, dy, block = self.x, self.y, self.block
+        if self.run.form == "recompute":
+            after = block.after if direct else Activation()
+            code = activation_code(after.name, after.slope)
+            return (
+                partial(conv.forward, x, weight, None, block.geometry, *code),
+                partial(conv.backward_input, dy, x, weight, block.geometry),
+                partial(conv.backward_weight, dy, x, weight, block.geometry),
+            )
+        run: Callable[..., Any]
+        if self.fused:
+            mean = var = None
+            if block.norm is not None:
+                shape = max(1, self.rows), x.shape[1]
+                mean, var = (make(shape, device=x.device) for make in (torch.zeros, torch.ones))
+            before, after = block.before, block.after
+            run = partial(
+                conv_block, deferred=Deferred(mean, var, None, None, 1e-5, *before),
+                **block.geometry._asdict(), activation=after.name, negative_slope=after.slope,
+                segments=self.handed,
             )  # fmt: skip
-        x, y = self.of_x, self.of_y
-        around = {
-            "norm" if trains else "activation": (forms * passes.forward, Cost(0, x, x)),
-            "norm again": (forms * passes.weights, Cost(0, x, x)),
-            "norm gradient": (trains * passes.inputs, Cost(0, 2 * x, x)),
-            "activation gradient": (
-                (block.after != Activation()) * max(passes.weights, passes.inputs),
-                Cost(0, 2 * y, y),
-            ),
-        }
-        for name, (times, cost) in around.items():
-            yield self._kernel(name, times, cost, _not_here, "")
-        for (name, (times, cost)), plan in zip(products.items(), plans, strict=True):
-            kernel = self._kernel(name, times, cost, _not_here, "")
-            sliced = plan is not None and plan.slices > 1
-            yield kernel._replace(plan=plan, launches=1 + sliced)
+        else:
+            layer = copy.deepcopy(self.conv).to(x.dtype)
 
-    def _fused_calls(self) -> tuple[Call, Call, Call]:
-        block, x = self.block, self.x
-        mean = var = None
-        if block.norm is not None:
-            shape = (max(1, self.rows), x.shape[1])
-            mean, var = torch.zeros(shape, device=x.device), torch.ones(shape, device=x.device)
-        before, after = block.before, block.after
-        run: Callable[..., Any] = partial(
-            conv_block, deferred=Deferred(mean, var, None, None, 1e-5, before.name, before.slope),
-            **block.geometry._asdict(), activation=after.name, negative_slope=after.slope,
-            segments=self.handed,
-        )  # fmt: skip
+            def run(x: Tensor, weight: Tensor) -> Tensor:
+                return functional_call(layer, {"weight": weight}, (x,))
 
-        def gradient(of: str) -> Call:
-            given = {"x": x.detach(), "weight": self.weight.detach()}
-            given[of].requires_grad_()
-            outputs = [out for out in run(**given) if out.numel()]
-            ones = [torch.ones_like(out) for out in outputs]
-            return partial(torch.autograd.grad, outputs, given[of], ones, retain_graph=True)
+        given = x, weight
+        return partial(run, *given), _gradient(run, given, (0,)), _gradient(run, given, (1,))
 
-        return partial(run, x, self.weight), gradient("x"), gradient("weight")
-
-    @property
-    def _recomputes(self) -> bool:
-        """Whether backward makes the input of the convolution again."""
-        return self.run.form == "recompute" and not self.run.keeps_normalised
-
-    @property
-    def _geometry(self) -> ConvGeometry:
+    def _plans(self, weight: Tensor) -> Plans:
+        """Of its products by TMA, which thin layers are not."""
         assert self.conv is not None
         stride, padding, extra, transposed = described(self.conv)[1]
         sizes = self.x.shape[1:]
-        missing = self.weight.dim() - 1 - len(sizes)  # the input of one position may come without
+        missing = weight.dim() - 1 - len(sizes)  # the input of one position may come without
         x = torch.empty((self.images, *sizes, *(1,) * missing), device="meta")
-        weight = torch.empty(self.weight.shape, device="meta")
-        return conv_geometry(x, weight, list(stride), list(padding), list(extra), transposed)
-
-    def _kernel(self, name: str, times: int, cost: Cost, call: Call, by: str) -> Kernel:
-        if cost.operations:
-            # Of the two ways to sum, from the input or from the output, the one that meets less
-            # padding: no kernel does less but by another algorithm.
-            plain = costs.weight_gradient_cost(self._geometry, 1, 1, False).operations
-            cost = cost._replace(operations=min(cost.operations, plain))
-        return Kernel(self.name, name, by, times, cost, call)
+        like = torch.empty(weight.shape, device="meta")
+        geo = conv_geometry(x, like, list(stride), list(padding), list(extra), transposed)
+        if not supports(geo, self.x.dtype):
+            return [None] * 3
+        segments = max(1, self.handed), max(1, self.rows)
+        back = product_plan(geo.reversed(), segments[1], Target())
+        return product_plan(geo, segments[0], Target()), back, weight_plan(geo, Target())
 
 
-def _not_here() -> None:
-    """Of kernels that are counted for another device."""
+def _gradient(run: Callable[..., Any], given: Sequence[Tensor], of: Sequence[int]) -> Call:
+    """The backward of a function for some of its arguments alone."""
+    given = [t.detach().requires_grad_(i in of) for i, t in enumerate(given)]
+    outputs = [t for t in tree_leaves(run(*given)) if t.numel()]
+    dy = [torch.randn_like(t) for t in outputs]
+    return partial(torch.autograd.grad, outputs, [given[i] for i in of], dy, retain_graph=True)
 
 
 def _convolution_of(block: Block) -> _ConvNd | None:
@@ -363,11 +309,3 @@ def _convolution_of(block: Block) -> _ConvNd | None:
         return None
     plain = alone.groups == 1 and not isinstance(alone.padding, str) and set(alone.dilation) == {1}
     return alone if plain else None
-
-
-def _raw(op: str, x: Tensor) -> Any:
-    return dispatch.kernels(dispatch.setting(), op, x)
-
-
-def _code(activation: Activation) -> tuple[int, float]:
-    return activation_code(activation.name, activation.slope)

@@ -11,6 +11,9 @@ class Rates(NamedTuple):
     operations: float
     bytes: float
 
+    def __str__(self) -> str:
+        return f"{self.operations / 1e9:.0f} GFLOP/s, {self.bytes / 1e9:.0f} GB/s measured"
+
 
 class Peak(NamedTuple):
     """Operations a second of dense matrix products (data sheets often give those of sparse ones,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from bench.harness.cost import Cost
+from bench.harness.cost import NOTHING, Cost
 from bench.roofline.kernels import Kernel
 from bench.roofline.model import CAUSES, total
 from bench.roofline.peaks import Peak, Rates
@@ -36,11 +36,9 @@ def lines(networks: Mapping[str, Sequence[Kernel]], rates: Rates) -> list[Line]:
     found = []
     for network, kernels in networks.items():
         for kernel in kernels:
-            cost = kernel.cost
-            arithmetic = cost.operations / rates.operations
-            memory = cost.moved / rates.bytes
-            limit = "operations" if arithmetic > memory else "bytes"
-            found.append(Line(network, kernel, cost.bound(*rates) * 1e6, limit))
+            arithmetic = kernel.cost.operations / rates.operations
+            limit = "operations" if arithmetic > kernel.cost.moved / rates.bytes else "bytes"
+            found.append(Line(network, kernel, kernel.cost.bound(*rates) * 1e6, limit))
     return found
 
 
@@ -53,102 +51,81 @@ def measured(given: Sequence[Line], device: torch.device) -> list[Line]:
     return [line._replace(measured=times.get(str(i))) for i, line in enumerate(given)]
 
 
-def step_cost(given: Sequence[Line], network: str | None = None) -> Cost:
-    """What a step, or a network's part, costs: each kernel as often as it runs."""
-    kernels = [x.kernel for x in given if network in (None, x.network)]
-    return Cost(*(sum(k.times * k.cost[i] for k in kernels) for i in range(3)))
+def step_cost(given: Sequence[Line]) -> Cost:
+    """What a step costs: each kernel as often as it runs."""
+    return sum((x.kernel.cost for x in given for _ in range(x.kernel.times)), start=NOTHING)
 
 
-def step_bound(given: Sequence[Line], network: str | None = None) -> float:
-    """Microseconds of a step, or of a network's part: kernels run one after another."""
-    return sum(x.bound * x.kernel.times for x in given if network in (None, x.network))
+def step_bound(given: Sequence[Line]) -> float:
+    """Microseconds of a step: kernels run one after another."""
+    return sum(x.bound * x.kernel.times for x in given)
 
 
-def step_measured(given: Sequence[Line], network: str | None = None) -> float | None:
+def step_measured(given: Sequence[Line]) -> float | None:
     """The same of what was measured; None where a kernel was not."""
-    chosen = [x for x in given if network in (None, x.network)]
-    if any(x.measured is None for x in chosen):
+    times = [x.measured for x in given]
+    if None in times:
         return None
-    return sum((x.measured or 0.0) * x.kernel.times for x in chosen)
+    return sum((x.measured or 0.0) * x.kernel.times for x in given)
 
 
-HEADINGS = (
-    *("layer", "kernel", "by", "times", "GFLOP", "MiB", "bound, µs", "bound by"),
-    *("measured, µs", "of the bound"),
-)
-
-
-def cells(line: Line) -> list[str]:
-    """A line under HEADINGS."""
-    kernel, cost = line.kernel, line.kernel.cost
-    gflop = f"{cost.operations / 1e9:.2f}" if cost.operations else ""
-    mib = f"{cost.moved / 2**20:.1f}"
-    words = [kernel.layer, kernel.name, kernel.by, str(kernel.times), gflop, mib]
-    return [*words, _us(line.bound), line.limit, *_shares(line.bound, line.measured)]
-
-
-def sums(given: Sequence[Line]) -> list[list[str]]:
-    """A line for each network, and one for the step, under HEADINGS; "bound by" is the share of the
-    bounds that are of operations."""
-    found = []
-    for network in [*dict.fromkeys(line.network for line in given), None]:
-        cost = step_cost(given, network)
-        bound = step_bound(given, network)
-        of_operations = step_bound([x for x in given if x.limit == "operations"], network)
-        amounts = f"{cost.operations / 1e9:.2f}", f"{cost.moved / 2**20:.1f}", _us(bound)
-        limit = f"operations {of_operations / bound:.0%}"
-        shares = _shares(bound, step_measured(given, network))
-        found.append([network or "step", "", "", "", *amounts, limit, *shares])
-    return found
-
-
-def print_step(title: str, given: Sequence[Line], peak: Peak | None = None) -> None:
-    """Prints the table. Its sums count each kernel as often as it runs in a step.
+def rows(given: Sequence[Line], peak: Peak | None = None) -> list[list[str]]:
+    """The table, its headings first: kernels by themselves, and the sums of each network and of the
+    step, in which they count as often as they run; there "bound by" is the share of the bounds that
+    are of operations.
 
     Args:
         peak: of a GPU that is modelled: what kernels should take there, and what is left of that.
     """
+    timed = step_measured(given) is not None
+    heading = ["layer", "kernel", *["by"] * timed, "times", "GFLOP", "MiB", "bound, µs", "bound by"]
+    heading += ["measured, µs", "of the bound"] * timed
+    found = [heading + ["estimate, µs", "left, µs"] * (peak is not None)]
+    for line in given:
+        kernel = line.kernel
+        words = [f"{line.network[:1].upper()} {kernel.layer}", kernel.name]
+        words += [*[kernel.by] * timed, str(kernel.times)]
+        once = line._replace(kernel=kernel._replace(times=1))
+        found.append([*words, *_numbers([once], line.limit, peak)])
+    for network in [*dict.fromkeys(line.network for line in given), "step"]:
+        own = [x for x in given if network in ("step", x.network)]
+        of_operations = step_bound([x for x in own if x.limit == "operations"])
+        limit = f"operations {of_operations / step_bound(own):.0%}"
+        found.append([network, *[""] * (2 + timed), *_numbers(own, limit, peak)])
+    return found
+
+
+def _numbers(given: Sequence[Line], limit: str, peak: Peak | None) -> list[str]:
+    cost, bound, took = step_cost(given), step_bound(given), step_measured(given)
+    gflop = f"{cost.operations / 1e9:.2f}" if cost.operations else ""
+    found = [gflop, f"{cost.moved / 2**20:.1f}", _us(bound), limit]
+    if took is not None:
+        found += [_us(took), f"{bound / took:.0%}"]
+    if peak is not None:
+        left = total([x.kernel for x in given], peak).left
+        found += [_us(bound + left), _us(left)]
+    return found
+
+
+def print_step(title: str, given: Sequence[Line], peak: Peak | None = None) -> None:
+    """Prints the table, and of a GPU that is modelled the causes of what is left."""
     from rich.console import Console
     from rich.table import Table
 
-    timed = any(line.measured is not None for line in given)
-    shown = [i for i in range(len(HEADINGS)) if timed or i not in (2, 8, 9)]
+    heading, *body = rows(given, peak)
     table = Table(title=title, title_justify="left")
-    for i in shown:
-        table.add_column(HEADINGS[i], justify="right" if i in (3, 4, 5, 6, 8, 9) else "left")
-    for heading in ("estimate, µs", "left, µs") if peak else ():
-        table.add_column(heading, justify="right")
-    previous = None
-    for line in given:
-        if previous not in (None, line.network):
-            table.add_section()
-        previous = line.network
-        more = _estimated([line._replace(kernel=line.kernel._replace(times=1))], peak)
-        table.add_row(*map(cells(line).__getitem__, shown), *more)
-    table.add_section()
-    for row in sums(given):
-        of_network = [x for x in given if row[0] in ("step", x.network)]
-        table.add_row(*map(row.__getitem__, shown), *_estimated(of_network, peak))
+    words = ("layer", "kernel", "by", "bound by")
+    for name in heading:
+        table.add_column(name, justify="left" if name in words else "right")
+    for i, row in enumerate(body):
+        table.add_row(*row, end_section=body[min(i + 1, len(body) - 1)][0][:1] != row[0][:1])
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(table)
-    if peak:
+    if peak is not None:
         left = total([x.kernel for x in given], peak)
         causes = ", ".join(f"{CAUSES[name]} {_us(value)}" for name, value in left._asdict().items())
-        console.print(
-            f"By a model, not a measurement, left of the step beyond its bounds, µs: {causes}."
-        )
-
-
-def _estimated(given: Sequence[Line], peak: Peak | None) -> list[str]:
-    if peak is None:
-        return []
-    left = total([x.kernel for x in given], peak).left
-    return [_us(step_bound(given) + left), _us(left)]
+        console.print(f"By a model, not a measurement, left of the step, µs: {causes}.")
 
 
 def _us(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
-
-
-def _shares(bound: float, found: float | None) -> tuple[str, str]:
-    return ("", "") if found is None else (_us(found), f"{bound / found:.0%}")

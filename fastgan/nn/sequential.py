@@ -253,7 +253,8 @@ class Runner(NamedTuple):
 
     def _as_they_are(self, children: Iterable[nn.Module], x: Tensor) -> Tensor:
         for child in children:
-            if self.segments > 1 and child.training and _is_plain_batch_norm(child):
+            several = self.segments > 1 and child.training and isinstance(child, _BatchNorm)
+            if several and not hasattr(child, "segments"):
                 x = torch.cat([child(part) for part in x.chunk(self.segments)])
             else:
                 x = child(x)
@@ -339,8 +340,7 @@ class Runner(NamedTuple):
             return 0
         next_block, form = following
         rows = next_block.rows(x.shape[0], self.segments)
-        divides = rows > 0 and x.shape[0] % rows == 0
-        if not divides:
+        if rows == 0 or x.shape[0] % rows:
             return 0
         shape: tuple[int, ...] = ()
         if form is None or not in_pieces:
@@ -373,10 +373,6 @@ def _leaves(children: Iterable[Leaf]) -> Iterator[Leaf]:
                 yield f"{name}.{inner}", leaf
         elif not (plain and type(child) is nn.Identity):
             yield name, child
-
-
-def _is_plain_batch_norm(module: nn.Module) -> bool:
-    return isinstance(module, _BatchNorm) and not hasattr(module, "segments")
 
 
 def laid_out(x: Tensor, weight: Tensor) -> Tensor:

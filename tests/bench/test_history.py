@@ -12,7 +12,6 @@ from bench.harness import compare
 from bench.harness.compare import (
     CASES,
     STEP,
-    Server,
     bounds,
     chosen_cases,
     confirmed,
@@ -20,6 +19,7 @@ from bench.harness.compare import (
     read,
     record,
     slower,
+    timed_on,
 )
 from bench.harness.machine import ROOT
 
@@ -87,36 +87,24 @@ def test_the_committed_history_knows_every_case():
 
 def test_another_tree_is_timed_by_its_own_package(tmp_path: Path) -> None:
     (tmp_path / "fastgan").symlink_to(ROOT / "fastgan")
-    with Server(tmp_path) as server:
-        assert server.seconds("norm of one image") > 0
-
-
-class Noted:
-    """A process on a tree: each fresh pair finds the other tree slower by one of `RATIOS`."""
-
-    RATIOS = (2.0, 1.5, 3.0, 1.0, 2.5)
-    pairs = 0
-
-    def __init__(self, tree: Path) -> None:
-        self.slow = 1.0 if tree == ROOT else Noted.RATIOS[Noted.pairs]
-        Noted.pairs += tree != ROOT
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def seconds(self, case: str) -> float:
-        return self.slow
+    found = timed_on(tmp_path, ["norm of one image"])
+    assert found["norm of one image"] > 0
+    (tmp_path / "fastgan").unlink()
+    with pytest.raises(RuntimeError, match="AssertionError"):
+        timed_on(tmp_path, [])
 
 
 def test_a_commit_is_met_by_several_fresh_pairs(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(compare, "Server", Noted)
+    of_other = iter([2.0, 1.5, 3.0, 1.0, 2.5])  # eager takes six times as long as this tree's
+    monkeypatch.setattr(
+        compare,
+        "timed_on",
+        lambda tree, cases: dict.fromkeys(cases, 6.0 if tree == ROOT else 6.0 / next(of_other)),
+    )
     monkeypatch.setattr(compare, "checked_out", lambda commit: nullcontext(tmp_path))
     monkeypatch.setattr("sys.argv", ["compare", "main", "--only", "dcgan-64"])
     assert compare.main() == 0
-    assert Noted.pairs == compare.PAIRS
+    assert not list(of_other)
     first, last = capsys.readouterr().out.splitlines()
     assert first == f"{STEP:22} 2.00× the speed of main [1.00, 3.00]"
     assert last.startswith("geometric mean 2.00×")

@@ -10,23 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from bench.harness.cost import Cost
+from bench.harness.cost import Cost, of_passes
 from bench.harness.page import filled
 from bench.roofline import model, page
 from bench.roofline.__main__ import main as roofline
-from bench.roofline.cost import data_gradient_cost, forward_cost, weight_gradient_cost
 from bench.roofline.kernels import DISCRIMINATOR, GENERATOR, Kernel, Passes, step_kernels
 from bench.roofline.peaks import GPUS, Peak, Rates, find_gpu
 from bench.roofline.step import measured_rates
-from bench.roofline.table import (
-    HEADINGS,
-    cells,
-    lines,
-    measured,
-    step_bound,
-    step_measured,
-    sums,
-)
+from bench.roofline.table import lines, measured, rows, step_bound, step_measured
 from fastgan.cli import explain, main
 from fastgan.kernels.conv_block.geometry import ConvGeometry, Target, conv_geometry
 from fastgan.kernels.conv_block.tma.plan import product_plan, weight_plan
@@ -73,16 +64,10 @@ def geometry(n: int, c_in: int, side: int, c_out: int, transposed: bool = False)
 
 
 def test_costs_count_each_tensor_once() -> None:
-    geo = geometry(8, 64, 32, 128)
-    x, y, weight = 8 * 64 * 32 * 32 * 2, 8 * 128 * 16 * 16 * 2, 16 * 64 * 128 * 4
-    operations = 2 * 8 * 16 * 16 * 16 * 64 * 128
-    assert forward_cost(geo, 2, 4) == Cost(operations, x + weight, y)
-    both = data_gradient_cost(geo, 2, 4, reads_y=True, reads_x=True)
-    assert both == Cost(operations, 2 * y + weight + x, x)
-    assert data_gradient_cost(geo, 2, 4, False, False).read == y + weight
-    assert weight_gradient_cost(geo, 2, 4, reads_y=True) == Cost(operations, x + 2 * y, weight)
-    back = geometry(8, 128, 16, 64, transposed=True)
-    assert weight_gradient_cost(back, 2, 4, reads_y=False) == Cost(operations, x + y, weight)
+    forward, of_x, of_weight = of_passes(1000, x=1, y=20, weight=300)
+    assert forward == Cost(1000, 301, 20)
+    assert of_x == Cost(1000, 320, 1)
+    assert of_weight == Cost(1000, 21, 300)
 
 
 def test_fused_kernels_are_counted() -> None:
@@ -156,8 +141,9 @@ def test_every_kernel_runs_by_itself(form: str, dtype: torch.dtype) -> None:
     total = step_measured(timed)
     assert total is not None
     assert total > max(line.measured or 0 for line in timed)
-    assert len(sums(timed)) == 2
-    assert all(len(cells(line)) == len(HEADINGS) for line in timed)
+    heading, *body = rows(timed)
+    assert [row[0] for row in body[len(found) :]] == ["discriminator", "step"]
+    assert all(len(row) == len(heading) == 10 for row in body)
 
 
 def test_bounds_are_of_the_slower_of_arithmetic_and_memory() -> None:
@@ -171,9 +157,13 @@ def test_bounds_are_of_the_slower_of_arithmetic_and_memory() -> None:
         (pytest.approx(2.0), "bytes"),
         (pytest.approx(2.0), "bytes"),
     ]
-    assert step_bound(found, "generator") == pytest.approx(2 * 4 + 3 * 2)
+    assert step_bound(found[:2]) == pytest.approx(2 * 4 + 3 * 2)
     assert step_bound(found) == pytest.approx(2 * 4 + 3 * 2 + 3 * 2)
     assert step_measured(found) is None
+    of_generator, of_discriminator, of_step = rows(found)[-3:]
+    assert of_generator == ["generator", "", "", "0.00", "0.0", "14.0", "operations 57%"]
+    assert of_discriminator[-2:] == ["6.0", "operations 0%"]
+    assert of_step[-2:] == ["20.0", "operations 40%"]
 
 
 def test_passes_that_a_step_does_not_run_are_not_listed() -> None:
@@ -236,7 +226,7 @@ def test_the_page_shows_the_bounds_that_are_counted() -> None:
 
 def test_the_page_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stands, copy = page.PAGE.read_text(encoding="utf-8"), tmp_path / "roofline.md"
-    copy.write_text(stands.replace("| **step** |", "| **old** |"), encoding="utf-8")
+    copy.write_text(stands.replace("| step |", "| old |"), encoding="utf-8")
     monkeypatch.setattr(page, "PAGE", copy)
     monkeypatch.setattr(sys, "argv", ["page"])
     monkeypatch.setattr(page, "gpu_table", lambda: "gpu")

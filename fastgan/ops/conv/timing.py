@@ -51,7 +51,7 @@ def measure(calls: Calls, device: torch.device, rounds: int) -> dict[str, Times]
     if device.type != "cuda":
         return {name: Times(t, t) for name, t in by_the_host(calls, device, rounds).items()}
     with torch.cuda.device(device), _without_autocast_cache():
-        graphs = {name: _captured(name, call, device) for name, call in calls.items()}
+        graphs = {name: captured(name, call, device) for name, call in calls.items()}
         try:
             return _by_events(graphs, _flusher(device), rounds)
         finally:
@@ -80,7 +80,8 @@ def by_the_host(calls: Calls, device: torch.device, rounds: int) -> dict[str, fl
     return {name: round(median(seconds) * 1e6, 2) for name, seconds in times.items()}
 
 
-def _captured(name: str, call: Callable[[], object], device: torch.device) -> torch.cuda.CUDAGraph:
+def captured(name: str, call: Callable[[], object], device: torch.device) -> torch.cuda.CUDAGraph:
+    """A call as a CUDA graph; RuntimeError where it cannot be one."""
     current, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
     side = torch.cuda.Stream(device)
     side.wait_stream(current)
