@@ -19,6 +19,7 @@ import copy
 import json
 import math
 import multiprocessing
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -30,12 +31,27 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from bench.harness import peers
 from bench.paired import Clock, host_clock, interleave, ratio_interval
-from bench.zoo_table import HELD_OUT, LAYOUTS, PROCESSES, SIZES, ZOO, training_pass
 from fastgan import fold, fuse
+from fastgan.nn.planner import Form
 
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "tests" / "helpers"), str(ROOT / "tests" / "zoo")]
+from zoo import ZOO  # noqa: E402
+
+from bench.test_fuse import SIZES  # noqa: E402
+
+HELD_OUT = {  # width, batch: sizes that no choice was made on
+    "dcgan-generator": (48, 24), "dcgan-discriminator": (48, 24),
+    "torchgan-discriminator": (16, 96), "patchgan": (48, 8), "cyclegan-generator": (16, 16),
+    "srgan-discriminator": (16, 32), "esrgan-discriminator": (16, 16), "dac-bands": (24, 4),
+    "darknet-53": (16, 4), "nnunet-2d": (24, 8), "nnunet-3d": (8, 8),
+}  # fmt: skip
+LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
+PROCESSES = 5
 PARTS = ("training", "evaluation", "inference")
 DTYPES = ("float32", "bfloat16")  # the latter by autocast
 BATCHES = (1, 8, 64)
@@ -77,7 +93,8 @@ def cpu_clock(run: Callable[[], object]) -> float:
 
 
 def measured(row: Row, frozen: bool, clock: Clock) -> dict[str, Any]:
-    """Milliseconds of the original and of ours, the ratio; a reason where there is none."""
+    """Milliseconds of the original and of ours, the ratio, and whether ours is the original's own
+    forward; a reason where there is none."""
     torch.manual_seed(0)
     original = ZOO[row.model].build(width=row.width)
     arguments = [torch.randn(row.batch, *shape) for shape in ZOO[row.model].inputs]
@@ -108,11 +125,24 @@ def measured(row: Row, frozen: bool, clock: Clock) -> dict[str, Any]:
     times = interleave(calls, rounds, clock=clock)
     found = {f"{key} ms": 1e3 * median(seconds) for key, seconds in times.items()}
     others = {key: ratio_interval(times["original"], times[key]).value for key in list(times)[1:]}
-    return {**found, "ratio": others.pop("ours"), **others}
+    report = getattr(models["ours"], "fusion_report", None)
+    plain = report is not None and all(Form(run.form).plain for run in report.runs)
+    return {**found, "ratio": others.pop("ours"), **others, "plain": plain}
+
+
+def _training_pass(model: nn.Module, arguments: list[Tensor]) -> Callable[[], object]:
+    parameters = list(model.parameters())
+
+    def run() -> None:
+        for p in parameters:
+            p.grad = None
+        sum(y.square().mean() for y in tree_leaves(model(*arguments))).backward()
+
+    return run
 
 
 def _call(model: nn.Module, arguments: list[Tensor], row: Row) -> Callable[[], object]:
-    run = training_pass(model, arguments) if row.part == "training" else lambda: model(*arguments)
+    run = _training_pass(model, arguments) if row.part == "training" else lambda: model(*arguments)
 
     def call() -> None:
         half = torch.autocast("cpu", torch.bfloat16) if row.dtype == "bfloat16" else nullcontext()
@@ -122,7 +152,7 @@ def _call(model: nn.Module, arguments: list[Tensor], row: Row) -> Callable[[], o
     return call
 
 
-def in_fresh_process(row: Row, frozen: bool, cpu_time: bool) -> dict[str, Any]:
+def in_fresh_process(row: Row, frozen: bool = False, cpu_time: bool = False) -> dict[str, Any]:
     fresh = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=fresh, max_tasks_per_child=1) as pool:
         return pool.submit(measured, row, frozen, cpu_clock if cpu_time else host_clock).result()

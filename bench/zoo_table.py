@@ -14,93 +14,36 @@ gradients and running statistics against float64, over PyTorch's own.
 from __future__ import annotations
 
 import copy
-import multiprocessing
 import sys
-import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from statistics import median
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
-from bench.paired import interleave, ratio_interval
+from bench.never_slower import HELD_OUT, PROCESSES, ROOT, SIZES, Row, in_fresh_process
 from fastgan import fuse
-from fastgan.nn.planner import Form
 from fastgan.ops import convolution_form
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "tests" / "helpers"), str(ROOT / "tests" / "zoo")]
-from test_zoo import inputs, relative_errors, results  # noqa: E402
-from zoo import ZOO, Model  # noqa: E402
-
-from bench.test_fuse import SIZES  # noqa: E402
+# isort: split
+from test_zoo import inputs, relative_errors, results  # where never_slower found the zoo
+from zoo import ZOO, Model
 
 BEGIN, END = "<!-- table: python -m bench.zoo_table -->\n", "<!-- end of table -->\n"
 BEGIN_HELD_OUT = "<!-- table: python -m bench.zoo_table --held-out -->\n"
-HELD_OUT = {  # width, batch
-    "dcgan-generator": (48, 24), "dcgan-discriminator": (48, 24),
-    "torchgan-discriminator": (16, 96), "patchgan": (48, 8), "cyclegan-generator": (16, 16),
-    "srgan-discriminator": (16, 32), "esrgan-discriminator": (16, 16), "dac-bands": (24, 4),
-    "darknet-53": (16, 4), "nnunet-2d": (24, 8), "nnunet-3d": (8, 8),
-}  # fmt: skip
-OWN = "its own forward"
-PROCESSES = 5
-SECONDS = 1.2  # of timed rounds in each, for a model and layout
-ROUNDS = 9, 41  # at least, at most
-LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
-def training_pass(model: nn.Module, arguments: list[Tensor]) -> Callable[[], object]:
-    parameters = list(model.parameters())
-
-    def run() -> None:
-        for p in parameters:
-            p.grad = None
-        sum(y.square().mean() for y in tree_leaves(model(*arguments))).backward()
-
-    return run
-
-
-def speed(name: str, size: tuple[int, int], channels_last: bool) -> str:
+def speed(name: str, size: tuple[int, int], layout: str) -> str:
     """original over fused, with its range; empty where the layout does not exist."""
-    fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=1, mp_context=fresh, max_tasks_per_child=1) as pool:
-        first = pool.submit(ratio_here, name, size, channels_last).result()
-        if isinstance(first, str):
-            return first
-        rest = [pool.submit(ratio_here, name, size, channels_last) for _ in range(PROCESSES - 1)]
-        found = [first, *(float(task.result()) for task in rest)]
-    return f"{median(found):.2f} ({min(found):.2f}–{max(found):.2f})"
-
-
-def ratio_here(name: str, size: tuple[int, int], channels_last: bool) -> float | str:
-    """original over fused in this process: the median of paired rounds. A text where none is."""
     width, batch = size
-    original = ZOO[name].build(width=width)
-    layout = LAYOUTS.get(max(p.dim() for p in original.parameters()))
-    arguments = [torch.randn(batch, *shape) for shape in ZOO[name].inputs]
-    if channels_last:
-        if layout is None:
+    found = []
+    for process in range(PROCESSES):
+        row = Row(name, width, layout, batch, "float32", "training", process)
+        measured = in_fresh_process(row)
+        if "why" in measured:
             return ""
-        original.to(memory_format=layout)
-        of_layout = {dims: f for dims, f in LAYOUTS.items() if f is layout}
-        arguments = [
-            x.to(memory_format=of_layout.get(x.dim(), torch.preserve_format)) for x in arguments
-        ]
-    models = {"original": original, "fused": fuse(copy.deepcopy(original))}
-    runs = {key: training_pass(model, arguments) for key, model in models.items()}
-    start = time.perf_counter()
-    for run in runs.values():
-        run()
-    if all(Form(run.form).plain for run in models["fused"].fusion_report.runs):
-        return OWN
-    took = time.perf_counter() - start
-    rounds = max(ROUNDS[0], min(ROUNDS[1], int(SECONDS / took)))
-    times = interleave(runs, rounds)
-    return ratio_interval(times["original"], times["fused"]).value
+        if measured["plain"]:
+            return "its own forward"
+        found.append(measured["ratio"])
+    return f"{median(found):.2f} ({min(found):.2f}–{max(found):.2f})"
 
 
 def parity(model: Model) -> str:
@@ -116,7 +59,7 @@ def parity(model: Model) -> str:
 
 
 def speeds(name: str, size: tuple[int, int]) -> list[str]:
-    return [speed(name, size, False), speed(name, size, True)]
+    return [speed(name, size, layout) for layout in ("contiguous", "channels last")]
 
 
 def row(name: str) -> str:

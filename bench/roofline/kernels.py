@@ -97,7 +97,7 @@ def step_kernels(
         ValueError: there is no block.
     """
     runs = traced(module, *((input,) if isinstance(input, Tensor) else input))[0]
-    found = []
+    found: list[Kernel] = []
     for i, run in enumerate(runs):
         neighbours = (runs[i - 1] if i else None), (runs[i + 1] if i + 1 < len(runs) else None)
         block = _Traced(run, *neighbours, batch, tma)
@@ -268,9 +268,10 @@ class _Traced:
                 segments=self.handed,
             )  # fmt: skip
         else:
+            assert self.conv is not None
             layer = copy.deepcopy(self.conv).to(x.dtype)
 
-            def run(x: Tensor, weight: Tensor) -> Tensor:
+            def run(x: Tensor, weight: Tensor) -> Any:
                 return functional_call(layer, {"weight": weight}, (x,))
 
         given = x, weight

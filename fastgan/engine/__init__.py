@@ -11,6 +11,7 @@ from fastgan.engine.checkpoint_manager import CheckpointManager
 from fastgan.engine.config import TrainConfig, TrainResult
 from fastgan.engine.distributed import DistributedGroup, launched
 from fastgan.engine.ema import Ema
+from fastgan.engine.gan import GAN, Batch
 from fastgan.engine.grid import make_grid, save_grid
 from fastgan.engine.heartbeat import LostRankError
 from fastgan.engine.inversion import Inversion, invert
@@ -26,7 +27,7 @@ from fastgan.engine.rejection import rejection_sample
 from fastgan.engine.sampling import load_discriminator, load_generator, sample_images
 from fastgan.engine.start import freeze_first, init_from
 from fastgan.engine.statistics import batch_statistics, standing_statistics
-from fastgan.engine.step import GAN, Batch, gan_step
+from fastgan.engine.step import gan_step
 from fastgan.engine.trainer import Trainer
 from fastgan.engine.update import Update
 from fastgan.system import renamed

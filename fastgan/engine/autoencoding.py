@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastgan.engine.step import GAN, Batch, Metrics, mean_metrics
+from fastgan.engine.gan import GAN, Batch, Metrics
+from fastgan.engine.step import mean_metrics
 from fastgan.engine.update import frozen
 from fastgan.losses import kl_divergence, reconstruction_loss
 from fastgan.ops import packed_weights

@@ -21,13 +21,13 @@ from fastgan.engine.checkpoint import (
 )
 from fastgan.engine.distributed import DistributedGroup
 from fastgan.engine.ema import Ema
+from fastgan.engine.gan import GAN
 from fastgan.engine.optimizer_state import (
     changed_optimizer,
     fitting_optimizer_state,
     load_optimizer,
     pack_optimizer,
 )
-from fastgan.engine.step import GAN
 from fastgan.engine.update import Update
 
 # The names of files and of random states that are not parts.

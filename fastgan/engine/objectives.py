@@ -13,8 +13,9 @@ from fastgan.checks import check_choice, check_int
 from fastgan.data.conditions import ConditionName
 from fastgan.engine.autoencoding import VAEGANStep, VAEStep, autoencoder_step
 from fastgan.engine.config import MAX_STEPS, TrainConfig, check_number
+from fastgan.engine.gan import UpdateRule
 from fastgan.engine.records import RecordError, build
-from fastgan.engine.step import Step, UpdateRule, gan_step
+from fastgan.engine.step import Step, gan_step
 from fastgan.engine.translating import TranslationStep
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm

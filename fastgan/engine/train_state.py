@@ -22,6 +22,7 @@ from fastgan.engine.config import TrainConfig
 from fastgan.engine.device import take_device
 from fastgan.engine.distributed import DistributedGroup
 from fastgan.engine.ema import Ema
+from fastgan.engine.gan import GAN, Batch, Metrics, Penalty
 from fastgan.engine.keeping import Keeper
 from fastgan.engine.latents import inputs_of
 from fastgan.engine.objectives import GANObjective, Objective
@@ -30,7 +31,7 @@ from fastgan.engine.parts import describe
 from fastgan.engine.precision import LossScale, resolve_precision
 from fastgan.engine.schedule import lr_factor
 from fastgan.engine.start import freeze_first
-from fastgan.engine.step import GAN, Batch, Metrics, Penalty, Step
+from fastgan.engine.step import Step
 from fastgan.engine.translating import TranslationStep
 from fastgan.engine.update import Update
 from fastgan.engine.validate import capture_of, check_choices, check_given

@@ -34,7 +34,7 @@ class Trainer(TrainState):
         config: how to train; by default with a ``DataLoader``'s own batch size.
         latent_dim: the noise's width; by default ``generator.latent_dim``.
         loss: in place of the one that ``config.loss`` names.
-        penalties: regularisers of the discriminator (see :class:`fastgan.engine.step.Penalty`),
+        penalties: regularisers of the discriminator (see :class:`fastgan.engine.gan.Penalty`),
             beside the one that ``config.regularizer`` names.
         augment: applied to all images that the discriminator sees, in place of the one that
             ``config.augment`` names; a :class:`fastgan.augment.Augmentation` is also shown the

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.data.conditions import CONDITIONS
-from fastgan.engine.step import GAN, Batch, Metrics, gan_step, mean_metrics
+from fastgan.engine.gan import GAN, Batch, Metrics
+from fastgan.engine.step import gan_step, mean_metrics
 from fastgan.engine.update import frozen
 from fastgan.ops import packed_weights
 

@@ -12,7 +12,8 @@ from torch import nn
 from fastgan.data import ImageDataset
 from fastgan.engine import CheckpointError, TrainConfig, Trainer, find_checkpoint
 from fastgan.engine.checkpoint import list_checkpoints
-from fastgan.engine.step import Batch, gan_step
+from fastgan.engine.gan import Batch
+from fastgan.engine.step import gan_step
 from fastgan.engine.update import frozen
 
 from .conftest import all_tensors, tiny_data, tiny_trainer
