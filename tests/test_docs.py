@@ -24,6 +24,18 @@ def test_every_page_stands_in_the_index():
         assert page.name == "index.md" or f"({page.relative_to(ROOT / 'docs')})" in index
 
 
+def test_every_environment_variable_stands_in_the_page_of_the_command_line():
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    files = [
+        *(ROOT / "fastgan").rglob("*.py"),
+        ROOT / "setup.py",
+        ROOT / "csrc/cpu/simd/dispatch.cpp",
+    ]
+    text = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    read = {*re.findall(r'"(FASTGAN_[A-Z_]+)"', text)}
+    assert read == {*re.findall(r"`(FASTGAN_[A-Z_]+)`", page)}
+
+
 def test_the_quick_start_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")

@@ -12,8 +12,7 @@ import fastgan
 from fastgan.checks import unknown
 from fastgan.cli._stopping import Terminated, heeding_sigterm
 
-# Each is a module here with a function `run(arguments) -> exit status`.
-_COMMANDS = {
+COMMANDS = {
     "train": "train a recipe: fastgan train [RECIPE] [--steps N] [--data PATH] ...",
     "sample": "draw images from a checkpoint: fastgan sample CKPT -n 64 -o grid.png",
     "picture": "classes, interpolation, reconstructions, nearest, evolution: fastgan picture ...",
@@ -29,7 +28,9 @@ _COMMANDS = {
     "tune": "measure and keep the fastest form of each layer: fastgan tune dcgan-64",
     "bench": "measure speed, in a checkout: fastgan bench [--quick] [--compare A B]",
     "doctor": "versions, devices, and which backends can run here",
+    "completion": "completion of commands and flags for a shell: fastgan completion bash",
 }
+"""What each does. It is a module here with a function `run(arguments) -> exit status`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,7 +83,7 @@ def _stopped(number: signal.Signals) -> int:
 
 
 def _usage() -> str:
-    lines = [f"  {name:15}  {summary}" for name, summary in _COMMANDS.items()]
+    lines = [f"  {name:15}  {summary}" for name, summary in COMMANDS.items()]
     return "\n".join(
         [
             "usage: fastgan COMMAND [ARGUMENTS]",
@@ -97,8 +98,8 @@ def _usage() -> str:
 
 
 def _command(name: str) -> Callable[[list[str]], int]:
-    if name not in _COMMANDS:
-        raise unknown("command", name, _COMMANDS)
+    if name not in COMMANDS:
+        raise unknown("command", name, COMMANDS)
     command: Callable[[list[str]], int] = import_module(f"fastgan.cli.{name.replace('-', '_')}").run
     return command
 

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from fastgan.cli._common import is_first, parse
+from fastgan.engine.log import SilentReporter
 from fastgan.engine.memory import keep_freed_memory
+from fastgan.engine.run_folder import read_run
 from fastgan.recipes import (
     DataConfig,
     Recipe,
     as_trained,
+    dry_run,
     get_recipe,
     list_recipes,
     load_recipe,
@@ -24,7 +27,11 @@ from fastgan.recipes.recipe import sections_of
 
 @dataclass(frozen=True)
 class Arguments:
-    """Train a recipe; `fastgan recipes` lists them."""
+    """Train a recipe; `fastgan recipes` lists them. For example:
+
+    fastgan train digits --steps 500;
+    fastgan train dcgan-64 --data photos/ --dry-run;
+    fastgan train dcgan-64 --data photos/ --out runs/photos --resume"""
 
     out: Path | None = None
     """The run's folder. By default the first free one of runs/RECIPE, runs/RECIPE-2, ..."""
@@ -35,6 +42,10 @@ class Arguments:
     """Go on from the newest checkpoint (of --out, or of the newest unfinished run)."""
     force: bool = False
     """Clear the run that stands in --out."""
+    dry_run: bool = False
+    """Say what would run, with the memory and time that a few steps take, and write nothing."""
+    quiet: bool = False
+    """Print nothing but errors and where the results are."""
 
 
 def run(arguments: list[str]) -> int:
@@ -56,7 +67,16 @@ def run(arguments: list[str]) -> int:
         _require_images(recipe, flags)
     keep_freed_memory()
     settings = {k: v for s in sections_of(recipe) for k, v in vars(getattr(chosen, s)).items()}
-    result = train(recipe, out=chosen.out, resume=chosen.resume, force=chosen.force, **settings)
+    if chosen.dry_run:
+        return _dry_run(recipe, chosen, settings)
+    result = train(
+        recipe,
+        out=chosen.out,
+        resume=chosen.resume,
+        force=chosen.force,
+        reporter=SilentReporter() if chosen.quiet else None,
+        **settings,
+    )
     if not is_first():
         return 0 if result.stopped_by is None else 128 + result.stopped_by
     if result.stopped_by is not None:
@@ -69,6 +89,17 @@ def run(arguments: list[str]) -> int:
         score = result.best_score
         print(f"best: {result.best} ({score.metric} {score.value:.4g}; as {result.out / 'best'})")
     print(f"samples: {result.samples}")
+    return 0
+
+
+def _dry_run(recipe: Recipe, chosen: Any, settings: dict[str, Any]) -> int:
+    folder = run_folder(recipe.name, chosen.out, chosen.resume)
+    stands = read_run(folder) is not None
+    lines = dry_run(recipe, folder, resume=chosen.resume and stands, **settings)
+    if stands and not (chosen.resume or chosen.force):
+        lines.append(f"refused      {folder} holds a run: --resume goes on, --force clears it")
+    if is_first():
+        print("\n".join(lines))
     return 0
 
 

@@ -11,6 +11,7 @@ from fastgan.recipes import (
     translation,
 )
 from fastgan.recipes.config_file import load_recipe
+from fastgan.recipes.planning import dry_run
 from fastgan.recipes.recipe import (
     DataConfig,
     ModelSpec,
@@ -34,6 +35,7 @@ __all__ = [
     "conditional",
     "dcgan",
     "digits",
+    "dry_run",
     "get_recipe",
     "list_recipes",
     "load_recipe",

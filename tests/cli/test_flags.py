@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fastgan.cli import _COMMANDS, main
+from fastgan.cli import COMMANDS, main
 from fastgan.cli._common import parse
 from fastgan.recipes import get_recipe
 
@@ -41,7 +41,7 @@ def value_at(made: Any, path: tuple[str, ...]) -> Any:
 
 def defaults() -> Iterator[tuple[str, Any, list[str]]]:
     """Each command's arguments as they are by default, and its positional ones."""
-    for command in _COMMANDS:
+    for command in COMMANDS:
         module = import_module(f"fastgan.cli.{command.replace('-', '_')}")
         kind = getattr(module, "Arguments", None)
         if hasattr(module, "arguments_of"):
@@ -49,13 +49,15 @@ def defaults() -> Iterator[tuple[str, Any, list[str]]]:
         if kind is None:
             continue
         named = {"kind": "classes", "checkpoint": Path("run"), "name": "mnist", "data": "mnist"}
+        named |= {"run": Path("run"), "runs": (Path("run"),), "shell": "bash"}
         needed = [
             f.name
             for f in dataclasses.fields(kind)
             if f.default is f.default_factory is dataclasses.MISSING
         ]
         given = {name: named[name] for name in needed}
-        yield command, kind(**given), [str(value) for value in given.values()]
+        words = [v[0] if isinstance(v, tuple) else v for v in given.values()]
+        yield command, kind(**given), [str(word) for word in words]
 
 
 CASES = [

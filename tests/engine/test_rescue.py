@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +93,14 @@ def test_an_error_between_two_steps_loses_nothing(tmp_path, recorder, whole, wha
     assert_goes_on(tmp_path / "run", whole, recorder)
 
 
+@dataclass(frozen=True)
 class _Second(DistributedGroup):
     """The second of two processes, the first of which waits for it once an error has struck."""
 
+    trainer: Any = None
+
     def collect(self, value):
-        assert trainer_of(self).step < STRUCK, "a collective"
+        assert self.trainer.step < STRUCK, "a collective"
         return [value]
 
     def from_first(self, function):
@@ -109,12 +113,8 @@ class _Second(DistributedGroup):
         return whole
 
 
-def trainer_of(group: _Second) -> Trainer:
-    return group._buffers["trainer"]
-
-
 def second_of_two(trainer: Trainer) -> Trainer:
-    trainer.group = _Second(1, 2, None, {"trainer": trainer})
+    trainer.group = _Second(1, 2, None, trainer)
     return trainer
 
 
