@@ -11,7 +11,7 @@ STAMP := $(VENV)/.fastgan-installed
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test lint types format bench bench-check bench-docs bench-quality \
-	recipes gpu headers-check rehearse cuda-check kernel-report kernel-check dist clean
+	recipes gpu headers-check rehearse cuda-check kernel-report kernel-check readme dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -48,6 +48,9 @@ bench-check: setup ## CPU ratios against bench/history: fails where one fell by 
 
 bench-docs: setup ## the tables of docs/benchmarks.md from bench/results/
 	$(BIN)/python -m bench.harness.page
+
+readme: setup ## the README's picture and table, from what is committed
+	$(BIN)/python -m tools.readme
 
 bench-quality: setup ## quality over time: fused, reference, tutorial; three minutes each
 	$(BIN)/python -m bench.quality
