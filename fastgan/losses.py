@@ -138,31 +138,14 @@ def _with_targets(name: str, real: float, fake: float) -> str:
     return name if (real, fake) == (1.0, 0.0) else f"{name}, targets {real} and {fake}"
 
 
-def _make_non_saturating(real: float, fake: float) -> GANLoss:
-    return _pair(
-        _with_targets("non_saturating", real, fake),
-        on_real=Term(CROSS_ENTROPY, real),
-        on_fake=Term(CROSS_ENTROPY, fake),
-        on_generated=Term(CROSS_ENTROPY, 1.0),
-    )
+def _smoothable(name: str, kind: int, on_generated: Term) -> Callable[[float, float], GANLoss]:
+    """A loss whose discriminator tells sides by a target for each, from those targets."""
 
+    def make(real: float, fake: float) -> GANLoss:
+        of_both = Term(kind, real), Term(kind, fake)
+        return _pair(_with_targets(name, real, fake), *of_both, on_generated)
 
-def _make_saturating(real: float, fake: float) -> GANLoss:
-    return _pair(
-        _with_targets("saturating", real, fake),
-        on_real=Term(CROSS_ENTROPY, real),
-        on_fake=Term(CROSS_ENTROPY, fake),
-        on_generated=Term(SATURATING, 0.0),
-    )
-
-
-def _make_lsgan(real: float, fake: float) -> GANLoss:
-    return _pair(
-        _with_targets("lsgan", real, fake),
-        on_real=Term(SQUARE, real),
-        on_fake=Term(SQUARE, fake),
-        on_generated=Term(SQUARE, 1.0),
-    )
+    return make
 
 
 def _make_relativistic_average(real: float, fake: float) -> GANLoss:
@@ -187,18 +170,18 @@ def _pairing(winner: Tensor, loser: Tensor) -> Tensor:
 
 # Losses with a target for each side, from those targets.
 _SMOOTHABLE: dict[str, Callable[[float, float], GANLoss]] = {
-    "lsgan": _make_lsgan,
-    "non_saturating": _make_non_saturating,
+    "lsgan": _smoothable("lsgan", SQUARE, Term(SQUARE, 1.0)),
+    "non_saturating": _smoothable("non_saturating", CROSS_ENTROPY, Term(CROSS_ENTROPY, 1.0)),
     "relativistic_average": _make_relativistic_average,
-    "saturating": _make_saturating,
+    "saturating": _smoothable("saturating", CROSS_ENTROPY, Term(SATURATING, 0.0)),
 }
 
-lsgan = _make_lsgan(1.0, 0.0)
-non_saturating = _make_non_saturating(1.0, 0.0)
-saturating = _make_saturating(1.0, 0.0)
+lsgan = _SMOOTHABLE["lsgan"](1.0, 0.0)
+non_saturating = _SMOOTHABLE["non_saturating"](1.0, 0.0)
+relativistic_average = _SMOOTHABLE["relativistic_average"](1.0, 0.0)
+saturating = _SMOOTHABLE["saturating"](1.0, 0.0)
 hinge = _pair("hinge", Term(HINGE, 1.0), Term(HINGE, -1.0), Term(LINEAR, 1.0))
 wasserstein = _pair("wasserstein", Term(LINEAR, 1.0), Term(LINEAR, -1.0), Term(LINEAR, 1.0))
-relativistic_average = _make_relativistic_average(1.0, 0.0)
 relativistic_pairing = _relativistic("relativistic_pairing", _pairing)
 
 LOSSES = {

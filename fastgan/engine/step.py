@@ -73,16 +73,15 @@ def discriminator_phase(
             with torch.set_grad_enabled(keep_graph):
                 fakes = gan.generate(part)
             real, fake = gan.outputs_of_both(part, fakes.detach())
-            real_logits, fake_logits = real.logits, fake.logits
-            loss, found = gan.loss_and_metrics(real_logits, fake_logits)
+            loss, found = gan.loss_and_metrics(real.logits, fake.logits)
             loss = _with_classes(gan, loss, found, real, fake)
             for penalty in on_logits:
-                value = penalty.penalty(real_logits, fake_logits)  # type: ignore[attr-defined]
+                value = penalty.penalty(real.logits, fake.logits)  # type: ignore[attr-defined]
                 loss = loss + value * (penalty.weight * penalty.every)
                 found[_penalty_name(penalty)] = value.detach()
         gan.update_d.backward(_part(gan, loss))
         metrics.append(found | penalty_phase(gan, part, fakes.detach(), on_images))
-        seen.append(real_logits.detach())
+        seen.append(real.logits.detach())
     gan.update_d.finish()
     gan.observe(seen)
     return fakes, mean_metrics(metrics)
@@ -98,11 +97,8 @@ def penalty_phase(gan: GAN, batch: Batch, fakes: Tensor, penalties: Sequence[Pen
     metrics = {}
     for penalty in penalties:
         with nullcontext() if gan.precision == "float16" else gan.autocast():
-            value = penalty(
-                lambda images: gan.discriminate(images, batch.labels),
-                batch.images,
-                fakes.to(batch.images.dtype),
-            )
+            logits = partial(gan.discriminate, labels=batch.labels)
+            value = penalty(logits, batch.images, fakes.to(batch.images.dtype))
         gan.update_d.backward(value * (penalty.weight * penalty.every / gan.accumulate))
         metrics[_penalty_name(penalty)] = value.detach()
     return metrics
@@ -143,9 +139,8 @@ def simultaneous_phase(gan: GAN, batch: Batch, penalties: Sequence[Penalty] = ()
             fakes = gan.generate(part)
             seen = fakes.detach().requires_grad_()
             real, fake = gan.outputs_of_both(part, seen)
-            real_logits, fake_logits = real.logits, fake.logits
-            loss_d, found = gan.loss_and_metrics(real_logits, fake_logits)
-            loss_g = gan.generator_loss(fake_logits, real_logits.detach)
+            loss_d, found = gan.loss_and_metrics(real.logits, fake.logits)
+            loss_g = gan.generator_loss(fake.logits, real.logits.detach)
             found["loss_g"] = loss_g.detach()
             total_d = _with_classes(gan, loss_d, found, real, fake)
             total_g = _with_classes(gan, loss_g, {}, fake)
@@ -154,7 +149,7 @@ def simultaneous_phase(gan: GAN, batch: Batch, penalties: Sequence[Penalty] = ()
                 raise ValueError("update_rule one_stage has no place for class outputs")
             gan.update_d.backward(_part(gan, total_d))
             assert seen.grad is not None
-            ratio = _one_stage_ratio(gan, real_logits, fake_logits)
+            ratio = _one_stage_ratio(gan, real.logits, fake.logits)
             slope = (seen.grad * ratio.view(-1, *[1] * (seen.dim() - 1))).to(fakes.dtype)
         else:
             scaled = gan.update_g.scaled(_part(gan, total_g))
@@ -164,7 +159,7 @@ def simultaneous_phase(gan: GAN, batch: Batch, penalties: Sequence[Penalty] = ()
         gan.update_g.begin_pass()
         fakes.backward(slope)
         metrics.append(found | extra)
-        reals.append(real_logits.detach())
+        reals.append(real.logits.detach())
     gan.update_d.finish()
     gan.update_g.finish()
     gan.observe(reals)

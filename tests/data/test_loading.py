@@ -84,11 +84,6 @@ def test_name_wins_over_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pn
     assert len(load(Path("mnist5k"))) == 1
 
 
-def test_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no image in this folder"):
-        load(tmp_path)
-
-
 @pytest.mark.parametrize("name", ["a.txt", "a.png", "a"])
 def test_unknown_kind_of_file(tmp_path: Path, png: Png, name: str) -> None:
     (tmp_path / name).write_bytes(png(1))

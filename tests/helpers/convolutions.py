@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from fastgan.ops import conv
 from fastgan.ops.conv.algorithms import ALGORITHMS, select
 from fastgan.ops.conv.geometry import Geometry, output_shape
 from fastgan.ops.conv.problem import FORWARD, PASSES, describe
-from fastgan.ops.core.activation import IDENTITY, act
+from fastgan.ops.core.activation import IDENTITY, LEAKY_RELU, act
 from fastgan.ops.core.tensors import dense_like, is_channels_last
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -90,6 +91,23 @@ def check(
     theirs, exact = results(*given, x.dtype), results(*given, torch.float64)
     for name, *values in zip(["y", "dx", "dweight"], own, theirs, exact, strict=True):
         assert_as_exact(name, *values)
+
+
+def check_both_ways(
+    key: str, batch: int, weight: Tensor, strided: tuple[int, int], geometry: Geometry
+) -> None:
+    """A convolution to a strided map of so many positions and the transposed one from it, every
+    pass by the algorithm `key`, all channels-last but the weight, which is laid out either way."""
+    wide, image = weight.shape[:2]
+    back = geometry._replace(transposed=True)
+    size = output_shape((batch, wide, *strided), weight.shape, back)[2:]
+    for transposed, layout in product([False, True], [channels_last, Tensor.contiguous]):
+        own = back if transposed else geometry._replace(output_padding=(0, 0))
+        shape = (wide, *strided) if transposed else (image, *size)
+        x = channels_last(torch.randn(batch, *shape).to(weight.dtype))
+        assert set(chosen(x, weight, own)) == {key}
+        bias = torch.randn(image if transposed else wide)
+        check(x, layout(weight), bias, own, LEAKY_RELU, 0.2)
 
 
 def assert_same_on_any_number_of_threads(run: Callable[[], list[Tensor]]) -> None:

@@ -4,7 +4,6 @@ pay."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
 
 import pytest
 import torch
@@ -12,13 +11,14 @@ from convolutions import (
     assert_same_on_any_number_of_threads,
     channels_last,
     check,
+    check_both_ways,
     chosen,
     passes,
 )
 from torch import Tensor
 
 from fastgan.ops.conv.algorithms import force
-from fastgan.ops.conv.geometry import Geometry, output_shape
+from fastgan.ops.conv.geometry import Geometry
 from fastgan.ops.core import processor
 from fastgan.ops.core.activation import LEAKY_RELU
 
@@ -38,14 +38,8 @@ def always(native: None) -> Iterator[None]:
         (5, 80, 144, (4, 4), (4, 4), HALVED),  # incomplete panels, a sample without a partner
         (2, 16, 48, (3, 3), (7, 9), Geometry((1, 1), (1, 1), (0, 0), False)),
         (1, 32, 16, (7, 6), (3, 2), Geometry((3, 4), (2, 0), (1, 2), False)),
-        (
-            3,
-            48,
-            16,
-            (1, 2),
-            (4, 3),
-            Geometry((2, 3), (0, 0), (1, 1), False),
-        ),  # pixels without a tap
+        # Pixels without a tap.
+        (3, 48, 16, (1, 2), (4, 3), Geometry((2, 3), (0, 0), (1, 1), False)),
         (2, 16, 32, (4, 4), (1, 1), Geometry((1, 1), (0, 0), (0, 0), False)),
         # Many samples: outputs at a border are summed without the taps beyond it.
         (17, 32, 80, (4, 4), (4, 4), HALVED),
@@ -65,17 +59,7 @@ def test_equals_pytorch(
     geometry: Geometry,
 ) -> None:
     weight = (torch.randn(wide, image, *kernel) / 8).bfloat16()
-    large = output_shape(
-        (batch, wide, *positions), weight.shape, geometry._replace(transposed=True)
-    )
-    for transposed, layout in product([False, True], [channels_last, Tensor.contiguous]):
-        size = positions if transposed else large[2:]
-        x = channels_last(torch.randn(batch, wide if transposed else image, *size).bfloat16())
-        extra = geometry.output_padding if transposed else (0, 0)
-        own = geometry._replace(transposed=transposed, output_padding=extra)
-        assert set(chosen(x, weight, own)) == {"bf16"}
-        bias = torch.randn(image if transposed else wide)
-        check(x, layout(weight), bias, own, LEAKY_RELU, 0.2)
+    check_both_ways("bf16", batch, weight, positions, geometry)
 
 
 def test_rows_of_a_large_image_come_in_chunks(always: None) -> None:

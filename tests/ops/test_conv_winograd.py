@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from convolutions import (
     DTYPES,
     assert_same_on_any_number_of_threads,
     channels_last,
-    check,
+    check_both_ways,
     chosen,
     passes,
 )
@@ -21,7 +20,6 @@ from fastgan.ops import conv
 from fastgan.ops.conv.algorithms import force
 from fastgan.ops.conv.geometry import Geometry
 from fastgan.ops.core import processor
-from fastgan.ops.core.activation import LEAKY_RELU
 
 HALVED = Geometry((2, 2), (1, 1), (0, 0), False)  # what the algorithm is for
 
@@ -58,13 +56,7 @@ def test_equals_pytorch(
     dtype: torch.dtype,
 ) -> None:
     weight = (torch.randn(wide, image, 4, 4) / 8).to(dtype)
-    for transposed, layout in product([False, True], [channels_last, Tensor.contiguous]):
-        size = positions if transposed else tuple(2 * n for n in positions)
-        x = channels_last(torch.randn(batch, wide if transposed else image, *size).to(dtype))
-        geometry = HALVED._replace(transposed=transposed)
-        assert set(chosen(x, weight, geometry)) == {"winograd"}
-        bias = torch.randn(image if transposed else wide)
-        check(x, layout(weight), bias, geometry, LEAKY_RELU, 0.2)
+    check_both_ways("winograd", batch, weight, positions, HALVED)
 
 
 @pytest.mark.parametrize(
