@@ -11,7 +11,8 @@ from PIL import Image
 
 import fastgan
 from fastgan import fold
-from fastgan.cli import main, sample
+from fastgan.cli import main
+from fastgan.engine import sampling
 from fastgan.recipes import list_recipes
 
 SHORT = ["--steps=2", "--batch-size=4", "--limit=16", "--sample-count=4", "--device=cpu"]
@@ -61,11 +62,11 @@ def test_sample_draws_the_same_picture_for_the_same_seed(run, tmp_path, capsys):
 def test_many_images_are_drawn_by_a_folded_generator(run, tmp_path, monkeypatch):
     folded = []
     monkeypatch.setattr(
-        sample, "fold", lambda generator: folded.append(generator) or fold(generator)
+        sampling, "fold", lambda generator: folded.append(generator) or fold(generator)
     )
     pictures = []
     for least in (6, 5):
-        monkeypatch.setattr(sample, "_MIN_TO_FOLD", least)
+        monkeypatch.setattr(sampling, "_MIN_TO_FOLD", least)
         path = tmp_path / f"{least}.png"
         assert main(["sample", str(run), "-n", "5", "-o", str(path)]) == 0
         pictures.append(np.asarray(Image.open(path)).astype(int))

@@ -28,7 +28,8 @@ from fastgan.kernels.conv_block.tma.plan import (
 from fastgan.kernels.core.geometry import cdiv
 from fastgan.nn.blocks import Block, described
 from fastgan.nn.layers import Activation
-from fastgan.nn.sequential import Run, laid_out
+from fastgan.nn.recording import Run
+from fastgan.nn.sequential import laid_out
 from fastgan.ops import bias_act, conv, conv_block, norm_act
 from fastgan.ops.conv.algorithms import Kernels
 from fastgan.ops.conv_block import Deferred

@@ -25,10 +25,9 @@ from fastgan.engine import (
 )
 from fastgan.engine.device import take_device
 from fastgan.engine.grid import check_picture, scale_of, screen_scale
-from fastgan.fusion import fold
+from fastgan.engine.sampling import to_draw
 
 _MAX_CLASSES = 2**31 - 1
-_MIN_TO_FOLD = 256  # images: for fewer, looking at the model takes as long as is saved
 
 
 @dataclass(frozen=True)
@@ -94,9 +93,8 @@ def _draw(chosen: Arguments, generator: Any, labels: torch.Tensor | None) -> tor
     }
     if chosen.statistics == "standing":
         standing_statistics(generator, seed=chosen.seed)
-    on_cpu = next(generator.parameters()).device.type == "cpu"
-    if chosen.statistics != "batch" and chosen.n >= _MIN_TO_FOLD and on_cpu:
-        generator = fold(generator)
+    if chosen.statistics != "batch":
+        generator = to_draw(generator, chosen.n)
     batch = batch_statistics(generator) if chosen.statistics == "batch" else nullcontext()
     with batch:
         if chosen.rejection is None:

@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 import torch
 
 from fastgan.nn import activations_kept
-from fastgan.nn.sequential import Run, recording
+from fastgan.nn.recording import Run, recording
 from fastgan.ops.core.tensors import autocast_dtype
 
 KeepActivations = Literal["auto", "on", "off"]

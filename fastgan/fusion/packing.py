@@ -13,7 +13,7 @@ from fastgan.fusion.chain import Chain
 from fastgan.nn import layout
 from fastgan.nn.layers import activation, altered, layer_kind, why_not_layer
 from fastgan.nn.planner import Form, Leaf
-from fastgan.nn.sequential import Run, is_recording, record
+from fastgan.nn.recording import Run, is_recording, record
 from fastgan.ops.conv import packed
 from fastgan.ops.conv.geometry import Geometry
 from fastgan.ops.core import dispatch

@@ -20,7 +20,7 @@ from fastgan.fusion.tracing import Trace, Untraceable, trace
 from fastgan.fusion.watching import Watch
 from fastgan.nn.layers import hooked
 from fastgan.nn.planner import MAX_KINDS, kind_of, kind_of_call
-from fastgan.nn.sequential import is_recording, recorded_as_converted
+from fastgan.nn.recording import is_recording, recorded_as_converted
 from fastgan.ops.core.dispatch import in_onnx_export, is_composite, setting
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.checks import check_int, check_size, sides
+from fastgan.nn.latent import latent_vectors
 
 # Of a square, or (height, width).
 ImageSize = int | tuple[int, int]
@@ -96,13 +97,7 @@ class Generator(nn.Module):
 
     def latent_vectors(self, z: Tensor) -> Tensor:
         """`z` as [N, latent_dim]; [N, latent_dim, 1, 1] is accepted. ValueError otherwise."""
-        shape = tuple(z.shape)
-        if shape[1:] not in ((self.latent_dim,), (self.latent_dim, 1, 1)):
-            raise ValueError(
-                f"z must have shape [N, {self.latent_dim}] or [N, {self.latent_dim}, 1, 1], "
-                f"got {list(shape)}"
-            )
-        return z.flatten(1)
+        return latent_vectors(z, self.latent_dim)
 
 
 class Translator(nn.Module):

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from fastgan.nn import BatchNormAct2d
 
-TANH = nn.Tanh()  # of every generator's output
-
 
 class LatentProjection(nn.ConvTranspose2d):
     """A transposed convolution of vectors [N, C_in] to maps [N, C_out, H, W], channels-last.

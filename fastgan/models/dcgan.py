@@ -18,7 +18,7 @@ from fastgan.nn import chain
 from fastgan.system import renamed
 
 from ._base import Discriminator, Generator, ImageSize, dropout_rate, halved, slope
-from ._blocks import TANH, LatentProjection, conv_block
+from ._blocks import LatentProjection, conv_block
 from ._registry import register_model
 from .init import init_weights
 from .spectral import spectral_norm
@@ -94,10 +94,11 @@ class DCGANGenerator(Generator):
             )
         )
         self.output = nn.ConvTranspose2d(widths[-1], channels, 4, 2, 1)
+        self.tanh = nn.Tanh()
         init_weights(self)
 
     def forward(self, z: Tensor) -> Tensor:
-        return self._run(z, tanh=TANH)
+        return self._run(z, tanh=self.tanh)
 
     def logits(self, z: Tensor) -> Tensor:
         """The images before their tanh."""

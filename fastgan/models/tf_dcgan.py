@@ -20,7 +20,7 @@ from fastgan.checks import check_int
 from fastgan.nn import BatchNormAct1d, chain
 
 from ._base import Discriminator, Generator, ImageSize, dropout_rate, quartered, slope
-from ._blocks import TANH, conv_block
+from ._blocks import conv_block
 from ._registry import register_model
 from .init import initialize
 
@@ -74,13 +74,14 @@ class TFDCGANGenerator(Generator):
         )
         self.blocks = nn.Sequential(block(4 * width, 2 * width, 1), block(2 * width, width, 2))
         self.output = nn.ConvTranspose2d(width, channels, 5, 2, 2, 1, bias=False)
+        self.tanh = nn.Tanh()
         initialize(self, "xavier_uniform")
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.project(self.latent_vectors(z))
         # Features are ordered row, column, channel, which is channels-last memory as it stands.
         x = x.unflatten(1, (*self.base, -1)).permute(0, 3, 1, 2)
-        return chain(x, blocks=self.blocks, output=self.output, tanh=TANH)
+        return chain(x, blocks=self.blocks, output=self.output, tanh=self.tanh)
 
 
 @register_model("tf_dcgan_discriminator")

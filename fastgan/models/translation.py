@@ -16,7 +16,7 @@ from fastgan.checks import check_choice, check_int
 from fastgan.nn import chain
 
 from ._base import Translator, dropout_rate
-from ._blocks import TANH, conv_block
+from ._blocks import conv_block
 from ._registry import register_model
 from .init import init_weights
 from .spectral import spectral_norm
@@ -75,6 +75,7 @@ class UNet(Translator):
             for i, (c_in, c_out) in enumerate(zip(inner, widths[-2::-1], strict=True))
         )
         self.output = nn.ConvTranspose2d(2 * widths[0], channels, 4, 2, 1)
+        self.tanh = nn.Tanh()
         init_weights(self)
 
     def forward(self, condition: Tensor) -> Tensor:
@@ -85,7 +86,7 @@ class UNet(Translator):
             seen.append(x)
         for block, skipped in zip(self.up, seen[-2::-1], strict=True):
             x = torch.cat([chain(x, block=block), skipped], 1)
-        return chain(x, output=self.output, tanh=TANH)
+        return chain(x, output=self.output, tanh=self.tanh)
 
 
 @register_model("patch_discriminator")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from fastgan.ops.core.setting import Setting
 
 
@@ -19,5 +21,9 @@ class activations_kept(Setting):
 
     @classmethod
     def by(cls, own: bool) -> bool:
-        """Whether a module keeps, whose own setting is given."""
-        return own if cls.value == "auto" else cls.value == "on"
+        """Whether a module keeps, whose own setting is given; without gradients nothing is kept,
+        and a module that would save memory runs as one that does not.
+        """
+        if cls.value != "auto":
+            return cls.value == "on"
+        return own or not (torch.is_grad_enabled() or torch.compiler.is_compiling())

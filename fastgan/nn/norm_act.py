@@ -118,9 +118,8 @@ class BatchNormActBase(ActivatedNorm, nn.modules.batchnorm._BatchNorm):
         if type(input) is not Tensor:
             check_tensor("input", input)
         self._check_input_dim(input)
-        mean, var, weight, bias, training, momentum, eps, segments, average = batch_norm(
-            self, self.segments
-        )
+        norm = batch_norm(self, self.segments)
+        mean, var, weight, bias, training, momentum, eps, segments, average = norm
         if self.sync and self.training:
             return sync_norm_act(
                 input, mean, var, weight, bias, momentum, eps, process_group=self.process_group,
@@ -180,13 +179,18 @@ def _count(batches: Tensor, passes: int, at_once: bool) -> None:
 def batch_norm(layer: nn.modules.batchnorm._BatchNorm, segments: int) -> Norm:
     """The arguments of a call of any batch norm layer; counts the batch as the layer would."""
     buffers, parameters = layer._buffers, layer._parameters
-    running = _held(layer, buffers, "running_mean"), _held(layer, buffers, "running_var")
+    running: tuple[Tensor | None, Tensor | None]
+    if "running_mean" in buffers and "running_var" in buffers:  # past a module's slow lookup
+        running = buffers["running_mean"], buffers["running_var"]
+    else:  # parametrized
+        running = layer.running_mean, layer.running_var
     tracked = running[0] is not None
     by_batch = layer.training or not tracked
     moves = layer.training and layer.track_running_stats and tracked
     momentum, average = layer.momentum, False
     if moves:
-        batches = _held(layer, buffers, "num_batches_tracked")
+        name = "num_batches_tracked"
+        batches = buffers[name] if name in buffers else getattr(layer, name)
         if batches is not None:
             _count(batches, segments, at_once=momentum is None)
             if momentum is None:
@@ -205,19 +209,16 @@ def batch_norm(layer: nn.modules.batchnorm._BatchNorm, segments: int) -> Norm:
         # Calls may alternate with the layer's own forward, whose backward asks that no version was
         # raised though in training it reads no running statistics: as of torch.nn, none is.
         running = _untracked(running[0]), _untracked(running[1])
-    affine = _held(layer, parameters, "weight"), _held(layer, parameters, "bias")
+    if "weight" in parameters and "bias" in parameters:
+        affine = parameters["weight"], parameters["bias"]
+    else:
+        affine = layer.weight, layer.bias
     return Norm(*running, *affine, by_batch, momentum, layer.eps, segments, average)
 
 
 def _untracked(t: Tensor | None) -> Tensor | None:
     """The same memory by a version of its own."""
     return None if t is None else t.data
-
-
-def _held(layer: nn.Module, held: dict[str, Any], name: str) -> Tensor | None:
-    """`layer.name`, past a module's slow lookup unless it is parametrized: `held` lacks it then."""
-    found: Tensor | None = held[name] if name in held else getattr(layer, name)
-    return found
 
 
 class BatchNormAct1d(BatchNormActBase, nn.BatchNorm1d):

@@ -113,11 +113,12 @@ class Planned:
         if torch.compiler.is_compiling():
             return plan(leaves, self.shared)
         states = [_state(module) for _, module in leaves]
+        blocks = self._blocks  # read once: replicas of a module share a plan, in threads
         if states != self._states or leaves != self.leaves:
-            self.leaves, self._states = leaves, states
-            self._blocks = plan(leaves, self.shared)
+            blocks = plan(leaves, self.shared)
+            self.leaves, self._states, self._blocks = leaves, states, blocks
             self._forget()
-        return self._blocks
+        return blocks
 
     def _forget(self) -> None:
         self.forms.clear()

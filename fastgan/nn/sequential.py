@@ -18,6 +18,7 @@ from fastgan.nn.keeping import activations_kept
 from fastgan.nn.layers import hooked
 from fastgan.nn.norm_act import Segmented
 from fastgan.nn.planner import Form, Leaf, Planned, choose, form_of, kind_of, kind_of_call
+from fastgan.nn.recording import Run, is_recording, record, recorded_as_converted
 from fastgan.ops import conv_block, norm_act
 from fastgan.ops.conv.geometry import output_shape
 from fastgan.ops.conv_block import Deferred
@@ -44,25 +45,6 @@ _Following = tuple[Block, str | None] | None  # the next block, and its form whe
 _KEEPING = ("unfused", "norm_fused")  # forms that keep for backward what torch.nn's layers keep
 
 
-class Run(NamedTuple):
-    """What became of a block: its input and output, how it ran and why.
-
-    Attributes:
-        form: of `tuning.FORMS`; "norm_act" without a convolution; "unfused" where it ran as the
-            layers it is made of by choice, "" by need.
-        keeps_normalised: for backward, beside its input.
-        converted: it ran on channels-last copies of contiguous tensors.
-    """
-
-    block: Block
-    input: Tensor
-    output: Tensor
-    form: str
-    why: str
-    keeps_normalised: bool
-    converted: bool = False
-
-
 class FusedSequential(nn.Sequential, Segmented):
     """`nn.Sequential` whose convolutions, norms and activations run as fused blocks.
 
@@ -78,7 +60,8 @@ class FusedSequential(nn.Sequential, Segmented):
     which applies them to its input: between blocks travels the raw convolution output, and for
     backward each block keeps that one tensor of its size (see `norm_act_conv` and `conv_block`).
     With `keep_activations` time counts and not memory: a block keeps what torch.nn's layers keep,
-    and runs in their own steps (form "norm_fused") where no fused step is faster on the device.
+    and runs in their own steps (form "norm_fused") where no fused step is faster on the device. So
+    it does where gradients are off, and nothing is kept.
     Any other child, and one with hooks, runs as it is.
     An activation right behind a convolution keeps its output for backward, LeakyReLU too: where it
     comes last, the result may not be changed in place before (`y += x` raises in backward, and
@@ -111,44 +94,24 @@ def chain(x: Tensor, **modules: nn.Module) -> Tensor:
 
     >>> return chain(z, project=self.project, blocks=self.blocks, output=self.output)
     """
-    runner = Runner(keep_activations=activations_kept.by(False))
+    if _plainly:  # without a look at x, which may stand in for a tensor
+        for module in modules.values():
+            x = module(x)
+        return x
+    runner = Runner(keep_activations=activations_kept.by(False), planned=_planned(modules))
     return runner.run(x, list(_leaves(modules.items())))
 
 
-_records: list[Run] | None = None
+def _planned(modules: dict[str, nn.Module]) -> Planned:
+    """The plan of a chain: its first module holds it, of which a copy plans for itself."""
+    if torch.compiler.is_compiling() or not modules:
+        return Planned()
+    first = vars(next(iter(modules.values())))
+    planned: Planned = first.setdefault(_CHAINS, {}).setdefault(tuple(modules), Planned())
+    return planned
 
 
-@contextmanager
-def recording(runs: list[Run] | None = None) -> Iterator[list[Run]]:
-    """The list, a new one or that given, to which every block that runs within adds what became of
-    it.
-    """
-    global _records
-    previous, _records = _records, [] if runs is None else runs
-    try:
-        yield _records
-    finally:
-        _records = previous
-
-
-def is_recording() -> bool:
-    return _records is not None
-
-
-def record(run: Run) -> None:
-    """Adds what became of a block to the list of `recording`."""
-    assert _records is not None
-    _records.append(run)
-
-
-@contextmanager
-def recorded_as_converted() -> Iterator[None]:
-    """Blocks that run channels-last within are recorded as run on copies of contiguous tensors."""
-    begins = 0 if _records is None else len(_records)
-    yield
-    if _records is not None:
-        ran = _records[begins:]
-        _records[begins:] = [r._replace(converted=is_channels_last(r.input)) for r in ran]
+_CHAINS = "_fastgan_chains"
 
 
 _plainly = False
@@ -183,7 +146,7 @@ class Runner(NamedTuple):
             kind = kind_of(x), kind_of_call(), self.segments, self.keep_activations
         planned.last = planned.forms.get(kind) if planned.leaves == leaves else None
         plain = planned.last is not None and kind in planned.plain
-        if (plain and _records is None) or _plainly or _has_any_global_hook():
+        if (plain and not is_recording()) or _plainly or _has_any_global_hook():
             return self._as_they_are((child for _, child in leaves), x)
         blocks = planned.blocks(leaves)
         planned.last = planned.forms.get(kind)
@@ -241,14 +204,14 @@ class Runner(NamedTuple):
                 else:
                     x, moments = self._norm_act_conv(block, x, weight, pieces, following)
             found.append(chosen)
-            if _records is not None:
+            if is_recording():
                 ran = chosen
                 if form == "fused" and pieces and not self._serves(block, given, given.shape):
                     ran = Form("recompute", "none but the gather of Triton's kernels serves it")
                 keeps = apart or form in _KEEPING
                 kept = ran.name == "recompute" or pieces is not None
                 keeps = keeps or (kept and self.keep_activations)
-                _records.append(Run(blocks[i], given, x, *ran, keeps))
+                record(Run(blocks[i], given, x, *ran, keeps))
         return x, found
 
     def _as_they_are(self, children: Iterable[nn.Module], x: Tensor) -> Tensor:

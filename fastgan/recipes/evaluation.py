@@ -19,7 +19,7 @@ from fastgan.engine.evaluating import (
     reconstruction_scores,
     sample_scores,
 )
-from fastgan.engine.sampling import draw_noise, fitting_labels
+from fastgan.engine.sampling import draw_noise, fitting_labels, to_draw
 from fastgan.metrics import Score, get_network
 from fastgan.recipes.recipe import DataConfig, data_of
 
@@ -69,7 +69,7 @@ def evaluate_checkpoint(
         check_int("samples", chosen.samples, 1)
         noise = draw_noise(generator, chosen.samples, chosen.seed)
         labels = fitting_labels(generator, chosen.samples, None)
-        given = generator, reals, network, of_samples
+        given = to_draw(generator, chosen.samples), reals, network, of_samples
         scores += sample_scores(*given, noise, labels, chosen.seed)
     if of_pairs:
         assert reals is not None

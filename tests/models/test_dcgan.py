@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from fastgan import fold
 from fastgan.checks import sides
-from fastgan.models import DCGANDiscriminator, DCGANGenerator
+from fastgan.models import DCGANDiscriminator, DCGANGenerator, create_model
+from fastgan.ops.core.tolerance import between_networks
 
 
 @pytest.mark.parametrize("image_size", [8, 12, 14, 16, 20, 28, 48, 64, (12, 20), (80, 48)])
@@ -101,3 +103,19 @@ def test_initialisation_of_the_paper() -> None:
             mean, n = float("norm" in name), parameter.numel()
             assert abs(parameter.mean().item() - mean) < 5 * 0.02 / n**0.5, name
             assert abs(parameter.std().item() / 0.02 - 1) < 5 / (2 * n) ** 0.5, name
+
+
+@pytest.mark.parametrize("name", ["dcgan_generator", "tf_dcgan_generator"])
+def test_folded_whole(name: str) -> None:
+    """Each convolution with its own activation, in one step; another z is refused as before."""
+    generator = create_model(name, image_size=16, channels=1, width=4, latent_dim=3).eval()
+    z = torch.randn(2, 3)
+    with torch.no_grad():
+        expected, folded = generator(z), fold(generator)
+        far = float((folded(z) - expected).abs().max() / expected.abs().max())
+    assert far <= between_networks(torch.float32)
+    report = folded.fusion_report
+    assert not report.untraced
+    assert report.fused == len(report) >= 3
+    with pytest.raises(ValueError, match=r"z must have shape \[N, 3\]"):
+        folded(torch.randn(2, 4))

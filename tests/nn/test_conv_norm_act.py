@@ -12,7 +12,7 @@ from tolerance import within
 from torch import Tensor, nn
 
 import fastgan.nn as fnn
-from fastgan.nn.sequential import recording
+from fastgan.nn.recording import recording
 from fastgan.ops import conv_norm_act, conv_transpose_norm_act
 
 CONV = {

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import fastgan.nn as fnn
 from fastgan.nn import FusedSequential
-from fastgan.nn.sequential import recording
+from fastgan.nn.recording import recording
 from fastgan.ops import backend, conv
 from fastgan.ops.conv.tuning import convolution_form
 

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from fastgan import fold
 from fastgan.cli import main
 from fastgan.data import load
-from fastgan.engine import load_generator
+from fastgan.engine import load_generator, sampling
 from fastgan.engine.evaluating import reconstruction_scores
 from fastgan.engine.log import SilentReporter
 from fastgan.losses import kl_divergence
@@ -53,6 +54,14 @@ def test_samples_are_compared_with_the_data_of_the_run(runs):
     assert 1 <= scores["is"].value <= 10
     assert scores_of(runs, "cdcgan", "fid")["fid"].value == scores["fid"].value
     assert scores_of(runs, "cdcgan", "fid", seed=1)["fid"].value != scores["fid"].value
+
+
+def test_many_samples_are_drawn_by_a_folded_generator(runs, monkeypatch):
+    expected, folded = scores_of(runs, "cdcgan", "fid")["fid"].value, []
+    monkeypatch.setattr(sampling, "fold", lambda g: folded.append(g) or fold(g))
+    monkeypatch.setattr(sampling, "_MIN_TO_FOLD", 40)
+    assert scores_of(runs, "cdcgan", "fid")["fid"].value == pytest.approx(expected, rel=1e-3)
+    assert len(folded) == 1
 
 
 def test_reconstructions_are_measured_over_the_whole_set(runs):

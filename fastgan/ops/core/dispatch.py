@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import os
 from functools import cache
+from types import NoneType
 from typing import Any
 
 import torch
@@ -21,7 +22,12 @@ from fastgan.ops.core.setting import Setting
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 _PREFERENCE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
-_PLAIN = frozenset((torch.Tensor, torch.nn.Parameter))
+_PLAIN = frozenset((torch.Tensor, torch.nn.Parameter, NoneType))
+# Names of this module: looking them up by torch's takes as long as calling them.
+_is_compiling = torch.compiler.is_compiling
+_watching_modes = torch._C._len_torch_dispatch_stack
+_are_transforms_active = torch._C._are_functorch_transforms_active
+_tracing_state = torch._C._get_tracing_state
 
 # (device type, dtype) -> (backend, {backend passed over: why}) of every automatic choice so far.
 choices: dict[tuple[str, torch.dtype], tuple[str, dict[str, str]]] = {}
@@ -101,17 +107,15 @@ def is_eager(*tensors: torch.Tensor | None) -> bool:
     memory.
     """
     if (
-        torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._are_functorch_transforms_active()
+        _is_compiling()
+        or _watching_modes()
+        or _are_transforms_active()
         or forward_ad._current_level >= 0
-        or torch._C._get_tracing_state() is not None
+        or _tracing_state() is not None
     ):
         return False
-    for t in tensors:  # noqa: SIM110 - all(...) takes twice as long
-        if t is not None and (type(t) not in _PLAIN or t.is_meta):
-            return False
-    return True
+    first = tensors[0]  # in a right call all are on one device
+    return _PLAIN.issuperset(map(type, tensors)) and not (first is not None and first.is_meta)
 
 
 def is_transformed() -> bool:

@@ -7,7 +7,7 @@ import torch
 from devices import COMPILED
 from tma_chain import check_chain, images
 
-from fastgan.nn.sequential import recording
+from fastgan.nn.recording import recording
 from fastgan.ops import backend, convolution_form
 
 pytestmark = COMPILED

@@ -19,7 +19,7 @@ from fastgan.fusion.explaining import convolution_kernels
 from fastgan.kernels.conv_block.geometry import ConvConfig
 from fastgan.kernels.conv_block.tma import plan as tma_plan
 from fastgan.nn import FusedSequential
-from fastgan.nn.sequential import recording
+from fastgan.nn.recording import recording
 from fastgan.ops import backend, convolution_form
 from fastgan.ops.conv import algorithms
 from tools.rehearse.interpreter import launches
