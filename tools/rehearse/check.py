@@ -24,6 +24,11 @@ def problems(launches: Iterable[Launch]) -> list[str]:
             found.append(f"{name}: while a graph is recorded {launch.waits}")
         if launch.kind != "triton":
             continue
+        if launch.function is not None:
+            try:
+                describe(launch.function, launch.arguments, launch.options)
+            except ValueError as error:  # it would be compiled anew for values of an argument
+                found.append(f"{name}: {error}")
         for size, most in zip(launch.grid, GRID, strict=False):
             if not 1 <= size <= most:
                 found.append(f"{name}: a grid of {launch.grid}")
@@ -56,7 +61,10 @@ class Compiler:
         for launch in launches:
             if launch.kind != "triton":
                 continue
-            described = describe(launch.function, launch.arguments, launch.options)
+            try:
+                described = describe(launch.function, launch.arguments, launch.options)
+            except ValueError:  # told by `problems`
+                continue
             aligned = tuple(sorted(described.attributes))
             key = described.kernel, described.variant, gpu.target, aligned
             if key in self.rows:
