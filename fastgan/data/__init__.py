@@ -12,12 +12,14 @@ from typing import Any
 from torch import Tensor
 
 from fastgan.data.dataset import ImageDataset
+from fastgan.data.levels import open_levels
 from fastgan.data.loading import load, open_images, stream
 from fastgan.data.resident import ResidentLoader
 from fastgan.data.source import Batches, DataError, Source, normalised
 from fastgan.data.stream_loader import StreamLoader
 from fastgan.data.streaming import ImageStream
 from fastgan.data.torch_data import TorchData, from_torch
+from fastgan.data.volumes import open_volumes
 
 __all__ = [
     "Batches",
@@ -33,6 +35,8 @@ __all__ = [
     "make_loader",
     "normalised",
     "open_images",
+    "open_levels",
+    "open_volumes",
     "stream",
 ]
 

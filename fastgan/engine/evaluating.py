@@ -41,12 +41,7 @@ def metrics_named(names: Sequence[str], generator: nn.Module) -> tuple[list[str]
     Raises:
         ValueError: none, one that does not exist, or one that needs an encoder that is not there.
     """
-    known = (*METRICS, *RECONSTRUCTIONS)
-    for name in names:
-        if name not in known:
-            raise ValueError(f"unknown metric {name!r}: there are {', '.join(known)}")
-    if not names:
-        raise ValueError(f"metrics must name at least one of {', '.join(known)}")
+    check_named(names, (*METRICS, *RECONSTRUCTIONS))
     of_pairs = [name for name in names if name in RECONSTRUCTIONS]
     for name in of_pairs:
         if not hasattr(generator, "posterior" if name == "elbo" else "reconstruct"):
@@ -55,6 +50,15 @@ def metrics_named(names: Sequence[str], generator: nn.Module) -> tuple[list[str]
                 f"and {type(generator).__name__} has none: take metrics of samples, such as fid"
             )
     return [name for name in names if name in METRICS], of_pairs
+
+
+def check_named(names: Sequence[str], known: Sequence[str]) -> None:
+    """ValueError unless all ``names`` are known metrics, and there are some."""
+    for name in names:
+        if name not in known:
+            raise ValueError(f"unknown metric {name!r}: there are {', '.join(known)}")
+    if not names:
+        raise ValueError(f"metrics must name at least one of {', '.join(known)}")
 
 
 def needs_reals(names: Sequence[str]) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from fastgan.engine.callbacks import Callback
-from fastgan.engine.grid import samples_path, save_samples
+from fastgan.engine.grid import as_pictures, samples_path, save_samples
 from fastgan.engine.pictures import reconstructions
 from fastgan.engine.train_state import TrainState
 from fastgan.engine.writer import Writer
@@ -38,7 +38,7 @@ class Gallery:
         drawn = (callback.draw(trainer, images, stem) for callback in self._callbacks)
         path = next((path for path in drawn if path is not None), None)
         if path is None:
-            path = self._write("samples", images, stem)
+            path = self._write("samples", as_pictures(trainer.generator, images), stem)
         else:
             self._written.append((step, "samples", path))
         if (found := reconstructions(trainer)) is not None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastgan.checks import check_int
 from fastgan.system import whole_file
@@ -55,6 +55,12 @@ def shown(images: Tensor) -> Tensor | None:
     if images.dim() != 4:
         return None
     return images[:, : 3 if images.shape[1] >= 3 else 1]
+
+
+def as_pictures(generator: nn.Module, items: Tensor) -> Tensor:
+    """What to show of a generator's ``items``: its ``pictures`` of them, where it makes some."""
+    pictures = getattr(generator, "pictures", None)
+    return items if pictures is None else pictures(items)
 
 
 def make_grid(images: Tensor, columns: int | None = None, padding: int = PADDING) -> Tensor:

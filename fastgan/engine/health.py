@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 
 import torch
 from torch import Tensor
@@ -18,10 +17,6 @@ _WON, _PATIENCE = 0.01, 5
 _FEW = 10_000
 # Distance of a sample to the sample nearest to it, as a share of the same among real images.
 _ALIKE = 0.2
-
-
-# Load of a machine as a multiple of its cores: threads of this process alone make 1.
-_CROWDED = 1.4
 
 
 class Health:
@@ -41,30 +36,9 @@ class Health:
         self._trainer = trainer
         self._equal = _loss_at_equal_logits(trainer)
         self._low = self._alike = 0
-        self._crowded = False
         self._real_distance: float | None = None
         self.diversity: float | None = None
         self.warnings: list[str] = []
-
-    def crowded(self) -> str | None:
-        """At a log point: what to tell, once, where other programs want the cores that train.
-
-        Measured: a step of digits on two cores at a load of 25 to 30 took 5.7 and 8.6 s, and 1.4
-        and 2.1 s with threads that do not spin.
-        """
-        told = any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"))
-        cores, threads = os.cpu_count() or 1, torch.get_num_threads()
-        if self._crowded or told or threads == 1 or self._trainer.device.type != "cpu":
-            return None
-        load = os.getloadavg()[0]
-        if load < _CROWDED * cores:
-            return None
-        self._crowded = True
-        return (
-            f"other programs want the same cores (load {load:.1f} on {cores}), and threads that "
-            "wait for each other spin: with OMP_WAIT_POLICY=passive, or fewer OMP_NUM_THREADS, "
-            "training is several times as fast on such a machine"
-        )
 
     def losses(self, values: dict[str, float]) -> str | None:
         """At a log point: what to tell a person, if there is anything new."""

@@ -284,8 +284,6 @@ class Loop:
         if new > 0:
             self._on_non_finite(new)
         self._warn(self.health.losses(values))
-        if (crowded := self.health.crowded()) is not None:
-            self.reporter.note(crowded)
         return values
 
     def _warn(self, text: str | None) -> None:

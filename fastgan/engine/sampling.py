@@ -120,7 +120,8 @@ def sample_images(
 
     Args:
         labels: int64 ``[count]``, of a generator that takes them (``num_classes``); by default
-            all classes in turn. Or other conditions ``[count, ...]``, as they were trained with.
+            all classes in turn. Or other conditions ``[count, ...]``, as they were trained with; by
+            default those that the generator itself names (``default_conditions``).
         truncation: of the noise, for more typical and less various images: values lie within
             ± so much, about 0.5 to 2; see ``latents.truncated``.
 
@@ -144,6 +145,8 @@ def fitting_labels(generator: nn.Module, count: int, labels: Tensor | None) -> T
             return labels
         if labels is not None:
             raise ValueError(f"labels: {type(generator).__name__} draws no classes")
+        if hasattr(generator, "default_conditions"):
+            return generator.default_conditions(count)  # type: ignore[operator]
         if getattr(generator, "latent_dim", None) == 0:
             raise ValueError(
                 f"{type(generator).__name__} draws nothing by itself: it makes images of others "

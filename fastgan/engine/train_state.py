@@ -350,7 +350,7 @@ class TrainState:
         self.group.align(module.to(self.device))
         if self.config.sync_batchnorm and self.group.size > 1:
             convert_sync_batchnorm(module)
-        return module._apply(_channels_last).train()
+        return module._apply(channels_last_of).train()
 
     def _update(
         self, module: nn.Module, lr: float, own: Optimizer | None, bound: float = 0.0
@@ -383,7 +383,8 @@ class TrainState:
         return torch.Generator(self.device).manual_seed(self.config.seed * 4 + stream)
 
 
-def _channels_last(tensor: Tensor) -> Tensor:
+def channels_last_of(tensor: Tensor) -> Tensor:
+    """A parameter in the memory that layers of its kind run fastest in."""
     kind = CHANNELS_LAST.get(tensor.dim())
     return tensor if kind is None else tensor.contiguous(memory_format=kind)
 

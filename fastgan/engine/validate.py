@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from fastgan.checks import sides
 from fastgan.data import Source
 from fastgan.engine.capture import CaptureError
 from fastgan.engine.config import Capture, TrainConfig
@@ -18,7 +17,7 @@ from fastgan.engine.grid import check_picture, scale_of
 from fastgan.engine.memory import require_memory
 from fastgan.engine.objectives import Objective
 from fastgan.engine.optimizers import check_optimizer, not_capturable
-from fastgan.models import Generator, Translator
+from fastgan.models import Translator
 from fastgan.nn import BatchNormAct1d, BatchNormAct2d, BatchNormAct3d
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -144,14 +143,13 @@ def _check_shape(generator: nn.Module, dataset: Source) -> None:
             f"{type(generator).__name__} makes images of {generator.channels} channels, and items "
             f"of {dataset.name} are {list(dataset.shape[1:])}: build it with their channels"
         )
-    if isinstance(generator, Generator):
-        made = generator.channels, *sides(generator.image_size)
-        if made != dataset.shape[1:]:
-            raise ValueError(
-                f"{type(generator).__name__} makes images of {list(made)}, and items of "
-                f"{dataset.name} are {list(dataset.shape[1:])}: build it with their channels and "
-                "image_size, or load them with those of the generator"
-            )
+    made = getattr(generator, "item_shape", dataset.shape[1:])
+    if made != dataset.shape[1:]:
+        raise ValueError(
+            f"{type(generator).__name__} makes images of {list(made)}, and items of "
+            f"{dataset.name} are {list(dataset.shape[1:])}: build it with their channels and "
+            "image_size, or load them with those of the generator"
+        )
 
 
 def _check_labels(

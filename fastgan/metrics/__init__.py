@@ -6,10 +6,13 @@ FID, KID and the Inception Score need `fastgan[metrics]`.
 from .digits import DigitScore, LeNet, digit_accuracy, score_digits, train_lenet
 from .evaluate import METRICS, Options, evaluate, real_statistics
 from .features import FeatureNetwork, Features, NonFiniteImagesError
+from .patterns import pattern_divergence
 from .prdc import PRDC, prdc
 from .pretrained import get_network
 from .reconstruction import Reconstruction
 from .score import LOWER_IS_BETTER, Score, difference, load_scores, save_scores
+from .sokoban import playable
+from .two_sample import area_under_curve, two_sample_auc, wasserstein
 
 __all__ = [
     "LOWER_IS_BETTER",
@@ -23,14 +26,19 @@ __all__ = [
     "Options",
     "Reconstruction",
     "Score",
+    "area_under_curve",
     "difference",
     "digit_accuracy",
     "evaluate",
     "get_network",
     "load_scores",
+    "pattern_divergence",
+    "playable",
     "prdc",
     "real_statistics",
     "save_scores",
     "score_digits",
     "train_lenet",
+    "two_sample_auc",
+    "wasserstein",
 ]

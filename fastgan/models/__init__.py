@@ -15,7 +15,9 @@ from .r3gan import R3GANDiscriminator, R3GANGenerator
 from .resnet import ResNetDiscriminator, ResNetGenerator
 from .spectral import spectral_norm
 from .tf_dcgan import TFDCGANDiscriminator, TFDCGANGenerator
+from .tile import TileGenerator
 from .translation import PatchDiscriminator, UNet
+from .volume import VideoGenerator, VolumeDiscriminator, VolumeGenerator
 
 __all__ = [
     "VAE",
@@ -36,8 +38,12 @@ __all__ = [
     "ResNetGenerator",
     "TFDCGANDiscriminator",
     "TFDCGANGenerator",
+    "TileGenerator",
     "Translator",
     "UNet",
+    "VideoGenerator",
+    "VolumeDiscriminator",
+    "VolumeGenerator",
     "create_model",
     "init_weights",
     "initialize",

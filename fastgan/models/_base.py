@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from fastgan.checks import check_int, check_size, sides
 from fastgan.nn.latent import latent_vectors
 
-# Of a square, or (height, width).
-ImageSize = int | tuple[int, int]
+# Of a square, or (height, width); of volumes (depth, height, width).
+ImageSize = int | tuple[int, ...]
 
 
 def halved(image_size: ImageSize, smallest: int = 4) -> tuple[tuple[int, int], int]:
@@ -92,8 +92,13 @@ class Generator(nn.Module):
     def __init__(self, latent_dim: int, image_size: ImageSize, channels: int) -> None:
         super().__init__()
         self.latent_dim = check_int("latent_dim", latent_dim, 1)
-        self.image_size = check_size("image_size", image_size)
+        self.image_size = check_size("image_size", image_size, dims=(2, 3))
         self.channels = check_int("channels", channels, 1)
+
+    @property
+    def item_shape(self) -> tuple[int, ...]:
+        """Of what it draws: [channels, H, W], or [channels, D, H, W]."""
+        return self.channels, *sides(self.image_size)
 
     def latent_vectors(self, z: Tensor) -> Tensor:
         """`z` as [N, latent_dim]; [N, latent_dim, 1, 1] is accepted. ValueError otherwise."""
@@ -138,13 +143,18 @@ class Discriminator(nn.Module):
 
     def __init__(self, image_size: ImageSize, channels: int) -> None:
         super().__init__()
-        self.image_size = check_size("image_size", image_size)
+        self.image_size = check_size("image_size", image_size, dims=(2, 3))
         self.channels = check_int("channels", channels, 1)
+
+    @property
+    def item_shape(self) -> tuple[int, ...]:
+        """Of what it takes: [channels, H, W], or [channels, D, H, W]."""
+        return self.channels, *sides(self.image_size)
 
     def check_images(self, images: Tensor) -> Tensor:
         """`images`, or ValueError if they are not [N, channels, H, W]."""
-        shape, item = tuple(images.shape), (self.channels, *sides(self.image_size))
-        if len(shape) != 4 or shape[1:] != item:
+        shape, item = tuple(images.shape), self.item_shape
+        if shape[1:] != item:
             raise ValueError(
                 f"images must have shape [N, {', '.join(map(str, item))}], got {list(shape)}"
             )

@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from fastgan.nn import BatchNormAct2d
+from fastgan.nn import BatchNormAct2d, BatchNormAct3d
 
 
 class LatentProjection(nn.ConvTranspose2d):
@@ -32,7 +32,7 @@ class LatentProjection(nn.ConvTranspose2d):
 
 
 def conv_block(
-    conv: nn.Conv2d | nn.ConvTranspose2d,
+    conv: nn.Conv2d | nn.ConvTranspose2d | nn.Conv3d | nn.ConvTranspose3d,
     *,
     batch_norm: bool,
     negative_slope: float,
@@ -47,7 +47,8 @@ def conv_block(
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict(conv=conv)
     if batch_norm:
-        layers["norm"] = BatchNormAct2d(
+        norm = BatchNormAct3d if conv.weight.dim() == 5 else BatchNormAct2d
+        layers["norm"] = norm(
             conv.out_channels, eps=eps, momentum=momentum, negative_slope=negative_slope
         )
     else:

@@ -8,15 +8,20 @@ from fastgan.recipes import (
     losses,
     mlp_gan,
     resnet,
+    tile_gan,
     translation,
+    video_gan,
+    volume_gan,
 )
 from fastgan.recipes.config_file import load_recipe
 from fastgan.recipes.planning import dry_run
 from fastgan.recipes.recipe import (
     DataConfig,
+    LevelConfig,
     ModelSpec,
     Recipe,
     StartConfig,
+    VolumeConfig,
     get_recipe,
     list_recipes,
     register_recipe,
@@ -25,9 +30,11 @@ from fastgan.recipes.run import as_trained, build_models, build_trainer, overrid
 
 __all__ = [
     "DataConfig",
+    "LevelConfig",
     "ModelSpec",
     "Recipe",
     "StartConfig",
+    "VolumeConfig",
     "as_trained",
     "autoencoders",
     "build_models",
@@ -45,6 +52,9 @@ __all__ = [
     "register_recipe",
     "resnet",
     "run_folder",
+    "tile_gan",
     "train",
     "translation",
+    "video_gan",
+    "volume_gan",
 ]

@@ -102,10 +102,12 @@ def schema() -> dict[str, Any]:
         "$schema": {"type": "string"},
         "recipe": {"enum": [r.name for r in list_recipes()], "description": "A named run."},
     }
-    kinds = [k for s, k in sections_of(list_recipes()[0]).items() if s != "objective"]
+    kinds = {k: None for r in list_recipes() for s, k in sections_of(r).items() if s != "objective"}
     for kind in [*OBJECTIVES.values(), *kinds]:
         docs = field_docs(kind)
         for name, hint in _hints_of(kind).items():
+            if name in properties:  # of an objective, or of images, which come first
+                continue
             found = _type_of(hint) | {"description": docs[name]}
             if name in BOUNDS:
                 found |= dict(zip(("minimum", "maximum"), BOUNDS[name], strict=True))

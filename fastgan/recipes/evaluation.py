@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from fastgan.data.options import Split
 from fastgan.engine import find_checkpoint, load_generator
 from fastgan.engine.checkpoint import MANIFEST
 from fastgan.engine.evaluating import (
+    check_named,
     metrics_named,
     needs_reals,
     reconstruction_scores,
@@ -21,7 +22,7 @@ from fastgan.engine.evaluating import (
 )
 from fastgan.engine.sampling import draw_noise, fitting_labels, to_draw
 from fastgan.metrics import Score, get_network
-from fastgan.recipes.recipe import DataConfig, data_of
+from fastgan.recipes.recipe import DataConfig, Recipe, built, list_recipes
 
 Weights = Literal["ema", "raw"]
 
@@ -30,8 +31,9 @@ Weights = Literal["ema", "raw"]
 class Evaluation:
     """What to measure of a checkpoint, and how."""
 
-    metrics: tuple[str, ...] = ("fid", "kid")
-    """fid, kid, is, prdc and classes of samples; psnr, ssim and elbo of reconstructions."""
+    metrics: tuple[str, ...] | None = None
+    """fid, kid, is, prdc and classes of samples; psnr, ssim and elbo of reconstructions. By default
+    fid and kid; of what is no image all that its recipe measures."""
     data: str | None = None
     """The real images; by default those of the run."""
     split: Split = "train"
@@ -39,7 +41,7 @@ class Evaluation:
     reals: int | None = None
     """Use so many real images only, evenly spaced over the source."""
     samples: int = 5000
-    """Images to draw."""
+    """Items to draw."""
     seed: int = 0
     """Of the noise, and of random subsets and splits."""
     features: str = "lenet"
@@ -59,14 +61,18 @@ def evaluate_checkpoint(
         ValueError: an unknown metric; data, feature network or model that do not fit each other.
         OSError, ModuleNotFoundError: data, weights or packages that are not there.
     """
+    check_int("samples", chosen.samples, 1)
     generator = load_generator(path, weights=chosen.weights, device=device)
-    of_samples, of_pairs = metrics_named(chosen.metrics, generator)
+    recipe = _recipe_of(path)
+    if recipe is not None and recipe.scores is not None:
+        return _own_scores(recipe, generator, path, chosen)
+    metrics = ("fid", "kid") if chosen.metrics is None else chosen.metrics
+    of_samples, of_pairs = metrics_named(metrics, generator)
     run_data = run_data_of(path)
-    reals = _reals(generator, chosen, run_data) if needs_reals(chosen.metrics) else None
+    reals = _reals(generator, chosen, run_data) if needs_reals(metrics) else None
     scores: list[Score] = []
     if of_samples:
         network = get_network(chosen.features, chosen.inception_weights)
-        check_int("samples", chosen.samples, 1)
         noise = draw_noise(generator, chosen.samples, chosen.seed)
         labels = fitting_labels(generator, chosen.samples, None)
         given = to_draw(generator, chosen.samples), reals, network, of_samples
@@ -77,10 +83,31 @@ def evaluate_checkpoint(
     return scores
 
 
-def run_data_of(path: Path) -> DataConfig:
-    """The data of a run's or checkpoint's run."""
+def _recipe_of(path: Path) -> Recipe | None:
+    """The registered recipe of a checkpoint's run, or None."""
+    name = find_checkpoint(path).manifest.get("recipe")
+    return next((recipe for recipe in list_recipes() if recipe.name == name), None)
+
+
+def _own_scores(recipe: Recipe, generator: Any, path: Path, chosen: Evaluation) -> list[Score]:
+    """What the recipe measures, on the data of the run or those that were chosen."""
+    data = run_data_of(path, type(recipe.data))
+    data = replace(data, data=chosen.data or data.data, limit=chosen.reals or data.limit)
+    device = next(generator.parameters()).device
+    # Of the generator's size, which may have been chosen for the run.
+    source = data.open(replace(recipe, image_size=generator.image_size), device)
+    assert recipe.scores is not None
+    scores = recipe.scores(generator, source, chosen.samples, chosen.seed)
+    known = [score.metric for score in scores]
+    names = known if chosen.metrics is None else chosen.metrics
+    check_named(names, known)
+    return [score for score in scores if score.metric in names]
+
+
+def run_data_of(path: Path, kind: type[Any] = DataConfig) -> Any:
+    """The data of a run's or checkpoint's run, as the section ``kind`` of its recipe."""
     checkpoint = find_checkpoint(path)
-    return data_of(checkpoint.manifest, checkpoint.path / MANIFEST)
+    return built(kind, checkpoint.manifest, "load", checkpoint.path / MANIFEST)
 
 
 def _reals(generator: Any, chosen: Evaluation, run: DataConfig) -> ImageDataset:

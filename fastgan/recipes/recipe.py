@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from fastgan.checks import unknown
+import torch
+from torch import nn
+
+from fastgan.checks import check_int, sides, unknown
+from fastgan.data import Source, open_images, open_levels, open_volumes
+from fastgan.data.levels import EMBEDDED
 from fastgan.data.options import Loading, Resize
 from fastgan.engine.config import TrainConfig
 from fastgan.engine.objectives import GANObjective, Objective
 from fastgan.engine.records import RecordError, build
+from fastgan.metrics import Score
 
 T = TypeVar("T")
 
@@ -22,6 +28,10 @@ class ModelSpec:
 
     name: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def given(self, arguments: Mapping[str, Any]) -> ModelSpec:
+        """With other arguments, or more."""
+        return ModelSpec(self.name, {**self.arguments, **arguments})
 
     def as_dict(self) -> dict[str, Any]:
         return {"name": self.name, "arguments": dict(self.arguments)}
@@ -49,6 +59,67 @@ class DataConfig:
     strict: bool = False
     """An image that cannot be read is an error, instead of being skipped and counted."""
 
+    def open(self, recipe: Recipe, device: torch.device) -> Source:
+        """The images, of the recipe's size and channels."""
+        return open_images(
+            self.data,
+            loading=self.loading,
+            workers=self.workers,
+            device=device,
+            image_size=recipe.image_size,
+            channels=recipe.channels,
+            resize=self.resize,
+            strict=self.strict,
+            limit=self.limit,
+        )
+
+
+@dataclass(frozen=True)
+class LevelConfig:
+    """Which levels to train on."""
+
+    data: str = EMBEDDED
+    """Levels in the Sokoban format: sokoban (ships with the package), a text file, or a folder of
+    .sok, .txt or .xsb files."""
+    image_size: str | None = None
+    """HEIGHTxWIDTH, or one number for squares: larger levels are left out. By default the
+    recipe's."""
+    limit: int | None = None
+    """Use so many levels only, evenly spaced over the source."""
+
+    def open(self, recipe: Recipe, device: torch.device) -> Source:
+        """Those that fit the recipe's size, turned and mirrored."""
+        return open_levels(self.data, recipe.image_size, self.limit)
+
+
+@dataclass(frozen=True)
+class VolumeConfig:
+    """Which volumes to train on."""
+
+    data: str = "showers"
+    """showers, shapes and moving-digits are generated; else a .npz with volumes and conditions, or
+    a folder of .npz with a volume and its condition each."""
+    count: int = 4096
+    """Volumes to generate."""
+    data_seed: int = 0
+    """Of what is generated."""
+    limit: int | None = None
+    """Use so many volumes only, evenly spaced over the source."""
+
+    def __post_init__(self) -> None:
+        check_int("count", self.count, 1, _MAX_COUNT)
+        check_int("data_seed", self.data_seed, 0)
+
+    def open(self, recipe: Recipe, device: torch.device) -> Source:
+        """The volumes, of the recipe's size."""
+        shape = sides(recipe.image_size)
+        return open_volumes(self.data, shape, self.count, self.data_seed, self.limit)
+
+
+# 16 GB of showers 16x16x16.
+_MAX_COUNT = 10**6
+Data = DataConfig | LevelConfig | VolumeConfig
+
 
 @dataclass(frozen=True)
 class StartConfig:
@@ -61,15 +132,6 @@ class StartConfig:
     """Which of the networks that are there to take."""
     init_partial: bool = False
     """Take what fits where the architecture differs in some layers, and say what does not."""
-
-
-def data_of(facts: Mapping[str, Any], file: Path) -> DataConfig:
-    """The data of the run whose ``facts`` stand in ``file``.
-
-    Raises:
-        ValueError: they are not those of a data configuration; names file and field.
-    """
-    return built(DataConfig, facts, "load", file)
 
 
 def built(kind: type[T], facts: Mapping[str, Any], field: str, file: Path) -> T:
@@ -88,15 +150,18 @@ class Recipe:
     summary: str
     generator: ModelSpec
     discriminator: ModelSpec | None
-    image_size: int | tuple[int, int]
-    channels: Literal[1, 3]
+    image_size: int | tuple[int, ...]
+    channels: int
     wants_images: bool = False
     """The command line asks for images, for the data that ship with the package are not of its
     kind."""
-    data: DataConfig = field(default_factory=DataConfig)
+    data: Data = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     start: StartConfig = field(default_factory=StartConfig)
     objective: Objective = field(default_factory=GANObjective)
+    scores: Callable[[nn.Module, Source, int, int], list[Score]] | None = None
+    """What `fastgan eval` measures of a generator whose items are no images: by the data, so many
+    samples, and a seed."""
 
 
 def sections_of(recipe: Recipe) -> dict[str, type[Any]]:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fastgan.checks import parse_size, unknown
-from fastgan.data import Source, as_source, open_images
+from fastgan.data import Source, as_source
 from fastgan.engine import DistributedGroup, Trainer, TrainResult, init_from, launched
 from fastgan.engine.checkpoint import list_checkpoints
 from fastgan.engine.config import TrainConfig
@@ -23,11 +23,9 @@ from fastgan.engine.records import RecordError
 from fastgan.engine.run_folder import RUN_FILE, newest_unfinished, next_free, read_run
 from fastgan.models import create_model
 from fastgan.recipes.recipe import (
-    ModelSpec,
     Recipe,
     StartConfig,
     built,
-    data_of,
     get_recipe,
     sections_of,
 )
@@ -108,17 +106,7 @@ def build_trainer(
         source
         if source is not None
         else DistributedGroup.current().in_turn(
-            lambda: open_images(
-                recipe.data.data,
-                loading=recipe.data.loading,
-                workers=recipe.data.workers,
-                device=take_device(recipe.train.device),
-                image_size=recipe.image_size,
-                channels=recipe.channels,
-                resize=recipe.data.resize,
-                strict=recipe.data.strict,
-                limit=recipe.data.limit,
-            )
+            lambda: recipe.data.open(recipe, take_device(recipe.train.device))
         )
     )
     torch.manual_seed(recipe.train.seed)
@@ -160,20 +148,23 @@ def build_models(recipe: Recipe) -> tuple[nn.Module, nn.Module | None]:
 
 def sized(recipe: Recipe) -> Recipe:
     """``recipe`` with models and images of the size that its :class:`DataConfig` asks for."""
-    if recipe.data.image_size is None:
+    asked = getattr(recipe.data, "image_size", None)
+    if asked is None:
         return recipe
-    size = parse_size("image_size", recipe.data.image_size)
+    size = parse_size("image_size", asked)
+    recipe = dataclasses.replace(recipe, image_size=size)
+    if isinstance(recipe.objective, TranslationObjective):
+        return recipe  # its networks take images of any size
+    return _given(recipe, {"image_size": size})
 
-    def of_size(model: ModelSpec) -> ModelSpec:
-        if isinstance(recipe.objective, TranslationObjective):
-            return model  # which takes images of any size
-        return ModelSpec(model.name, {**model.arguments, "image_size": size})
 
+def _given(recipe: Recipe, arguments: Mapping[str, Any]) -> Recipe:
+    """``recipe`` with such arguments of both networks."""
+    judge = recipe.discriminator
     return dataclasses.replace(
         recipe,
-        image_size=size,
-        generator=of_size(recipe.generator),
-        discriminator=recipe.discriminator and of_size(recipe.discriminator),
+        generator=recipe.generator.given(arguments),
+        discriminator=judge and judge.given(arguments),
     )
 
 
@@ -221,7 +212,8 @@ def as_described(recipe: Recipe, run: Mapping[str, Any], file: Path) -> Recipe:
         objective = objective_of(run)
     except RecordError as error:
         raise RecordError(f"{file}: {error}") from error
-    sections: dict[str, Any] = {"train": config, "data": data_of(run, file), "start": start}
+    data = built(type(recipe.data), run, "load", file)
+    sections: dict[str, Any] = {"train": config, "data": data, "start": start}
     return dataclasses.replace(recipe, objective=objective, **sections)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastgan.checks import check_int, sides
 from fastgan.engine.latents import inputs_of
 from fastgan.engine.memory import require_memory
+from fastgan.engine.train_state import channels_last_of
 from fastgan.engine.translating import TranslationStep
 from fastgan.fusion import explain, tune
 from fastgan.ops.conv import tuning
@@ -40,6 +41,8 @@ def networks(
     def inputs(model: nn.Module, count: int) -> tuple[Tensor, ...]:
         images = torch.randn(count, *image, device=device)
         labels = torch.zeros(count, dtype=torch.int64, device=device)
+        numbers = getattr(generator, "conditions", 0)
+        labels = torch.zeros(count, numbers, device=device) if numbers else labels
         given = labels if recipe.train.conditional else None
         if isinstance(step, TranslationStep):
             given = step.given(images, None)
@@ -51,7 +54,7 @@ def networks(
     for model in (generator, discriminator):
         if model is None:
             continue
-        model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(device)._apply(channels_last_of)
         least = _bytes_at_once(model, inputs(model, 2)) // 2 * batch_size
         require_memory("batch_size", batch_size, least, device)
         yield model, inputs(model, batch_size)

@@ -79,21 +79,3 @@ def test_nearest_distance_is_the_median_of_nearest_neighbours():
     images = torch.tensor([0.0, 1, 3, 6]).view(4, 1, 1, 1)
     assert nearest_distance(images) == 1  # of 1, 1, 2 and 3, the lower median
     assert nearest_distance(images[:1]) != nearest_distance(images[:1])
-
-
-@pytest.mark.parametrize(
-    ("load", "threads", "variable", "told"),
-    [(9.0, 2, None, 1), (2.0, 2, None, 0), (9.0, 1, None, 0), (9.0, 2, "OMP_WAIT_POLICY", 0)],
-)
-def test_a_crowded_machine_is_told_once(monkeypatch, load, threads, variable, told):
-    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
-        monkeypatch.delenv(name, raising=False)
-    if variable:
-        monkeypatch.setenv(variable, "passive")
-    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
-    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
-    health = Health(tiny_trainer(device="cpu"))
-    notes = [text for _ in range(3) if (text := health.crowded())]
-    assert len(notes) == told
-    assert all("load 9.0 on 2" in text and "OMP_WAIT_POLICY=passive" in text for text in notes)

@@ -9,6 +9,7 @@ from fastgan.models import DCGANGenerator, _registry, create_model, list_models,
 
 FAMILIES = ["cdcgan", "dcgan", "mlp", "r3gan", "resnet", "tf_dcgan"]
 OTHERS = {"acgan_discriminator", "autoencoder", "vae", "unet", "patch_discriminator"}
+OTHERS |= {"tile_generator", "video_generator", "volume_discriminator", "volume_generator"}
 
 
 @pytest.fixture(autouse=True)

@@ -30,8 +30,10 @@ def tiny(name: str) -> Recipe:
             arguments["image_size"] = size
         return ModelSpec(spec.name, arguments)
 
+    few = {"count": 64} if hasattr(recipe.data, "count") else {}
     return dataclasses.replace(
         recipe,
+        data=dataclasses.replace(recipe.data, **few),
         generator=small(recipe.generator),
         discriminator=small(recipe.discriminator),
         image_size=size,

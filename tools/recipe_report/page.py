@@ -23,9 +23,12 @@ def render(results: dict[str, Result]) -> str:
     lines = [
         f"| recipe | {columns} |",
         "|" + "---|" * 10,
-        *(_row(name, found) for name, found in results.items()),
+        *(_row(name, found) for name, found in results.items() if not _is_own(found)),
         "",
     ]
+    if own := [_own_row(name, found) for name, found in results.items() if _is_own(found)]:
+        lines += ["Of what is no image, what its recipe measures; each has a page of its own:", ""]
+        lines += ["| recipe | updates | minutes | measured |", "|---|---|---|---|", *own, ""]
     for name, found in results.items():
         given = f"--data {found['data']}", f"--steps {found['steps']}", *found["flags"]
         command = " ".join(["fastgan train", name, *given])
@@ -33,6 +36,17 @@ def render(results: dict[str, Result]) -> str:
         lines += [f"### `{name}`", "", f"    {command}", ""]
         lines += [f"![{name}: {shown}](pictures/{name}.png)", ""]
     return "\n".join(lines)
+
+
+def _is_own(found: Result) -> bool:
+    """Whether a recipe measures what no other does, as its items are no images."""
+    return not found["scores"].keys() & {"fid", "kid", "psnr"}
+
+
+def _own_row(name: str, found: Result) -> str:
+    measured = ", ".join(f"{metric} {value:.4g}" for metric, value in found["scores"].items())
+    updates = f"{found['steps']:,} × {found['batch_size']}"
+    return f"| `{name}` | {updates} | {found['minutes']:g} | {measured} |"
 
 
 def _row(name: str, found: Result) -> str:

@@ -24,11 +24,6 @@ def problems(launches: Iterable[Launch]) -> list[str]:
             found.append(f"{name}: while a graph is recorded {launch.waits}")
         if launch.kind != "triton":
             continue
-        if launch.function is not None:
-            try:
-                describe(launch.function, launch.arguments, launch.options)
-            except ValueError as error:  # it would be compiled anew for values of an argument
-                found.append(f"{name}: {error}")
         for size, most in zip(launch.grid, GRID, strict=False):
             if not 1 <= size <= most:
                 found.append(f"{name}: a grid of {launch.grid}")
@@ -61,10 +56,7 @@ class Compiler:
         for launch in launches:
             if launch.kind != "triton":
                 continue
-            try:
-                described = describe(launch.function, launch.arguments, launch.options)
-            except ValueError:  # told by `problems`
-                continue
+            described = describe(launch.function, launch.arguments, launch.options)
             aligned = tuple(sorted(described.attributes))
             key = described.kernel, described.variant, gpu.target, aligned
             if key in self.rows:

@@ -28,7 +28,6 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from fastgan.kernels.core.geometry import TILED
 from fastgan.ops.core.tolerance import FLOOR
 from fastgan.ops.mean_loss import reference as mean_loss
 from fastgan.ops.norm_act import reference as norm_act
@@ -101,30 +100,21 @@ def execute(call: Call) -> list[str]:
     torch.manual_seed(zlib.crc32(repr(call).encode()))
     how = {"fused": _fused, "mean_loss": _of_losses}.get(call.module, _raw)
     of_triton, of_torch, of_reference, given = how(call)
+    name = f"{call.module}.{call.op} {_shapes(call.arguments)}"
+    try:
+        found = of_triton(*_copies(given))
+    except Exception as error:  # of a launcher or of the interpreter, of whatever kind
+        return [f"{name}: {type(error).__name__}: {error}"]
     own = of_torch(*_copies(given))
     exact = of_reference(*_copies(given, torch.float64))
-    told = []
-    for run, ran in ((of_triton, ""), *_of_more_images(call)):
-        name = f"{call.module}.{call.op}{ran} {_shapes(call.arguments)}"
-        try:
-            found = run(*_copies(given))
-        except Exception as error:  # of a launcher or of the interpreter, of whatever kind
-            told.append(f"{name}: {type(error).__name__}: {error}")
-        else:
-            told += _differences(name, call, _first(given).dtype, (found, own, exact))
-    return told
-
-
-def _differences(name: str, call: Call, dtype: torch.dtype, of: tuple[Any, Any, Any]) -> list[str]:
-    """Of results of one call: found, of PyTorch's composition, by the definition."""
     through_products = call.module in ("fused", "conv_block")
     told = []
-    for i, results in enumerate(zip(*of, strict=True)):
+    for i, results in enumerate(zip(found, own, exact, strict=True)):
         present = [t is not None and t.numel() > 0 for t in results]
         if present[0] != present[1]:
             told.append(f"{name}: result {i} is there for one backend alone")
         elif present[0]:
-            floor = FLOOR[dtype if through_products else torch.float32]
+            floor = FLOOR[_first(given).dtype if through_products else torch.float32]
             told += [f"{name}: result {i}: {wrong}" for wrong in _wrong(*results, floor)]
     return told
 
@@ -153,26 +143,17 @@ def _raw(call: Call) -> Functions:
     first = call.arguments[0]
     values = _Values(first if isinstance(first, Spec) else None)
     given = tuple(values(n, v) for n, v in zip(names, call.arguments, strict=False))
-    return _with_changed(kernel), _with_changed(definition), _with_changed(definition), given
 
+    def with_changed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any) -> tuple[Tensor | None, ...]:
+            found = function(*arguments)
+            if found is None:  # it changes some in place
+                return tuple(_tensors(arguments))
+            return found if isinstance(found, tuple) else (found,)
 
-def _with_changed(function: Callable[..., Any]) -> Callable[..., Any]:
-    def run(*arguments: Any) -> tuple[Tensor | None, ...]:
-        found = function(*arguments)
-        if found is None:  # it changes some in place
-            return tuple(_tensors(arguments))
-        return found if isinstance(found, tuple) else (found,)
+        return run
 
-    return run
-
-
-def _of_more_images(call: Call) -> list[tuple[Callable[..., Any], str]]:
-    """The same call by the kernels that a whole batch takes, where a few images take others."""
-    if call.module != "norm_act" or call.op not in ("norm_act_train", "norm_act_backward"):
-        return []
-    kernels: Any = importlib.import_module("fastgan.kernels.norm_act")
-    config = TILED[call.arguments[0].dtype.itemsize]
-    return [(_with_changed(partial(getattr(kernels, call.op), config=config)), ", tiled")]
+    return with_changed(kernel), with_changed(definition), with_changed(definition), given
 
 
 def _of_losses(call: Call) -> Functions:

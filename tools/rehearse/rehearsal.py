@@ -30,6 +30,7 @@ QUICK = (
     Variant(GPUS["sm_90"], capture=True, backend="triton", form="fused"),
 )
 
+EXECUTED: tuple[Precision, ...] = ("bfloat16", "tf32")
 FEW = 2  # images of a batch whose calls are executed
 
 
@@ -68,16 +69,15 @@ def rehearse(
     return [_step(recipe, variant, compiler) for recipe in recipes for variant in chosen]
 
 
-def executed(
-    names: Sequence[str], precisions: Sequence[Precision] = ("bfloat16", "tf32")
-) -> execute.Executed:
-    """The calls of the recipes' steps by Triton's kernels, of FEW images, in the interpreter.
+def executed(names: Sequence[str]) -> execute.Executed:
+    """The calls of the recipes' steps by Triton's kernels, of FEW images, in the interpreter; in
+    bfloat16 and in TF32.
 
     names: as in `rehearse`. A kernel that a step launches and no call does is a problem, too.
     """
     calls, launched, problems = [], set(), []
     for recipe in [get_recipe(name) for name in names] or list_recipes():
-        for precision, form in product(precisions, ("auto", "fused")):
+        for precision, form in product(EXECUTED, ("auto", "fused")):
             variant = Variant(GPUS["sm_90"], True, precision, "triton", form)
             joint = recipe.name.startswith("dcgan")
             step = record(narrow(recipe), variant, batch_size=FEW, joint_batch=joint)

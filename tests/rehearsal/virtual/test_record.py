@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-import triton
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from fastgan.nn import BatchNormAct2d, batches_counted_together
@@ -61,11 +60,10 @@ def test_nothing_but_numbers_and_the_batch_goes_in_beside_the_graph(steps):
 
 
 def test_calls_compute_what_the_reference_does():
-    found = executed(["digits"], ["bfloat16"])
+    found = executed(["digits"])
     assert not found.problems
     assert found.calls >= 20
     assert {"norm_input_kernel", "tma_conv_kernel", "train_kernel"} <= set(found.kernels)
-    assert {"apply_kernel", "backward_kernel", "merge_sums", "stats_kernel"} <= set(found.kernels)
 
 
 def test_the_recorded_step_is_one_with_the_lazy_penalty():
@@ -166,21 +164,6 @@ def test_descriptors_must_be_aligned(offset, strides, wrong):
         base = torch.empty(4096, dtype=torch.bfloat16, device="cuda")[offset:]
         descriptor = SimpleNamespace(base=base, strides=strides)
         assert len(check.problems([launch(arguments=(descriptor,))])) == wrong
-
-
-@triton.jit
-def scaled(x_ptr, factor):
-    pass
-
-
-@pytest.mark.parametrize(("factor", "wrong"), [(0.0, 0), (0, 1)])
-def test_a_kernel_that_values_would_compile_anew_is_refused(factor, wrong):
-    with virtual(H200):
-        given = launch(function=scaled, arguments=(torch.empty(4, device="cuda"), factor))
-        told = check.problems([given])
-        assert len(told) == wrong
-        assert all("factor would specialise on its value" in problem for problem in told)
-        assert not check.Compiler(lambda *_: row()).problems([given], H200)
 
 
 def row(**values: int) -> Row:
