@@ -33,6 +33,11 @@ def fold(model: nn.Module) -> nn.Module:
     TypeError for a model that is no `nn.Module`.
     """
     folded = fold_norms(model)
+    for module in folded.modules():
+        # The matrix of a transposed convolution of single positions is its weight as it then lies.
+        if isinstance(module, nn.ConvTranspose2d) and getattr(module, "is_product", False):
+            weight = module.weight.detach().contiguous(memory_format=torch.channels_last)
+            module.weight = nn.Parameter(weight, requires_grad=False)
     exchange_forwards(folded, Choice(keep_activations=True, packs=True))
     return folded
 
