@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import io
 import shutil
@@ -65,6 +66,17 @@ def test_levels_come_out_of_a_debian_package(script, tmp_path):
     archive.write_bytes(content[: 8 + 60 + 4])
     with pytest.raises(SystemExit, match=r"a.deb is no Debian package: it has no data.tar"):
         script.unpack(script.PACKAGES["sokoban"], archive, tmp_path / "levels")
+
+
+def test_what_is_packed_is_unpacked(script, tmp_path):
+    archive = tmp_path / "a.tgz"
+    with tarfile.open(archive, "w:gz") as tar:
+        content = gzip.compress(b"a text")
+        entry = tarfile.TarInfo("./usr/share/doc/jargon-text/jargon.txt.gz")
+        entry.size = len(content)
+        tar.addfile(entry, io.BytesIO(content))
+    assert script.unpack(script.PACKAGES["jargon"], archive, tmp_path / "jargon") == 1
+    assert (tmp_path / "jargon" / "jargon.txt").read_bytes() == b"a text"
 
 
 def test_a_package_without_them_is_told(script, tmp_path):

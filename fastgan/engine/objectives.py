@@ -14,6 +14,7 @@ from fastgan.data.conditions import ConditionName
 from fastgan.engine.autoencoding import VAEGANStep, VAEStep, autoencoder_step
 from fastgan.engine.config import MAX_STEPS, TrainConfig, check_number
 from fastgan.engine.gan import UpdateRule
+from fastgan.engine.language import language_step
 from fastgan.engine.records import RecordError, build
 from fastgan.engine.step import Step, gan_step
 from fastgan.engine.translating import TranslationStep
@@ -206,8 +207,34 @@ class TranslationObjective:
             )
 
 
+@dataclass(frozen=True)
+class LanguageObjective:
+    """A language model, by the likelihood of each character."""
+
+    objective: Literal["language"] = "language"
+    """What the recipe's networks are trained for."""
+
+    def step(self) -> Step:
+        return language_step
+
+    def check(
+        self, config: TrainConfig, generator: nn.Module, discriminator: nn.Module | None
+    ) -> None:
+        """ValueError where the networks or the configuration are not for this."""
+        if not hasattr(generator, "logits") or not hasattr(generator, "characters"):
+            raise ValueError(
+                "objective language needs a language model, such as fastgan.models.TextRNN, got "
+                f"{type(generator).__name__}"
+            )
+
+
 Objective = (
-    GANObjective | AutoencoderObjective | VAEObjective | VAEGANObjective | TranslationObjective
+    GANObjective
+    | AutoencoderObjective
+    | VAEObjective
+    | VAEGANObjective
+    | TranslationObjective
+    | LanguageObjective
 )
 OBJECTIVES: dict[str, type[Objective]] = {
     "gan": GANObjective,
@@ -215,6 +242,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "vae": VAEObjective,
     "vae_gan": VAEGANObjective,
     "translation": TranslationObjective,
+    "language": LanguageObjective,
 }
 
 

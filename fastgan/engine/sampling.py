@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -133,6 +134,15 @@ def sample_images(
         check_int(name, value, 1)
     noise = draw_noise(generator, count, seed, truncation)
     return images_of(generator, noise, fitting_labels(generator, count, labels), batch_size)
+
+
+def set_temperature(generator: nn.Module, temperature: float) -> None:
+    """Let a language model draw with that temperature; ValueError for others, or none above 0."""
+    if not hasattr(generator, "temperature"):
+        raise ValueError(f"temperature is of language models; {type(generator).__name__} is none")
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"temperature must be a positive number, got {temperature!r}")
+    generator.temperature = temperature  # type: ignore[assignment]
 
 
 def fitting_labels(generator: nn.Module, count: int, labels: Tensor | None) -> Tensor | None:

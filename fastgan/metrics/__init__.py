@@ -6,6 +6,7 @@ FID, KID and the Inception Score need `fastgan[metrics]`.
 from .digits import DigitScore, LeNet, digit_accuracy, score_digits, train_lenet
 from .evaluate import METRICS, Options, evaluate, real_statistics
 from .features import FeatureNetwork, Features, NonFiniteImagesError
+from .ngrams import jensen_shannon, ngram_counts
 from .patterns import pattern_divergence
 from .prdc import PRDC, prdc
 from .pretrained import get_network
@@ -31,7 +32,9 @@ __all__ = [
     "digit_accuracy",
     "evaluate",
     "get_network",
+    "jensen_shannon",
     "load_scores",
+    "ngram_counts",
     "pattern_divergence",
     "playable",
     "prdc",

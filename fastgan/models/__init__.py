@@ -14,10 +14,12 @@ from .mlp import MLPDiscriminator, MLPGenerator
 from .r3gan import R3GANDiscriminator, R3GANGenerator
 from .resnet import ResNetDiscriminator, ResNetGenerator
 from .spectral import spectral_norm
+from .text import TextDiscriminator, TextGenerator, TextRNN
 from .tf_dcgan import TFDCGANDiscriminator, TFDCGANGenerator
 from .tile import TileGenerator
 from .translation import PatchDiscriminator, UNet
 from .volume import VideoGenerator, VolumeDiscriminator, VolumeGenerator
+from .wavegan import PhaseShuffle, WaveGANDiscriminator, WaveGANGenerator
 
 __all__ = [
     "VAE",
@@ -32,18 +34,24 @@ __all__ = [
     "MLPDiscriminator",
     "MLPGenerator",
     "PatchDiscriminator",
+    "PhaseShuffle",
     "R3GANDiscriminator",
     "R3GANGenerator",
     "ResNetDiscriminator",
     "ResNetGenerator",
     "TFDCGANDiscriminator",
     "TFDCGANGenerator",
+    "TextDiscriminator",
+    "TextGenerator",
+    "TextRNN",
     "TileGenerator",
     "Translator",
     "UNet",
     "VideoGenerator",
     "VolumeDiscriminator",
     "VolumeGenerator",
+    "WaveGANDiscriminator",
+    "WaveGANGenerator",
     "create_model",
     "init_weights",
     "initialize",

@@ -92,12 +92,12 @@ class Generator(nn.Module):
     def __init__(self, latent_dim: int, image_size: ImageSize, channels: int) -> None:
         super().__init__()
         self.latent_dim = check_int("latent_dim", latent_dim, 1)
-        self.image_size = check_size("image_size", image_size, dims=(2, 3))
+        self.image_size = check_size("image_size", image_size, dims=(1, 2, 3))
         self.channels = check_int("channels", channels, 1)
 
     @property
     def item_shape(self) -> tuple[int, ...]:
-        """Of what it draws: [channels, H, W], or [channels, D, H, W]."""
+        """Of what it draws: [channels, L], [channels, H, W] or [channels, D, H, W]."""
         return self.channels, *sides(self.image_size)
 
     def latent_vectors(self, z: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, image_size: ImageSize, channels: int) -> None:
         super().__init__()
-        self.image_size = check_size("image_size", image_size, dims=(2, 3))
+        self.image_size = check_size("image_size", image_size, dims=(1, 2, 3))
         self.channels = check_int("channels", channels, 1)
 
     @property

@@ -8,19 +8,23 @@ from fastgan.recipes import (
     losses,
     mlp_gan,
     resnet,
+    text,
     tile_gan,
     translation,
     video_gan,
     volume_gan,
+    wavegan,
 )
 from fastgan.recipes.config_file import load_recipe
 from fastgan.recipes.planning import dry_run
 from fastgan.recipes.recipe import (
+    AudioConfig,
     DataConfig,
     LevelConfig,
     ModelSpec,
     Recipe,
     StartConfig,
+    TextConfig,
     VolumeConfig,
     get_recipe,
     list_recipes,
@@ -29,11 +33,13 @@ from fastgan.recipes.recipe import (
 from fastgan.recipes.run import as_trained, build_models, build_trainer, override, run_folder, train
 
 __all__ = [
+    "AudioConfig",
     "DataConfig",
     "LevelConfig",
     "ModelSpec",
     "Recipe",
     "StartConfig",
+    "TextConfig",
     "VolumeConfig",
     "as_trained",
     "autoencoders",
@@ -52,9 +58,11 @@ __all__ = [
     "register_recipe",
     "resnet",
     "run_folder",
+    "text",
     "tile_gan",
     "train",
     "translation",
     "video_gan",
     "volume_gan",
+    "wavegan",
 ]

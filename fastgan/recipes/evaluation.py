@@ -35,7 +35,7 @@ class Evaluation:
     """fid, kid, is, prdc and classes of samples; psnr, ssim and elbo of reconstructions. By default
     fid and kid; of what is no image all that its recipe measures."""
     data: str | None = None
-    """The real images; by default those of the run."""
+    """The real images, or other items; by default those of the run."""
     split: Split = "train"
     """train or test, of data that has splits."""
     reals: int | None = None

@@ -12,8 +12,10 @@ from torch import nn
 
 from fastgan.checks import check_int, sides, unknown
 from fastgan.data import Source, open_images, open_levels, open_volumes
+from fastgan.data.audio import open_audio
 from fastgan.data.levels import EMBEDDED
 from fastgan.data.options import Loading, Resize
+from fastgan.data.text import open_text
 from fastgan.engine.config import TrainConfig
 from fastgan.engine.objectives import GANObjective, Objective
 from fastgan.engine.records import RecordError, build
@@ -118,7 +120,51 @@ class VolumeConfig:
 
 # 16 GB of showers 16x16x16.
 _MAX_COUNT = 10**6
-Data = DataConfig | LevelConfig | VolumeConfig
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Which text to train on."""
+
+    data: str = ""
+    """A text: a UTF-8 file, or a folder of .txt files, taken in the order of their names."""
+    held_out: float = 0.1
+    """The share of the text, its end, that is not trained on: `fastgan eval` compares with it."""
+    limit: int | None = None
+    """Use so many characters only, the first."""
+
+    def open(self, recipe: Recipe, device: torch.device) -> Source:
+        """Windows of the part that is trained on, of the recipe's length."""
+        if not self.data:
+            raise ValueError(
+                f"{recipe.name} is for a text of your own: give it --data PATH, a UTF-8 file or a "
+                "folder of .txt files"
+            )
+        (length,) = sides(recipe.image_size)
+        return open_text(self.data, length, self.held_out, self.limit)
+
+
+@dataclass(frozen=True)
+class AudioConfig:
+    """Which sounds to train on."""
+
+    data: str = ""
+    """A sound file, or a folder of .wav, .flac and .ogg (needs fastgan[audio])."""
+    limit: int | None = None
+    """Use so many files only, evenly spaced over the folder."""
+
+    def open(self, recipe: Recipe, device: torch.device) -> Source:
+        """Windows of the recipe's length, mono, at its rate."""
+        if not self.data:
+            raise ValueError(
+                f"{recipe.name} is for sounds of your own: give it --data PATH, a sound file or a "
+                "folder of .wav, .flac and .ogg"
+            )
+        (length,) = sides(recipe.image_size)
+        return open_audio(self.data, recipe.generator.arguments["rate"], length, self.limit)
+
+
+Data = DataConfig | LevelConfig | VolumeConfig | TextConfig | AudioConfig
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,7 @@ def build_trainer(
             lambda: recipe.data.open(recipe, take_device(recipe.train.device))
         )
     )
+    recipe = _given(recipe, getattr(dataset, "arguments", {}))
     torch.manual_seed(recipe.train.seed)
     generator, discriminator = build_models(recipe)
     start, notes = recipe.start, []
@@ -134,7 +135,7 @@ def build_trainer(
         objective=recipe.objective,
         description=description,
     )
-    trainer.notes += notes
+    trainer.notes += [*notes, *getattr(dataset, "notes", ())]
     return trainer
 
 

@@ -20,7 +20,14 @@ NAMES = [recipe.name for recipe in list_recipes()]
 # two runs apart, and the hinge loss, whose slope does not fade, drives them on.
 CHAOTIC = {"sngan"}
 # Low enough that the run stays smooth; the losses of those that encode are sums over pixels.
-RATES = {"gan": 1e-3, "autoencoder": 1e-5, "vae": 1e-5, "vae_gan": 1e-5, "translation": 1e-4}
+RATES = {
+    "gan": 1e-3,
+    "autoencoder": 1e-5,
+    "vae": 1e-5,
+    "vae_gan": 1e-5,
+    "translation": 1e-4,
+    "language": 1e-2,
+}
 SETTINGS = {"batch_size": 8, "device": "cpu", "steps": STEPS, "ema_decay": 0.0}
 
 

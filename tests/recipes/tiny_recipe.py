@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
-from fastgan.recipes import ModelSpec, Recipe, get_recipe
+import torch
+
+from fastgan.data.audio import save_sound
+from fastgan.recipes import AudioConfig, ModelSpec, Recipe, TextConfig, get_recipe
+
+# A text that every checkout has.
+TEXT = Path(__file__).resolve().parents[2] / "LICENSE"
 
 # The recipes of large images train at the smallest size of their family.
-SIZES = {"dcgan-64": 16, "dcgan-128": 32, "pix2pix": 16}
+SIZES = {"dcgan-64": 16, "dcgan-128": 32, "pix2pix": 16, "text-gan": (8,), "text-rnn": (8,)}
+SIZES["wavegan"] = (256,)
+_sounds = TemporaryDirectory(prefix="fastgan-sounds-")  # until the tests end
+
+
+@cache
+def noises() -> Path:
+    """A folder of two short sounds."""
+    folder = Path(_sounds.name)
+    rng = torch.Generator().manual_seed(0)
+    for i in range(2):
+        save_sound(torch.empty(1000).uniform_(-0.5, 0.5, generator=rng), 8000, folder / f"{i}.wav")
+    return folder
 
 
 def tiny(name: str) -> Recipe:
@@ -22,6 +44,8 @@ def tiny(name: str) -> Recipe:
             arguments["hidden"] = (8,)
         else:
             arguments["width"] = 8
+        if "length" in arguments:
+            (arguments["length"],) = size
         if spec.name == "unet":
             arguments["depth"] = 2
         if "max_width" in arguments:
@@ -30,7 +54,11 @@ def tiny(name: str) -> Recipe:
             arguments["image_size"] = size
         return ModelSpec(spec.name, arguments)
 
-    few = {"count": 64} if hasattr(recipe.data, "count") else {}
+    few: dict[str, Any] = {"count": 64} if hasattr(recipe.data, "count") else {}
+    if isinstance(recipe.data, TextConfig):
+        few = {"data": str(TEXT)}
+    if isinstance(recipe.data, AudioConfig):
+        few = {"data": str(noises())}
     return dataclasses.replace(
         recipe,
         data=dataclasses.replace(recipe.data, **few),

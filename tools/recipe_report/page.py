@@ -34,7 +34,9 @@ def render(results: dict[str, Result]) -> str:
         command = " ".join(["fastgan train", name, *given])
         shown = "images and their reconstructions" if "psnr" in found["scores"] else "samples"
         lines += [f"### `{name}`", "", f"    {command}", ""]
-        lines += [f"![{name}: {shown}](pictures/{name}.png)", ""]
+        texts = [f"    {line}" for line in found.get("samples", ())]
+        lines += texts or [f"![{name}: {shown}](pictures/{name}.png)"]
+        lines += [""]
     return "\n".join(lines)
 
 
