@@ -176,6 +176,8 @@ def measure(check: Check, run: Path) -> dict[str, Any]:
     values = {score.metric: score.value for score in scores}
     # What all of them share: counts and options of one metric are the defaults of `fastgan eval`.
     setting = dict(scores[0].setting) if scores else {}
+    if "data" in setting:
+        setting["data"] = setting["data"].replace(str(cache_root()), _USUAL_CACHE)
     for score in scores:
         print(f"  {score}")
     goals = {
