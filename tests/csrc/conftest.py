@@ -133,7 +133,7 @@ class Emulator:
             if isinstance(arg, torch.Tensor) and arg.storage_offset() == self.GUARD:
                 self.check_guards(arg)
         assert code >= 0
-        return Ran(code // 16, code % 16)
+        return Ran(code // 32, code % 32)
 
 
 @pytest.fixture(scope="session")

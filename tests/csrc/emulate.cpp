@@ -1,5 +1,5 @@
 // A plain C interface to csrc/cuda's headers on the host, for ctypes. Every op returns
-// launches * 16 + cluster, or -1 for arguments it does not know.
+// launches * 32 + cluster, or -1 for arguments it does not know.
 #include "emulate.h"
 
 #include "cuda/bias_act/launches.h"
@@ -57,7 +57,7 @@ int run(const Problem& p, const F& f) {
       break;
     default: return -1;
   }
-  return launcher.launches() * 16 + launcher.cluster();
+  return launcher.launches() * 32 + launcher.cluster();
 }
 
 // Counts, for every element of memory, how often the tile iterator visits it, and notes the
@@ -151,8 +151,10 @@ int emulate_train(const Problem* p, const void* x, const float* weight, const fl
   return run(*p, [&](auto kase, HostExecutor& launcher, const Geometry& g, const Act& act) {
     using K = decltype(kase);
     using T = typename K::T;
-    run_train<T, K::V, K::L>(launcher, g, act, ChannelStats{mean, var, weight, bias, eps},
-                             static_cast<const T*>(x), mean, var, static_cast<T*>(z));
+    for_act<K::V>(act, [&](const auto& known) {
+      run_train<T, K::V, K::L>(launcher, g, known, ChannelStats{mean, var, weight, bias, eps},
+                               static_cast<const T*>(x), mean, var, static_cast<T*>(z));
+    });
   });
 }
 
@@ -161,8 +163,10 @@ int emulate_eval(const Problem* p, const void* x, const float* mean, const float
   return run(*p, [&](auto kase, HostExecutor& launcher, const Geometry& g, const Act& act) {
     using K = decltype(kase);
     using T = typename K::T;
-    run_normalise<T, K::V, K::L>(launcher, g, act, ChannelStats{mean, var, weight, bias, eps},
-                                 static_cast<const T*>(x), static_cast<T*>(z));
+    for_act<K::V>(act, [&](const auto& known) {
+      run_normalise<T, K::V, K::L>(launcher, g, known, ChannelStats{mean, var, weight, bias, eps},
+                                   static_cast<const T*>(x), static_cast<T*>(z));
+    });
   });
 }
 
@@ -172,10 +176,13 @@ int emulate_backward(const Problem* p, const void* dz, const void* x, const floa
   return run(*p, [&](auto kase, HostExecutor& launcher, const Geometry& g, const Act& act) {
     using K = decltype(kase);
     using T = typename K::T;
-    run_backward<T, K::V, K::L>(
-        launcher, Backward<T>{g, act, ChannelStats{mean, var, weight, bias, eps}, training != 0,
-                              static_cast<const T*>(dz), static_cast<const T*>(x),
-                              static_cast<T*>(dx), dweight, dbias});
+    for_act<K::V>(act, [&](const auto& known) {
+      using A = std::decay_t<decltype(known)>;
+      run_backward<T, K::V, K::L>(
+          launcher, Backward<T, A>{g, known, ChannelStats{mean, var, weight, bias, eps},
+                                   training != 0, static_cast<const T*>(dz),
+                                   static_cast<const T*>(x), static_cast<T*>(dx), dweight, dbias});
+    });
   });
 }
 
@@ -186,7 +193,7 @@ int emulate_running(long long segments, long long channels, float momentum, long
   launcher.map(RunningKernel{segments, channels, momentum, float(double(count) / double(count - 1)),
                              average != 0, mean, var, running_mean, running_var},
                ceil_div(channels, kThreads));
-  return launcher.launches() * 16;
+  return launcher.launches() * 32;
 }
 
 int emulate_bias_forward(const Problem* p, const void* x, const float* bias, void* z) {

@@ -16,7 +16,7 @@ int run(bool wide, void* out, const Args&... args) {
   } else {
     run_gather<T, 1>(launcher, args..., static_cast<T*>(out));
   }
-  return launcher.launches() * 16;
+  return launcher.launches() * 32;
 }
 
 extern "C" int emulate_gather(long long dtype, long long wide, long long count, long long batch,

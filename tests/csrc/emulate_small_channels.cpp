@@ -52,7 +52,7 @@ int run(const SmallChannelProblem& p, const F& f) {
   } else {
     f(launcher, shape, std::integral_constant<int, 1>(), T{});
   }
-  return launcher.launches() * 16;
+  return launcher.launches() * 32;
 }
 
 template <typename F>

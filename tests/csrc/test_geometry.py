@@ -93,6 +93,15 @@ def test_clusters_grow_with_the_tensor(emulator, problem):
     assert found == [1, 4, 8, 0]
 
 
+def test_few_columns_take_clusters_of_sixteen(emulator, problem):
+    """Half of 132 SMs for tiles that leave three quarters idle, not for more of them."""
+    found = []
+    for channels in (64, 96, 128):
+        p = problem(32, channels, 1024, torch.bfloat16, sms=132).single_pass(227, 16)
+        found.append(cover(emulator, p, single_pass=True))
+    assert found == [16, 16, 8]
+
+
 def test_without_clusters_only_what_one_block_holds_fits(emulator, problem):
     fits = problem(1, 32, 4096, torch.bfloat16).single_pass(163, 1)
     assert cover(emulator, fits, single_pass=True) == 1

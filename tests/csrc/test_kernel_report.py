@@ -50,6 +50,13 @@ def test_a_kernel_of_one_layout():
     assert cuda_part._describe(name) == ("small-channel-conv", "float16 channels-last one element")
 
 
+@pytest.mark.parametrize(("last", "told"), [("Act", ""), ("LeakyRelu", ", leaky relu alone")])
+def test_a_kernel_of_an_activation(last, told):
+    name = f"void reduce_kernel<MomentsKernel<Bf16, 8, (Layout)0, fastgan::cuda::{last}, 4> >(x)"
+    expected = f"bfloat16 channels-last 16 bytes{told}"
+    assert cuda_part._describe(name) == ("moments", expected)
+
+
 def test_a_kernel_of_another_kind_is_an_error():
     with pytest.raises(ValueError, match="expected an instance of a kernel, got stray"):
         cuda_part._describe("stray(int)")

@@ -141,6 +141,16 @@ def test_training(emulator, problem, shape, channels_last, dtype, path):
     assert not single or backward.launches == (1 if segments == 1 else 2)
 
 
+def test_sixteen_blocks_merge_to_the_statistics(emulator, problem):
+    """Of a mean far from zero, the last block's part the shortest."""
+    p = problem(16, 8, 1100, torch.bfloat16, sms=132).single_pass(99, 16)
+    case = make_case(p)
+    case = case._replace(x=case.x + 50.0)
+    found, (forward, _) = emulate(emulator, case)
+    assert forward.cluster == 16
+    check(found, of_torch(case, torch.float64), of_torch(case, torch.bfloat16))
+
+
 @pytest.mark.parametrize("act_first", [False, True])
 @pytest.mark.parametrize("activation", ["leaky_relu", "tanh", "sigmoid"])
 @pytest.mark.parametrize("channels_last", [True, False])

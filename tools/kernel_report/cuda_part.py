@@ -25,11 +25,13 @@ DEFINES = ("-DTORCH_TARGET_VERSION=0x020b000000000000",)
 DTYPES = {"float": "float32", "Bf16": "bfloat16", "Fp16": "float16"}
 LAYOUTS = {"0": "channels-last", "1": "contiguous"}
 
-# Such as map_kernel<NormaliseKernel<Bf16, 8, (Layout)0> >, reduce_kernel<RowSumKernel>,
-# single_pass_kernel<SinglePassForwardKernel<float, (Layout)1> > or, of one layout only,
-# staged_kernel<SmallChannelConvKernel<Bf16, 8> >, once namespaces are taken off.
+# Such as map_kernel<NormaliseKernel<Bf16, 8, (Layout)0, Act> >, reduce_kernel<RowSumKernel>,
+# single_pass_kernel<SinglePassForwardKernel<float, (Layout)1, LeakyRelu> > or, of one layout only,
+# staged_kernel<SmallChannelConvKernel<Bf16, 8> >, once namespaces are taken off. The last number is
+# that of loads.
 _TEMPLATE = re.compile(
-    r"(\w+)_kernel<(\w+?)Kernel(?:<(\w+)(?:, (\d+))?(?:, \(Layout\)(\d))?>)?\s*>"
+    r"(\w+)_kernel<(\w+?)Kernel"
+    r"(?:<(\w+)(?:, (\d+))?(?:, \(Layout\)(\d))?(?:, ([A-Z]\w+))?(?:, \d+)?>)?\s*>"
 )
 
 
@@ -114,12 +116,13 @@ def _describe(name: str) -> tuple[str, str]:
     found = _TEMPLATE.search(name.replace("fastgan::cuda::", ""))
     if found is None:
         raise ValueError(f"expected an instance of a kernel, got {name}")
-    kind, own, dtype, vector, layout = found.groups()
+    kind, own, dtype, vector, layout, activation = found.groups()
     kernel = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", own).lower()
     if dtype is None:
         return kernel, kind
     access = "one element" if vector == "1" else "16 bytes"
-    return kernel, f"{DTYPES[dtype]} {LAYOUTS[layout or '0']} {access}"
+    alone = ", leaky relu alone" if activation == "LeakyRelu" else ""
+    return kernel, f"{DTYPES[dtype]} {LAYOUTS[layout or '0']} {access}{alone}"
 
 
 def _widest(suffixes: list[str]) -> int:

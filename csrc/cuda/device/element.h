@@ -220,13 +220,19 @@ FASTGAN_HD void store(T* address, const Pack<T, V>& pack) {
 #endif
 }
 
-// One uniform branch a pack, not a template argument of the kernels: six combinations of activation
-// and order times every dtype, layout and target would multiply the build, while the branch costs
-// two or three instructions beside the 16-byte load that it follows. `f` receives compile-time
-// constants, so each arm is the same code that a template would give.
+// Kernels take an activation as a type: LeakyRelu after the norm, which nearly every layer has, or
+// any, as an Act. That one is a uniform branch a pack: six combinations of activation and order
+// times every dtype, layout and target would multiply the build, and all arms of the branch, of
+// which tanh is the largest, ask for registers. `f` of `with_act` receives compile-time constants.
 struct Act {
   int kind;
   bool first;
+  float slope;
+};
+
+struct LeakyRelu {
+  static constexpr int kind = kLeakyRelu;
+  static constexpr bool first = false;
   float slope;
 };
 
@@ -246,12 +252,28 @@ FASTGAN_HD void with_kind(int kind, const F& f) {
 }
 
 template <typename F>
+FASTGAN_HD void with_act(const LeakyRelu&, const F& f) {
+  f(ActTag<kLeakyRelu, false>());
+}
+
+template <typename F>
 FASTGAN_HD void with_act(const Act& act, const F& f) {
   if (act.first) {
     with_kind<true>(act.kind, f);
   } else {
     with_kind<false>(act.kind, f);
   }
+}
+
+// f(LeakyRelu) or f(Act), on the host; single elements, which are few, take an Act.
+template <int V, typename F>
+void for_act(const Act& act, const F& f) {
+  if constexpr (V > 1) {
+    if (act.kind == kLeakyRelu && !act.first) {
+      return f(LeakyRelu{act.slope});
+    }
+  }
+  f(act);
 }
 
 }  // namespace cuda

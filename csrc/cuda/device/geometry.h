@@ -19,6 +19,7 @@ namespace fastgan {
 namespace cuda {
 
 constexpr int kThreads = 256;
+constexpr int kMaxCluster = 16;  // blocks: what sm_90 and sm_100 hold; 8 is the portable maximum
 
 enum class Layout { kChannelsLast, kContiguous };
 

@@ -18,6 +18,7 @@
 #include <array>
 #include <limits>
 #include <mutex>
+#include <type_traits>
 #include <vector>
 
 #include "cuda/device/plan.h"
@@ -26,9 +27,31 @@
 namespace fastgan {
 namespace cuda {
 
+template <typename Kernel, typename = void>
+struct BlocksFromSm100 {
+  static constexpr int value = Kernel::kBlocksPerSm;
+};
+template <typename Kernel>
+struct BlocksFromSm100<Kernel, std::void_t<decltype(Kernel::kBlocksFromSm100)>> {
+  static constexpr int value = Kernel::kBlocksFromSm100;
+};
+
+// Blocks of an SM that a kernel's launch bounds make room for.
+template <typename Kernel>
+constexpr int blocks_of(int major) {
+  return major >= 10 ? BlocksFromSm100<Kernel>::value : Kernel::kBlocksPerSm;
+}
+
+#ifdef __CUDA_ARCH__
+constexpr int kMajor = __CUDA_ARCH__ / 100;
+#else
+constexpr int kMajor = 0;
+#endif
+
 // A kernel without barriers.
 template <typename Kernel>
-__global__ void __launch_bounds__(kThreads, Kernel::kBlocksPerSm) map_kernel(const Kernel kernel) {
+__global__ void __launch_bounds__(kThreads, blocks_of<Kernel>(kMajor))
+    map_kernel(const Kernel kernel) {
   kernel.run(blockIdx.x, threadIdx.x);
 }
 
@@ -44,7 +67,8 @@ __device__ __forceinline__ void fold_block(const Kernel& kernel, int lanes, Scra
 
 // A kernel that reduces over its block.
 template <typename Kernel>
-__global__ void __launch_bounds__(kThreads, Kernel::kBlocksPerSm) reduce_kernel(const Kernel kernel) {
+__global__ void __launch_bounds__(kThreads, blocks_of<Kernel>(kMajor))
+    reduce_kernel(const Kernel kernel) {
   __shared__ typename Kernel::Scratch scratch;
   kernel.begin(blockIdx.x, threadIdx.x, scratch);
   if (kernel.reduces()) {
@@ -125,6 +149,7 @@ constexpr int kMaxDevices = 64;
 
 struct DeviceInfo {
   int sms;
+  int major;
   int shared_per_block;
   bool clusters;
 };
@@ -143,6 +168,7 @@ inline const DeviceInfo& device_info(int device) {
                   " is outside [0, ", kMaxDevices, ")");
   std::call_once(known[device], [device] {
     infos[device] = {device_attribute(cudaDevAttrMultiProcessorCount, device),
+                     device_attribute(cudaDevAttrComputeCapabilityMajor, device),
                      device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
                      device_attribute(cudaDevAttrClusterLaunch, device) != 0};
   });
@@ -168,10 +194,10 @@ class Launcher {
     stream_ = static_cast<cudaStream_t>(stream);
   }
 
-  // Blocks of a kernel that run at once: its launch bounds make room for kBlocksPerSm on each SM.
+  // Blocks of a kernel that run at once.
   template <typename Kernel>
   int wave() const {
-    return info_.sms * Kernel::kBlocksPerSm;
+    return info_.sms * blocks_of<Kernel>(info_.major);
   }
 
   // Of a single-pass kernel. Clusters need the hardware and a kernel compiled for sm_90 or
@@ -188,6 +214,10 @@ class Launcher {
       check_cuda(cudaFuncSetAttribute(single_pass_kernel<Kernel>,
                                       cudaFuncAttributeMaxDynamicSharedMemorySize, dynamic));
       const bool may = info_.clusters && attributes.ptxVersion >= 90;
+      if (may) {  // more than 8 blocks, which not every device has
+        check_cuda(cudaFuncSetAttribute(single_pass_kernel<Kernel>,
+                                        cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
+      }
       limits[device_] = {info_.sms, dynamic, may ? largest_cluster<Kernel>(dynamic) : 1};
     });
     return limits[device_];
@@ -232,11 +262,11 @@ class Launcher {
   }
 
  private:
-  // Up to 8 blocks (the portable maximum), if the device can hold that many at once, each with
+  // Up to kMaxCluster blocks, if the device can hold that many at once, each with
   // `dynamic` bytes: a slice of a device may not.
   template <typename Kernel>
   static int largest_cluster(int dynamic) {
-    int blocks = 8;
+    int blocks = kMaxCluster;
     for (; blocks > 1; blocks /= 2) {
       cudaLaunchAttribute cluster = cluster_of(blocks);
       cudaLaunchConfig_t config{};
@@ -246,8 +276,11 @@ class Launcher {
       config.attrs = &cluster;
       config.numAttrs = 1;
       int active = 0;
-      check_cuda(cudaOccupancyMaxActiveClusters(&active, single_pass_kernel<Kernel>, &config));
-      if (active > 0) {
+      // An error is a size that the device does not know.
+      if (cudaOccupancyMaxActiveClusters(&active, single_pass_kernel<Kernel>, &config) !=
+          cudaSuccess) {
+        static_cast<void>(cudaGetLastError());
+      } else if (active > 0) {
         break;
       }
     }

@@ -74,21 +74,25 @@ inline std::int64_t shared_bytes(const Plan& plan, int tensors) {
   return ceil_div(plan.chunk_len, plan.lanes()) * kThreads * 16 * tensors;
 }
 
-// Splits a tile over 1, 2, 4 or 8 blocks of a cluster: as few as hold it, and then more while SMs
-// are idle and a block has over 32 KiB to stream (below that a cluster barrier costs more than the
-// second SM gains).
+// Splits a tile over 1, 2, 4, 8 or 16 blocks of a cluster: as few as hold it, and then more while
+// SMs are idle and a block has over 32 KiB to stream (below that a cluster barrier costs more than
+// the second SM gains). 16 blocks take most of the SMs that share a scheduler (16 or 18 of an
+// H200's), so they are asked for only where the clusters still run at once.
 inline SinglePassPlan split_tile(const Geometry& g, int log_tx, int tensors,
                                  const DeviceLimits& limits) {
   Plan plan{};
   plan.log_tx = log_tx;
   plan.tiles = ceil_div(g.columns, std::int64_t(1) << log_tx);
-  for (int cluster = 1; cluster <= limits.max_cluster; cluster *= 2) {
+  const auto may = [&](int cluster) {
+    const bool at_once = cluster <= 8 || 4 * plan.tiles * cluster <= 3 * limits.sms;
+    return cluster <= limits.max_cluster && at_once;
+  };
+  for (int cluster = 1; may(cluster); cluster *= 2) {
     plan.chunks = cluster;
     plan.chunk_len = ceil_div(g.units, cluster);
     const std::int64_t bytes = shared_bytes(plan, tensors);
     const bool fits = bytes <= limits.dynamic_shared;
-    const bool spread = 2 * cluster <= limits.max_cluster && bytes > 32 * 1024 &&
-                        plan.blocks() < limits.sms;
+    const bool spread = may(2 * cluster) && bytes > 32 * 1024 && plan.blocks() < limits.sms;
     if (fits && !spread) {
       return {true, plan, int(bytes)};
     }

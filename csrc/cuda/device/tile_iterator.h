@@ -103,19 +103,70 @@ struct WideMoments {
   float m2;
 };
 
-// Chan, Golub and LeVeque 1979, the new mean by Knuth's exact sum of two floats.
+// The mean of `a` moved by `step`, with Knuth's exact sum of two floats.
+FASTGAN_HD WideMoments moved(const WideMoments& a, float step, float count, float m2) {
+  const float by = a.rest + step;
+  const float mean = a.mean + by;
+  const float taken = mean - a.mean;
+  return {count, mean, (a.mean - (mean - taken)) + (by - taken), m2};
+}
+
+// The part of `some` in `all` values, above 0: of a division's rounding nothing is left but in the
+// last digits of a step, so the short one does.
+FASTGAN_HD float share_of(float some, float all) {
+#ifdef __CUDA_ARCH__
+  return __fdividef(some, all);
+#else
+  return some / all;
+#endif
+}
+
+// 1 / count, of a count of values, without the slow path of a division, which would cost registers.
+FASTGAN_HD float inverse_of(float count) {
+#ifdef __CUDA_ARCH__
+  const float near = __fdividef(1.0f, count);
+  return near + near * (1.0f - count * near);  // Newton's step: all its digits
+#else
+  return 1.0f / count;
+#endif
+}
+
+// Chan, Golub and LeVeque 1979; share: the part of b in the count of both, which is above 0.
+FASTGAN_HD WideMoments merge_wide(const WideMoments& a, const WideMoments& b, float share) {
+  const float delta = (b.mean - a.mean) + (b.rest - a.rest);
+  return moved(a, delta * share, a.count + b.count,
+               a.m2 + b.m2 + delta * delta * a.count * share);
+}
+
 FASTGAN_HD WideMoments merge_wide(const WideMoments& a, const WideMoments& b) {
   const float count = a.count + b.count;
-  if (!(count > 0.0f)) {
-    return a;
+  return count > 0.0f ? merge_wide(a, b, share_of(b.count, count)) : a;
+}
+
+// All at once: as many independent terms and one division, where merges one by one would wait for
+// each other's. The first is not empty, unless all are.
+template <int N>
+FASTGAN_HD WideMoments merge_all(const WideMoments (&of)[N]) {
+  float count = 0.0f;
+  float weighted = 0.0f;
+  float delta[N];
+  FASTGAN_UNROLL
+  for (int i = 0; i < N; ++i) {
+    const float apart = (of[i].mean - of[0].mean) + (of[i].rest - of[0].rest);
+    delta[i] = of[i].count > 0.0f ? apart : 0.0f;
+    count += of[i].count;
+    weighted += of[i].count * delta[i];
   }
-  const float share = b.count / count;
-  const float delta = (b.mean - a.mean) + (b.rest - a.rest);
-  const float step = a.rest + delta * share;
-  const float mean = a.mean + step;
-  const float taken = mean - a.mean;
-  const float rest = (a.mean - (mean - taken)) + (step - taken);
-  return {count, mean, rest, a.m2 + b.m2 + delta * delta * a.count * share};
+  if (!(count > 0.0f)) {
+    return of[0];
+  }
+  const float step = weighted / count;
+  float m2 = 0.0f;
+  FASTGAN_UNROLL
+  for (int i = 0; i < N; ++i) {
+    m2 += of[i].m2 + of[i].count * (delta[i] - step) * (delta[i] - step);
+  }
+  return moved(of[0], step, count, m2);
 }
 
 // WideMoments for each slot of each thread. The slots of a thread share their count.
@@ -140,9 +191,13 @@ struct MomentsScratch {
 
   FASTGAN_HD void fold(int thread, int partner) {
     const float joint = count[thread] + count[partner];
+    if (!(joint > 0.0f)) {
+      return;
+    }
+    const float share = share_of(count[partner], joint);
     FASTGAN_UNROLL
     for (int s = 0; s < S; ++s) {
-      put(s, thread, merge_wide(get(s, thread), get(s, partner)));
+      put(s, thread, merge_wide(get(s, thread), get(s, partner), share));
     }
     count[thread] = joint;
   }

@@ -35,11 +35,14 @@ static std::tuple<Tensor, Tensor, Tensor> norm_act_backward(
     for_kind<T>(shape, wide, [&](auto kind) {
       constexpr int V = decltype(kind)::V;
       constexpr Layout L = decltype(kind)::L;
-      run_backward<T, V, L>(
-          launcher, Backward<T>{geometry_of(shape, V, segments), act, stats, training, in<T>(dz),
-                            in<T>(x), need_dx ? out<T>(dx) : nullptr,
-                            need_dparams ? float_out(dweight) : nullptr,
-                            need_dparams ? float_out(dbias) : nullptr});
+      for_act<V>(act, [&](const auto& known) {
+        using A = std::decay_t<decltype(known)>;
+        run_backward<T, V, L>(
+            launcher, Backward<T, A>{geometry_of(shape, V, segments), known, stats, training,
+                                     in<T>(dz), in<T>(x), need_dx ? out<T>(dx) : nullptr,
+                                     need_dparams ? float_out(dweight) : nullptr,
+                                     need_dparams ? float_out(dbias) : nullptr});
+      });
     });
   });
   return {dx, dweight, dbias};

@@ -8,17 +8,18 @@ namespace cuda {
 
 // sum a and rstd * sum a * centred (dbias and dweight) of one chunk of every column of a tile.
 // Reads dz and x once.
-template <typename T_, int V, Layout L>
+template <typename T_, int V, Layout L, typename A, int Loads = kTile<V, 2>>
 struct GradSumsKernel {
   using T = T_;
   static constexpr int kS = kSlots<L, V>;
-  static constexpr int kU = kTile<V, 2>;
+  static constexpr int kU = Loads;
   using Scratch = SumScratch<kS>;
-  static constexpr int kBlocksPerSm = 2;
+  static constexpr int kBlocksPerSm = kBlocks<A>;
+  static constexpr int kBlocksFromSm100 = 2;
 
   Geometry geometry;
   Plan plan;
-  Act act;
+  A act;
   ChannelStats stats;
   const T* dz;
   const T* x;
@@ -116,14 +117,15 @@ struct GradCoefficients {
 };
 
 // From the sums over one (segment, channel): k0 = sum a / n and k1 = rstd^2 * sum a * centred / n.
-FASTGAN_HD void grad_coefficients(float sum_a, float sum_ax, float var, float eps, float count,
+// inverse: 1 / n.
+FASTGAN_HD void grad_coefficients(float sum_a, float sum_ax, float var, float eps, float inverse,
                                   float& k0, float& k1) {
-  k0 = sum_a / count;
-  k1 = sum_ax * rsqrt_of<float>(var + eps) / count;
+  k0 = sum_a * inverse;
+  k1 = sum_ax * rsqrt_of<float>(var + eps) * inverse;
 }
 
-template <typename T, int V, int S>
-FASTGAN_HD Pack<T, V> dx_of(const Act& act, bool training, const GradCoefficients<S>& c,
+template <typename T, int V, int S, typename Activation>
+FASTGAN_HD Pack<T, V> dx_of(const Activation& act, bool training, const GradCoefficients<S>& c,
                             const Pack<T, V>& raw_dz, const Pack<T, V>& raw_x) {
   float g[V];
   float u[V];
@@ -146,16 +148,17 @@ FASTGAN_HD Pack<T, V> dx_of(const Act& act, bool training, const GradCoefficient
 }
 
 // dx from dz, x and the sums (eval: without them). Reads two tensors, writes one.
-template <typename T_, int V, Layout L>
+template <typename T_, int V, Layout L, typename A>
 struct GradApplyKernel {
   using T = T_;
   static constexpr int kS = kSlots<L, V>;
   static constexpr int kU = kTile<V, 2>;
-  static constexpr int kBlocksPerSm = 2;
+  static constexpr int kBlocksPerSm = kBlocks<A>;
+  static constexpr int kBlocksFromSm100 = 2;
 
   Geometry geometry;
   Plan plan;
-  Act act;
+  A act;
   ChannelStats stats;
   bool training;
   const float* sum_a;   // (segments, channels); unread in eval
@@ -173,14 +176,24 @@ struct GradApplyKernel {
     const Column<L, V> column(geometry, iter.column_index);
     GradCoefficients<kS> c;
     c.affine = load_affine(stats, column);
-    const float count = float(geometry.values());
+    const float inverse = 1.0f / float(geometry.values());
     FASTGAN_UNROLL
     for (int s = 0; s < kS; ++s) {
       c.k0[s] = 0.0f;
       c.k1[s] = 0.0f;
-      if (training) {
-        const std::int64_t i = column.stat + s;
-        grad_coefficients(sum_a[i], sum_ax[i], stats.var[i], stats.eps, count, c.k0[s], c.k1[s]);
+    }
+    if (training) {
+      float a[kS];
+      float ax[kS];
+      FASTGAN_UNROLL
+      for (int s = 0; s < kS; ++s) {
+        a[s] = sum_a[column.stat + s];
+        ax[s] = sum_ax[column.stat + s];
+      }
+      FASTGAN_UNROLL
+      for (int s = 0; s < kS; ++s) {
+        grad_coefficients(a[s], ax[s], stats.var[column.stat + s], stats.eps, inverse, c.k0[s],
+                          c.k1[s]);
       }
     }
     for (std::int64_t step = iter.template steps<kU>() - 1; step >= 0; --step) {
@@ -202,7 +215,7 @@ struct GradApplyKernel {
 
 // Training in one launch: dz and x stay in the shared memory of a cluster. Reads two tensors once,
 // writes one.
-template <typename T_, Layout L>
+template <typename T_, Layout L, typename A>
 struct SinglePassBackwardKernel {
   using T = T_;
   static constexpr int V = kWide<T>;
@@ -215,7 +228,8 @@ struct SinglePassBackwardKernel {
     SharedTile<T, V> x;
   };
 
-  GradSumsKernel<T, V, L> sums;  // its sum_a and sum_ax are the results, (segments, channels)
+  using SumsOf = GradSumsKernel<T, V, L, A, kTileAlone<A, V, 2>>;
+  SumsOf sums;  // its sum_a and sum_ax are the results, (segments, channels)
   T* dx;
 
   FASTGAN_HD const Plan& plan() const { return sums.plan; }
@@ -246,9 +260,12 @@ struct SinglePassBackwardKernel {
     const int from = total_thread<L>(p, tx);
     float a = 0.0f;
     float ax = 0.0f;
-    for (int rank = 0; rank < int(p.chunks); ++rank) {
-      a += peer(rank).first[slot][from];
-      ax += peer(rank).second[slot][from];
+    FASTGAN_UNROLL
+    for (int rank = 0; rank < kMaxCluster; ++rank) {
+      if (rank < int(p.chunks)) {
+        a += peer(rank).first[slot][from];
+        ax += peer(rank).second[slot][from];
+      }
     }
     scratch.total_first[thread] = a;
     scratch.total_second[thread] = ax;
@@ -270,12 +287,13 @@ struct SinglePassBackwardKernel {
     const Column<L, V> column(g, iter.column_index);
     GradCoefficients<kS> c;
     c.affine = load_affine(sums.stats, column);
-    const float count = float(g.values());
+    const float inverse = 1.0f / float(g.values());
     FASTGAN_UNROLL
     for (int s = 0; s < kS; ++s) {
       const int at = (s << sums.plan.log_tx) + iter.place.tx;
       grad_coefficients(scratch.total_first[at], scratch.total_second[at],
-                        sums.stats.var[column.stat + s], sums.stats.eps, count, c.k0[s], c.k1[s]);
+                        sums.stats.var[column.stat + s], sums.stats.eps, inverse, c.k0[s],
+                        c.k1[s]);
     }
     const std::int64_t steps = iter.template steps<1>();
     for (std::int64_t i = 0; i < steps; ++i) {

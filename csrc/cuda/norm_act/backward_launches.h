@@ -16,10 +16,10 @@
 namespace fastgan {
 namespace cuda {
 
-template <typename T>
+template <typename T, typename A>
 struct Backward {
   Geometry geometry;
-  Act act;
+  A act;
   ChannelStats stats;
   bool training;
   const T* dz;
@@ -53,24 +53,24 @@ void run_row_sum(Exec& launcher, std::int64_t rows, std::int64_t columns, const 
 }
 
 // Where the sums of each (segment, channel) go: with one segment they are the gradients.
-template <typename T, typename Exec>
-Sums segment_sums(Exec& launcher, const Backward<T>& b) {
+template <typename T, typename A, typename Exec>
+Sums segment_sums(Exec& launcher, const Backward<T, A>& b) {
   if (b.dweight && b.geometry.segments == 1) {
     return {b.dbias, b.dweight};
   }
   return new_sums(launcher, b.statistics());
 }
 
-template <typename T, typename Exec>
-void run_parameter_sums(Exec& launcher, const Backward<T>& b, const Sums& sums) {
+template <typename T, typename A, typename Exec>
+void run_parameter_sums(Exec& launcher, const Backward<T, A>& b, const Sums& sums) {
   if (b.dweight && b.geometry.segments > 1) {
     run_row_sum(launcher, b.geometry.segments, b.geometry.channels, sums, {b.dbias, b.dweight});
   }
 }
 
-template <typename T, int V, Layout L, typename Exec>
-void run_apply(Exec& launcher, const Backward<T>& b, const Sums& sums) {
-  using Kernel = GradApplyKernel<T, V, L>;
+template <typename T, int V, Layout L, typename A, typename Exec>
+void run_apply(Exec& launcher, const Backward<T, A>& b, const Sums& sums) {
+  using Kernel = GradApplyKernel<T, V, L, A>;
   const Plan plan = plan_stream(L, b.geometry, Kernel::kU, launcher.template wave<Kernel>());
   launcher.map(
       Kernel{b.geometry, plan, b.act, b.stats, b.training, sums.a, sums.ax, b.dz, b.x, b.dx},
@@ -78,9 +78,9 @@ void run_apply(Exec& launcher, const Backward<T>& b, const Sums& sums) {
 }
 
 // The chunks' sums, added over rows that `to` has `columns` of: chunks alone, or chunks * segments.
-template <typename T, int V, Layout L, typename Exec>
-void run_sums(Exec& launcher, const Backward<T>& b, std::int64_t columns, const Sums& to) {
-  using Kernel = GradSumsKernel<T, V, L>;
+template <typename T, int V, Layout L, typename A, typename Exec>
+void run_sums(Exec& launcher, const Backward<T, A>& b, std::int64_t columns, const Sums& to) {
+  using Kernel = GradSumsKernel<T, V, L, A>;
   const Plan plan = plan_stream(L, b.geometry, Kernel::kU, launcher.template wave<Kernel>());
   const std::int64_t rows = plan.chunks * b.statistics() / columns;
   const Sums sums = rows == 1 ? to : new_sums(launcher, rows * columns);
@@ -91,8 +91,8 @@ void run_sums(Exec& launcher, const Backward<T>& b, std::int64_t columns, const 
   }
 }
 
-template <typename T, int V, Layout L, typename Exec>
-void run_backward_streamed(Exec& launcher, const Backward<T>& b) {
+template <typename T, int V, Layout L, typename A, typename Exec>
+void run_backward_streamed(Exec& launcher, const Backward<T, A>& b) {
   Sums sums{nullptr, nullptr};
   if (b.per_segment()) {
     sums = segment_sums(launcher, b);
@@ -107,12 +107,11 @@ void run_backward_streamed(Exec& launcher, const Backward<T>& b) {
 }
 
 // False where the tensors do not fit in shared memory; nothing has run then.
-template <typename T, Layout L, typename Exec>
-bool run_backward_single_pass(Exec& launcher, const Backward<T>& b) {
-  using Kernel = SinglePassBackwardKernel<T, L>;
-  using SumsKernel = GradSumsKernel<T, kWide<T>, L>;
+template <typename T, Layout L, typename A, typename Exec>
+bool run_backward_single_pass(Exec& launcher, const Backward<T, A>& b) {
+  using Kernel = SinglePassBackwardKernel<T, L, A>;
   const SinglePassPlan single_pass = plan_single_pass(
-      L, b.geometry, SumsKernel::kU, Kernel::kTensors, launcher.template limits<Kernel>());
+      L, b.geometry, Kernel::SumsOf::kU, Kernel::kTensors, launcher.template limits<Kernel>());
   if (!single_pass.fits) {
     return false;
   }
@@ -124,8 +123,8 @@ bool run_backward_single_pass(Exec& launcher, const Backward<T>& b) {
   return true;
 }
 
-template <typename T, int V, Layout L, typename Exec>
-void run_backward(Exec& launcher, const Backward<T>& b) {
+template <typename T, int V, Layout L, typename A, typename Exec>
+void run_backward(Exec& launcher, const Backward<T, A>& b) {
   if constexpr (V > 1) {
     if (b.per_segment() && run_backward_single_pass<T, L>(launcher, b)) {
       return;

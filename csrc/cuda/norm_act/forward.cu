@@ -29,8 +29,10 @@ static std::tuple<Tensor, Tensor, Tensor> norm_act_train(
     for_kind<T>(shape, aligned(x) && aligned(z), [&](auto kind) {
       constexpr int V = decltype(kind)::V;
       constexpr Layout L = decltype(kind)::L;
-      run_train<T, V, L>(launcher, geometry_of(shape, V, segments), act, stats, in<T>(x),
-                         float_out(mean), float_out(var), out<T>(z));
+      for_act<V>(act, [&](const auto& known) {
+        run_train<T, V, L>(launcher, geometry_of(shape, V, segments), known, stats, in<T>(x),
+                           float_out(mean), float_out(var), out<T>(z));
+      });
     });
   });
   return {z, mean, var};
@@ -56,8 +58,10 @@ static Tensor norm_act_eval(Tensor x, Tensor mean, Tensor var, OptionalTensor we
     for_kind<T>(shape, aligned(x) && aligned(z), [&](auto kind) {
       constexpr int V = decltype(kind)::V;
       constexpr Layout L = decltype(kind)::L;
-      run_normalise<T, V, L>(launcher, geometry_of(shape, V, segments), act, stats, in<T>(x),
-                             out<T>(z));
+      for_act<V>(act, [&](const auto& known) {
+        run_normalise<T, V, L>(launcher, geometry_of(shape, V, segments), known, stats, in<T>(x),
+                               out<T>(z));
+      });
     });
   });
   return z;

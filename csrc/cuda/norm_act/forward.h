@@ -3,6 +3,8 @@
 // thread by thread.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/device/tile_iterator.h"
 
 namespace fastgan {
@@ -17,42 +19,75 @@ struct ChannelStats {
   float eps;
 };
 
+// By the registers that an activation leaves: blocks of an SM, and loads that a thread keeps in
+// flight where its block has an SM to itself, as one that fills the shared memory has. Three blocks
+// leave 80 registers a thread, of which code for sm_100 and newer needs more.
+template <typename A>
+constexpr int kBlocks = std::is_same<A, LeakyRelu>::value ? 3 : 2;
+template <typename A, int V, int Tensors>
+constexpr int kTileAlone = (std::is_same<A, LeakyRelu>::value ? 2 : 1) * kTile<V, Tensors>;
+
 template <int S>
 struct SlotAffine {
   Affine<float> slot[S];
 };
 
-FASTGAN_HD Affine<float> channel_affine(const ChannelStats& stats, std::int64_t channel, float mean,
-                                        float var) {
-  const float weight = stats.weight ? stats.weight[channel] : 1.0f;
-  const float bias = stats.bias ? stats.bias[channel] : 0.0f;
-  return affine<float>(mean, var, weight, bias, stats.eps);
+// Loads that do not wait for each other. `otherwise`: where there is no array.
+template <int S>
+FASTGAN_HD void load_slots(const float* from, std::int64_t at, float otherwise, float (&to)[S]) {
+  FASTGAN_UNROLL
+  for (int s = 0; s < S; ++s) {
+    to[s] = otherwise;
+  }
+  if (from) {
+    FASTGAN_UNROLL
+    for (int s = 0; s < S; ++s) {
+      to[s] = from[at + s];
+    }
+  }
+}
+
+template <int S>
+FASTGAN_HD SlotAffine<S> channel_affine(const ChannelStats& stats, std::int64_t channel,
+                                        const float (&mean)[S], const float (&var)[S]) {
+  float weight[S];
+  float bias[S];
+  load_slots(stats.weight, channel, 1.0f, weight);
+  load_slots(stats.bias, channel, 0.0f, bias);
+  SlotAffine<S> out;
+  FASTGAN_UNROLL
+  for (int s = 0; s < S; ++s) {
+    out.slot[s] = affine<float>(mean[s], var[s], weight[s], bias[s], stats.eps);
+  }
+  return out;
 }
 
 template <Layout L, int V>
 FASTGAN_HD SlotAffine<kSlots<L, V>> load_affine(const ChannelStats& stats,
                                                 const Column<L, V>& column) {
-  SlotAffine<kSlots<L, V>> out;
+  float mean[kSlots<L, V>];
+  float var[kSlots<L, V>];
   FASTGAN_UNROLL
   for (int s = 0; s < kSlots<L, V>; ++s) {
-    out.slot[s] = channel_affine(stats, column.channel + s, stats.mean[column.stat + s],
-                                 stats.var[column.stat + s]);
+    mean[s] = stats.mean[column.stat + s];
+    var[s] = stats.var[column.stat + s];
   }
-  return out;
+  return channel_affine(stats, column.channel, mean, var);
 }
 
 // Moments of one chunk of every column of a tile. Reads x once.
-template <typename T_, int V, Layout L>
+template <typename T_, int V, Layout L, typename A, int Loads = kTile<V, 1>>
 struct MomentsKernel {
   using T = T_;
   static constexpr int kS = kSlots<L, V>;
-  static constexpr int kU = kTile<V, 1>;
+  static constexpr int kU = Loads;
   using Scratch = MomentsScratch<kS>;
-  static constexpr int kBlocksPerSm = 2;
+  static constexpr int kBlocksPerSm = kBlocks<A>;
+  static constexpr int kBlocksFromSm100 = 2;
 
   Geometry geometry;
   Plan plan;
-  Act act;
+  A act;
   const T* x;
   float* mean;  // (chunks, segments, channels), or the result where chunks is 1
   float* m2;    // the same; the biased variance where chunks is 1
@@ -113,7 +148,7 @@ struct MomentsKernel {
       });
     }
     const float added = held * float(V / kS);
-    const float inverse = 1.0f / added;
+    const float inverse = inverse_of(added);
     float tile_mean[kS] = {};
     float tile_m2[kS] = {};
     FASTGAN_UNROLL
@@ -129,12 +164,12 @@ struct MomentsKernel {
       const float d = weight[i / V] * (value[i / V][i % V] - tile_mean[(i % V) % kS]);
       tile_m2[(i % V) % kS] += d * d;
     }
+    const float share = share_of(added, count + added);
     FASTGAN_UNROLL
     for (int s = 0; s < kS; ++s) {
-      const Moments<float> m = merge<float>({count, mean_of[s], m2_of[s]},
-                                            {added, tile_mean[s], tile_m2[s]});
-      mean_of[s] = m.mean;
-      m2_of[s] = m.m2;
+      const float delta = tile_mean[s] - mean_of[s];
+      mean_of[s] += delta * share;
+      m2_of[s] += tile_m2[s] + delta * delta * count * share;
     }
     count += added;
   }
@@ -160,21 +195,22 @@ struct MomentsKernel {
 };
 
 // z from x and known statistics: the second half of training, and all of eval.
-template <typename T_, int V, Layout L>
+template <typename T_, int V, Layout L, typename A>
 struct NormaliseKernel {
   using T = T_;
   static constexpr int kS = kSlots<L, V>;
   static constexpr int kU = kTile<V, 1>;
-  static constexpr int kBlocksPerSm = 2;
+  static constexpr int kBlocksPerSm = kBlocks<A>;
+  static constexpr int kBlocksFromSm100 = 2;
 
   Geometry geometry;
   Plan plan;
-  Act act;
+  A act;
   ChannelStats stats;
   const T* x;
   T* z;
 
-  static FASTGAN_HD Pack<T, V> transform(const Act& act, const SlotAffine<kS>& p,
+  static FASTGAN_HD Pack<T, V> transform(const A& act, const SlotAffine<kS>& p,
                                          const Pack<T, V>& raw) {
     float value[V];
     raw.unpack(value);
@@ -214,17 +250,18 @@ struct NormaliseKernel {
 
 // Training in one launch: the blocks of a cluster keep a tile's columns in shared memory, merge
 // their moments and write z. x is read once, z written once.
-template <typename T_, Layout L>
+template <typename T_, Layout L, typename A>
 struct SinglePassForwardKernel {
   using T = T_;
   static constexpr int V = kWide<T>;
   static constexpr int kS = kSlots<L, V>;
   static constexpr int kTensors = 1;
+  using MomentsOf = MomentsKernel<T, V, L, A, kTileAlone<A, V, 1>>;
   static constexpr int kBlocksPerSm = 2;
   using Scratch = MomentsScratch<kS>;
   using Kept = SharedTile<T, V>;
 
-  MomentsKernel<T, V, L> moments;  // its mean and m2 are the results: mean and variance
+  MomentsOf moments;  // its mean and m2 are the results: mean and variance
   ChannelStats stats;
   T* z;
 
@@ -251,10 +288,14 @@ struct SinglePassForwardKernel {
       return;
     }
     const int from = total_thread<L>(p, tx);
-    WideMoments m{0.0f, 0.0f, 0.0f, 0.0f};
-    for (int rank = 0; rank < int(p.chunks); ++rank) {
-      m = merge_wide(m, peer(rank).get(slot, from));
+    WideMoments of[kMaxCluster] = {};
+    FASTGAN_UNROLL
+    for (int rank = 0; rank < kMaxCluster; ++rank) {
+      if (rank < int(p.chunks)) {
+        of[rank] = peer(rank).get(slot, from);
+      }
     }
+    const WideMoments m = merge_all(of);
     const float var = m.m2 / m.count;
     scratch.total_mean[thread] = m.mean;
     scratch.total_var[thread] = var;
@@ -274,19 +315,21 @@ struct SinglePassForwardKernel {
       return;
     }
     const Column<L, V> column(g, iter.column_index);
-    SlotAffine<kS> p;
+    float mean[kS];
+    float var[kS];
     FASTGAN_UNROLL
     for (int s = 0; s < kS; ++s) {
       const int at = (s << moments.plan.log_tx) + iter.place.tx;
-      p.slot[s] = channel_affine(stats, column.channel + s, scratch.total_mean[at],
-                                 scratch.total_var[at]);
+      mean[s] = scratch.total_mean[at];
+      var[s] = scratch.total_var[at];
     }
+    const SlotAffine<kS> p = channel_affine(stats, column.channel, mean, var);
     const std::int64_t count = iter.template steps<1>();
     for (std::int64_t i = 0; i < count; ++i) {
       const std::int64_t unit = iter.template unit<1>(i, 0);
       if (iter.holds(unit)) {
         store<T, V>(z + column.offset(g, unit),
-                    NormaliseKernel<T, V, L>::transform(moments.act, p, kept.at(i, thread)));
+                    NormaliseKernel<T, V, L, A>::transform(moments.act, p, kept.at(i, thread)));
       }
     }
   }

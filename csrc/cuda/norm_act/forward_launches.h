@@ -16,19 +16,19 @@
 namespace fastgan {
 namespace cuda {
 
-template <typename T, int V, Layout L, typename Exec>
-void run_normalise(Exec& launcher, const Geometry& geometry, const Act& act,
+template <typename T, int V, Layout L, typename A, typename Exec>
+void run_normalise(Exec& launcher, const Geometry& geometry, const A& act,
                    const ChannelStats& stats, const T* x, T* z) {
-  using Kernel = NormaliseKernel<T, V, L>;
+  using Kernel = NormaliseKernel<T, V, L, A>;
   const Plan plan = plan_stream(L, geometry, Kernel::kU, launcher.template wave<Kernel>());
   launcher.map(Kernel{geometry, plan, act, stats, x, z}, plan.blocks());
 }
 
 // Chunk moments, their merge (where there is more than one chunk), then z.
-template <typename T, int V, Layout L, typename Exec>
-void run_train_streamed(Exec& launcher, const Geometry& geometry, const Act& act,
+template <typename T, int V, Layout L, typename A, typename Exec>
+void run_train_streamed(Exec& launcher, const Geometry& geometry, const A& act,
                         const ChannelStats& stats, const T* x, float* mean, float* var, T* z) {
-  using Kernel = MomentsKernel<T, V, L>;
+  using Kernel = MomentsKernel<T, V, L, A>;
   const Plan plan = plan_stream(L, geometry, Kernel::kU, launcher.template wave<Kernel>());
   if (plan.chunks == 1) {
     launcher.reduce(Kernel{geometry, plan, act, x, mean, var}, plan.blocks());
@@ -44,13 +44,12 @@ void run_train_streamed(Exec& launcher, const Geometry& geometry, const Act& act
 }
 
 // False where the tensor does not fit in shared memory; nothing has run then.
-template <typename T, Layout L, typename Exec>
-bool run_train_single_pass(Exec& launcher, const Geometry& geometry, const Act& act,
+template <typename T, Layout L, typename A, typename Exec>
+bool run_train_single_pass(Exec& launcher, const Geometry& geometry, const A& act,
                       const ChannelStats& stats, const T* x, float* mean, float* var, T* z) {
-  using Kernel = SinglePassForwardKernel<T, L>;
-  using Moments = MomentsKernel<T, kWide<T>, L>;
+  using Kernel = SinglePassForwardKernel<T, L, A>;
   const SinglePassPlan single_pass = plan_single_pass(
-      L, geometry, Moments::kU, Kernel::kTensors, launcher.template limits<Kernel>());
+      L, geometry, Kernel::MomentsOf::kU, Kernel::kTensors, launcher.template limits<Kernel>());
   if (single_pass.fits) {
     launcher.single_pass(Kernel{{geometry, single_pass.plan, act, x, mean, var}, stats, z},
                          single_pass.shared_bytes);
@@ -59,8 +58,8 @@ bool run_train_single_pass(Exec& launcher, const Geometry& geometry, const Act& 
 }
 
 // Statistics and z. `stats.mean` and `stats.var` are `mean` and `var`.
-template <typename T, int V, Layout L, typename Exec>
-void run_train(Exec& launcher, const Geometry& geometry, const Act& act, const ChannelStats& stats,
+template <typename T, int V, Layout L, typename A, typename Exec>
+void run_train(Exec& launcher, const Geometry& geometry, const A& act, const ChannelStats& stats,
                const T* x, float* mean, float* var, T* z) {
   if constexpr (V > 1) {
     if (run_train_single_pass<T, L>(launcher, geometry, act, stats, x, mean, var, z)) {
