@@ -3,15 +3,12 @@
 python examples/train_13_channels.py --steps 2000
 """
 
-import argparse
-
 import torch
+import tyro
 from torch.utils.data import DataLoader, Dataset
 
 from fastgan import TrainConfig, Trainer
 from fastgan.models import create_model
-
-SIZE = {"image_size": (48, 80), "channels": 13}
 
 
 class Bands(Dataset):
@@ -26,18 +23,15 @@ class Bands(Dataset):
         return torch.sin((x + y * index % 3) / 5 + phase) / 2 + 0.5, index % 3
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--width", type=int, default=32)
-    parser.add_argument("--out", default="runs/13-channels")
-    chosen = parser.parse_args()
-    generator = create_model("dcgan_generator", width=chosen.width, **SIZE)
-    discriminator = create_model("dcgan_discriminator", width=chosen.width, **SIZE)
+def main(steps: int = 2000, width: int = 32, out: str = "runs/13-channels") -> None:
+    networks = [
+        create_model(f"dcgan_{part}", image_size=(48, 80), channels=13, width=width)
+        for part in ("generator", "discriminator")
+    ]
+    config = TrainConfig(steps=steps, batch_size=16)
     data = DataLoader(Bands(), batch_size=16, shuffle=True)
-    config = TrainConfig(steps=chosen.steps, batch_size=16)
-    print(Trainer(generator, discriminator, data, config).fit(chosen.out).samples)
+    print(Trainer(*networks, data, config).fit(out).samples)
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main)

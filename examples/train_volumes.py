@@ -3,55 +3,35 @@
 python examples/train_volumes.py --steps 2000
 """
 
-import argparse
-
 import torch
+import tyro
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from fastgan import TrainConfig, Trainer
 
 
-class Showers(Dataset):
-    """Energy in the cells of a calorimeter: a blob whose depth and width vary."""
-
-    def __len__(self) -> int:
-        return 4096
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        place = torch.rand(3) * 8 + 4
-        cells = torch.stack(torch.meshgrid(*[torch.arange(16.0)] * 3, indexing="ij"), -1)
-        distance = (cells - place).square().sum(-1)
-        return {"volume": torch.exp(-distance / (4 + 8 * torch.rand(1)))[None]}
-
-
-def block(kind: type[nn.Module], c_in: int, c_out: int, act: nn.Module) -> nn.Sequential:
-    return nn.Sequential(kind(c_in, c_out, 4, 2, 1), nn.BatchNorm3d(c_out), act)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--width", type=int, default=32)
-    parser.add_argument("--out", default="runs/volumes")
-    chosen = parser.parse_args()
-    width = chosen.width
-    up, down = nn.ConvTranspose3d, nn.Conv3d
+def main(steps: int = 2000, width: int = 32, out: str = "runs/volumes") -> None:
+    # Energy in the cells of a calorimeter: blobs whose place and width vary.
+    cells = torch.stack(torch.meshgrid(*[torch.arange(16.0)] * 3, indexing="ij"))
+    place, spread = torch.rand(1024, 3, 1, 1, 1) * 8 + 4, torch.rand(1024, 1, 1, 1, 1) * 8 + 4
+    volumes = torch.exp(-(cells - place).square().sum(1, keepdim=True) / spread)
+    data = DataLoader(volumes, batch_size=16, shuffle=True)  # type: ignore[arg-type]
+    up, down, norm = nn.ConvTranspose3d, nn.Conv3d, nn.BatchNorm3d
     generator = nn.Sequential(
         nn.Unflatten(1, (64, 1, 1, 1)),
-        nn.Sequential(up(64, 2 * width, 4), nn.BatchNorm3d(2 * width), nn.ReLU()),
-        block(up, 2 * width, width, nn.ReLU()),
+        nn.Sequential(up(64, 2 * width, 4), norm(2 * width), nn.ReLU()),
+        nn.Sequential(up(2 * width, width, 4, 2, 1), norm(width), nn.ReLU()),
         nn.Sequential(up(width, 1, 4, 2, 1), nn.Tanh()),
     )
     discriminator = nn.Sequential(
         nn.Sequential(down(1, width, 4, 2, 1), nn.LeakyReLU(0.2)),
-        block(down, width, 2 * width, nn.LeakyReLU(0.2)),
+        nn.Sequential(down(width, 2 * width, 4, 2, 1), norm(2 * width), nn.LeakyReLU(0.2)),
         nn.Sequential(down(2 * width, 1, 4), nn.Flatten()),
     )
-    data = DataLoader(Showers(), batch_size=16, shuffle=True)
-    config = TrainConfig(steps=chosen.steps, batch_size=16)
-    print(Trainer(generator, discriminator, data, config, latent_dim=64).fit(chosen.out).samples)
+    config = TrainConfig(steps=steps, batch_size=16)
+    print(Trainer(generator, discriminator, data, config, latent_dim=64).fit(out).samples)
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main)

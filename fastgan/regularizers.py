@@ -11,7 +11,13 @@ as `discriminator(images, labels)`. With d = ∇ D at an image, and |.| the norm
 | r1_r2   | r1 + r2, zero-centred on both sides           | Huang et al. 2024, γ = 10     |
 | wgan_gp | E (|d(u real + (1 - u) fake)| - 1)²           | Gulrajani et al. 2017, λ = 10 |
 | dragan  | E (|d(real + noise)| - 1)²                    | Kodali et al. 2017, λ = 10    |
+| r1_finite, r2_finite, r1_r2_finite | the same without second order, below | as theirs |
 | lecam   | E (D(real) - a_fake)² + E (D(fake) - a_real)² | Tseng et al. 2021, λ = 0.3    |
+
+The finite ones are ½ E ((D(x + ε z) - D(x)) / ε)² with z normal for each pixel: in the mean over
+z that is ½ E |d(x)|² but for terms of ε² ("approximated R1" of Lin et al. 2025, "Diffusion
+Adversarial Post-Training"). Two forward passes and a backward one take the place of a backward
+pass through a backward pass.
 
 Logits may have any shape; those of one image are summed before the gradient is taken. Batch norm
 couples the images of a batch, so that d is the gradient of the batch's summed logits with respect
@@ -97,6 +103,30 @@ def r2(discriminator: Discriminator, fake: Tensor, labels: Tensor | None = None)
     return _squared(_gradient(discriminator, _images("fake", fake), labels))
 
 
+def finite_difference(
+    discriminator: Discriminator,
+    images: Tensor,
+    labels: Tensor | None = None,
+    *,
+    step: float = 0.01,
+) -> Tensor:
+    """½ E ((D(x + ε z) - D(x)) / ε)² with normal z, a scalar: `r1` or `r2` of first order alone.
+
+    Args:
+        step: ε, in units of the images, which lie in [-1, 1].
+
+    The discriminator must be the same function in both of its passes: augmentation that is random
+    stands before it, and dropout is off. Call it in float32: of a difference of bfloat16 logits
+    nothing is left. ValueError for a step that is not positive.
+    """
+    if not step > 0:
+        raise ValueError(f"step must be positive, got {step!r}")
+    images = _images("images", images)
+    moved = _logits(discriminator, images + step * torch.randn_like(images), labels)
+    slope = (_widened(moved) - _widened(_logits(discriminator, images, labels))) / step
+    return _squared(slope.reshape(len(images), -1).sum(1))
+
+
 def wgan_gp(
     discriminator: Discriminator,
     real: Tensor,
@@ -174,11 +204,11 @@ class Regularizer(nn.Module):
         every: discriminator updates from one evaluation to the next; at least 1.
 
     They are attributes, too. `scale` is weight · every, the factor of a penalty that was evaluated.
-    `takes` is "images", or "logits" where `penalty(real_logits, fake_logits)` spares passes through
-    the discriminator.
+    `takes` is "images"; "augmented" for images as the discriminator is to see them, and it without
+    augmentation; or "logits" where `penalty(real_logits, fake_logits)` spares passes through it.
     """
 
-    takes: Literal["images", "logits"] = "images"
+    takes: Literal["images", "augmented", "logits"] = "images"
 
     def __init__(self, name: str, weight: float, every: int = 1) -> None:
         super().__init__()
@@ -208,14 +238,27 @@ class Regularizer(nn.Module):
 
 
 class GradientPenalty(Regularizer):
-    """r1, r2, r1_r2, wgan_gp or dragan, by name.
+    """r1, r2, r1_r2, wgan_gp, dragan or one of the finite, by name.
 
     Args:
-        options: `one_sided` of wgan_gp and dragan, `noise` of dragan; TypeError for others.
+        fraction: the penalty is taken over so much of the batch, its first images (at least one);
+            in (0, 1]. Its mean is the same, and its cost so much of the whole.
+        options: `one_sided` of wgan_gp and dragan, `noise` of dragan, `step` of the finite;
+            TypeError for others.
     """
 
-    def __init__(self, name: str, weight: float = 10.0, every: int = 1, **options: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        weight: float = 10.0,
+        every: int = 1,
+        fraction: float = 1.0,
+        **options: Any,
+    ) -> None:
         super().__init__(name, weight, every)
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction must lie in (0, 1], got {fraction!r}")
+        self.fraction = fraction
         if name not in _GRADIENT_PENALTIES:
             raise ValueError(
                 f"unknown penalty {name!r}; there are {', '.join(_GRADIENT_PENALTIES)}"
@@ -226,6 +269,8 @@ class GradientPenalty(Regularizer):
                 f"{name} has no option {sorted(unknown)[0]!r}; it has {', '.join(known) or 'none'}"
             )
         self.options = options
+        if name.endswith("finite"):
+            self.takes = "augmented"
 
     def forward(
         self,
@@ -236,7 +281,11 @@ class GradientPenalty(Regularizer):
         fake_labels: Tensor | None = None,
     ) -> Tensor:
         fake_labels = labels if fake_labels is None else fake_labels
-        return self._function(discriminator, real, fake, labels, fake_labels, **self.options)
+        some = (
+            x if x is None else x[: max(1, round(self.fraction * len(x)))]
+            for x in (real, fake, labels, fake_labels)
+        )
+        return self._function(discriminator, *some, **self.options)
 
 
 # A function of (discriminator, real, fake, labels, fake_labels), and its options.
@@ -254,6 +303,21 @@ _GRADIENT_PENALTIES: dict[str, tuple[Callable[..., Tensor], tuple[str, ...]]] = 
     "dragan": (
         lambda d, real, fake, labels, _, **options: dragan(d, real, labels, **options),
         ("noise", "one_sided"),
+    ),
+    "r1_finite": (
+        lambda d, real, fake, labels, _, **step: finite_difference(d, real, labels, **step),
+        ("step",),
+    ),
+    "r2_finite": (
+        lambda d, real, fake, _, labels, **step: finite_difference(d, fake, labels, **step),
+        ("step",),
+    ),
+    "r1_r2_finite": (
+        lambda d, real, fake, labels, fake_labels, **step: (
+            finite_difference(d, real, labels, **step)
+            + finite_difference(d, fake, fake_labels, **step)
+        ),
+        ("step",),
     ),
 }
 
@@ -344,7 +408,8 @@ def get_regularizer(
     Args:
         weight: the usual one of the module's table, if not given.
         every: discriminator updates from one evaluation to the next.
-        options: `one_sided` of wgan_gp, dragan and lecam, `noise` of dragan, `decay` of lecam.
+        options: `one_sided` of wgan_gp, dragan and lecam, `noise` of dragan, `decay` of lecam,
+            `step` of the finite, `fraction` of all but lecam.
 
     Raises:
         ValueError: there is no such regulariser (suggestions are given), or a bad value.

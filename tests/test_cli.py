@@ -4,6 +4,7 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 
 import fastgan
 from fastgan import fold
-from fastgan.cli import main
+from fastgan.cli import main, sample
 from fastgan.engine import sampling
 from fastgan.recipes import list_recipes
 
@@ -173,3 +174,14 @@ def test_bad_numbers_are_refused(flag, tmp_path, capsys):
     assert status == 2
     assert flag[2:].split("=")[0] in capsys.readouterr().err.replace("_", "-")
     assert not out.exists()
+
+
+def test_classes_are_drawn_by_number_or_by_the_name_of_their_folder(run, capsys, monkeypatch):
+    found = SimpleNamespace(manifest={"data": {"classes": ["cat", "dog"]}})
+    monkeypatch.setattr(sample, "find_checkpoint", lambda path: found)
+    assert [sample._class(label, run) for label in ("dog", "cat", "1", "-1")] == [1, 0, 1, -1]
+    with pytest.raises(ValueError, match=r"'dgo' is no class of .*: there are cat, dog \(did you"):
+        sample._class("dgo", run)
+    found.manifest = {}
+    with pytest.raises(ValueError, match=r"'dog' is no class of .*, whose data had no names"):
+        sample._class("dog", run)

@@ -24,7 +24,7 @@ COMMANDS = {
     "augment": "write samples of each class into folders: fastgan augment CKPT --per-class 100 ...",
     "augment-preview": "what an augmentation does: fastgan augment-preview DATA --augment ada",
     "config": "print a recipe's settings as a file: fastgan config dcgan-64 > run.yaml",
-    "data": "download data sets: fastgan data fetch mnist",
+    "data": "download or look through data sets: fastgan data fetch mnist, data check PATH",
     "export": "write the generator: fastgan export CKPT --format onnx -o generator.onnx",
     "explain": "how each block runs here: fastgan explain dcgan-64",
     "tune": "measure and keep the fastest form of each layer: fastgan tune dcgan-64",

@@ -173,6 +173,7 @@ def _reals(generator: Any, chosen: Arguments, limit: int | None) -> ImageDataset
         image_size=generator.image_size,
         channels=generator.channels,
         resize=run.resize,
+        max_pixels=run.max_pixels,
         limit=limit,
         split=chosen.split,
     ).as_bytes()

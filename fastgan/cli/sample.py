@@ -12,12 +12,13 @@ import torch
 import tyro
 from torch import Tensor
 
-from fastgan.checks import check_int, sides
+from fastgan.checks import check_int, did_you_mean, sides
 from fastgan.cli._common import check_seed, parse
 from fastgan.cli._output import output_file, picture_file
 from fastgan.data.audio import save_sound
 from fastgan.engine import (
     batch_statistics,
+    find_checkpoint,
     load_discriminator,
     load_generator,
     rejection_sample,
@@ -51,8 +52,9 @@ class Arguments:
     one after another, in place of spectrograms. Texts are printed, or written there."""
     force: bool = False
     """Write over the file that stands there."""
-    labels: tuple[int, ...] = ()
-    """Classes to draw, in turn, by a generator that takes them; by default all."""
+    labels: tuple[str, ...] = ()
+    """Classes to draw, in turn, by a generator that takes them, by number (from 0) or by the name
+    that they had in the run's data, such as that of their folder; by default all."""
     columns: int | None = None
     """Images a row; by default the grid is about square."""
     truncation: float | None = None
@@ -97,9 +99,8 @@ def run(arguments: list[str]) -> int:
     check_picture(chosen.n, height, width, chosen.columns, scale_of(width))
     labels = None
     if chosen.labels:
-        for label in chosen.labels:
-            check_int("labels", label, -_MAX_CLASSES, _MAX_CLASSES)
-        labels = torch.tensor(chosen.labels).repeat(-(-chosen.n // len(chosen.labels)))[: chosen.n]
+        classes = [_class(label, chosen.checkpoint) for label in chosen.labels]
+        labels = torch.tensor(classes).repeat(-(-chosen.n // len(classes)))[: chosen.n]
     images = _draw(chosen, generator, labels)
     if images.dim() == 5 and out.suffix.lower() in FORMATS and out.suffix.lower() != ".png":
         scale = screen_scale(images)
@@ -121,6 +122,18 @@ def _write_sounds(sounds: Tensor, generator: Any, out: Path, named: Path) -> int
         save_grid(pictures, out, scale=screen_scale(pictures))
     print(named)
     return 0
+
+
+def _class(label: str, checkpoint: Path) -> int:
+    if label.removeprefix("-").isdecimal():
+        return check_int("labels", int(label), -_MAX_CLASSES, _MAX_CLASSES)
+    names = find_checkpoint(checkpoint).manifest.get("data", {}).get("classes") or []
+    if label not in names:
+        known = f": there are {', '.join(names[:20])}" if names else ", whose data had no names"
+        raise ValueError(
+            f"labels: {label!r} is no class of {checkpoint}{known}{did_you_mean(label, names)}"
+        )
+    return int(names.index(label))
 
 
 def _draw(chosen: Arguments, generator: Any, labels: torch.Tensor | None) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,8 @@ def load_array(path: Path, options: LoadOptions) -> ImageDataset:
     try:
         view = to_nchw(images, options.layout)
         chosen = spread(len(view), options.limit)
-        tensor = conform(to_images(view if options.limit is None else view[chosen]), options)
+        made = _wide(view) or to_images
+        tensor = conform(made(view if options.limit is None else view[chosen]), options)
         wanted = None if labels is None else _to_labels(labels, len(view))[chosen]
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
@@ -152,6 +153,13 @@ def _guess_layout(shape: list[int]) -> Layout:
     raise DataError(
         f"the layout of an array of shape {shape} cannot be told: pass layout={readings}"
     )
+
+
+def _wide(array: NDArray[Any]) -> Callable[[NDArray[Any]], Tensor] | None:
+    """What makes uint16 images of an array that needs 16 bits."""
+    if (array.dtype.kind, array.dtype.itemsize) != ("u", 2) or array.max() <= 255:
+        return None
+    return lambda some: torch.from_numpy(np.array(some, np.uint16, order="C"))
 
 
 def to_images(array: NDArray[Any]) -> Tensor:

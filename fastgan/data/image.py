@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from fastgan.checks import sides
+from fastgan.data.depth import is_deep_colour, read_deep
 from fastgan.data.options import LoadOptions, Resize
 from fastgan.data.source import DataError
 
@@ -70,9 +71,11 @@ class ImageFile:
 def decode(stream: BinaryIO, name: str, options: LoadOptions) -> Tensor:
     """Decode one PNG, JPEG, WebP or TIFF into uint8 [C, H, W], C = 1 for grey, else 3.
 
-    Grey of 16 bits is uint16; Pillow reads 16-bit colour as 8 bits. EXIF orientation is applied,
-    damaged EXIF ignored; transparency is composited over `options.background`; CMYK and palettes
-    become RGB; of an animation, the first frame.
+    Of 16 bits it is uint16: colour where OpenCV is installed (fastgan[depth]), else as 8 bits with
+    a warning. EXIF orientation is applied, damaged EXIF ignored; transparency is composited over
+    `options.background`; CMYK and palettes become RGB; of an animation, the first frame. A JPEG of
+    more than `options.max_pixels` is decoded at a half, a quarter or an eighth of its sides where
+    it is to be resized anyway.
 
     Raises:
         UndecodableImage: damaged, none of the formats, of 32 bits, or more than
@@ -82,13 +85,17 @@ def decode(stream: BinaryIO, name: str, options: LoadOptions) -> Tensor:
     try:
         with Image.open(stream, formats=_FORMATS) as image:
             width, height = image.size
-            if width * height > options.max_pixels:
+            if width * height > options.max_pixels and not _reduced(image, options):
                 raise UndecodableImage(
                     f"{name}: {width}x{height} pixels are more than max_pixels = "
                     f"{options.max_pixels}: refused as a decompression bomb"
                 )
+            read = is_deep_colour(image) and read_deep(stream, image.mode)
             image.load()
-            array = _flatten(_upright(image), options.background, name)
+            if isinstance(read, np.ndarray):
+                array = _flatten_deep(read, image, options.background)
+            else:
+                array = _flatten(_upright(image), options.background, name)
     except (DataError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -110,16 +117,47 @@ def decode(stream: BinaryIO, name: str, options: LoadOptions) -> Tensor:
     return tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1).contiguous()
 
 
+def _reduced(image: Image.Image, options: LoadOptions) -> bool:
+    """Have a JPEG decoded with fewer pixels, as its blocks allow; False where that is no help."""
+    width, height = image.size
+    for divisor in (2, 4, 8):
+        if width // divisor * (height // divisor) <= options.max_pixels:
+            # By its aspect alone an image that keeps its size would be told from the others.
+            asked = options.image_size is not None
+            return asked and image.draft(None, (width // divisor, height // divisor)) is not None
+    return False
+
+
 def _upright(image: Image.Image) -> Image.Image:
     """Return decoded `image` as its EXIF orientation says; as it is, where that cannot be read."""
+    turn = _turn(image)
+    return image if turn is None else image.transpose(turn)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
     try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except MemoryError:
         raise
     except Exception:
         # Pillow reads EXIF as TIFF, and of other bytes raises SyntaxError, struct.error and more.
-        turn = None
-    return image if turn is None else image.transpose(turn)
+        return None
+
+
+def _flatten_deep(
+    pixels: NDArray[Any], image: Image.Image, background: tuple[int, int, int]
+) -> NDArray[Any]:
+    """uint16 [H, W, 3 or 4], RGB and perhaps opacity, of what `image` holds in 8 bits, upright and
+    without transparency; one channel of grey."""
+    grey = image.mode in ("L", "LA", "La") and len(set(background)) == 1
+    if (turn := _turn(image)) is not None:
+        channels = (Image.fromarray(np.ascontiguousarray(c)) for c in np.moveaxis(pixels, -1, 0))
+        pixels = np.stack([np.array(channel.transpose(turn)) for channel in channels], -1)
+    if pixels.shape[-1] == 4:
+        opacity = pixels[..., 3:] / 65535
+        over = pixels[..., :3] * opacity + np.array(background) * 257 * (1 - opacity)
+        pixels = np.rint(over).astype(np.uint16)
+    return pixels[..., 0] if grey else pixels
 
 
 def _flatten(image: Image.Image, background: tuple[int, int, int], name: str) -> NDArray[Any]:

@@ -83,7 +83,7 @@ def load(
         return load_mnist5k(options)
     if isinstance(source, str) and source in REMOTES:
         return _load_remote(source, options)
-    found = _find(source, options)
+    found = find_listing(source, options)
     if isinstance(found, Listing):
         return load_listing(found, options)
     path = expanded(source)
@@ -116,7 +116,7 @@ def stream(
     options = LoadOptions(
         image_size, channels, resize, background, strict, limit, max_pixels, "train", layout
     )
-    found = _find(source, options)
+    found = find_listing(source, options)
     if isinstance(found, Listing):
         return stream_listing(found, options, workers)
     if found is not None:
@@ -154,7 +154,7 @@ def open_images(
         return load(source, **options)
     _check_source(source)
     asked = LoadOptions(**options)
-    found = _find(source, asked)
+    found = find_listing(source, asked)
     if isinstance(found, Listing):
         opened = stream_listing(found, asked, workers)
         return opened if _is_large(opened, device) else load_listing(found, asked)
@@ -168,7 +168,7 @@ def _is_large(opened: ImageStream, device: torch.device | str) -> bool:
     return math.prod(opened.shape) * opened.dtype.itemsize > resident_bytes(torch.device(device))
 
 
-def _find(source: str | os.PathLike[str], options: LoadOptions) -> Listing | Path | None:
+def find_listing(source: str | os.PathLike[str], options: LoadOptions) -> Listing | Path | None:
     """The files of a source of many, the path of a .npy, or None for any other source."""
     if isinstance(source, str) and source in (EMBEDDED, *REMOTES):
         return None

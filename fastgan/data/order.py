@@ -33,10 +33,15 @@ class Order:
         shards: how many images lie in each file, if they lie many to a file. The shards are then
             taken in a random order, and images shuffled among `SHARDS_AT_ONCE` neighbours in it, so
             that reading stays in a few files at a time.
+        labels: classes, int64 [count], for `balance`.
+        balance: 0 takes the classes as often as they are there; 1 all alike, so that images of
+            rare ones come again within an epoch and some of the others not; between them class c
+            comes in proportion to its number of images to the power of 1 - balance.
 
     Raises:
         TypeError: a number that is not an int.
-        ValueError: a zero or negative number, a rank outside, or a batch larger than the data.
+        ValueError: a zero or negative number, a rank outside, a batch larger than the data, or a
+            balance outside of 0..1, of a set without classes, or of shards.
     """
 
     def __init__(
@@ -49,6 +54,8 @@ class Order:
         rank: int = 0,
         world_size: int = 1,
         shards: Sequence[int] | None = None,
+        labels: Tensor | None = None,
+        balance: float = 0.0,
     ) -> None:
         self.batch_size = check_int("batch_size", batch_size, 1)
         self.seed = check_int("seed", seed, 0)
@@ -65,6 +72,9 @@ class Order:
         self.count = count
         self.flip = flip
         self.shards = shards
+        self._balance, self._labels = balance, None
+        if balance:
+            self._labels = _classes_to_balance(labels, shards, balance, name)
         self.steps_per_epoch = count // total
 
     def place(self, step: int) -> tuple[int, slice]:
@@ -83,7 +93,9 @@ class Order:
         Drawn on the CPU, so that it is the same on every device.
         """
         generator = torch.Generator().manual_seed(mixed(self.seed, epoch))
-        if self.shards is None:
+        if self._labels is not None:
+            order = _balanced(self._labels, self._balance, generator)
+        elif self.shards is None:
             order = torch.randperm(self.count, generator=generator)
         else:
             order = _shuffled_shards(torch.tensor(self.shards), generator)
@@ -107,3 +119,37 @@ def _shuffled_shards(sizes: Tensor, generator: torch.Generator) -> Tensor:
         images = torch.cat([torch.arange(ends[i] - int(sizes[i]), ends[i]) for i in near])
         parts.append(images[torch.randperm(len(images), generator=generator)])
     return torch.cat(parts)
+
+
+def _classes_to_balance(
+    labels: Tensor | None, shards: Sequence[int] | None, balance: float, name: str
+) -> Tensor:
+    if not 0 <= balance <= 1:
+        raise ValueError(f"balance must lie in 0..1, got {balance!r}")
+    if labels is None or labels.dtype != torch.int64 or labels.dim() != 1:
+        raise ValueError(f"balance needs a class for each image, and {name} has none")
+    if shards is not None:
+        raise ValueError(
+            f"balance cannot draw from shards, which are read one after the other: {name} must be "
+            "held in memory (loading=resident)"
+        )
+    return labels.cpu()
+
+
+def _balanced(labels: Tensor, balance: float, generator: torch.Generator) -> Tensor:
+    """As many as there are labels; none of a class comes again before all of it have come."""
+    counts = labels.unique(return_counts=True)[1]
+    share = counts.double() ** (1 - balance)
+    wanted = share / share.sum() * len(labels)
+    quota = wanted.long()
+    rest = len(labels) - int(quota.sum())
+    quota[(wanted - quota).argsort(descending=True, stable=True)[:rest]] += 1
+    drawn = []
+    for own, times in zip(
+        labels.argsort(stable=True).split(counts.tolist()), quota.tolist(), strict=True
+    ):
+        rounds = range(-(-times // len(own)))
+        again = [own[torch.randperm(len(own), generator=generator)] for _ in rounds]
+        drawn += [part[:left] for part, left in zip(again, range(times, 0, -len(own)), strict=True)]
+    order = torch.cat(drawn)
+    return order[torch.randperm(len(order), generator=generator)]

@@ -36,6 +36,7 @@ class ResidentLoader:
         flip: mirror each image left-right with probability 1/2.
         rank: this process, 0 <= rank < world_size.
         world_size: number of processes.
+        balance: see `Order`.
     """
 
     def __init__(
@@ -47,10 +48,14 @@ class ResidentLoader:
         flip: bool = False,
         rank: int = 0,
         world_size: int = 1,
+        balance: float = 0.0,
     ) -> None:
         count, name = len(dataset.images), dataset.name
         check_flip(flip, tuple(dataset.images.shape), name)
-        self.order = Order(count, name, batch_size, seed, flip, rank, world_size)
+        self.order = Order(
+            count, name, batch_size, seed, flip, rank, world_size,
+            labels=dataset.labels, balance=balance,
+        )  # fmt: skip
         self.device = torch.device(device)
         self._range = dataset.value_range
         # One kernel gathers, scales and mirrors images of bytes.

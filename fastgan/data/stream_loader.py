@@ -77,6 +77,7 @@ class StreamLoader:
         rank: this process, 0 <= rank < world_size.
         world_size: number of processes.
         ahead: batches that are read before they are asked for.
+        balance: see `Order`.
     """
 
     def __init__(
@@ -89,10 +90,14 @@ class StreamLoader:
         rank: int = 0,
         world_size: int = 1,
         ahead: int = 4,
+        balance: float = 0.0,
     ) -> None:
         count, name = stream.shape[0], stream.name
         check_flip(flip, stream.shape, name)
-        self.order = Order(count, name, batch_size, seed, flip, rank, world_size, stream.shards)
+        self.order = Order(
+            count, name, batch_size, seed, flip, rank, world_size, stream.shards,
+            stream.labels, balance,
+        )  # fmt: skip
         self.device = torch.device(device)
         self.ahead = check_int("ahead", ahead, 1)
         self._images = stream

@@ -39,11 +39,14 @@ class TrainConfig:
     smooth_fake: float = 0.0
     """Its target for generated images."""
     regularizer: str = "none"
-    """Of the discriminator: r1, r2, r1_r2, wgan_gp, dragan or lecam."""
+    """Of the discriminator: r1, r2, r1_r2, wgan_gp, dragan, lecam, or r1_finite, r2_finite,
+    r1_r2_finite: the first three by finite differences, without second order."""
     reg_weight: float | None = None
     """The regulariser's weight; by default the usual one of its paper."""
     reg_every: int = 1
     """Discriminator updates from one evaluation of the regulariser to the next."""
+    reg_fraction: float = 1.0
+    """The share of the batch that a gradient penalty is taken over."""
     augment: str = "none"
     """Of all images that the discriminator sees: diffaugment, ada or instance_noise."""
     clip_weights: float = 0.0
@@ -88,6 +91,8 @@ class TrainConfig:
     """Decay of the generator's moving average, which samples are drawn from. 0 turns it off."""
     flip: bool = False
     """Mirror half of the real images."""
+    balance: float = 0.0
+    """Draw classes of few images more often: 0 as often as they are there, 1 all alike."""
     precision: PrecisionSetting = "auto"
     """Of convolutions and matrix products: float32, tf32, bfloat16 or float16 (with dynamic loss
     scaling); parameters and statistics stay float32. auto is tf32 on a GPU that has it, else
@@ -153,6 +158,14 @@ class TrainConfig:
                 raise ValueError(f"{name} must be a positive number, got {value!r}")
         for name in ("clip_grad", "clip_weights", "class_weight", "weight_decay"):
             check_number(name, getattr(self, name))
+        if not 0 < self.reg_fraction <= 1:
+            raise ValueError(f"reg_fraction must lie in (0, 1], got {self.reg_fraction!r}")
+        if self.reg_fraction < 1 and self.regularizer in ("none", "lecam"):
+            raise ValueError(
+                f"reg_fraction is of gradient penalties, and regularizer is {self.regularizer}"
+            )
+        if not 0 <= self.balance <= 1:
+            raise ValueError(f"balance must lie in 0..1, got {self.balance!r}")
         for name in ("beta1", "beta2", "ema_decay"):
             value = getattr(self, name)
             if not 0 <= value < 1:

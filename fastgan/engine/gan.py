@@ -31,7 +31,8 @@ class Penalty(Protocol):
     """A regulariser of the discriminator, added to its loss on every ``every``-th update.
 
     One whose attribute ``takes`` is "logits" also has ``penalty(real_logits, fake_logits)``, which
-    needs no pass of its own.
+    needs no pass of its own; one that takes "augmented" is given images and a discriminator as they
+    are behind the augmentation, in float32.
     """
 
     weight: float
@@ -142,8 +143,15 @@ class GAN:
 
     def outputs(self, images: Tensor, labels: Tensor | None) -> DiscriminatorOutput:
         """The output for ``images``, augmented if the run augments."""
-        images = images if self.augment is None else self.augment(images)
-        return output_of(self._outputs(images, labels), labels)
+        return output_of(self._outputs(self.augmented(images), labels), labels)
+
+    def augmented(self, images: Tensor) -> Tensor:
+        """``images`` as the discriminator is to see them."""
+        return images if self.augment is None else self.augment(images)
+
+    def logits_of(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """The logits of ``images`` as they are."""
+        return output_of(self._outputs(images, labels), labels).logits
 
     def outputs_of_both(
         self, batch: Batch, fakes: Tensor
@@ -153,7 +161,7 @@ class GAN:
         if not self.joint_batch:
             return self.outputs(batch.images, labels), self.outputs(fakes, labels)
         both = [batch.images, fakes]
-        both = both if self.augment is None else [self.augment(images) for images in both]
+        both = [self.augmented(images) for images in both]
         twice = None if labels is None else torch.cat([labels, labels])
         with segments(self.discriminator, 2):
             outputs = self._outputs(torch.cat(both), twice)

@@ -96,12 +96,25 @@ def penalty_phase(gan: GAN, batch: Batch, fakes: Tensor, penalties: Sequence[Pen
     """
     metrics = {}
     for penalty in penalties:
-        with nullcontext() if gan.precision == "float16" else gan.autocast():
-            logits = partial(gan.discriminate, labels=batch.labels)
-            value = penalty(logits, batch.images, fakes.to(batch.images.dtype))
+        # A difference of logits needs the same images in both of its passes, and float32.
+        takes_seen = getattr(penalty, "takes", "images") == "augmented"
+        real, fake = batch.images, fakes.to(batch.images.dtype)
+        if takes_seen:
+            real, fake = gan.augmented(real), gan.augmented(fake)
+        logits_of = gan.logits_of if takes_seen else gan.discriminate
+        float32 = takes_seen or gan.precision == "float16"
+        with nullcontext() if float32 else gan.autocast():
+            value = penalty(partial(_of_first, logits_of, batch.labels), real, fake)
         gan.update_d.backward(value * (penalty.weight * penalty.every / gan.accumulate))
         metrics[_penalty_name(penalty)] = value.detach()
     return metrics
+
+
+def _of_first(
+    logits_of: Callable[[Tensor, Tensor | None], Tensor], labels: Tensor | None, images: Tensor
+) -> Tensor:
+    """The logits of the first images of a batch, or of all."""
+    return logits_of(images, None if labels is None else labels[: len(images)])
 
 
 def generator_phase(gan: GAN, batch: Batch, fakes: Tensor | None = None) -> Metrics:

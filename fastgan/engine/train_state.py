@@ -114,6 +114,7 @@ class TrainState:
             flip=config.flip,
             rank=self.group.rank,
             world_size=self.group.size,
+            **({"balance": config.balance} if config.balance else {}),
         )
         self.generator = self._place(generator)
         # A network that is not there is a module without parameters.
@@ -373,11 +374,13 @@ class TrainState:
     @cached_property
     def _data_facts(self) -> dict[str, Any]:
         # Once a run: hashing a large set takes seconds, and every checkpoint names its data.
-        return {
+        facts = {
             "name": self.dataset.name,
             "images": list(self.dataset.shape),
             "fingerprint": self.dataset.fingerprint(),
         }
+        names = getattr(self.dataset, "classes", None)
+        return {**facts, "classes": list(names)} if names else facts
 
     def _random(self, stream: int) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(self.config.seed * 4 + stream)
@@ -392,7 +395,8 @@ def channels_last_of(tensor: Tensor) -> Tensor:
 def _named_penalties(config: TrainConfig) -> list[Penalty]:
     if config.regularizer == "none":
         return []
-    return [get_regularizer(config.regularizer, config.reg_weight, config.reg_every)]
+    some = {} if config.reg_fraction == 1 else {"fraction": config.reg_fraction}
+    return [get_regularizer(config.regularizer, config.reg_weight, config.reg_every, **some)]
 
 
 def _latent_dim(generator: nn.Module, given: int | None) -> int:

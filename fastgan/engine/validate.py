@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from fastgan.data import Source
+from fastgan.data import ImageDataset, ImageStream, Source
 from fastgan.engine.capture import CaptureError
 from fastgan.engine.config import Capture, TrainConfig
 from fastgan.engine.distributed import DistributedGroup
@@ -159,6 +159,11 @@ def _check_labels(
     dataset: Source,
 ) -> None:
     classes = getattr(generator, "num_classes", 0)
+    if config.balance and not isinstance(dataset, (ImageDataset, ImageStream)):
+        raise ValueError(
+            f"balance needs all classes beforehand, as ImageDataset and streams have them, and "
+            f"{dataset.name} is read as it goes: give its DataLoader a WeightedRandomSampler"
+        )
     if not config.conditional:
         if classes:
             raise ValueError(

@@ -116,6 +116,7 @@ def _reals(generator: Any, chosen: Evaluation, run: DataConfig) -> ImageDataset:
         image_size=generator.image_size,
         channels=generator.channels,
         resize=run.resize,
+        max_pixels=run.max_pixels,
         limit=chosen.reals,
         split=chosen.split,
     ).as_bytes()

@@ -14,7 +14,7 @@ from fastgan.checks import check_int, sides, unknown
 from fastgan.data import Source, open_images, open_levels, open_volumes
 from fastgan.data.audio import open_audio
 from fastgan.data.levels import EMBEDDED
-from fastgan.data.options import Loading, Resize
+from fastgan.data.options import MAX_PIXELS, Loading, Resize
 from fastgan.data.text import open_text
 from fastgan.engine.config import TrainConfig
 from fastgan.engine.objectives import GANObjective, Objective
@@ -60,6 +60,8 @@ class DataConfig:
     """How an image of another aspect is made to fit."""
     strict: bool = False
     """An image that cannot be read is an error, instead of being skipped and counted."""
+    max_pixels: int = MAX_PIXELS
+    """A file with more pixels is skipped and counted; a JPEG is decoded reduced instead."""
 
     def open(self, recipe: Recipe, device: torch.device) -> Source:
         """The images, of the recipe's size and channels."""
@@ -72,6 +74,7 @@ class DataConfig:
             channels=recipe.channels,
             resize=self.resize,
             strict=self.strict,
+            max_pixels=self.max_pixels,
             limit=self.limit,
         )
 

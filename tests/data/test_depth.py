@@ -33,6 +33,16 @@ def test_16_bit_grey_keeps_every_value(tmp_path: Path, opened: Any, name: str) -
     assert images.unique().numel() == 8
 
 
+@pytest.mark.parametrize("dtype", ["<u2", ">u2"])
+def test_an_array_of_16_bits_keeps_them_where_it_needs_them(tmp_path: Path, dtype: str) -> None:
+    np.save(tmp_path / "a.npy", VALUES[None].astype(dtype))
+    found = load(tmp_path / "a.npy", image_size=(2, 4), layout="NHW")
+    assert (found.dtype, found.value_range) == (torch.uint16, (0, 65535))
+    assert found.images[0, 0].tolist() == VALUES.tolist()
+    np.save(tmp_path / "b.npy", np.array([[[0, 255, 7]] * 5], dtype))
+    assert load(tmp_path / "b.npy", layout="NHW").dtype == torch.uint8
+
+
 @pytest.mark.parametrize("opened", [load, stream])
 def test_8_bit_images_among_them_have_the_same_range(tmp_path: Path, opened: Any) -> None:
     save(tmp_path, "a.png", VALUES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -130,3 +132,9 @@ def test_networks_that_take_no_labels_are_refused():
         other = type(networks[1 - taking]).__name__
         with pytest.raises(ValueError, match=f"{other} takes none: its forward has one argument"):
             Trainer(*networks, labelled(), TrainConfig(batch_size=8, conditional=True))
+
+
+def test_the_names_of_classes_are_written_down():
+    named = dataclasses.replace(labelled(), classes=("cat", "dog", "owl"))
+    assert trainer(named).facts()["data"]["classes"] == ["cat", "dog", "owl"]
+    assert "classes" not in trainer().facts()["data"]

@@ -35,3 +35,9 @@ def test_examples_train_on_data_of_other_kinds(tmp_path, monkeypatch, capsys, na
     scale = max(1, 64 // width)
     with Image.open(last) as grid:
         assert grid.size == tuple(scale * (8 * (side + 2) + 2) for side in (width, height))
+
+
+@pytest.mark.parametrize("name", ["train_volumes", "train_13_channels"])
+def test_data_of_other_kinds_take_thirty_lines(name):
+    lines = (EXAMPLES / f"{name}.py").read_text().splitlines()
+    assert sum(bool(line.strip()) for line in lines) <= 30

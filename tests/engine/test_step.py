@@ -277,3 +277,32 @@ def test_one_stage_needs_one_logit_an_image():
     trainer.gan.discriminator = nn.Conv2d(1, 1, 3)
     with pytest.raises(ValueError, match=r"one logit an image, got logits of shape \[8, 1, 6, 6\]"):
         gan_step(trainer.gan, lambda _: batch())
+
+
+class Jitter(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images + torch.randn_like(images)
+
+
+def test_finite_differences_are_taken_of_images_that_were_augmented_once(tmp_path):
+    settings = {"regularizer": "r1_finite", "reg_fraction": 0.5, "batch_size": 8}
+    trainer, seen = tiny_trainer(parts={"augment": Jitter()}, **settings), []
+    hook = trainer.discriminator.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    trainer.train_step()
+    hook.remove()
+    assert [len(images) for images in seen] == [8, 8, 4, 4, 8]  # real, fake, the penalty's, fake
+    assert (seen[2] - seen[3]).std().item() == pytest.approx(0.01, rel=0.3)
+    assert (seen[3] - seen[0][:4]).std() > 0.1
+    assert "r1_finite" in trainer.latest
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"reg_fraction": 0.0, "regularizer": "r1"}, r"reg_fraction must lie in \(0, 1\], got 0"),
+        ({"reg_fraction": 0.5, "regularizer": "lecam"}, "reg_fraction is of gradient penalties"),
+    ],
+)
+def test_a_share_of_the_batch_is_of_gradient_penalties(settings, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**settings)

@@ -34,3 +34,16 @@ def test_in_both_modes(folder: Path) -> None:
     for opened in (load, lambda folder, strict: stream(folder, strict=strict).some(5)):
         with pytest.raises(DataError, match=r"large\.png: 10000x10000 pixels"):
             opened(folder, strict=True)
+
+
+def test_a_jpeg_that_is_resized_anyway_is_decoded_reduced(tmp_path: Path) -> None:
+    left_dark = Image.new("L", (80, 40), 200)
+    left_dark.paste(50, (0, 0, 40, 40))
+    left_dark.save(tmp_path / "1.jpg", quality=95)
+    found = load(tmp_path, image_size=(4, 8), max_pixels=40 * 20).images[0, 0]
+    assert found[:, :3].float().mean().item() == pytest.approx(50, abs=3)
+    assert found[:, 5:].float().mean().item() == pytest.approx(200, abs=3)
+    with pytest.raises(DataError, match="80x40 pixels are more than max_pixels = 49"):
+        load(tmp_path, image_size=8, max_pixels=49)  # an eighth of each side has 50
+    with pytest.raises(DataError, match="80x40 pixels are more than max_pixels"):
+        load(tmp_path, max_pixels=40 * 20)  # of another size than the others
