@@ -125,6 +125,20 @@ def test_the_module_is_the_command():
     assert module.stdout == command.stdout
 
 
+def test_a_signal_may_come_before_pytorch_is_there():
+    code = """
+import sys
+from fastgan import cli
+def stopped(name):
+    raise cli.Terminated
+cli._command = stopped
+assert cli.main(["train"]) == 143
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "fastgan: stopped by SIGTERM\n")
+
+
 def test_importing_prints_and_builds_nothing():
     code = "import fastgan, sys; assert 'torch' not in sys.modules and 'triton' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

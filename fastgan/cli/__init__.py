@@ -61,25 +61,21 @@ def _run(arguments: list[str]) -> int:
         return 128 + 13
     except Exception as error:
         # Imported this late because a signal may come while PyTorch is being imported.
+        from fastgan.cli._common import is_first
         from fastgan.engine import LostRankError, NonFiniteError
 
         expected = ValueError, OSError, ModuleNotFoundError, NonFiniteError
         if not isinstance(error, expected) or os.environ.get("FASTGAN_DEBUG"):
             raise
         # The first process speaks for what befalls all of them.
-        if _is_first() or isinstance(error, LostRankError):
+        if is_first() or isinstance(error, LostRankError):
             print(f"fastgan: error: {_message(error)}", file=sys.stderr)
         return 2
 
 
-def _is_first() -> bool:
-    from fastgan.cli._common import is_first
-
-    return is_first()
-
-
 def _stopped(number: signal.Signals) -> int:
-    if _is_first():
+    # By the variable alone: a signal may come while PyTorch is being imported.
+    if os.environ.get("RANK", "0") == "0":
         print(f"fastgan: stopped by {number.name}", file=sys.stderr)
     return 128 + number
 

@@ -34,7 +34,7 @@ from fastgan.engine.start import freeze_first
 from fastgan.engine.step import Step
 from fastgan.engine.translating import TranslationStep
 from fastgan.engine.update import Update
-from fastgan.engine.validate import capture_of, check_choices, check_given
+from fastgan.engine.validate import capture_of, check_choices, check_given, width_of_noise
 from fastgan.losses import GANLoss, get_loss
 from fastgan.nn import batches_counted_together, convert_sync_batchnorm
 from fastgan.ops.core.tensors import CHANNELS_LAST
@@ -82,7 +82,7 @@ class TrainState:
         precision = resolve_precision(config.precision, self.device)
         self.chose_precision = config.precision == "auto"
         self.config = config = replace(config, precision=precision)
-        self.latent_dim = _latent_dim(generator, latent_dim)
+        self.latent_dim = width_of_noise(generator, latent_dim)
         self.description = description or {}
         # They stand above the state, and are typed there: each is told of it as the run goes on.
         self.callbacks = list(callbacks)
@@ -397,13 +397,3 @@ def _named_penalties(config: TrainConfig) -> list[Penalty]:
         return []
     some = {} if config.reg_fraction == 1 else {"fraction": config.reg_fraction}
     return [get_regularizer(config.regularizer, config.reg_weight, config.reg_every, **some)]
-
-
-def _latent_dim(generator: nn.Module, given: int | None) -> int:
-    width = given if given is not None else getattr(generator, "latent_dim", None)
-    if not isinstance(width, int) or width < 0:
-        raise ValueError(
-            "latent_dim must be a whole number (0: the generator takes conditions alone), given or "
-            f"as generator.latent_dim; got {width!r}"
-        )
-    return width

@@ -89,6 +89,17 @@ def _reads_on_the_host(part: nn.Module | Optimizer) -> str | None:
     return None
 
 
+def width_of_noise(generator: nn.Module, given: int | None) -> int:
+    """The values of noise that a generator takes for an image. ValueError where nothing tells."""
+    width = given if given is not None else getattr(generator, "latent_dim", None)
+    if not isinstance(width, int) or width < 0:
+        raise ValueError(
+            "latent_dim must be a whole number (0: the generator takes conditions alone), given or "
+            f"as generator.latent_dim; got {width!r}"
+        )
+    return width
+
+
 def check_given(
     config: TrainConfig,
     optimizers: tuple[Optimizer | None, Optimizer | None],
