@@ -16,6 +16,13 @@ def test_the_page_is_made_from_the_results():
     assert page.renew(text, RESULTS) == text
 
 
+def test_the_pages_of_applications_are_too():
+    for name, found in RESULTS.items():
+        if "gain" in found["scores"]:
+            text = (page.APPLICATIONS / f"{name}.md").read_text(encoding="utf-8")
+            assert page.renew_ways(text, found) == text
+
+
 def test_every_result_has_its_picture():
     pictured = {name for name, found in RESULTS.items() if "samples" not in found}
     assert {p.stem for p in page.PICTURES.glob("*.png")} >= pictured

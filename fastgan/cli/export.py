@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -16,6 +17,7 @@ from fastgan.engine import load_generator
 from fastgan.engine.checkpoint import find_checkpoint
 from fastgan.fusion import export
 from fastgan.fusion.exporting import SUFFIXES
+from fastgan.models import Translator
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Arguments:
     """A checkpoint's folder, or a run's (its newest checkpoint)."""
     format: Literal["onnx", "torch-export", "safetensors"] = "onnx"
     """onnx and torch-export: the generator, its batch norms folded into convolutions, for any batch
-    size; safetensors: its weights as they are."""
+    size (of one that takes images: of images of the size it was trained with); safetensors: its
+    weights as they are."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """The file to write; by default generator.onnx, .pt2 or .safetensors."""
     force: bool = False
@@ -40,8 +43,18 @@ def run(arguments: list[str]) -> int:
     named = chosen.out or Path(f"generator{SUFFIXES[chosen.format]}")
     out = output_file(named, chosen.force)
     generator = load_generator(chosen.checkpoint, weights=chosen.weights)
-    described = json.dumps(find_checkpoint(chosen.checkpoint).manifest["generator"])
-    noise = torch.randn(2, generator.latent_dim)  # type: ignore[call-overload]
-    export(generator, (noise,), out, chosen.format, {"generator": described})
+    manifest = find_checkpoint(chosen.checkpoint).manifest
+    described = json.dumps(manifest["generator"])
+    export(
+        generator, (_example(generator, manifest),), out, chosen.format, {"generator": described}
+    )
     print(named)
     return 0
+
+
+def _example(generator: Any, manifest: Mapping[str, Any]) -> torch.Tensor:
+    """Noise, or conditions of the size that the run was trained with."""
+    if not isinstance(generator, Translator):
+        return torch.randn(2, generator.latent_dim)
+    height, width = (side // generator.scale for side in manifest["data"]["images"][-2:])
+    return torch.rand(2, generator.condition_channels, height, width)

@@ -13,10 +13,10 @@ from safetensors.torch import save as encode
 
 from fastgan.checks import check_int, sides
 from fastgan.cli._common import check_seed, parse
+from fastgan.cli._drawing import load_drawing
 from fastgan.cli._output import output_file, picture_file
 from fastgan.data import ImageDataset, load
-from fastgan.engine import load_generator, pictures, save_grid
-from fastgan.engine.device import take_device
+from fastgan.engine import pictures, save_grid
 from fastgan.engine.grid import check_picture, scale_of, screen_scale
 from fastgan.recipes.evaluation import run_data_of
 from fastgan.system import whole_file
@@ -91,9 +91,7 @@ def _loaded(chosen: Arguments) -> Any:
     for name in ("rows", "columns"):
         check_int(name, getattr(chosen, name), 1)
     check_seed(chosen.seed)
-    return load_generator(
-        chosen.checkpoint, weights=chosen.weights, device=take_device(chosen.device)
-    )
+    return load_drawing(chosen.checkpoint, chosen.weights, chosen.device)
 
 
 def _walk(chosen: Arguments, out: Path) -> None:

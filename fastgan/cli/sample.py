@@ -14,13 +14,13 @@ from torch import Tensor
 
 from fastgan.checks import check_int, did_you_mean, sides
 from fastgan.cli._common import check_seed, parse
+from fastgan.cli._drawing import load_drawing
 from fastgan.cli._output import output_file, picture_file
 from fastgan.data.audio import save_sound
 from fastgan.engine import (
     batch_statistics,
     find_checkpoint,
     load_discriminator,
-    load_generator,
     rejection_sample,
     sample_images,
     save_grid,
@@ -79,9 +79,7 @@ def run(arguments: list[str]) -> int:
     check_seed(chosen.seed)
     # Asked for before anything is computed; texts are printed where nothing is asked for.
     asked = None if chosen.out is None else output_file(chosen.out, chosen.force)
-    generator: Any = load_generator(
-        chosen.checkpoint, weights=chosen.weights, device=take_device(chosen.device)
-    )
+    generator: Any = load_drawing(chosen.checkpoint, chosen.weights, chosen.device)
     if chosen.temperature is not None:
         set_temperature(generator, chosen.temperature)
     if hasattr(generator, "characters"):

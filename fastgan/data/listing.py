@@ -12,7 +12,7 @@ import torch
 
 from fastgan.data.dataset import ImageDataset, spread
 from fastgan.data.image import SUFFIXES, ImageFile, decode_all
-from fastgan.data.options import MAX_UNPACKED_BYTES, LoadOptions
+from fastgan.data.options import MAX_UNPACKED_BYTES, LoadOptions, Split
 from fastgan.data.source import DataError
 
 # One image file. The largest lossless photographs stay well below this.
@@ -40,7 +40,24 @@ class Listing:
 
     def limited(self, limit: int | None) -> Listing:
         """At most `limit` of the files, evenly spaced."""
-        chosen = spread(len(self.files), limit)
+        return self._of(spread(len(self.files), limit))
+
+    def part(self, held_out: int, split: Split) -> Listing:
+        """All but every `held_out`-th of the files, or, as the split "test", those.
+
+        DataError where no file is in it.
+        """
+        test = split == "test"
+        numbers = range(len(self.files))
+        chosen = [i for i in numbers if (i % held_out == held_out - 1) is test]
+        if not chosen:
+            raise DataError(
+                f"{self.name}: of {len(self.files)} images none is in the split {split} with "
+                f"held_out={held_out}"
+            )
+        return self._of(chosen)
+
+    def _of(self, chosen: list[int]) -> Listing:
         if len(chosen) == len(self.files):
             return self
         labels = None if self.labels is None else [self.labels[i] for i in chosen]

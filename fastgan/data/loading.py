@@ -48,6 +48,7 @@ def load(
     max_pixels: int = MAX_PIXELS,
     split: Split = "train",
     layout: Layout = "auto",
+    held_out: int = 0,
 ) -> ImageDataset:
     """Load a data set into memory as uint8 [N, C, H, W].
 
@@ -68,6 +69,8 @@ def load(
         max_pixels: refuse an image file with more pixels than this.
         split: "train" or "test"; other than "train" only for sources that have splits.
         layout: of arrays, where it cannot be told from the shape (see `docs/data.md`).
+        held_out: of a folder, a zip or shards: every `held_out`-th image, in the order of their
+            names, is the split "test", and the others are "train". 0 leaves them without splits.
 
     Raises:
         TypeError, ValueError: an option of a wrong type or value.
@@ -76,14 +79,14 @@ def load(
         DataError: content that cannot be used; the message says what was expected.
     """
     options = LoadOptions(
-        image_size, channels, resize, background, strict, limit, max_pixels, split, layout
+        image_size, channels, resize, background, strict, limit, max_pixels, split, layout, held_out
     )
     _check_source(source)
+    found = find_listing(source, options)
     if source == EMBEDDED:
         return load_mnist5k(options)
     if isinstance(source, str) and source in REMOTES:
         return _load_remote(source, options)
-    found = find_listing(source, options)
     if isinstance(found, Listing):
         return load_listing(found, options)
     path = expanded(source)
@@ -101,6 +104,7 @@ def stream(
     limit: int | None = None,
     max_pixels: int = MAX_PIXELS,
     layout: Layout = "auto",
+    held_out: int = 0,
     workers: int = 0,
 ) -> ImageStream:
     """Open a data set that stays on disk; `StreamLoader` and `Trainer` take what this returns.
@@ -114,8 +118,9 @@ def stream(
     """
     _check_source(source)
     options = LoadOptions(
-        image_size, channels, resize, background, strict, limit, max_pixels, "train", layout
-    )
+        image_size, channels, resize, background, strict, limit, max_pixels, "train", layout,
+        held_out,
+    )  # fmt: skip
     found = find_listing(source, options)
     if isinstance(found, Listing):
         return stream_listing(found, options, workers)
@@ -170,6 +175,17 @@ def _is_large(opened: ImageStream, device: torch.device | str) -> bool:
 
 def find_listing(source: str | os.PathLike[str], options: LoadOptions) -> Listing | Path | None:
     """The files of a source of many, the path of a .npy, or None for any other source."""
+    found = _found(source, options)
+    if not options.held_out:
+        return found
+    if isinstance(found, Listing):
+        return found.part(options.held_out, options.split)
+    raise ValueError(
+        f"held_out is for a folder, a zip or shards of images, got source {str(source)!r}"
+    )
+
+
+def _found(source: str | os.PathLike[str], options: LoadOptions) -> Listing | Path | None:
     if isinstance(source, str) and source in (EMBEDDED, *REMOTES):
         return None
     path = expanded(source)
@@ -183,7 +199,7 @@ def find_listing(source: str | os.PathLike[str], options: LoadOptions) -> Listin
         return path if is_npy(path) and options.split == "train" else None
     if kind == "idx":
         return None
-    if options.split != "train":
+    if options.split != "train" and not options.held_out:
         raise ValueError(f"{path}: this kind of source has no splits, got split={options.split!r}")
     if shards:
         return list_shards(shards, str(source))

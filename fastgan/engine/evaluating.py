@@ -41,6 +41,11 @@ def metrics_named(names: Sequence[str], generator: nn.Module) -> tuple[list[str]
     Raises:
         ValueError: none, one that does not exist, or one that needs an encoder that is not there.
     """
+    if getattr(generator, "latent_dim", None) == 0:
+        raise ValueError(
+            f"{type(generator).__name__} makes images of others, which fastgan eval measures with "
+            "--metrics psnr,ssim, and a run as it goes on does not: leave eval_every at 0"
+        )
     check_named(names, (*METRICS, *RECONSTRUCTIONS))
     of_pairs = [name for name in names if name in RECONSTRUCTIONS]
     for name in of_pairs:

@@ -10,7 +10,7 @@ from .ngrams import jensen_shannon, ngram_counts
 from .patterns import pattern_divergence
 from .prdc import PRDC, prdc
 from .pretrained import get_network
-from .reconstruction import Reconstruction
+from .reconstruction import Reconstruction, sharpness, video_luma
 from .score import LOWER_IS_BETTER, Score, difference, load_scores, save_scores
 from .sokoban import playable
 from .two_sample import area_under_curve, two_sample_auc, wasserstein
@@ -41,7 +41,9 @@ __all__ = [
     "real_statistics",
     "save_scores",
     "score_digits",
+    "sharpness",
     "train_lenet",
     "two_sample_auc",
+    "video_luma",
     "wasserstein",
 ]

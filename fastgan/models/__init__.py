@@ -13,6 +13,7 @@ from .init import init_weights, initialize
 from .mlp import MLPDiscriminator, MLPGenerator
 from .r3gan import R3GANDiscriminator, R3GANGenerator
 from .resnet import ResNetDiscriminator, ResNetGenerator
+from .restoration import Inpainter, InpaintingDiscriminator, SRResNet
 from .spectral import spectral_norm
 from .text import TextDiscriminator, TextGenerator, TextRNN
 from .tf_dcgan import TFDCGANDiscriminator, TFDCGANGenerator
@@ -31,6 +32,8 @@ __all__ = [
     "DCGANGenerator",
     "Discriminator",
     "Generator",
+    "Inpainter",
+    "InpaintingDiscriminator",
     "MLPDiscriminator",
     "MLPGenerator",
     "PatchDiscriminator",
@@ -39,6 +42,7 @@ __all__ = [
     "R3GANGenerator",
     "ResNetDiscriminator",
     "ResNetGenerator",
+    "SRResNet",
     "TFDCGANDiscriminator",
     "TFDCGANGenerator",
     "TextDiscriminator",

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
-from fastgan.checks import check_int
+from fastgan.checks import check_int, parse_size
 from fastgan.data import ImageDataset, load
 from fastgan.data.options import Split
 from fastgan.engine import find_checkpoint, load_generator
@@ -20,9 +21,14 @@ from fastgan.engine.evaluating import (
     reconstruction_scores,
     sample_scores,
 )
+from fastgan.engine.objectives import objective_of
+from fastgan.engine.restoring import translate
 from fastgan.engine.sampling import draw_noise, fitting_labels, to_draw
+from fastgan.engine.translating import TranslationStep
 from fastgan.metrics import Score, get_network
+from fastgan.models import Translator
 from fastgan.recipes.recipe import DataConfig, Recipe, built, list_recipes
+from fastgan.recipes.restored import translation_scores
 
 Weights = Literal["ema", "raw"]
 
@@ -33,7 +39,8 @@ class Evaluation:
 
     metrics: tuple[str, ...] | None = None
     """fid, kid, is, prdc and classes of samples; psnr, ssim and elbo of reconstructions. By default
-    fid and kid; of what is no image all that its recipe measures."""
+    fid and kid; of images that are made of others psnr and ssim; of what is no image all that its
+    recipe measures."""
     data: str | None = None
     """The real images, or other items; by default those of the run."""
     split: Split = "train"
@@ -66,6 +73,8 @@ def evaluate_checkpoint(
     recipe = _recipe_of(path)
     if recipe is not None and recipe.scores is not None:
         return _own_scores(recipe, generator, path, chosen)
+    if isinstance(generator, Translator):
+        return _translated(generator, path, chosen)
     metrics = ("fid", "kid") if chosen.metrics is None else chosen.metrics
     of_samples, of_pairs = metrics_named(metrics, generator)
     run_data = run_data_of(path)
@@ -111,12 +120,52 @@ def run_data_of(path: Path, kind: type[Any] = DataConfig) -> Any:
 
 
 def _reals(generator: Any, chosen: Evaluation, run: DataConfig) -> ImageDataset:
+    size: Any = getattr(generator, "image_size", None) or parse_size(
+        "image_size", run.image_size or ""
+    )
     return load(
         chosen.data or run.data,
-        image_size=generator.image_size,
+        image_size=size,
         channels=generator.channels,
         resize=run.resize,
         max_pixels=run.max_pixels,
         limit=chosen.reals,
         split=chosen.split,
+        held_out=run.held_out if chosen.data in (None, run.data) else 0,
     ).as_bytes()
+
+
+def _translated(generator: Translator, path: Path, chosen: Evaluation) -> list[Score]:
+    names = ("psnr", "ssim") if chosen.metrics is None else chosen.metrics
+    for name in names:
+        if name not in ("psnr", "ssim"):
+            raise ValueError(
+                f"{name} is of samples or codes, and {type(generator).__name__} makes images of "
+                "others: take psnr,ssim"
+            )
+    step, reals = _task_of(path, generator, chosen)
+    scores = translation_scores(generator, step, reals, chosen.seed)
+    return [s for s in scores if s.metric.partition("_")[0] in (*names, "sharpness")]
+
+
+def _task_of(
+    path: Path, generator: Translator, chosen: Evaluation
+) -> tuple[TranslationStep, ImageDataset]:
+    """What makes the conditions of a run, and images of the size that it was trained with."""
+    manifest, run = find_checkpoint(path).manifest, run_data_of(path)
+    step = objective_of(manifest).step()
+    if not isinstance(step, TranslationStep):
+        raise ValueError(f"{path}: its generator was trained with the data's own conditions")
+    height, width = manifest["data"]["images"][-2:]
+    return step, _reals(generator, chosen, replace(run, image_size=f"{height}x{width}"))
+
+
+def held_out_triples(path: Path, count: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Of `count` held-out images of a run: conditions, what its generator makes of them, and the
+    images, for `pictures.triples`. Raises what `evaluate_checkpoint` raises.
+    """
+    generator: Any = load_generator(path)
+    step, reals = _task_of(path, generator, Evaluation(split="test", reals=count))
+    images = reals.images.float() / 127.5 - 1
+    conditions = step.fixed(images, None, seed)
+    return conditions, translate(generator, conditions), images

@@ -56,6 +56,9 @@ class DataConfig:
     default the recipe's."""
     limit: int | None = None
     """Use so many images only, evenly spaced over the source."""
+    held_out: int = 0
+    """Leave every so many-th image of a folder, zip or shards out, for `fastgan eval --split test`.
+    0 trains on all."""
     resize: Resize = "center-crop"
     """How an image of another aspect is made to fit."""
     strict: bool = False
@@ -76,6 +79,7 @@ class DataConfig:
             strict=self.strict,
             max_pixels=self.max_pixels,
             limit=self.limit,
+            held_out=self.held_out,
         )
 
 

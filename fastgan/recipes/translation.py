@@ -8,10 +8,12 @@ PIX2PIX = register_recipe(
     Recipe(
         name="pix2pix",
         summary="images from their luma or edges: U-Net and PatchGAN; give it images with --data",
-        generator=ModelSpec("unet", {"channels": 3, "condition_channels": 1, "width": 32}),
+        generator=ModelSpec(
+            "unet", {"channels": 3, "condition_channels": 1, "width": 16, "depth": 4}
+        ),
         discriminator=ModelSpec(
             "patch_discriminator",
-            {"channels": 3, "condition_channels": 1, "width": 32, "layers": 2},
+            {"channels": 3, "condition_channels": 1, "width": 16, "layers": 2},
         ),
         image_size=64,
         channels=3,

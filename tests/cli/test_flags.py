@@ -49,7 +49,8 @@ def defaults() -> Iterator[tuple[str, Any, list[str]]]:
         if kind is None:
             continue
         named = {"kind": "classes", "checkpoint": Path("run"), "name": "mnist", "data": "mnist"}
-        named |= {"run": Path("run"), "runs": (Path("run"),), "shell": "bash"}
+        named |= {"image": Path("image.png"), "mask": Path("mask.png"), "run": Path("run")}
+        named |= {"runs": (Path("run"),), "shell": "bash"}
         needed = [
             f.name
             for f in dataclasses.fields(kind)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from fastgan.metrics import Reconstruction
+from fastgan.metrics import Reconstruction, sharpness, video_luma
 
 
 def measured(pairs) -> Reconstruction:
@@ -48,3 +48,28 @@ def test_ssim_is_the_papers():
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match="images and again must have one shape"):
         Reconstruction().update(torch.zeros(1, 1, 16, 16), torch.zeros(1, 3, 16, 16))
+
+
+def test_inside_a_mask_only_its_pixels_count():
+    images, again = torch.rand(2, 3, 16, 16) * 2 - 1, torch.rand(2, 3, 16, 16) * 2 - 1
+    mask = torch.zeros(2, 1, 16, 16)
+    mask[:, :, 2:9, 3:8] = 1
+    near = Reconstruction()
+    near.update(images, torch.where(mask > 0, again, images), mask)
+    inside = (slice(None), slice(None), slice(2, 9), slice(3, 8))
+    error = (images[inside] - again[inside]).square().mean().item() / 4
+    assert near.psnr() == pytest.approx(-10 * math.log10(error), rel=1e-6)
+    far, whole = Reconstruction(), measured([(images, again)])
+    far.update(images, again, torch.ones_like(mask))
+    assert far.ssim() == pytest.approx(whole.ssim(), rel=1e-6)
+    near.update(images, images, mask)
+    assert near.ssim() > far.ssim()
+
+
+def test_video_luma_is_16_to_235_and_flat_images_have_no_sharpness():
+    ends = torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 4, 4)
+    luma = (video_luma(ends) + 1) * 127.5
+    torch.testing.assert_close(luma[:, 0, 0, 0], torch.tensor([16.0, 235.0]), atol=1e-3, rtol=0)
+    board = (torch.arange(8)[:, None] + torch.arange(8)) % 2 * 2.0 - 1
+    images = torch.stack([board.expand(3, 8, 8), torch.zeros(3, 8, 8)])
+    assert sharpness(images).tolist() == [4 * 255.0, 0.0]

@@ -11,6 +11,7 @@ FAMILIES = ["cdcgan", "dcgan", "mlp", "r3gan", "resnet", "text", "tf_dcgan", "wa
 OTHERS = {"acgan_discriminator", "autoencoder", "vae", "unet", "patch_discriminator"}
 OTHERS |= {"tile_generator", "video_generator", "volume_discriminator", "volume_generator"}
 OTHERS |= {"text_rnn"}
+OTHERS |= {"srresnet", "inpainter", "inpainting_discriminator"}
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ TEXT = Path(__file__).resolve().parents[2] / "LICENSE"
 
 # The recipes of large images train at the smallest size of their family.
 SIZES = {"dcgan-64": 16, "dcgan-128": 32, "pix2pix": 16, "text-gan": (8,), "text-rnn": (8,)}
+SIZES |= dict.fromkeys(("super-resolution", "srgan", "inpainting"), 32)
 SIZES["wavegan"] = (256,)
 _sounds = TemporaryDirectory(prefix="fastgan-sounds-")  # until the tests end
 
@@ -46,8 +47,8 @@ def tiny(name: str) -> Recipe:
             arguments["width"] = 8
         if "length" in arguments:
             (arguments["length"],) = size
-        if spec.name == "unet":
-            arguments["depth"] = 2
+        smallest = {"depth": 2, "blocks": 1}
+        arguments |= {k: n for k, n in smallest.items() if k in arguments}
         if "max_width" in arguments:
             arguments["max_width"] = 16
         if "image_size" in arguments:

@@ -32,7 +32,8 @@ from fastgan.engine import find_checkpoint, load_generator, pictures, sample_ima
 from fastgan.engine.grid import as_pictures, screen_scale
 from fastgan.engine.texts import text_lines
 from fastgan.metrics import Score
-from fastgan.recipes.evaluation import Evaluation, evaluate_checkpoint
+from fastgan.models import Translator
+from fastgan.recipes.evaluation import Evaluation, evaluate_checkpoint, held_out_triples
 
 from . import page
 from .page import PICTURES, RESULTS, ROOT
@@ -61,6 +62,8 @@ class Check:
     features: str = "lenet"
     samples: int = 5000
     reals: int | None = None
+    baseline: str = ""
+    """What needs no training; `gain` is how many dB of PSNR the generator is above it."""
 
 
 # As examples/data/fetch.py leaves them, where the cache of data sets is the usual one.
@@ -71,6 +74,10 @@ _RGB: dict[str, Any] = {
     "metrics": ("kid", "prdc"), "features": "efficientnet-lite0", "samples": 1000, "reals": 1000,
 }  # fmt: skip
 _OF_CODES = ("psnr", "ssim")
+_RESTORED: dict[str, Any] = {
+    "metrics": _OF_CODES, "split": "test", "data": "emoji-64", "reals": 60,
+}  # fmt: skip
+_OF_IMAGES = ("--held-out", "10", "--ema-decay", "0.99")
 _FLAGS = "--batch-size 64 --lr-g 5e-4 --lr-d 5e-4 --beta1 0.5 --ema-decay 0.998"
 _SMALL_BATCHES = tuple(f"{_FLAGS} --precision bfloat16".split())
 CHECKS = (
@@ -116,6 +123,30 @@ CHECKS = (
     Check("text-gan", 8, metrics=None, data="jargon"),
     Check("text-rnn", 4, metrics=None, data="jargon"),
     Check("wavegan", 8, metrics=None, data="drums"),
+    Check(
+        "super-resolution",
+        8,
+        goals=(("gain", 0.5),),
+        flags=(*_OF_IMAGES, "--lr-g", "1e-3"),
+        baseline="bicubic",
+        **_RESTORED,
+    ),
+    Check(
+        "inpainting",
+        8,
+        goals=(("gain", 2),),
+        flags=(*_OF_IMAGES, "--lr-g", "5e-4"),
+        baseline="mean_fill",
+        **_RESTORED,
+    ),
+    Check(
+        "pix2pix",
+        8,
+        goals=(("gain", 0),),
+        flags=(*_OF_IMAGES, "--lr-g", "5e-4"),
+        baseline="mean_colour",
+        **_RESTORED,
+    ),
 )
 
 
@@ -158,7 +189,7 @@ def facts(check: Check, run: Path, minutes: float) -> dict[str, Any]:
         "flags": list(check.flags),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-    }
+    } | ({"baseline": check.baseline} if check.baseline else {})
 
 
 def measure(check: Check, run: Path) -> dict[str, Any]:
@@ -174,6 +205,8 @@ def measure(check: Check, run: Path) -> dict[str, Any]:
         )
         scores = evaluate_checkpoint(run, chosen)
     values = {score.metric: score.value for score in scores}
+    if check.baseline:
+        values["gain"] = values["psnr"] - values[f"psnr_{check.baseline}"]
     # What all of them share: counts and options of one metric are the defaults of `fastgan eval`.
     setting = dict(scores[0].setting) if scores else {}
     if "data" in setting:
@@ -193,6 +226,8 @@ def picture(check: Check, run: Path) -> dict[str, Any]:
         return {"samples": text_lines(sample_images(generator, 12), generator.characters)}
     if getattr(generator, "num_classes", 0):
         images, columns = pictures.by_class(generator, 10)
+    elif isinstance(generator, Translator):
+        images, columns = pictures.triples(*held_out_triples(run, 12))
     elif "psnr" in (check.metrics or ()):
         from fastgan.data import load
 

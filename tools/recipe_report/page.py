@@ -13,6 +13,14 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "recipes.json"
 PICTURES = ROOT / "docs" / "pictures"
 PAGE = ROOT / "docs" / "recipes.md"
+APPLICATIONS = ROOT / "docs" / "applications"
+_HEADINGS = {
+    "psnr": "PSNR, dB",
+    "ssim": "SSIM",
+    "psnr_y": "PSNR of Y, dB",
+    "ssim_y": "SSIM of Y",
+    "sharpness": "sharpness",
+}
 BEGIN, END = "<!-- made by tools/recipe_report -->\n", "<!-- end -->\n"
 
 Result = dict[str, Any]
@@ -33,6 +41,8 @@ def render(results: dict[str, Result]) -> str:
         given = f"--data {found['data']}", f"--steps {found['steps']}", *found["flags"]
         command = " ".join(["fastgan train", name, *given])
         shown = "images and their reconstructions" if "psnr" in found["scores"] else "samples"
+        if "gain" in found["scores"]:
+            shown = "what it was given, what it made, and the image, of images that it has not seen"
         lines += [f"### `{name}`", "", f"    {command}", ""]
         texts = [f"    {line}" for line in found.get("samples", ())]
         lines += texts or [f"![{name}: {shown}](pictures/{name}.png)"]
@@ -60,7 +70,9 @@ def _row(name: str, found: Result) -> str:
         text = form.format(scores[metric])
         return f"**{text}**" if goals.get(metric, {}).get("reached") else text
 
-    rebuilt = [cell("psnr", "{:.1f} dB"), cell("ssim", "SSIM {:.3f}"), cell("elbo", "{:.1f} nats")]
+    forms = {"psnr": "{:.1f} dB", "ssim": "SSIM {:.3f}", "elbo": "{:.1f} nats"}
+    forms["gain"] = f"{{:+.2f}} dB against {found.get('baseline', '').replace('_', ' ')}"
+    rebuilt = [cell(metric, form) for metric, form in forms.items()]
     cells = [
         f"`{name}`",
         f"{found['steps']:,} × {found['batch_size']}",
@@ -76,6 +88,37 @@ def _row(name: str, found: Result) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def ways(found: Result) -> str:
+    """The generator beside what needs no training: a table of the scores that have both."""
+    scores, baselines = found["scores"], [""]
+    baselines += [n.removeprefix("psnr_y_") for n in found["scores"] if n.startswith("psnr_y_")]
+    forms = {"psnr": "{:.2f}", "ssim": "{:.4f}", "psnr_y": "{:.2f}", "ssim_y": "{:.4f}"}
+    forms |= {"sharpness": "{:.1f}"} if "sharpness" in scores else {}
+    lines = [
+        f"After {found['steps']:,} updates of {found['batch_size']} images in {found['minutes']:g} "
+        f"minutes of one CPU thread, {found['setting']['reals']} images:",
+        "",
+        "| | " + " | ".join(_HEADINGS[metric] for metric in forms) + " |",
+        "|" + "---|" * (len(forms) + 1),
+    ]
+    for name in baselines:
+        cells = [
+            form.format(scores[f"{metric}_{name}" if name else metric])
+            for metric, form in forms.items()
+        ]
+        lines.append(f"| {name.replace('_', ' ') or 'the network'} | " + " | ".join(cells) + " |")
+    if "sharpness_real" in scores:
+        blank = " | " * (len(forms) - 1)
+        lines.append(f"| the images | {blank}{scores['sharpness_real']:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def renew_ways(text: str, found: Result) -> str:
+    """The page of an application with `ways` between its marks."""
+    before, _, rest = text.partition(BEGIN)
+    return before + BEGIN + ways(found) + END + rest.partition(END)[2]
+
+
 def renew(text: str, results: dict[str, Result]) -> str:
     """``text`` with what stands between its marks made anew."""
     before, _, rest = text.partition(BEGIN)
@@ -86,6 +129,11 @@ def renew(text: str, results: dict[str, Result]) -> str:
 def main() -> None:
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
     PAGE.write_text(renew(PAGE.read_text(encoding="utf-8"), results), encoding="utf-8")
+    for name, found in results.items():
+        if "gain" in found["scores"]:
+            page = APPLICATIONS / f"{name}.md"
+            text = renew_ways(page.read_text(encoding="utf-8"), found)
+            page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

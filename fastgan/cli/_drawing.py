@@ -1,0 +1,20 @@
+"""Generators of checkpoints, for commands that draw from noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from torch import nn
+
+from fastgan.engine import load_generator
+from fastgan.engine.device import take_device
+from fastgan.engine.sampling import fitting_labels
+
+
+def load_drawing(checkpoint: Path, weights: Literal["ema", "raw"], device: str) -> nn.Module:
+    """`load_generator`; ValueError for a generator that makes images of others alone."""
+    generator = load_generator(checkpoint, weights=weights, device=take_device(device))
+    if getattr(generator, "latent_dim", None) == 0:
+        fitting_labels(generator, 1, None)  # which says what to do instead
+    return generator
