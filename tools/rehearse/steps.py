@@ -73,7 +73,7 @@ def record(recipe: Recipe, variant: Variant, **overrides: Any) -> Recorded:
     ):
         with torch.device("cuda"):
             generator, discriminator = build_models(recipe)
-        trainer = Trainer(generator, discriminator, dataset, config)
+        trainer = Trainer(generator, discriminator, dataset, config, objective=recipe.objective)
         for _ in range(before):
             trainer.train_step()
         recorder.launches.clear()

@@ -76,6 +76,13 @@ def test_the_recorded_step_is_one_with_the_lazy_penalty():
     assert lazy == always != plain
 
 
+def test_a_recipe_runs_by_its_own_objective():
+    """One without a discriminator has no other."""
+    step = record(get_recipe("autoencoder"), Variant(H200, capture=True), batch_size=2)
+    assert step.launches
+    assert all(launch.captured for launch in step.launches if launch.kind == "cuda")
+
+
 @pytest.fixture
 def recorder():
     with virtual(H200) as cuda, recording("triton", lambda: cuda.capturing) as recorder:
