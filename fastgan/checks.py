@@ -23,6 +23,13 @@ def check_int(name: str, value: object, minimum: int, maximum: int | None = None
     return value
 
 
+def check_share(name: str, value: float) -> float:
+    """Return `value` if it lies in [0, 1); ValueError if not."""
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
+    return value
+
+
 @overload
 def sides(image_size: int | tuple[int, int]) -> tuple[int, int]: ...
 @overload

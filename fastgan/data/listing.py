@@ -42,14 +42,14 @@ class Listing:
         """At most `limit` of the files, evenly spaced."""
         return self._of(spread(len(self.files), limit))
 
-    def part(self, held_out: int, split: Split) -> Listing:
-        """All but every `held_out`-th of the files, or, as the split "test", those.
+    def part(self, held_out: float, split: Split) -> Listing:
+        """A share of the files, evenly spaced, as the split "test", or all others.
 
         DataError where no file is in it.
         """
         test = split == "test"
         numbers = range(len(self.files))
-        chosen = [i for i in numbers if (i % held_out == held_out - 1) is test]
+        chosen = [i for i in numbers if (int((i + 1) * held_out) > int(i * held_out)) is test]
         if not chosen:
             raise DataError(
                 f"{self.name}: of {len(self.files)} images none is in the split {split} with "

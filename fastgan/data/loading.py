@@ -48,7 +48,7 @@ def load(
     max_pixels: int = MAX_PIXELS,
     split: Split = "train",
     layout: Layout = "auto",
-    held_out: int = 0,
+    held_out: float = 0,
 ) -> ImageDataset:
     """Load a data set into memory as uint8 [N, C, H, W].
 
@@ -69,8 +69,9 @@ def load(
         max_pixels: refuse an image file with more pixels than this.
         split: "train" or "test"; other than "train" only for sources that have splits.
         layout: of arrays, where it cannot be told from the shape (see `docs/data.md`).
-        held_out: of a folder, a zip or shards: every `held_out`-th image, in the order of their
-            names, is the split "test", and the others are "train". 0 leaves them without splits.
+        held_out: of a folder, a zip or shards: this share of the images, evenly spaced in the
+            order of their names, is the split "test", and the others are "train". 0 leaves them
+            without splits.
 
     Raises:
         TypeError, ValueError: an option of a wrong type or value.
@@ -104,7 +105,7 @@ def stream(
     limit: int | None = None,
     max_pixels: int = MAX_PIXELS,
     layout: Layout = "auto",
-    held_out: int = 0,
+    held_out: float = 0,
     workers: int = 0,
 ) -> ImageStream:
     """Open a data set that stays on disk; `StreamLoader` and `Trainer` take what this returns.

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from fastgan.checks import check_choice, check_int, check_size
+from fastgan.checks import check_choice, check_int, check_share, check_size
 
 Resize = Literal["center-crop", "squash", "pad"]
 Split = Literal["train", "test"]
@@ -35,7 +35,7 @@ class LoadOptions:
     split: Split = "train"
     layout: Layout = "auto"
     # Not part of what a set is told from others by: its files are.
-    held_out: int = field(default=0, repr=False)
+    held_out: float = field(default=0, repr=False)
 
     def __post_init__(self) -> None:
         check_int("max_pixels", self.max_pixels, 1)
@@ -44,8 +44,7 @@ class LoadOptions:
             check_size("image_size", self.image_size, 1, math.isqrt(MAX_PIXELS))
         if self.limit is not None:
             check_int("limit", self.limit, 1)
-        if check_int("held_out", self.held_out, 0) == 1:
-            raise ValueError("held_out must be 0 or at least 2, got 1: no image would be left")
+        check_share("held_out", self.held_out)
         if self.channels is not None and check_int("channels", self.channels, 1) not in (1, 3):
             raise ValueError(f"channels must be 1, 3 or None, got {self.channels}")
         check_choice("resize", self.resize, get_args(Resize))

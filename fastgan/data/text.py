@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastgan.checks import check_int
+from fastgan.checks import check_int, check_share
 from fastgan.data.files import expanded, open_regular
 from fastgan.data.source import DataError
 from fastgan.data.windows import Windows
@@ -81,8 +81,7 @@ def open_text(
 
 def split_text(text: str, held_out: float) -> Split:
     """`text` but for its last part, and that; ValueError for a share outside [0, 1)."""
-    if not 0 <= held_out < 1:
-        raise ValueError(f"held_out must lie in [0, 1), got {held_out!r}")
+    check_share("held_out", held_out)
     at = round(len(text) * (1 - held_out))
     return Split(text[:at], text[at:])
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastgan.checks import check_int
+from fastgan.checks import check_int, check_share
 from fastgan.engine.latents import draw_noise
 from fastgan.engine.sampling import fitting_labels, images_of, in_batches
 
@@ -59,8 +59,7 @@ def rejection_sample(
     """
     for name, value in (("count", count), ("batch_size", batch_size)):
         check_int(name, value, 1)
-    if not 0 <= quantile < 1:
-        raise ValueError(f"rejection must lie in [0, 1), got {quantile!r}")
+    check_share("rejection", quantile)
     labels = fitting_labels(generator, count, labels)
 
     def draw(attempt: int, rows: Tensor, classes: Tensor | None) -> tuple[Tensor, Tensor]:

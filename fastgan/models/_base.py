@@ -61,13 +61,6 @@ def slope(name: str, value: float) -> float:
     return float(value)
 
 
-def dropout_rate(value: float) -> float:
-    """`value` if it lies in [0, 1), else ValueError."""
-    if not 0 <= value < 1:
-        raise ValueError(f"dropout must lie in [0, 1), got {value!r}")
-    return float(value)
-
-
 def check_labels(labels: Tensor | None, count: int) -> Tensor:
     """`labels` if they are int64 [count], else ValueError. Their range is not looked at here."""
     if labels is None:

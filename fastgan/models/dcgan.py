@@ -13,11 +13,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fastgan.checks import check_int
+from fastgan.checks import check_int, check_share
 from fastgan.nn import chain
 from fastgan.system import renamed
 
-from ._base import Discriminator, Generator, ImageSize, dropout_rate, halved, slope
+from ._base import Discriminator, Generator, ImageSize, halved, slope
 from ._blocks import LatentProjection, conv_block
 from ._registry import register_model
 from .init import init_weights
@@ -144,7 +144,7 @@ class DCGANDiscriminator(Discriminator):
         base, widths = _plan(image_size, width, max_width)
         use_norm = _uses_batch_norm(norm, ("spectral", "none"))
         negative_slope = slope("negative_slope", negative_slope)
-        dropout = dropout_rate(dropout)
+        dropout = check_share("dropout", dropout)
 
         def block(c_in: int, c_out: int, batch_norm: bool) -> nn.Sequential:
             return conv_block(

@@ -14,9 +14,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from fastgan.checks import check_int, sides
+from fastgan.checks import check_int, check_share, sides
 
-from ._base import Discriminator, Generator, ImageSize, dropout_rate, slope
+from ._base import Discriminator, Generator, ImageSize, slope
 from ._registry import register_model
 
 
@@ -93,7 +93,7 @@ class MLPDiscriminator(Discriminator):
     ) -> None:
         super().__init__(image_size, channels)
         sizes = (channels * math.prod(sides(image_size)), *_hidden(hidden), 1)
-        self.layers = _layers(sizes, slope("negative_slope", negative_slope), dropout_rate(dropout))
+        self.layers = _layers(sizes, slope("negative_slope", negative_slope), check_share("dropout", dropout))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.layers(self.check_images(images).flatten(1)).flatten()

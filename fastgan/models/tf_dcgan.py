@@ -16,10 +16,10 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from fastgan.checks import check_int
+from fastgan.checks import check_int, check_share
 from fastgan.nn import BatchNormAct1d, chain
 
-from ._base import Discriminator, Generator, ImageSize, dropout_rate, quartered, slope
+from ._base import Discriminator, Generator, ImageSize, quartered, slope
 from ._blocks import conv_block
 from ._registry import register_model
 from .init import initialize
@@ -118,7 +118,7 @@ class TFDCGANDiscriminator(Discriminator):
         if hidden != 0:
             check_int("hidden", hidden, 1)
         negative_slope = slope("negative_slope", negative_slope)
-        dropout = dropout_rate(dropout)
+        dropout = check_share("dropout", dropout)
         base = quartered(image_size)
 
         def block(c_in: int, c_out: int) -> nn.Sequential:

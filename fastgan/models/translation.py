@@ -12,10 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fastgan.checks import check_choice, check_int
+from fastgan.checks import check_choice, check_int, check_share
 from fastgan.nn import chain
 
-from ._base import Translator, dropout_rate
+from ._base import Translator
 from ._blocks import conv_block
 from ._registry import register_model
 from .init import init_weights
@@ -54,7 +54,7 @@ class UNet(Translator):
         check_int("width", width, 1)
         check_int("depth", depth, 2, 16)
         self.multiple = 1 << depth
-        dropout = dropout_rate(dropout)
+        dropout = check_share("dropout", dropout)
         widths = [min(width << i, check_int("max_width", max_width, 1)) for i in range(depth)]
         self.down = nn.ModuleList(
             conv_block(

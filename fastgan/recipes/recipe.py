@@ -56,9 +56,9 @@ class DataConfig:
     default the recipe's."""
     limit: int | None = None
     """Use so many images only, evenly spaced over the source."""
-    held_out: int = 0
-    """Leave every so many-th image of a folder, zip or shards out, for `fastgan eval --split test`.
-    0 trains on all."""
+    held_out: float = 0
+    """The share of the images of a folder, zip or shards that is not trained on, evenly spaced:
+    `fastgan eval --split test` compares with it."""
     resize: Resize = "center-crop"
     """How an image of another aspect is made to fit."""
     strict: bool = False

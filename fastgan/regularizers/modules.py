@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastgan.checks import check_int
+from fastgan.checks import check_int, check_share
 from fastgan.nn.processes import mean_over_processes
 from fastgan.regularizers.penalties import (
     Discriminator,
@@ -179,9 +179,7 @@ class LeCam(Regularizer):
         one_sided: bool = False,
     ) -> None:
         super().__init__("lecam", weight, every)
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay must lie in [0, 1), got {decay!r}")
-        self.decay = decay
+        self.decay = check_share("decay", decay)
         self.one_sided = one_sided
         self.register_buffer("anchors", torch.zeros(2))
         self.register_buffer("updates", torch.zeros(()))

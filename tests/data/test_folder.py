@@ -132,13 +132,13 @@ def test_permission_error_is_no_damaged_image(
 
 def test_a_folder_is_split_by_held_out(tmp_path: Path, png: Png) -> None:
     put(tmp_path, {f"{i}.png": png(i) for i in range(7)})
-    train, test = (load(tmp_path, held_out=3, split=split) for split in ("train", "test"))
-    assert first_pixels(train) == [0, 1, 3, 4, 6]
-    assert first_pixels(test) == [2, 5]
-    assert len(stream(tmp_path, held_out=3)) == 5
-    with pytest.raises(DataError, match="of 7 images none is in the split test with held_out=8"):
-        load(tmp_path, held_out=8, split="test")
-    with pytest.raises(ValueError, match="held_out must be 0 or at least 2, got 1"):
+    train, test = (load(tmp_path, held_out=0.3, split=split) for split in ("train", "test"))
+    assert first_pixels(train) == [0, 1, 2, 4, 5]
+    assert first_pixels(test) == [3, 6]
+    assert len(stream(tmp_path, held_out=0.3)) == 5
+    with pytest.raises(DataError, match=r"of 7 images none is in the split test with held_out=0\.1"):
+        load(tmp_path, held_out=0.1, split="test")
+    with pytest.raises(ValueError, match=r"held_out must lie in \[0, 1\), got 1"):
         load(tmp_path, held_out=1)
     with pytest.raises(ValueError, match="held_out is for a folder, a zip or shards"):
-        load("mnist5k", held_out=3)
+        load("mnist5k", held_out=0.3)

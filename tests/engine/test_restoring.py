@@ -40,7 +40,7 @@ def runs(photos, tmp_path_factory):
         recipe = replace(recipe, generator=ModelSpec(recipe.generator.name, arguments))
         train(
             recipe, out=folder / name, steps=2, batch_size=4, device="cpu", data=str(photos),
-            image_size="32", held_out=3, sample_count=4, reporter=SilentReporter(),
+            image_size="32", held_out=0.34, sample_count=4, reporter=SilentReporter(),
         )  # fmt: skip
     return folder
 

@@ -77,7 +77,7 @@ _OF_CODES = ("psnr", "ssim")
 _RESTORED: dict[str, Any] = {
     "metrics": _OF_CODES, "split": "test", "data": "emoji-64", "reals": 60,
 }  # fmt: skip
-_OF_IMAGES = ("--held-out", "10", "--ema-decay", "0.99")
+_OF_IMAGES = ("--held-out", "0.1", "--ema-decay", "0.99")
 _FLAGS = "--batch-size 64 --lr-g 5e-4 --lr-d 5e-4 --beta1 0.5 --ema-decay 0.998"
 _SMALL_BATCHES = tuple(f"{_FLAGS} --precision bfloat16".split())
 CHECKS = (
