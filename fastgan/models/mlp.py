@@ -93,7 +93,9 @@ class MLPDiscriminator(Discriminator):
     ) -> None:
         super().__init__(image_size, channels)
         sizes = (channels * math.prod(sides(image_size)), *_hidden(hidden), 1)
-        self.layers = _layers(sizes, slope("negative_slope", negative_slope), check_share("dropout", dropout))
+        self.layers = _layers(
+            sizes, slope("negative_slope", negative_slope), check_share("dropout", dropout)
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         return self.layers(self.check_images(images).flatten(1)).flatten()

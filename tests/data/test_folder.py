@@ -136,7 +136,9 @@ def test_a_folder_is_split_by_held_out(tmp_path: Path, png: Png) -> None:
     assert first_pixels(train) == [0, 1, 2, 4, 5]
     assert first_pixels(test) == [3, 6]
     assert len(stream(tmp_path, held_out=0.3)) == 5
-    with pytest.raises(DataError, match=r"of 7 images none is in the split test with held_out=0\.1"):
+    with pytest.raises(
+        DataError, match=r"of 7 images none is in the split test with held_out=0\.1"
+    ):
         load(tmp_path, held_out=0.1, split="test")
     with pytest.raises(ValueError, match=r"held_out must lie in \[0, 1\), got 1"):
         load(tmp_path, held_out=1)

@@ -62,7 +62,7 @@ def test_a_second_ctrl_c_ends_quietly_and_the_run_is_resumable(tmp_path):
 def test_a_signal_before_the_trainer_stands_says_so_and_leaves_no_folder(tmp_path, name):
     out = tmp_path / "run"
     prelude = f"""
-    import fastgan.recipes.run as module
+    import fastgan.recipes.recipe as module
     module.open_images = lambda *_, **__: os.kill(os.getpid(), signal.{name})
     """
     ended = run(out, prelude)
