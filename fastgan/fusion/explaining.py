@@ -53,7 +53,14 @@ class Row(NamedTuple):
     traffic: int
 
 
-def explain(module: nn.Module, *inputs: Tensor) -> list[Row]:
+class Rows(list[Row]):
+    """What `explain` has printed: a list whose repr is short, as a prompt shows it once more."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} rows>"
+
+
+def explain(module: nn.Module, *inputs: Tensor) -> Rows:
     """Runs a copy of `module` on `inputs` and prints a table of its blocks; returns the rows.
 
     For each block of a fused model, of a `FusedSequential` or of `fastgan.nn.chain`: the layers it
@@ -69,16 +76,17 @@ def explain(module: nn.Module, *inputs: Tensor) -> list[Row]:
     """
     rows = explained(module, *inputs)
     shapes = ", ".join(_times(tuple(x.shape)) for x in inputs)
-    title = f"{type(module).__name__} on {shapes}, {tuning.device_name(inputs[0].device)}"
+    title = f"{type(module).__name__} on {shapes}, {tuning.device_name(inputs[0].device)}; MiB"
     # Only a printed table needs these: who imports fusion does not wait for them.
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
     for heading in ("children", "layers", "shapes", "form", "convolution"):
         table.add_column(heading, overflow="fold")
-    for heading in ("saved by torch.nn", "saved", "GFLOP", "traffic"):
-        table.add_column(heading, justify="right", min_width=8)
+    for heading in ("torch.nn\nsaves", "\nsaved", "\nGFLOP", "\nmoved"):
+        table.add_column(heading, justify="right", no_wrap=True)
     reasons = list(dict.fromkeys(row.why for row in rows))
     for row in rows:
         shapes = f"{_times(row.input)} → {_times(row.output)}" if row.output else ""
@@ -88,19 +96,19 @@ def explain(module: nn.Module, *inputs: Tensor) -> list[Row]:
         table.add_row(row.name, row.kind, shapes, form + note, kernels, *_numbers([row]))
     table.add_section()
     table.add_row("sum", *[""] * 4, *_numbers(rows))
-    # A pipe or a file has no width; 80 columns would break every cell.
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    # A pipe or a file has no width; 80 columns would break many cells.
+    console = Console(width=None if sys.stdout.isatty() else 100)
     console.print(table)
     for number, why in enumerate(reasons, 1):
         if why:
             console.print(f"({number}) {why}")
-    return rows
+    return Rows(rows)
 
 
 def _numbers(rows: list[Row]) -> list[str]:
     columns = [[r.saved_eager, r.saved_fused, r.operations, r.traffic] for r in rows]
     eager, fused, operations, traffic = map(sum, zip(*columns, strict=True))
-    sizes = [f"{n / 2**20:.1f} MiB" for n in (eager, fused, traffic)]
+    sizes = [f"{n / 2**20:.1f}" for n in (eager, fused, traffic)]
     return [*sizes[:2], f"{operations / 1e9:.2f}", sizes[2]]
 
 

@@ -25,7 +25,7 @@ class Block:
         return not self.reason
 
     def __str__(self) -> str:
-        fate = f"left: {self.reason}" if self.reason else "fused"
+        fate = f"left: {self.reason}" if self.reason else "recognised"
         return f"{', '.join(self.layers)}: {' → '.join(self.kinds)}: {fate}"
 
 
@@ -42,7 +42,8 @@ class Run(NamedTuple):
 
 @dataclass
 class FusionReport:
-    """The blocks found in a model, in the order they run; printing it shows them all.
+    """The blocks found in a model, in the order they run. Printing it shows how they run on the
+    last kind of input, and then all that were recognised, or left and why.
 
     Attributes:
         untraced: (module, why) of the forwards that could not be traced; their submodules were
@@ -82,9 +83,14 @@ class FusionReport:
         return True
 
     def __str__(self) -> str:
-        lines = [f"{self.fused} of {len(self.blocks)} blocks fused"]
+        runs = self.runs
+        known = f"{self.fused} of {len(self.blocks)} blocks recognised"
+        if runs:
+            differ = sum(run.form not in ("", "unfused") for run in runs)
+            lines = [f"{differ} of {len(runs)} parts run fused on the last kind of input; {known}"]
+            lines += [f"  {run}" for run in runs]
+        else:
+            lines = [f"{known}; the first call shows which run fused"]
         lines += [f"  {block}" for block in self.blocks]
         lines += [f"  {name or 'the model'} {reason}" for name, reason in self.untraced]
-        if runs := self.runs:
-            lines += ["as it runs on the last kind of input", *(f"  {run}" for run in runs)]
         return "\n".join(lines)

@@ -78,7 +78,10 @@ def test_explain_prints_what_ran(capsys: pytest.CaptureFixture[str]) -> None:
     model = create_model("dcgan_discriminator", image_size=16, width=4)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     rows = fastgan.explain(model, torch.randn(4, 3, 16, 16))
-    assert "saved" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "saved" in out
+    assert max(map(len, out.splitlines())) <= 100
+    assert repr(rows) == "<3 rows>"
     assert [r.form for r in rows] == ["recompute", "recompute", "recompute"]
     assert rows[1].name == "blocks.1.conv"
     assert rows[2].name == "blocks.1.norm, output"

@@ -40,8 +40,9 @@ def test_blocks_of_a_hand_written_forward_are_named():
         ("conv1", "norm1", "leaky_relu()"),
         ("conv2", "norm2", "relu_()"),
     ]
-    assert str(report).splitlines()[0] == "2 of 2 blocks fused"
-    assert "conv1, norm1, leaky_relu(): Conv2d → BatchNorm2d → LeakyReLU: fused" in str(report)
+    first, *rest = str(report).splitlines()
+    assert first == "2 of 2 blocks recognised; the first call shows which run fused"
+    assert "  conv1, norm1, leaky_relu(): Conv2d → BatchNorm2d → LeakyReLU: recognised" in rest
 
 
 @pytest.mark.parametrize("form", ["auto"], indirect=True)
@@ -54,6 +55,9 @@ def test_the_report_names_the_form_of_each_block_and_why():
     assert [run.form for run in runs] == ["unfused", "unfused", "norm_fused", "unfused"]
     assert "the library's convolution is as fast" in runs[2].why
     assert f"3, 4, 5, 6: norm_fused: {runs[2].why}" in str(model.fusion_report)
+    known = f"{model.fusion_report.fused} of {len(model.fusion_report)} blocks recognised"
+    opening = f"1 of 4 parts run fused on the last kind of input; {known}"
+    assert str(model.fusion_report).splitlines()[0] == opening
     model(image(2, 3, 8, 8))  # the kind that came last
     assert [run.form for run in model.fusion_report.runs] == ["unfused"] * 4
     copied = copy.deepcopy(model)
