@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,10 +16,15 @@ from fastgan.engine.device import take_device
 from fastgan.engine.restoring import write_image
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Common:
-    """Flags of them all; the positional arguments of each come before them."""
+    """The arguments of them all."""
 
+    checkpoint: tyro.conf.Positional[Path]
+    """A checkpoint's folder, or a run's (its newest checkpoint)."""
+    image: tyro.conf.Positional[Path]
+    """The image; what is transparent becomes white."""
+    _: KW_ONLY
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """The PNG to write; by default in the folder pictures of the checkpoint's run."""
     force: bool = False
@@ -30,12 +35,12 @@ class Common:
     """cpu, cuda, cuda:1 ...; auto takes a GPU where there is one."""
 
 
-def made(chosen: Common, checkpoint: Path, name: str, make: Callable[[Any], Tensor]) -> int:
+def made(chosen: Common, name: str, make: Callable[[Any], Tensor]) -> int:
     """Write what `make` makes with the checkpoint's generator."""
-    named = picture_file(chosen.out, checkpoint, name)
+    named = picture_file(chosen.out, chosen.checkpoint, name)
     out = output_file(named, chosen.force)
     generator = load_generator(
-        checkpoint, weights=chosen.weights, device=take_device(chosen.device)
+        chosen.checkpoint, weights=chosen.weights, device=take_device(chosen.device)
     )
     write_image(make(generator), out)
     print(named)

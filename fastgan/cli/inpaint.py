@@ -17,10 +17,6 @@ class Arguments(Common):
     """An image with its hole filled in, by the generator of an inpainting run. Pixels outside the
     mask are those of the image."""
 
-    checkpoint: tyro.conf.Positional[Path]
-    """A checkpoint's folder, or a run's (its newest checkpoint)."""
-    image: tyro.conf.Positional[Path]
-    """The image; what is transparent becomes white."""
     mask: tyro.conf.Positional[Path]
     """An image of the same size: the hole is where it is brighter than middle grey."""
 
@@ -29,7 +25,6 @@ def run(arguments: list[str]) -> int:
     chosen = parse(Arguments, arguments, prog="fastgan inpaint")
     return made(
         chosen,
-        chosen.checkpoint,
         "inpainted.png",
         lambda g: inpaint(g, read_image(chosen.image, g.channels), read_image(chosen.mask, 1)),
     )

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import tyro
 from torch import Tensor
 
 from fastgan.cli._common import parse
@@ -21,10 +19,6 @@ from fastgan.engine.restoring import read_image, translate
 class Arguments(Common):
     """What the generator of a pix2pix run makes of an image."""
 
-    checkpoint: tyro.conf.Positional[Path]
-    """A checkpoint's folder, or a run's (its newest checkpoint)."""
-    image: tyro.conf.Positional[Path]
-    """The image; what is transparent becomes white."""
     of_photo: bool = False
     """The image is one as in the training data: make of it first what the run's --condition makes
     (its edges, say). Without, it is that already."""
@@ -45,4 +39,4 @@ def run(arguments: list[str]) -> int:
             return translate(generator, read_image(chosen.image, generator.condition_channels))
         return translate(generator, condition(read_image(chosen.image, generator.channels)))
 
-    return made(chosen, chosen.checkpoint, "translated.png", make)
+    return made(chosen, "translated.png", make)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-
-import tyro
 
 from fastgan.cli._common import parse
 from fastgan.cli._restored import Common, made
@@ -16,10 +13,6 @@ from fastgan.engine.restoring import read_image, upscale
 class Arguments(Common):
     """An image of any size with more pixels, by the generator of a super-resolution run."""
 
-    checkpoint: tyro.conf.Positional[Path]
-    """A checkpoint's folder, or a run's (its newest checkpoint)."""
-    image: tyro.conf.Positional[Path]
-    """The image; what is transparent becomes white."""
     tile: int = 256
     """Pixels of the image that are worked on at once, a side: fewer need less memory."""
 
@@ -28,7 +21,6 @@ def run(arguments: list[str]) -> int:
     chosen = parse(Arguments, arguments, prog="fastgan upscale")
     return made(
         chosen,
-        chosen.checkpoint,
         "upscaled.png",
         lambda g: upscale(g, read_image(chosen.image, g.channels), chosen.tile),
     )
