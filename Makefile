@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.fastgan-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint types format bench bench-check bench-docs bench-quality \
+.PHONY: help setup train test lint types format docs bench bench-check bench-docs bench-quality \
 	recipes gpu headers-check rehearse cuda-check kernel-report kernel-check readme dist clean
 
 help: ## list the targets
@@ -39,6 +39,9 @@ format: setup ## ruff: mend what can be mended
 
 types: setup ## mypy
 	$(BIN)/mypy
+
+docs: setup ## the documentation as a site, build/site/index.html; broken links are errors
+	$(BIN)/mkdocs build --strict
 
 bench: setup ## the performance suite on this machine; results go to bench/results/
 	$(BIN)/fastgan bench --keep

@@ -1,0 +1,50 @@
+"""The site of the documentation builds without a warning, broken links and anchors among them."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Heard(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    for package in ("mkdocs", "material", "mkdocstrings_handlers.python"):
+        pytest.importorskip(package, reason="the site needs pip install 'fastgan[docs]'")
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    out, heard = tmp_path_factory.mktemp("site"), Heard()
+    config = load_config(str(ROOT / "mkdocs.yml"), site_dir=str(out), strict=False)
+    config.plugins.pop("material/search")  # a sixth of the time
+    logging.getLogger("mkdocs").addHandler(heard)
+    try:
+        build(config)
+    finally:
+        logging.getLogger("mkdocs").removeHandler(heard)
+    return out, heard.texts
+
+
+def test_it_builds_without_a_warning(site):
+    assert site[1] == []
+
+
+def test_it_has_the_docstrings_and_the_files_that_pages_link_to(site):
+    out, _ = site
+    assert "conv_transpose_norm_act" in (out / "api" / "ops.html").read_text(encoding="utf-8")
+    assert (out / "source" / "CONTRIBUTING.html").is_file()
+    assert "source/examples/own_loop.py.html" in (out / "training.html").read_text(encoding="utf-8")
+    assert "gan_step" in (out / "source/examples/own_loop.py.html").read_text(encoding="utf-8")
+    assert (out / "source/bench/reports/kernels.json").is_file()
