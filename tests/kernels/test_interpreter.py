@@ -16,7 +16,16 @@ import pytest
 HERE = Path(__file__).parent
 FILES = sorted((HERE / "interpreted").glob("test_*.py"))
 # Quick ones, which share a process: it takes longer to start than each of them runs.
-QUICK = ("bias_act", "execute", "gather_images", "geometry", "mean_loss", "small_channels")
+QUICK = (
+    "adam",
+    "bias_act",
+    "execute",
+    "gather_images",
+    "geometry",
+    "mean_loss",
+    "sequential",
+    "small_channels",
+)
 RUNS = {path.stem: [path] for path in FILES if path.stem.removeprefix("test_") not in QUICK}
 RUNS["quick ones"] = [path for path in FILES if path.stem not in RUNS]
 OPTIONS = ("-q", "--no-header", "-p", "no:cacheprovider")
