@@ -23,10 +23,15 @@ def check_int(name: str, value: object, minimum: int, maximum: int | None = None
     return value
 
 
-def check_share(name: str, value: float) -> float:
-    """Return `value` if it lies in [0, 1); ValueError if not."""
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
+def check_share(name: str, value: float, interval: str = "[0, 1)") -> float:
+    """Return `value` if it lies in `interval`, 0 to 1 with or without its ends.
+
+    Raises:
+        ValueError: outside it.
+    """
+    least, most = interval[0] == "[", interval[-1] == "]"
+    if not (0 < value < 1 or (least and value == 0) or (most and value == 1)):
+        raise ValueError(f"{name} must lie in {interval}, got {value!r}")
     return value
 
 

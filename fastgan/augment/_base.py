@@ -84,10 +84,3 @@ def checked(images: Tensor) -> Tensor:
             f"images must have shape [N, C, H, W] and not be empty, got {list(images.shape)}"
         )
     return images.float() if images.dtype in (torch.float16, torch.bfloat16) else images
-
-
-def fraction(name: str, value: float) -> float:
-    """`value` if it lies in [0, 1], else ValueError naming the argument."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must lie in [0, 1], got {value!r}")
-    return float(value)

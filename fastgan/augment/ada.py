@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from fastgan.augment._bands import BANDS, POWER, filter_bands, keep_power, make_bank
-from fastgan.augment._base import Augmentation, checked, fraction, register
+from fastgan.augment._base import Augmentation, checked, register
 from fastgan.augment._color import recolor
 from fastgan.augment._pixels import blit, coordinates
 from fastgan.augment._warp import SYM6, warp
-from fastgan.checks import check_int
+from fastgan.checks import check_int, check_share
 from fastgan.nn.processes import mean_over_processes, process_count
 
 
@@ -78,7 +78,7 @@ class ADA(Augmentation):
             raise ValueError(f"kimg must be a positive number, got {kimg!r}")
         self.target, self.kimg = target, kimg
         self.interval = check_int("interval", interval, 1)
-        self.register_buffer("p", torch.tensor(fraction("p", p)))
+        self.register_buffer("p", torch.tensor(float(check_share("p", p, "[0, 1]"))))
         for count in ("signs", "updates", "images"):
             self.register_buffer(count, torch.zeros(()))
         wanted = {

@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastgan.augment._base import Augmentation, checked, fraction, register
+from fastgan.augment._base import Augmentation, checked, register
 from fastgan.augment._pixels import coordinates, shift
+from fastgan.checks import check_share
 
 
 def _uniform(images: Tensor, low: float, high: float) -> Tensor:
@@ -94,8 +95,8 @@ class DiffAugment(Augmentation):
             if part not in _POLICIES:
                 raise ValueError(f"policy: unknown part {part!r}; there are {', '.join(_POLICIES)}")
         self.ratios = {
-            "translation": fraction("translation", translation),
-            "cutout": fraction("cutout", cutout),
+            "translation": float(check_share("translation", translation, "[0, 1]")),
+            "cutout": float(check_share("cutout", cutout, "[0, 1]")),
         }
 
     def forward(self, images: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgan.checks import check_int
+from fastgan.checks import check_int, check_share
 
 # Shards whose images are shuffled among each other.
 SHARDS_AT_ONCE = 8
@@ -124,8 +124,7 @@ def _shuffled_shards(sizes: Tensor, generator: torch.Generator) -> Tensor:
 def _classes_to_balance(
     labels: Tensor | None, shards: Sequence[int] | None, balance: float, name: str
 ) -> Tensor:
-    if not 0 <= balance <= 1:
-        raise ValueError(f"balance must lie in 0..1, got {balance!r}")
+    check_share("balance", balance, "[0, 1]")
     if labels is None or labels.dtype != torch.int64 or labels.dim() != 1:
         raise ValueError(f"balance needs a class for each image, and {name} has none")
     if shards is not None:

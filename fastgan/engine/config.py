@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from fastgan.checks import check_choice, check_int, did_you_mean
+from fastgan.checks import check_choice, check_int, check_share, did_you_mean
 from fastgan.engine.intervals import MAX_STEPS, Interval, parse_interval
 from fastgan.engine.keeping import KeepActivations
 from fastgan.engine.optimizers import OptimizerName
@@ -158,18 +158,14 @@ class TrainConfig:
                 raise ValueError(f"{name} must be a positive number, got {value!r}")
         for name in ("clip_grad", "clip_weights", "class_weight", "weight_decay"):
             check_number(name, getattr(self, name))
-        if not 0 < self.reg_fraction <= 1:
-            raise ValueError(f"reg_fraction must lie in (0, 1], got {self.reg_fraction!r}")
+        check_share("reg_fraction", self.reg_fraction, "(0, 1]")
         if self.reg_fraction < 1 and self.regularizer in ("none", "lecam"):
             raise ValueError(
                 f"reg_fraction is of gradient penalties, and regularizer is {self.regularizer}"
             )
-        if not 0 <= self.balance <= 1:
-            raise ValueError(f"balance must lie in 0..1, got {self.balance!r}")
+        check_share("balance", self.balance, "[0, 1]")
         for name in ("beta1", "beta2", "ema_decay"):
-            value = getattr(self, name)
-            if not 0 <= value < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {value!r}")
+            check_share(name, getattr(self, name))
         if self.optimizer not in (names := get_args(OptimizerName)):
             raise ValueError(
                 f"optimizer must be one of {', '.join(names)}, got {self.optimizer!r}"

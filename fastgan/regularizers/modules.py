@@ -85,9 +85,7 @@ class GradientPenalty(Regularizer):
         **options: Any,
     ) -> None:
         super().__init__(name, weight, every)
-        if not 0 < fraction <= 1:
-            raise ValueError(f"fraction must lie in (0, 1], got {fraction!r}")
-        self.fraction = fraction
+        self.fraction = check_share("fraction", fraction, "(0, 1]")
         if name not in GRADIENT_PENALTIES:
             raise ValueError(f"unknown penalty {name!r}; there are {', '.join(GRADIENT_PENALTIES)}")
         self._function, known = GRADIENT_PENALTIES[name]

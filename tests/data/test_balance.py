@@ -55,7 +55,7 @@ def test_a_set_in_memory_and_a_stream_draw_alike(tmp_path: Path) -> None:
 
 def test_bad_input(tmp_path: Path) -> None:
     images = torch.zeros(8, 1, 8, 8, dtype=torch.uint8)
-    with pytest.raises(ValueError, match=r"balance must lie in 0\.\.1, got 2"):
+    with pytest.raises(ValueError, match=r"balance must lie in \[0, 1\], got 2"):
         TrainConfig(balance=2)
     networks = [
         create_model(f"dcgan_{part}", image_size=8, channels=1, width=4)

@@ -274,7 +274,7 @@ def test_the_generators_update_leaves_no_gradient_in_the_discriminator():
         ({"sample_count": 0}, "sample_count must be at least 1"),
         ({"lr_g": 0.0}, "lr_g must be a positive number"),
         ({"lr_d": float("nan")}, "lr_d must be a positive number"),
-        ({"beta1": 1.0}, r"beta1 must be in \[0, 1\)"),
+        ({"beta1": 1.0}, r"beta1 must lie in \[0, 1\)"),
         ({"ema_decay": -0.1}, r"ema_decay must be in \[0, 1\)"),
         ({"precision": "int8"}, "precision must be one of 'auto', 'float32', .*, got 'int8'"),
     ],
