@@ -275,7 +275,7 @@ def test_the_generators_update_leaves_no_gradient_in_the_discriminator():
         ({"lr_g": 0.0}, "lr_g must be a positive number"),
         ({"lr_d": float("nan")}, "lr_d must be a positive number"),
         ({"beta1": 1.0}, r"beta1 must lie in \[0, 1\)"),
-        ({"ema_decay": -0.1}, r"ema_decay must be in \[0, 1\)"),
+        ({"ema_decay": -0.1}, r"ema_decay must lie in \[0, 1\)"),
         ({"precision": "int8"}, "precision must be one of 'auto', 'float32', .*, got 'int8'"),
     ],
 )
