@@ -15,30 +15,21 @@ import pytest
 
 HERE = Path(__file__).parent
 FILES = sorted((HERE / "interpreted").glob("test_*.py"))
-# Quick ones, which share a process: it takes longer to start than each of them runs.
-QUICK = (
-    "adam",
-    "bias_act",
-    "execute",
-    "gather_images",
-    "geometry",
-    "mean_loss",
-    "sequential",
-    "small_channels",
-)
-RUNS = {path.stem: [path] for path in FILES if path.stem.removeprefix("test_") not in QUICK}
-RUNS["quick ones"] = [path for path in FILES if path.stem not in RUNS]
+# Files share a few processes: each takes as long to start as most of the files run.
+TOGETHER = {"convolutions": "test_conv_*.py", "norms": "test_norm_*.py", "others": "test_[!cn]*.py"}
+RUNS = {name: sorted(HERE.glob(f"interpreted/{files}")) for name, files in TOGETHER.items()}
 OPTIONS = ("-q", "--no-header", "-p", "no:cacheprovider")
 
 
 def test_there_is_something_to_run() -> None:
-    assert len(FILES) >= 3
-    assert len(RUNS["quick ones"]) == len(QUICK)
+    assert sorted(path for paths in RUNS.values() for path in paths) == FILES
+    assert all(RUNS.values())
 
 
 @pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1", reason="already interpreting: the files run directly"
 )
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", RUNS)
 def test_interpreted(name: str) -> None:
     triton = pytest.importorskip("triton")
