@@ -6,12 +6,14 @@ GPU_OPTIONS ?=
 TRAIN ?=
 CUDA_CHECK ?=
 HEADERS_CHECK ?=
+OLDEST_TRITON := 3.6.0
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.fastgan-installed
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test lint types format docs bench bench-check bench-docs bench-quality \
-	recipes gpu headers-check rehearse cuda-check kernel-report kernel-check readme dist clean
+	recipes gpu headers-check rehearse cuda-check kernel-report oldest-report kernel-check \
+	readme dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -75,6 +77,12 @@ rehearse: setup ## every recipe's steps on GPUs that are not there: count, check
 
 kernel-report: setup ## compile every kernel for every target; registers, spills, load widths
 	$(BIN)/python -m tools.kernel_report
+
+oldest-report: setup ## Triton's kernels for sm_90 by the oldest Triton, beside the newest; 500 MB
+	$(BIN)/pip install -q --no-deps --target build/triton-$(OLDEST_TRITON) triton==$(OLDEST_TRITON)
+	PYTHONPATH=build/triton-$(OLDEST_TRITON):. $(BIN)/python -m tools.kernel_report \
+		--parts triton --targets sm_90 --report bench/reports/kernels-oldest.json \
+		--beside bench/reports/kernels.json
 
 kernel-check: setup ## as kernel-report, but fail where it differs from the committed one or spills
 	$(BIN)/python -m tools.kernel_report --check

@@ -75,6 +75,14 @@ NARROW = ConvConfig(64, 32, 32, 8, 2)
 FEW_PROGRAMS = 132
 
 
+@functools.cache
+def old_compiler() -> bool:
+    """Whether Triton is older than 3.7: its code takes more registers, and some tiles spill."""
+    import triton
+
+    return tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7)
+
+
 def precision(x: torch.Tensor) -> str:
     """ "tf32" or "ieee" for float32 operands, as `torch.backends.cudnn.conv.fp32_precision` (or the
     older ``cudnn.allow_tf32``) says. HIP and the interpreter have ieee alone; 16 bits need neither.
@@ -98,6 +106,8 @@ def configs(
     listed = CONFIGS["half" if dtype.itemsize == 2 else input_precision]
     if narrow:
         listed = (replace(NARROW, block_k=64 // dtype.itemsize),)
+    elif tensors > 1 and old_compiler():
+        listed = tuple(c for c in listed if c.block_m * c.block_n < 128 * 128)
     return [
         replace(
             config, block_k=max(16, config.block_k // tensors), registers=target.registers

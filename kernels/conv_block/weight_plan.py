@@ -11,6 +11,7 @@ from fastgan.kernels.conv_block.geometry import (
     Target,
     Triple,
     common_segments,
+    old_compiler,
 )
 from fastgan.kernels.core.geometry import INDEX_LIMIT, cdiv
 
@@ -60,6 +61,8 @@ def configs(
         )
     if target.shared <= SMALL:
         found += (TINY,)
+    if old_compiler():  # registers of masks and addresses, see `configure`
+        found = tuple(replace(config, warps=8) for config in found)
     return [replace(config, registers=target.registers) for config in found]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from fastgan.kernels.conv_block import geometry as geometry_module
+from fastgan.kernels.conv_block import weight_plan
 from fastgan.kernels.conv_block.geometry import (
     ConvGeometry,
     Target,
@@ -59,6 +62,22 @@ def test_configurations_fit_and_are_all_reachable(
         shapes = product((1, 8, 40, 512), (3, 64, 512), (4, 16, 64), (16, 64, 512))
         chosen = {configure(geometry(*shape), dtype, kind, tensors, 1, target) for shape in shapes}
         assert chosen == set(available)
+
+
+def test_an_old_compiler_gets_tiles_that_leave_registers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of Triton 3.6 and 3.10; which tiles spill is read off the kernel report."""
+    triton = pytest.importorskip("triton")
+    for version, old in (("3.6.0", True), ("3.7.1", False), ("3.10.0+git1", False)):
+        monkeypatch.setattr(triton, "__version__", version)
+        assert geometry_module.old_compiler.__wrapped__() is old
+    half = torch.bfloat16, "ieee"
+    new, new_weight = configs(*half, 2), weight_plan.configs(*half)
+    for module in (geometry_module, weight_plan):
+        monkeypatch.setattr(module, "old_compiler", lambda: True)
+    assert configs(*half, 2) == new[1:]
+    assert configs(*half, 1)[0].block_m * configs(*half, 1)[0].block_n == 128 * 128
+    assert weight_plan.configs(*half) == [replace(config, warps=8) for config in new_weight]
+    assert {config.warps for config in new_weight} == {4, 8}
 
 
 def test_the_tile_follows_the_shape() -> None:

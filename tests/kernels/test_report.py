@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -168,6 +169,37 @@ def test_nothing_that_ships_spills_and_wide_shapes_move_16_bytes(compare: Module
     assert {row.load for row in wide} == {16}
     stores = [row for row in wide if row.kernel in ("apply_kernel", "bias_act_kernel")]
     assert {row.store for row in stores} == {16}
+
+
+def test_nothing_that_ships_spills_on_the_oldest_triton(compare: ModuleType) -> None:
+    """On Hopper, with the figures of which `make oldest-report` makes a page."""
+    folder = ROOT / "bench" / "reports"
+    newest, oldest = (
+        compare.load(folder / f"kernels{name}.json")["triton"] for name in ("", "-oldest")
+    )
+    needs = re.findall(r'"triton>=([\d.]+);', (ROOT / "pyproject.toml").read_text())
+    assert re.fullmatch(rf"triton {needs[0]}[\d.]*", oldest.toolchain)
+    assert f"OLDEST_TRITON := {oldest.toolchain[7:]}" in (ROOT / "Makefile").read_text()
+    assert compare.unfit(oldest.rows) == []
+    names = {row.kernel for row in newest.rows if row.target == "sm_90"}
+    assert {(row.kernel, row.target) for row in oldest.rows} == {(n, "sm_90") for n in names}
+
+
+def test_two_compilers_side_by_side(
+    compare: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    beside = importlib.import_module("tools.kernel_report.beside")
+    figures = ("sm_90", 90, 0, 1024, 16, 16, 4, 65)
+    old = compare.Row("a", "x=1", *figures, 96, 128)
+    new = compare.Row("a", "x=1", "sm_90", 80, 8, 0, 16, 16, 4, 60, 64, 128)
+    more = compare.Row("a", "x=2", "sm_90", 91, 8, 0, 16, 16)
+    sections = compare.Section("triton 1", (old,)), compare.Section("triton 2", (new, more))
+    page = beside.page(*sections)
+    assert "# triton 1 beside triton 2" in page
+    assert "| a | sm_90 | 1 · 2 | 90 · 80–91 | 0 · 16 | 0.75 · 0.50 |" in page
+    compare.write(tmp_path / "own.json", {"triton": sections[0]}, page)
+    assert (tmp_path / "own.md").read_text() == page
 
 
 @needs_compiler

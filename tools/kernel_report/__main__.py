@@ -8,7 +8,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from . import compare, digests
+from . import beside, compare, digests
 
 PARTS = ("triton", "cuda")
 REPORT = Path(__file__).resolve().parents[2] / "bench" / "reports" / "kernels.json"
@@ -22,6 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--targets", default="", help="comma-separated, such as sm_90,gfx942")
     parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated: triton, cuda")
     parser.add_argument("--report", type=Path, default=REPORT, help="the JSON file")
+    told = "another report, of another compiler: the page holds both side by side"
+    parser.add_argument("--beside", type=Path, metavar="REPORT", help=told)
     options = parser.parse_args(arguments)
     select = compare.Select(options.only, tuple(filter(None, options.targets.split(","))))
     names = options.parts.split(",")
@@ -36,7 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
         name: compare.merged(committed.get(name), section, select)
         for name, section in fresh.items()
     }
-    compare.write(options.report, report)
+    other = compare.load(options.beside) if options.beside else {}
+    page = "\n".join(beside.page(report[n], other[n]) for n in report if n in other) or None
+    compare.write(options.report, report, page)
     return exit_code([line for part in fresh.values() for line in compare.unfit(part.rows)])
 
 

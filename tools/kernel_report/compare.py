@@ -84,15 +84,17 @@ def dump(sections: dict[str, Section]) -> str:
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
-def write(path: Path, sections: dict[str, Section]) -> None:
-    """Report, page, and the digests in a file of their own, whose diff says nothing to a reader."""
+def write(path: Path, sections: dict[str, Section], page: str | None = None) -> None:
+    """Report, page (`markdown`, unless given), and the digests in a file of their own, whose diff
+    says nothing to a reader.
+    """
     digests = {
         name: {label: " ".join(sorted(some)) for label, some in sorted(section.digests.items())}
         for name, section in sorted(sections.items())
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(dump(sections))
-    path.with_suffix(".md").write_text(markdown(sections))
+    path.with_suffix(".md").write_text(page or markdown(sections))
     path.with_suffix(".digests.json").write_text(json.dumps(digests, indent=1) + "\n")
 
 
@@ -201,10 +203,10 @@ def markdown(sections: dict[str, Section]) -> str:
         for row in section.rows:
             groups.setdefault((row.kernel, row.target), []).append(row)
         for (kernel, target), rows in sorted(groups.items()):
-            cells = [_span(row.registers for row in rows), str(sum(row.spills for row in rows))]
-            cells += [_span(getattr(row, f) for row in rows) for f in ("shared", "load", "store")]
+            cells = [span(row.registers for row in rows), str(sum(row.spills for row in rows))]
+            cells += [span(getattr(row, f) for row in rows) for f in ("shared", "load", "store")]
             matrix = [row.matrix for row in rows if row.matrix is not None]
-            cells.append(_span(matrix) if matrix else "")
+            cells.append(span(matrix) if matrix else "")
             lines.append(f"| {kernel} | {target} | {len(rows)} | " + " | ".join(cells) + " |")
         lines += _loops(section)
     return "\n".join(lines) + "\n"
@@ -232,12 +234,12 @@ def _loops(section: Section) -> list[str]:
         groups.setdefault((row.kernel, row.target, tile), []).append(row)
     for key, group in sorted(groups.items()):
         figures = ("instructions", "issue_cycles", "matrix_cycles")
-        cells = [_span(getattr(row, figure) for row in group) for figure in figures]
+        cells = [span(getattr(row, figure) for row in group) for figure in figures]
         cells.append(f"{max(row.issue_ratio or 0 for row in group):.2f}")
         lines.append(f"| {' | '.join(key)} | {len(group)} | " + " | ".join(cells) + " |")
     return lines
 
 
-def _span(values: Iterable[int]) -> str:
+def span(values: Iterable[int]) -> str:
     low_high = sorted(set(values))
     return str(low_high[0]) if len(low_high) == 1 else f"{low_high[0]}–{low_high[-1]}"
