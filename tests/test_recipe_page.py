@@ -33,4 +33,5 @@ def test_results_are_of_the_settings_that_are_trained():
     assert checks.keys() <= {recipe.name for recipe in list_recipes()}
     for name, found in RESULTS.items():
         assert found["flags"] == list(checks[name].flags), name
+        assert found.get("before", {}).get("flags", []) == list(checks[name].before), name
         assert found["goals"].keys() == dict(checks[name].goals).keys(), name

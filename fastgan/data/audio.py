@@ -7,13 +7,13 @@ import os
 import wave
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastgan.checks import check_int
+from fastgan.checks import check_int, check_share
 from fastgan.data.dataset import spread
 from fastgan.data.files import expanded, reading
 from fastgan.data.source import DataError
@@ -24,6 +24,14 @@ SUFFIXES = (".wav", ".flac", ".ogg")
 _LARGEST = 32767  # of 16 bits, to which -1 to 1 is mapped
 _ZEROS, _ROLL_OFF = 6, 0.945  # of the resampling's sinc: zero crossings a side, share of the band
 _MAX_SAMPLES = 2**31
+
+
+class Clips(NamedTuple):
+    """What `open_audio` keeps beside: of each window the number of its clip, int64 [N]; and where
+    the windows of clips that are held out start, int64 [M]."""
+
+    numbers: Tensor
+    held_out: Tensor
 
 
 def _soundfile() -> Any:
@@ -77,16 +85,21 @@ def resampled(sound: Tensor, rate: int, to: int) -> Tensor:
 
 
 def open_audio(
-    path: str | os.PathLike[str], rate: int, length: int, limit: int | None = None
+    path: str | os.PathLike[str],
+    rate: int,
+    length: int,
+    limit: int | None = None,
+    held_out: float = 0,
 ) -> Windows:
     """Windows of `length` samples of a sound file, or of all .wav, .flac and .ogg of a folder.
 
     Channels are averaged, other rates resampled, what is shorter than a window is followed by
     silence, and from what is longer windows are taken every quarter of one; `notes` say how often.
-    Stored in 16 bits. What is kept beside is the number of each window's clip.
+    Stored in 16 bits. What is kept beside are `Clips`.
 
     Args:
         limit: at most so many files, evenly spaced.
+        held_out: a share of these, evenly spaced, whose windows are none of the set's.
 
     Raises:
         ValueError, OSError: an argument or a path that is none; `read_sound`'s.
@@ -94,6 +107,7 @@ def open_audio(
     """
     check_int("rate", rate, 1)
     check_int("length", length, 1)
+    check_share("held_out", held_out)
     found = expanded(path)
     files = [found]
     if found.is_dir():
@@ -102,7 +116,9 @@ def open_audio(
         raise DataError(f"{found}: a folder without {', '.join(SUFFIXES)} files")
     if limit is not None:
         files = [files[i] for i in spread(len(files), check_int("limit", limit, 1))]
-    clips, starts, numbers, did, at = [], [], [], Counter[str](), 0
+    clips, numbers, did, at = [], [], Counter[str](), 0
+    starts: list[int] = []
+    held: list[int] = []
     for number, file in enumerate(files):
         sound, own, channels = read_sound(file)
         did[f"resampled from {own} Hz to {rate} Hz"] += own != rate
@@ -111,8 +127,10 @@ def open_audio(
         did[f"followed by silence up to {length} samples"] += len(sound) < length
         sound = F.pad(sound, (0, max(0, length - len(sound))))
         own_starts = range(0, len(sound) - length + 1, max(1, length // 4))
-        starts += [at + start for start in own_starts]
-        numbers += [number] * len(own_starts)
+        is_held = int((number + 1) * held_out) > int(number * held_out)
+        (held if is_held else starts).extend(at + start for start in own_starts)
+        numbers += [] if is_held else [number] * len(own_starts)
+        did["held out"] += is_held
         clips.append((sound.clamp(-1, 1) * _LARGEST).round().to(torch.int16))
         at += len(sound)
         if at > _MAX_SAMPLES:
@@ -126,7 +144,7 @@ def open_audio(
         str(path),
         {},
         (f"{path}: of {len(files)} clips {', '.join(told)}",) if told else (),
-        torch.tensor(numbers),
+        Clips(torch.tensor(numbers), torch.tensor(held, dtype=torch.int64)),
     )
 
 

@@ -22,6 +22,7 @@ from fastgan.engine.objectives import (
     GANObjective,
     VAEGANObjective,
     VAEObjective,
+    VocoderObjective,
 )
 from fastgan.engine.rejection import rejection_sample
 from fastgan.engine.sampling import load_discriminator, load_generator, sample_images
@@ -54,6 +55,7 @@ __all__ = [
     "Update",
     "VAEGANObjective",
     "VAEObjective",
+    "VocoderObjective",
     "batch_statistics",
     "capture",
     "find_checkpoint",

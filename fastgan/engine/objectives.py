@@ -18,6 +18,8 @@ from fastgan.engine.language import language_step
 from fastgan.engine.records import RecordError, build
 from fastgan.engine.step import Step, gan_step
 from fastgan.engine.translating import TranslationStep
+from fastgan.engine.vocoding import VocoderStep
+from fastgan.nn.mel import LogMel
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 # Losses whose slope on a fake's logit is nowhere zero in the discriminator's loss.
@@ -208,6 +210,47 @@ class TranslationObjective:
 
 
 @dataclass(frozen=True)
+class VocoderObjective:
+    """A generator that is given the log-mel spectrogram of each sound and is to make the sound."""
+
+    objective: Literal["vocoder"] = "vocoder"
+    """What the recipe's networks are trained for."""
+    mel_weight: float = 45.0
+    """Weight of the mean absolute error of log-mel spectrograms in the generator's loss."""
+    feature_weight: float = 2.0
+    """Weight of the error of the discriminator's feature maps: the sum of the mean absolute errors
+    of all of them."""
+    adversarial_weight: float = 16.0
+    """Weight of the discriminator's verdict, the mean over all logits: 16 makes of the mean over
+    eight discriminators, with the half that lsgan has, their sum. 0 trains the generator by
+    spectrograms alone."""
+
+    def __post_init__(self) -> None:
+        for name in ("mel_weight", "feature_weight", "adversarial_weight"):
+            check_number(name, getattr(self, name))
+
+    def step(self, mel: LogMel) -> Step:
+        return VocoderStep(mel, self.mel_weight, self.feature_weight, self.adversarial_weight)
+
+    def check(
+        self, config: TrainConfig, generator: nn.Module, discriminator: nn.Module | None
+    ) -> None:
+        """ValueError where the networks or the configuration are not for this."""
+        if not isinstance(getattr(generator, "mel", None), LogMel):
+            raise ValueError(
+                "objective vocoder needs a generator that takes log-mel spectrograms, such as "
+                f"hifigan_generator, got {type(generator).__name__}"
+            )
+        if not hasattr(discriminator, "judge"):
+            raise ValueError(
+                "objective vocoder needs a discriminator that gives its feature maps, such as "
+                f"hifigan_discriminator, got {type(discriminator).__name__}"
+            )
+        if config.conditional or config.augment != "none":
+            raise ValueError("objective vocoder takes no conditional or augment")
+
+
+@dataclass(frozen=True)
 class LanguageObjective:
     """A language model, by the likelihood of each character."""
 
@@ -234,6 +277,7 @@ Objective = (
     | VAEObjective
     | VAEGANObjective
     | TranslationObjective
+    | VocoderObjective
     | LanguageObjective
 )
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -242,8 +286,16 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "vae": VAEObjective,
     "vae_gan": VAEGANObjective,
     "translation": TranslationObjective,
+    "vocoder": VocoderObjective,
     "language": LanguageObjective,
 }
+
+
+def step_of(objective: Objective, generator: nn.Module) -> Step:
+    """The step that an objective names, for a generator that its `check` does not refuse."""
+    if isinstance(objective, VocoderObjective):
+        return objective.step(generator.mel)  # type: ignore[arg-type]
+    return objective.step()
 
 
 def objective_of(facts: Mapping[str, Any]) -> Objective:

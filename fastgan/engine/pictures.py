@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fastgan.checks import check_int
 from fastgan.data import normalised
 from fastgan.engine.film import check_film, save_film
-from fastgan.engine.grid import picture_of, screen_scale
+from fastgan.engine.grid import as_pictures, picture_of, screen_scale
 from fastgan.engine.inversion import Inversion, invert
 from fastgan.engine.latents import closed_walk, draw_noise, slerp
 from fastgan.engine.sampling import fitting_labels, images_of, sample_images
@@ -94,7 +94,8 @@ def reconstructions(trainer: TrainState) -> tuple[Tensor, int] | None:
         conditions = trainer.fixed_labels
         assert conditions is not None
         made = trainer.sample(trainer.fixed_noise, conditions)
-        return triples(conditions, made, trainer.fixed_images[0])
+        shown = (as_pictures(trainer.generator, x) for x in (made, trainer.fixed_images[0]))
+        return triples(conditions, *shown)
     model = trainer.ema.average if trainer.ema else trainer.generator
     if not hasattr(model, "reconstruct"):
         return None

@@ -160,7 +160,7 @@ def fitting_labels(generator: nn.Module, count: int, labels: Tensor | None) -> T
         if getattr(generator, "latent_dim", None) == 0:
             raise ValueError(
                 f"{type(generator).__name__} draws nothing by itself: it makes images of others "
-                "(fastgan translate, upscale, inpaint)"
+                "(fastgan translate, upscale, inpaint), or sounds of spectrograms (vocode)"
             )
         return None
     if labels is None:

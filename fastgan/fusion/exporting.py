@@ -23,6 +23,7 @@ def export(
     path: str | Path,
     format: str = "onnx",
     metadata: dict[str, str] | None = None,
+    any_length: bool = False,
 ) -> Path:
     """Writes the inference model of `model` to `path` and returns that.
 
@@ -31,6 +32,7 @@ def export(
             for any batch size (the first dimension of each of `example_inputs`, at least 2 there);
             "safetensors" writes the weights of `model` itself, under its state_dict's keys, and
             `metadata`.
+        any_length: leaves the last dimension of each of `example_inputs` open, too.
 
     The file stands there when all of it is written, in the place of what stood there before.
 
@@ -55,8 +57,9 @@ def export(
     if any(x.shape[0] < 2 for x in example_inputs):
         raise ValueError("example_inputs: expected a batch of at least 2, to leave its size open")
     folded = fold_norms(model)
-    batch = torch.export.Dim("batch")
-    options: dict[str, Any] = {"dynamic_shapes": tuple({0: batch} for _ in example_inputs)}
+    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", min=2)
+    shapes = ({0: batch} | ({x.dim() - 1: length} if any_length else {}) for x in example_inputs)
+    options: dict[str, Any] = {"dynamic_shapes": tuple(shapes)}
     with unfused(), torch.no_grad():
         if format == "torch-export":
             exported = torch.export.export(folded, example_inputs, **options)

@@ -9,6 +9,7 @@ from ._registry import create_model, list_models, register_model
 from .autoencoder import VAE, Autoencoder
 from .conditional import ACGANDiscriminator, CDCGANDiscriminator, CDCGANGenerator
 from .dcgan import DCGANDiscriminator, DCGANGenerator
+from .hifigan import HiFiGANDiscriminator, HiFiGANGenerator
 from .init import init_weights, initialize
 from .mlp import MLPDiscriminator, MLPGenerator
 from .r3gan import R3GANDiscriminator, R3GANGenerator
@@ -32,6 +33,8 @@ __all__ = [
     "DCGANGenerator",
     "Discriminator",
     "Generator",
+    "HiFiGANDiscriminator",
+    "HiFiGANGenerator",
     "Inpainter",
     "InpaintingDiscriminator",
     "MLPDiscriminator",

@@ -1,4 +1,4 @@
-"""Log-mel spectrograms of waveforms."""
+"""Log-mel spectrograms of waveforms, and waveforms of log-mel spectrograms."""
 
 from __future__ import annotations
 
@@ -54,6 +54,13 @@ class LogMel(nn.Module):
         self.register_buffer("filters", mel_filters(rate, n_fft, mels), persistent=False)
 
     def forward(self, sound: Tensor) -> Tensor:
+        spectrum = self.spectrum(sound)
+        # Its slope at zero has to stay finite.
+        magnitude = (spectrum.real.square() + spectrum.imag.square() + 1e-9).sqrt()
+        return (self.filters.to(magnitude.dtype) @ magnitude).clamp(min=_LEAST).log()
+
+    def spectrum(self, sound: Tensor) -> Tensor:
+        """The complex spectra of its windows: [N, n_fft // 2 + 1, L / hop]."""
         if sound.dim() != 3 or sound.shape[1] != 1:
             raise ValueError(f"sound must be [N, 1, L], got {list(sound.shape)}")
         if sound.shape[2] % self.hop or sound.shape[2] < self.n_fft:
@@ -64,14 +71,50 @@ class LogMel(nn.Module):
         edge = (self.n_fft - self.hop) // 2
         padded = F.pad(sound, (edge, edge), mode="reflect").squeeze(1)
         window = self.window.to(padded.dtype)
-        spectrum = torch.stft(
+        return torch.stft(
             padded, self.n_fft, self.hop, window=window, center=False, return_complex=True
         )
-        # Its slope at zero has to stay finite.
-        magnitude = (spectrum.real.square() + spectrum.imag.square() + 1e-9).sqrt()
-        return (self.filters.to(padded.dtype) @ magnitude).clamp(min=_LEAST).log()
+
+    def overlap_add(self, spectrum: Tensor) -> Tensor:
+        """The waveforms [N, 1, T·hop] whose `spectrum` is nearest to [N, n_fft // 2 + 1, T]."""
+        window, frames = self.window[:, None], spectrum.shape[2]
+        values = torch.fft.irfft(spectrum, self.n_fft, 1) * window
+        size, length = (self.n_fft, 1), (frames - 1) * self.hop + self.n_fft
+        summed, weight = (
+            F.fold(x, (length, 1), size, stride=(self.hop, 1)).squeeze(3)
+            for x in (values, window.square().expand(1, -1, frames))
+        )
+        edge = (self.n_fft - self.hop) // 2
+        return (summed / weight.clamp(min=1e-8))[..., edge : length - edge]
 
     def pictures(self, sound: Tensor) -> Tensor:
         """Spectrograms to look at: [N, 1, mels, L / hop] in [-1, 1], high frequencies on top."""
         least, most = math.log(_LEAST), math.log(self.n_fft / 4)  # of a loud tone
         return ((self(sound) - least) / (most - least) * 2 - 1).clamp(-1, 1).flip(1)[:, None]
+
+
+@torch.no_grad()
+def griffin_lim(mel: LogMel, spectrogram: Tensor, iterations: int = 32, seed: int = 0) -> Tensor:
+    """Waveforms [N, 1, T·hop] of log-mel spectrograms [N, mels, T] without a network.
+
+    Magnitudes are the least-squares ones of the bands, negative ones zero; phases, random at first,
+    those of the waveform that the last ones gave, with a momentum of 0.99 (Griffin, Lim 1984;
+    Perraudin, Balazs, Søndergaard 2013).
+
+    ValueError for spectrograms that are shorter than a window.
+    """
+    if (spectrogram.shape[2] * mel.hop) < mel.n_fft:
+        raise ValueError(
+            f"spectrogram must have at least {-(-mel.n_fft // mel.hop)} frames, got "
+            f"{spectrogram.shape[2]}"
+        )
+    magnitude = (torch.linalg.pinv(mel.filters) @ spectrogram.exp()).clamp(min=0)
+    rng = torch.Generator(magnitude.device).manual_seed(seed)
+    turn = torch.empty_like(magnitude).uniform_(0, 2 * math.pi, generator=rng)
+    phase = torch.polar(torch.ones_like(turn), turn)
+    last = torch.zeros_like(phase)
+    for _ in range(iterations):
+        found = mel.spectrum(mel.overlap_add(magnitude * phase))
+        phase = torch.sgn(found - 0.99 / 1.99 * last)
+        last = found
+    return mel.overlap_add(magnitude * phase)

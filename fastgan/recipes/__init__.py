@@ -13,6 +13,7 @@ from fastgan.recipes import (
     tile_gan,
     translation,
     video_gan,
+    vocoder,
     volume_gan,
     wavegan,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "train",
     "translation",
     "video_gan",
+    "vocoder",
     "volume_gan",
     "wavegan",
 ]

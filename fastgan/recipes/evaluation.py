@@ -21,14 +21,15 @@ from fastgan.engine.evaluating import (
     reconstruction_scores,
     sample_scores,
 )
-from fastgan.engine.objectives import objective_of
+from fastgan.engine.objectives import objective_of, step_of
 from fastgan.engine.restoring import translate
 from fastgan.engine.sampling import draw_noise, fitting_labels, to_draw
 from fastgan.engine.translating import TranslationStep
 from fastgan.metrics import Score, get_network
 from fastgan.models import Translator
-from fastgan.recipes.recipe import DataConfig, Recipe, built, list_recipes
+from fastgan.recipes.recipe import AudioConfig, DataConfig, Recipe, built, list_recipes
 from fastgan.recipes.restored import translation_scores
+from fastgan.recipes.vocoder import held_out_windows, ways
 
 Weights = Literal["ema", "raw"]
 
@@ -100,17 +101,26 @@ def _recipe_of(path: Path) -> Recipe | None:
 
 def _own_scores(recipe: Recipe, generator: Any, path: Path, chosen: Evaluation) -> list[Score]:
     """What the recipe measures, on the data of the run or those that were chosen."""
-    data = run_data_of(path, type(recipe.data))
-    data = replace(data, data=chosen.data or data.data, limit=chosen.reals or data.limit)
-    device = next(generator.parameters()).device
-    # Of the generator's size, which may have been chosen for the run.
-    source = data.open(replace(recipe, image_size=generator.image_size), device)
+    size = tuple(find_checkpoint(path).manifest["data"]["images"][2:])
+    source = _own_data(recipe, generator, path, chosen, size)
     assert recipe.scores is not None
     scores = recipe.scores(generator, source, chosen.samples, chosen.seed)
     known = [score.metric for score in scores]
     names = known if chosen.metrics is None else chosen.metrics
     check_named(names, known)
     return [score for score in scores if score.metric in names]
+
+
+def _own_data(
+    recipe: Recipe, generator: Any, path: Path, chosen: Evaluation, size: tuple[int, ...]
+) -> Any:
+    """The data of the run or those that were chosen, of that size."""
+    data = run_data_of(path, type(recipe.data))
+    if isinstance(data, AudioConfig) and chosen.data not in (None, data.data):
+        data = replace(data, held_out=0)
+    data = replace(data, data=chosen.data or data.data, limit=chosen.reals or data.limit)
+    device = next(generator.parameters()).device
+    return data.open(replace(recipe, image_size=size), device)
 
 
 def run_data_of(path: Path, kind: type[Any] = DataConfig) -> Any:
@@ -153,7 +163,7 @@ def _task_of(
 ) -> tuple[TranslationStep, ImageDataset]:
     """What makes the conditions of a run, and images of the size that it was trained with."""
     manifest, run = find_checkpoint(path).manifest, run_data_of(path)
-    step = objective_of(manifest).step()
+    step = step_of(objective_of(manifest), generator)
     if not isinstance(step, TranslationStep):
         raise ValueError(f"{path}: its generator was trained with the data's own conditions")
     height, width = manifest["data"]["images"][-2:]
@@ -169,3 +179,17 @@ def held_out_triples(path: Path, count: int, seed: int = 0) -> tuple[Tensor, Ten
     images = reals.images.float() / 127.5 - 1
     conditions = step.fixed(images, None, seed)
     return conditions, translate(generator, conditions), images
+
+
+def held_out_spectrograms(path: Path, count: int, length: int, seed: int = 0) -> tuple[Tensor, int]:
+    """Pictures of `count` windows of `length` samples that a vocoder run has held out, each between
+    what the run and what Griffin-Lim make of it, and the columns. Raises as `held_out_triples`.
+    """
+    generator: Any = load_generator(path)
+    recipe = _recipe_of(path)
+    assert recipe is not None
+    data = _own_data(recipe, generator, path, Evaluation(), (length,))
+    real = held_out_windows(data, count)
+    given, found = generator.mel(real), ways(generator, seed)
+    sounds = [found[""](given), real, found["_griffin_lim"](given)]
+    return torch.stack([generator.pictures(s) for s in sounds], 1).flatten(0, 1), 3

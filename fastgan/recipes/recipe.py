@@ -159,6 +159,9 @@ class AudioConfig:
     """A sound file, or a folder of .wav, .flac and .ogg (needs fastgan[audio])."""
     limit: int | None = None
     """Use so many files only, evenly spaced over the folder."""
+    held_out: float = 0
+    """The share of the files that is not trained on, evenly spaced: `fastgan eval` of a vocoder
+    measures with them."""
 
     def open(self, recipe: Recipe, device: torch.device) -> Source:
         """Windows of the recipe's length, mono, at its rate."""
@@ -168,7 +171,8 @@ class AudioConfig:
                 "folder of .wav, .flac and .ogg"
             )
         (length,) = sides(recipe.image_size)
-        return open_audio(self.data, recipe.generator.arguments["rate"], length, self.limit)
+        rate = recipe.generator.arguments["rate"]
+        return open_audio(self.data, rate, length, self.limit, self.held_out)
 
 
 Data = DataConfig | LevelConfig | VolumeConfig | TextConfig | AudioConfig

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastgan.checks import check_int, sides
 from fastgan.engine.latents import inputs_of
 from fastgan.engine.memory import require_memory
+from fastgan.engine.objectives import step_of
 from fastgan.engine.train_state import channels_last_of
 from fastgan.engine.translating import TranslationStep
 from fastgan.fusion import explain, tune
@@ -36,7 +37,7 @@ def networks(
     check_int("batch_size", batch_size, 2)
     image = (recipe.channels, *sides(recipe.image_size))
     generator, discriminator = build_models(recipe)
-    step = recipe.objective.step()
+    step = step_of(recipe.objective, generator)
 
     def inputs(model: nn.Module, count: int) -> tuple[Tensor, ...]:
         images = torch.randn(count, *image, device=device)
@@ -45,7 +46,7 @@ def networks(
         labels = torch.zeros(count, numbers, device=device) if numbers else labels
         given = labels if recipe.train.conditional else None
         if isinstance(step, TranslationStep):
-            given = step.given(images, None)
+            given = step.to(device).given(images, None)
         if model is not generator:
             return tuple(inputs_of(images, given))
         noise = torch.randn(count, model.latent_dim, device=device)  # type: ignore[call-overload]

@@ -24,7 +24,7 @@ def sound_scores(generator: Any, data: Any, samples: int, seed: int) -> list[Sco
 
     ValueError for fewer than two clips.
     """
-    numbers = data.kept
+    numbers = data.kept.numbers
     halves = [data.starts[numbers % 2 == half] for half in (0, 1)]
     count = min(samples, *map(len, halves))
     if count < 2:

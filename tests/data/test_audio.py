@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastgan.data import DataError
-from fastgan.data.audio import open_audio, read_sound, resampled, save_sound
+from fastgan.data.audio import as_items, open_audio, read_sound, resampled, save_sound
 
 soundfile = pytest.importorskip("soundfile")
 
@@ -39,7 +39,7 @@ def test_files_of_any_kind_become_windows_of_one(tmp_path):
     (tmp_path / "readme.txt").write_text("no sound")
     windows = open_audio(tmp_path, 8000, 1024)
     assert windows.shape == (4 + 12 + 1, 1, 1024)
-    assert windows.kept.tolist() == [0] * 4 + [1] * 12 + [2]
+    assert windows.kept.numbers.tolist() == [0] * 4 + [1] * 12 + [2]
     assert windows.notes == (
         f"{tmp_path}: of 3 clips 1 mixed down from 2 channels, 1 followed by silence up to 1024 "
         "samples, 1 resampled from 16000 Hz to 8000 Hz",
@@ -52,6 +52,25 @@ def test_files_of_any_kind_become_windows_of_one(tmp_path):
     assert batch.shape == (4, 1, 1024)
     assert batch.dtype == torch.float32
     assert len(open_audio(tmp_path / "c.wav", 8000, 256)) == 3
+
+
+def test_a_share_of_the_clips_is_held_out(tmp_path):
+    for i in range(4):
+        save_sound(torch.full((512,), i / 4), 8000, tmp_path / f"{i}.wav")
+    windows = open_audio(tmp_path, 8000, 256, held_out=0.5)
+    assert windows.kept.numbers.tolist() == [0] * 5 + [2] * 5
+    held = as_items(windows.at(windows.kept.held_out))
+    assert held.shape == (10, 1, 256)
+    torch.testing.assert_close(
+        held[:, 0, 0], torch.tensor([0.25] * 5 + [0.75] * 5), atol=1e-4, rtol=0
+    )
+    torch.testing.assert_close(
+        windows.some(10)[:, 0, 0], torch.tensor([0.0] * 5 + [0.5] * 5), atol=1e-4, rtol=0
+    )
+    assert windows.notes == (f"{tmp_path}: of 4 clips 2 held out",)
+    assert not len(open_audio(tmp_path, 8000, 256).kept.held_out)
+    with pytest.raises(ValueError, match=r"held_out must lie in \[0, 1\), got 1"):
+        open_audio(tmp_path, 8000, 256, held_out=1)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from fastgan.metrics.sound import log_mel_features, sound_distance
+from fastgan.metrics.sound import SpectralDistance, log_mel_features, sound_distance
+from fastgan.nn.mel import LogMel
 
 
 def noise(seed: int, count: int = 40) -> torch.Tensor:
@@ -18,3 +20,32 @@ def test_like_sounds_are_near():
     assert sound_distance(noise(0), noise(0), 8000) == pytest.approx(0, abs=1e-6)
     assert like < softer / 5
     assert like < low / 5
+
+
+def test_spectral_distances_by_their_definitions():
+    mel = LogMel(8000, 256, 64, 20)
+    real, made = noise(0, 5), noise(1, 5) / 2
+    distance = SpectralDistance(mel)
+    for part in (slice(0, 2), slice(2, 5)):
+        distance.update(real[part], made[part])
+    assert distance.mel() == pytest.approx(float((mel(real) - mel(made)).abs().mean()), rel=1e-5)
+    expected = []
+    for size in (128, 256, 512):
+        window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
+        a, b = (
+            np.abs(np.fft.rfft(frames * window))
+            for frames in (
+                np.lib.stride_tricks.sliding_window_view(
+                    np.pad(x[:, 0].double().numpy(), ((0, 0), (size // 2, size // 2)), "reflect"),
+                    size,
+                    1,
+                )[:, :: size // 4]
+                for x in (real, made)
+            )
+        )
+        logs = np.abs(np.log(np.maximum(a, 1e-5)) - np.log(np.maximum(b, 1e-5))).mean()
+        expected.append(np.linalg.norm(a - b) / np.linalg.norm(a) + logs)
+    assert distance.stft() == pytest.approx(np.mean(expected), rel=1e-4)
+    same = SpectralDistance(mel)
+    same.update(real, real)
+    assert (same.mel(), same.stft()) == (0, 0)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fastgan.nn.mel import LogMel, mel_filters
+from fastgan.nn.mel import LogMel, griffin_lim, mel_filters
 
 
 def test_a_tone_is_loudest_in_its_band():
@@ -32,6 +32,23 @@ def test_it_has_a_finite_slope_at_silence():
     sound = torch.zeros(1, 1, 512, requires_grad=True)
     LogMel(8000, 256, 64, 8)(sound).sum().backward()
     assert sound.grad.isfinite().all()
+
+
+def test_spectra_give_their_waveforms_back():
+    sound = torch.randn(2, 1, 1024, generator=torch.Generator().manual_seed(0))
+    for mel in (LogMel(8000, 256, 64, 8), LogMel(8000, 512, 128, 8)):
+        torch.testing.assert_close(mel.overlap_add(mel.spectrum(sound)), sound, atol=1e-5, rtol=0)
+
+
+def test_griffin_lim_finds_a_waveform_of_a_spectrogram():
+    mel = LogMel(8000, 256, 64, 40)
+    sound = torch.sin(torch.arange(2048) * 0.5)[None, None] / 2
+    given = mel(sound)
+    apart = [float((mel(griffin_lim(mel, given, n)) - given).abs().mean()) for n in (0, 32)]
+    assert apart[1] < 0.5 * apart[0]
+    assert torch.equal(griffin_lim(mel, given, 2, seed=1), griffin_lim(mel, given, 2, seed=1))
+    with pytest.raises(ValueError, match="at least 4 frames, got 3"):
+        griffin_lim(mel, given[..., :3])
 
 
 @pytest.mark.parametrize(

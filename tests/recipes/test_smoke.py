@@ -12,7 +12,6 @@ from PIL import Image
 from fastgan.checks import sides
 from fastgan.engine import find_checkpoint, load_generator, sample_images
 from fastgan.engine.log import SilentReporter
-from fastgan.models import Translator
 from fastgan.recipes import get_recipe, list_recipes, train
 from fastgan.recipes.run import build_models
 
@@ -33,9 +32,9 @@ def test_a_recipe_trains_samples_and_resumes(name, tmp_path):
 
     generator = load_generator(whole.checkpoint)
     conditions = None
-    if isinstance(generator, Translator):
-        side = recipe.image_size // generator.scale
-        conditions = torch.zeros(3, generator.condition_channels, side, side)
+    if hasattr(generator, "condition_channels"):
+        given = (side // generator.scale for side in sides(recipe.image_size))
+        conditions = torch.zeros(3, generator.condition_channels, *given)
         assert (whole.out / "samples" / "reconstructions-00000003.png").exists()
     images = sample_images(generator, 3, labels=conditions)
     # The characters of a text are known with the text alone.
@@ -63,7 +62,7 @@ def test_a_recipe_builds_at_full_size(name):
     with torch.device("meta"):
         generator, discriminator = build_models(recipe)
     assert generator.channels == recipe.channels
-    if isinstance(generator, Translator):  # of images of any size
+    if hasattr(generator, "condition_channels"):  # of images of any size, or sounds of any length
         return
     assert generator.image_size == recipe.image_size
     if discriminator is not None:

@@ -19,7 +19,12 @@ TEXT = Path(__file__).resolve().parents[2] / "LICENSE"
 # The recipes of large images train at the smallest size of their family.
 SIZES = {"dcgan-64": 16, "dcgan-128": 32, "pix2pix": 16, "text-gan": (8,), "text-rnn": (8,)}
 SIZES |= dict.fromkeys(("super-resolution", "srgan", "inpainting"), 32)
-SIZES["wavegan"] = (256,)
+SIZES |= {"wavegan": (256,), "vocoder": (512,)}
+# Of spectrograms and waveforms: a block a stage, and few discriminators.
+VOCODER = {
+    "hifigan_generator": {"kernels": [3], "dilations": [[1, 2]]},
+    "hifigan_discriminator": {"width": 1, "periods": [3], "scales": 1},
+}
 _sounds = TemporaryDirectory(prefix="fastgan-sounds-")  # until the tests end
 
 
@@ -53,7 +58,7 @@ def tiny(name: str) -> Recipe:
             arguments["max_width"] = 16
         if "image_size" in arguments:
             arguments["image_size"] = size
-        return ModelSpec(spec.name, arguments)
+        return ModelSpec(spec.name, arguments | VOCODER.get(spec.name, {}))
 
     few: dict[str, Any] = {"count": 64} if hasattr(recipe.data, "count") else {}
     if isinstance(recipe.data, TextConfig):

