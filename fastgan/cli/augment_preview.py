@@ -50,7 +50,8 @@ def run(arguments: list[str]) -> int:
     check_seed(chosen.seed)
     augment = get_augmentation(chosen.augment, **_strength(chosen))
     out = output_file(chosen.out, chosen.force)
-    pixels = load(chosen.data, image_size=chosen.image_size, limit=chosen.columns).images
+    found = load(chosen.data, image_size=chosen.image_size, limit=chosen.columns)
+    pixels = found.as_bytes().images
     count, (height, width) = len(pixels), pixels.shape[-2:]
     scale = screen_scale(pixels)
     check_picture(count * (1 + chosen.rows), height, width, count, scale)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from fastgan.data.files import open_regular, reading
 from fastgan.data.image import conform
 from fastgan.data.npy import MAGIC, map_npy, read_npy
 from fastgan.data.options import MAX_UNPACKED_BYTES, Layout, LoadOptions, Split
-from fastgan.data.source import DataError
+from fastgan.data.source import DataError, ValueRange
 
 # The names used by this package, scikit-learn, Keras and MedMNIST, in order of preference.
 _IMAGE_KEYS = {
@@ -31,6 +31,14 @@ _LABEL_KEYS = {
 _MAX_AUTO_CHANNELS = 4
 _RANGE_SLACK = 1e-3
 _CHUNK = 1024
+_BYTES = 0.0, 255.0
+
+
+class Held(NamedTuple):
+    """How an array of images is held: in which dtype, and the values that become -1 and 1."""
+
+    dtype: type[np.generic]
+    value_range: ValueRange
 
 
 def load_array(path: Path, options: LoadOptions) -> ImageDataset:
@@ -43,14 +51,15 @@ def load_array(path: Path, options: LoadOptions) -> ImageDataset:
     """
     images, labels = _read(path, options.split)
     try:
-        view = to_nchw(images, options.layout)
+        view = to_nchw(images, options.layout, options.channels)
         chosen = spread(len(view), options.limit)
-        made = _wide(view) or to_images
-        tensor = conform(made(view if options.limit is None else view[chosen]), options)
+        held = held_as(view)
+        some = as_held(view if options.limit is None else view[chosen], held)
+        tensor = conform(some, options, held.value_range)
         wanted = None if labels is None else _to_labels(labels, len(view))[chosen]
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-    return ImageDataset(tensor, wanted, None, str(path))
+    return ImageDataset(tensor, wanted, None, str(path), value_range=held.value_range)
 
 
 def is_npy(path: Path) -> bool:
@@ -115,12 +124,14 @@ def _choose(names: Sequence[str], split: Split, path: Path) -> tuple[str, str | 
     return image_key, None if label_key == image_key else label_key
 
 
-def to_nchw(array: NDArray[Any], layout: Layout = "auto") -> NDArray[Any]:
+def to_nchw(
+    array: NDArray[Any], layout: Layout = "auto", channels: int | None = None
+) -> NDArray[Any]:
     """Return a view of `array` as [N, C, H, W].
 
-    With "auto", an axis of length 1 to 4 is taken for channels: in four dimensions the last
-    (NHWC) or the second (NCHW), in three the last (HWC, one image); three longer axes are NHW.
-    Where two readings fit, or none, the caller has to say.
+    With "auto", an axis of length 1 to 4, or of `channels`, is taken for channels: in four
+    dimensions the last (NHWC) or the second (NCHW), in three the last (HWC, one image); three
+    longer axes are NHW. Where two readings fit, or none, the caller has to say.
 
     Raises:
         DataError: the layout cannot be told, does not fit the array, or an axis is empty.
@@ -129,7 +140,7 @@ def to_nchw(array: NDArray[Any], layout: Layout = "auto") -> NDArray[Any]:
     if 0 in shape:
         raise DataError(f"an array of shape {shape} holds no image")
     if layout == "auto":
-        layout = _guess_layout(shape)
+        layout = _guess_layout(shape, channels)
     if len(layout) != len(shape):
         raise DataError(f"layout={layout!r} does not fit an array of shape {shape}")
     for axis in "NC":
@@ -138,11 +149,10 @@ def to_nchw(array: NDArray[Any], layout: Layout = "auto") -> NDArray[Any]:
     return array.transpose([layout.index(axis) for axis in "NCHW"])
 
 
-def _guess_layout(shape: list[int]) -> Layout:
+def _guess_layout(shape: list[int], channels: int | None) -> Layout:
     if len(shape) not in (3, 4):
         raise DataError(f"expected images in 3 or 4 dimensions, got an array of shape {shape}")
-    last = shape[-1] <= _MAX_AUTO_CHANNELS
-    first = shape[-3] <= _MAX_AUTO_CHANNELS
+    last, first = (n <= _MAX_AUTO_CHANNELS or n == channels for n in (shape[-1], shape[-3]))
     if len(shape) == 4 and last != first:
         return "NHWC" if last else "NCHW"
     if len(shape) == 3 and not first:
@@ -155,60 +165,74 @@ def _guess_layout(shape: list[int]) -> Layout:
     )
 
 
-def _wide(array: NDArray[Any]) -> Callable[[NDArray[Any]], Tensor] | None:
-    """What makes uint16 images of an array that needs 16 bits."""
-    if (array.dtype.kind, array.dtype.itemsize) != ("u", 2) or array.max() <= 255:
-        return None
-    return lambda some: torch.from_numpy(np.array(some, np.uint16, order="C"))
+def held_as(array: NDArray[Any]) -> Held:
+    """How images [N, C, H, W] are held, of which all values are read.
+
+    bool and integers in 0..255 as uint8, other uint16 as they are; floating point as float16 where
+    it is that and as float32 otherwise: it lies in [-1, 1] if any value is negative, else in [0, 1]
+    if none is above 1, else in [0, 255].
+
+    Raises:
+        DataError: NaN or infinity, values outside every range, or another kind of dtype.
+    """
+    dtype = array.dtype
+    if dtype == np.uint8 or dtype.kind == "b":
+        return Held(np.uint8, _BYTES)
+    if dtype.kind not in "uif":
+        raise DataError(f"images must be numbers, got dtype {dtype}")
+    chunks = range(0, len(array), _CHUNK)
+    # np.min, not min: NaN has to come through.
+    low = float(np.min([array[i : i + _CHUNK].min() for i in chunks]))
+    high = float(np.max([array[i : i + _CHUNK].max() for i in chunks]))
+    if dtype.kind == "f":
+        found = _range_of_floats(low, high, dtype)
+        return Held(np.float16 if dtype.itemsize == 2 else np.float32, found)
+    if low >= 0 and high <= 255:
+        return Held(np.uint8, _BYTES)
+    if (dtype.kind, dtype.itemsize) == ("u", 2):
+        return Held(np.uint16, (0.0, 65535.0))
+    raise DataError(f"images of dtype {dtype} must lie in 0..255, got {low:.0f}..{high:.0f}")
+
+
+def as_held(array: NDArray[Any], held: Held) -> Tensor:
+    """Images, or some of those, that `held_as` was told of, in memory of their own."""
+    made = np.array(array, held.dtype, order="C")
+    return torch.from_numpy(made * np.uint8(255) if array.dtype.kind == "b" else made)
 
 
 def to_images(array: NDArray[Any]) -> Tensor:
     """Convert an array [N, C, H, W] of numbers to uint8 images.
 
-    uint8 is taken as it is; bool is 0 and 255; other integers must lie in 0..255. Floating point
-    lies in [-1, 1] if any value is negative, else in [0, 1] if none is above 1, else in [0, 255];
-    values are rounded to the nearest of the 256 levels.
-
-    Raises:
-        DataError: NaN or infinity, values outside every range, or another kind of dtype.
+    As `held_as`; floating point is rounded to the nearest of 256 levels, and uint16 above 255 is
+    an error, too.
     """
-    kind = array.dtype.kind
-    if array.dtype == np.uint8:
-        return torch.from_numpy(np.array(array, order="C"))
-    if kind not in "buif":
-        raise DataError(f"images must be numbers, got dtype {array.dtype}")
-    chunks = range(0, len(array), _CHUNK)
-    # np.min, not min: NaN has to come through.
-    low = float(np.min([array[i : i + _CHUNK].min() for i in chunks]))
-    high = float(np.max([array[i : i + _CHUNK].max() for i in chunks]))
-    scale, offset = _scale(kind, low, high, array.dtype)
+    held = held_as(array)
+    if held.dtype is np.uint8:
+        return as_held(array, held)
+    low, high = held.value_range
+    if held.dtype is np.uint16:
+        raise DataError(f"images of dtype {array.dtype} must lie in 0..255, got up to {array.max()}")
+    scale = 255.0 / (high - low)
     out = np.empty(array.shape, np.uint8)
-    for i in chunks:
-        part = array[i : i + _CHUNK].astype(np.float32) * scale + offset
+    for i in range(0, len(array), _CHUNK):
+        part = array[i : i + _CHUNK].astype(np.float32) * scale - low * scale
         out[i : i + _CHUNK] = np.rint(part).clip(0, 255)
     return torch.from_numpy(out)
 
 
-def _scale(kind: str, low: float, high: float, dtype: np.dtype[Any]) -> tuple[float, float]:
+def _range_of_floats(low: float, high: float, dtype: np.dtype[Any]) -> ValueRange:
     if not np.isfinite([low, high]).all():
         raise DataError("images hold NaN or infinite values")
-    if kind == "b":
-        return 255.0, 0.0
-    if kind in "ui":
-        if low < 0 or high > 255:
-            raise DataError(
-                f"images of dtype {dtype} must lie in 0..255, got {low:.0f}..{high:.0f}"
-            )
-        return 1.0, 0.0
     if low < 0 and low >= -1 - _RANGE_SLACK and high <= 1 + _RANGE_SLACK:
-        return 127.5, 127.5
+        return -1.0, 1.0
     if low >= 0 and high <= 1 + _RANGE_SLACK:
-        return 255.0, 0.0
+        return 0.0, 1.0
     if low >= 0 and high <= 255 + _RANGE_SLACK:
-        return 1.0, 0.0
+        return _BYTES
     raise DataError(
         f"images of dtype {dtype} must lie in [0, 1], [-1, 1] or [0, 255], "
-        f"got {low:.6g} to {high:.6g}"
+        f"got {low:.6g} to {high:.6g}: scale them, or hand over ImageDataset(images, "
+        "value_range=(low, high))"
     )
 
 

@@ -87,15 +87,16 @@ class ImageDataset:
         return ResidentLoader(self, *args, **kwargs)
 
     def as_bytes(self) -> ImageDataset:
-        """The set as uint8, which pictures and metrics are made of: itself, or a uint16 set rounded
-        to the nearest of 256 levels. ValueError for others.
+        """The set as uint8, which pictures and metrics are made of: itself, or images of uint16 or
+        floats rounded to the nearest of 256 levels. ValueError for others.
         """
         if self.dtype == torch.uint8 and self.value_range == (0, 255):
             return self
-        if self.dtype != torch.uint16 or self.images.ndim != 4:
+        known = self.dtype == torch.uint16 or self.dtype.is_floating_point
+        if not known or self.images.ndim != 4:
             raise ValueError(
-                f"{self.name}: images [N, C, H, W] of uint8 or uint16 are needed, got {self.dtype} "
-                f"{list(self.shape)}"
+                f"{self.name}: images [N, C, H, W] of uint8, uint16 or floats are needed, got "
+                f"{self.dtype} {list(self.shape)}"
             )
         unit = normalised(self.images, self.value_range).add(1).mul(127.5)
         images = unit.round().clamp(0, 255).to(torch.uint8)

@@ -19,7 +19,7 @@ from torch.nn.functional import interpolate
 from fastgan.checks import sides
 from fastgan.data.depth import is_deep_colour, read_deep
 from fastgan.data.options import LoadOptions, Resize
-from fastgan.data.source import DataError
+from fastgan.data.source import DataError, ValueRange
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")
@@ -179,22 +179,25 @@ def _flatten(image: Image.Image, background: tuple[int, int, int], name: str) ->
 
 
 def set_channels(images: Tensor, channels: int | None) -> Tensor:
-    """Convert uint8 or uint16 [N, C, H, W] between grey and RGB; None leaves it as it is.
+    """Convert [N, C, H, W] between grey and RGB; None leaves it as it is.
 
-    RGB to grey is the luma of ITU-R BT.601 in 16-bit fixed point, as in Pillow's mode L.
+    RGB to grey is the luma of ITU-R BT.601, of integers in 16-bit fixed point as in Pillow's mode
+    L, of floating point in float32.
 
     Raises:
-        DataError: C is neither 1 nor 3 and a conversion is asked for.
+        DataError: another conversion is asked for.
     """
     have = images.shape[1]
     if channels is None or channels == have:
         return images
-    if have not in (1, 3):
+    if {have, channels} != {1, 3}:
         raise DataError(f"channels={channels} was asked for, but the images have {have} channels")
     if channels == 3:
         return images.expand(-1, 3, -1, -1).contiguous()
-    red, green, blue = images.to(torch.int64).unbind(1)
-    luma = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
+    floats = images.is_floating_point()
+    red, green, blue = images.to(torch.float32 if floats else torch.int64).unbind(1)
+    luma = red * 19595 + green * 38470 + blue * 7471
+    luma = luma / 0x10000 if floats else (luma + 0x8000) >> 16
     return luma.to(images.dtype)[:, None]
 
 
@@ -211,8 +214,9 @@ def fit(
     size: int | tuple[int, int],
     resize: Resize,
     background: tuple[int, int, int],
+    value_range: ValueRange = (0.0, 65535.0),
 ) -> Tensor:
-    """Resize uint8 or uint16 [N, C, H, W] to a square or (height, width), antialiased and bicubic.
+    """Resize [N, C, H, W] of uint8, uint16 or floats in a range to a square or (height, width), antialiased and bicubic.
 
     `center-crop` takes the largest centred part of that aspect, `squash` ignores the aspect, `pad`
     keeps the whole image and fills the rest with `background` (its luma where C is not 3).
@@ -225,41 +229,56 @@ def fit(
         top, left = (height - inner_h) // 2, (width - inner_w) // 2
         images = images[..., top : top + inner_h, left : left + inner_w]
     elif resize == "pad" and height * size[1] != width * size[0]:
-        return _pad(images, size, background)
-    return _interpolate(images, *size)
+        return _pad(images, size, background, value_range)
+    return _interpolate(images, *size, value_range)
 
 
-def _pad(images: Tensor, size: tuple[int, int], background: tuple[int, int, int]) -> Tensor:
+def _pad(
+    images: Tensor,
+    size: tuple[int, int],
+    background: tuple[int, int, int],
+    value_range: ValueRange,
+) -> Tensor:
     count, channels, height, width = images.shape
     scale = min(size[0] / height, size[1] / width)
     inner_h, inner_w = max(1, round(height * scale)), max(1, round(width * scale))
     colour = torch.tensor(background, dtype=torch.uint8).view(1, 3, 1, 1)
     if channels != 3:
         colour = set_channels(colour, 1)
-    colour = set_depth(colour, images.dtype)
+    if images.is_floating_point():
+        low, high = value_range
+        colour = (colour / 255 * (high - low) + low).to(images.dtype)
+    else:
+        colour = set_depth(colour, images.dtype)
     canvas = colour.expand(count, channels, *size).contiguous()
     top, left = (size[0] - inner_h) // 2, (size[1] - inner_w) // 2
-    inner = _interpolate(images, inner_h, inner_w)
+    inner = _interpolate(images, inner_h, inner_w, value_range)
     canvas[..., top : top + inner_h, left : left + inner_w] = inner
     return canvas
 
 
-def _interpolate(images: Tensor, height: int, width: int) -> Tensor:
+def _interpolate(images: Tensor, height: int, width: int, value_range: ValueRange) -> Tensor:
     if images.shape[-2:] == (height, width):
         return images.contiguous()
     if images.dtype == torch.uint8:
         return interpolate(images.contiguous(), (height, width), mode="bicubic", antialias=True)
     resized = interpolate(images.float(), (height, width), mode="bicubic", antialias=True)
+    if images.is_floating_point():
+        return resized.clamp(*value_range).to(images.dtype)
     return resized.round().clamp(0, 65535).to(torch.int32).to(images.dtype)
 
 
-def conform(images: Tensor, options: LoadOptions) -> Tensor:
-    """Apply `options.channels` and `options.image_size` to uint8 or uint16 [N, C, H, W]."""
+def conform(
+    images: Tensor, options: LoadOptions, value_range: ValueRange = (0.0, 65535.0)
+) -> Tensor:
+    """Apply `options.channels` and `options.image_size` to [N, C, H, W] of uint8, uint16 or floats
+    in a range.
+    """
     parts = []
     for part in images.split(_CHUNK):
         part = set_channels(part, options.channels)
         if options.image_size is not None:
-            part = fit(part, options.image_size, options.resize, options.background)
+            part = fit(part, options.image_size, options.resize, options.background, value_range)
         parts.append(part)
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 

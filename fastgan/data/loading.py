@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 
 from fastgan.checks import check_choice, did_you_mean
@@ -23,7 +22,6 @@ from fastgan.data.folder import list_folder
 from fastgan.data.idx import find_idx, load_idx
 from fastgan.data.limits import resident_bytes
 from fastgan.data.listing import Listing, load_listing
-from fastgan.data.npy import map_npy
 from fastgan.data.options import MAX_PIXELS, Layout, Loading, LoadOptions, Resize, Split
 from fastgan.data.shards import find_shards, list_shards
 from fastgan.data.source import DataError
@@ -40,7 +38,7 @@ def load(
     source: str | os.PathLike[str],
     *,
     image_size: int | tuple[int, int] | None = None,
-    channels: Literal[1, 3] | None = None,
+    channels: int | None = None,
     resize: Resize = "center-crop",
     background: tuple[int, int, int] = (255, 255, 255),
     strict: bool = False,
@@ -50,7 +48,8 @@ def load(
     layout: Layout = "auto",
     held_out: float = 0,
 ) -> ImageDataset:
-    """Load a data set into memory as uint8 [N, C, H, W].
+    """Load a data set into memory as [N, C, H, W]: uint8, uint16 of 16-bit files, or floats as an
+    array holds them.
 
     Args:
         source: "mnist5k" (embedded); "mnist" or "fashion-mnist" (downloaded when first used,
@@ -59,7 +58,8 @@ def load(
             folder of them, or a pattern such as "train-*.tar"). A name wins over a path: write
             "./mnist" for a folder of that name.
         image_size: side of the result, or (height, width); None keeps the size of the source.
-        channels: 1 (grey) or 3 (RGB); None keeps what the source has.
+        channels: 1 (grey) or 3 (RGB); None keeps what the source has, and so does another number,
+            which arrays must then have.
         resize: "center-crop" (the largest centred part of that aspect), "squash" (the aspect is
             lost) or "pad" (the whole image, the rest filled with `background`).
         background: RGB, 0 to 255: under transparent pixels, and around padded images.
@@ -98,7 +98,7 @@ def stream(
     source: str | os.PathLike[str],
     *,
     image_size: int | tuple[int, int] | None = None,
-    channels: Literal[1, 3] | None = None,
+    channels: int | None = None,
     resize: Resize = "center-crop",
     background: tuple[int, int, int] = (255, 255, 255),
     strict: bool = False,
@@ -111,7 +111,7 @@ def stream(
     """Open a data set that stays on disk; `StreamLoader` and `Trainer` take what this returns.
 
     Args:
-        source: a folder or a .zip of images, WebDataset shards (see `load`), or a .npy of uint8.
+        source: a folder or a .zip of images, WebDataset shards (see `load`), or a .npy.
         workers: threads that read and decode; 0 is one a CPU core, at most 16.
 
     The other arguments and the errors are those of `load`; ValueError for a source that can only be
@@ -129,7 +129,7 @@ def stream(
         return stream_array(found, options, workers)
     raise ValueError(
         f"source {str(source)!r} cannot be streamed: expected a folder or a .zip of images, a .npy "
-        "of uint8 or shards (.tar); loading=resident holds it in memory"
+        "or shards (.tar); loading=resident holds it in memory"
     )
 
 
@@ -164,7 +164,7 @@ def open_images(
     if isinstance(found, Listing):
         opened = stream_listing(found, asked, workers)
         return opened if _is_large(opened, device) else load_listing(found, asked)
-    if isinstance(found, Path) and map_npy(found).dtype == np.uint8:
+    if isinstance(found, Path):
         opened = stream_array(found, asked, workers)
         return opened if _is_large(opened, device) else load_array(found, asked)
     return load(source, **options)

@@ -45,8 +45,8 @@ class LoadOptions:
         if self.limit is not None:
             check_int("limit", self.limit, 1)
         check_share("held_out", self.held_out)
-        if self.channels is not None and check_int("channels", self.channels, 1) not in (1, 3):
-            raise ValueError(f"channels must be 1, 3 or None, got {self.channels}")
+        if self.channels is not None:
+            check_int("channels", self.channels, 1)
         check_choice("resize", self.resize, get_args(Resize))
         check_choice("split", self.split, get_args(Split))
         check_choice("layout", self.layout, get_args(Layout))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fastgan.checks import sides
-from fastgan.data.array import to_nchw
+from fastgan.data.array import as_held, held_as, to_nchw
 from fastgan.data.dataset import check_labels, spread
 from fastgan.data.files import reading
 from fastgan.data.image import UndecodableImage, conform, set_channels, set_depth
@@ -183,20 +183,20 @@ class _Mapped:
     def __init__(self, path: Path, options: LoadOptions) -> None:
         self.path, self.options = path, options
         self._map()
+        with reading(path, "no images"):
+            self.held = held_as(self.view)
         self.chosen = spread(len(self.view), options.limit)
 
     def _map(self) -> None:
         array = map_npy(self.path)
-        if array.dtype != np.uint8:
-            raise DataError(f"{self.path}: images must be uint8 to be streamed, got {array.dtype}")
         with reading(self.path, "no images"):
-            self.view = to_nchw(array, self.options.layout)
-        self.shape = array.shape
+            self.view = to_nchw(array, self.options.layout, self.options.channels)
+        self.shape, self.stored = array.shape, array.dtype
 
     def __call__(self, index: int) -> Tensor:
-        image = np.array(self.view[self.chosen[index]], order="C")
+        image = as_held(self.view[self.chosen[index]][None], self.held)
         try:
-            return conform(torch.from_numpy(image[None]), self.options)[0]
+            return conform(image, self.options, self.held.value_range)[0]
         except DataError as error:
             raise DataError(f"{self.path}: {error}") from error
 
@@ -206,10 +206,10 @@ class _Mapped:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._map()
-        if self.shape != state["shape"]:
+        if (self.shape, self.stored) != (state["shape"], state["stored"]):
             raise DataError(
-                f"{self.path}: has changed: an array of shape {list(self.shape)}, "
-                f"was {list(state['shape'])}"
+                f"{self.path}: has changed: an array of shape {list(self.shape)} and "
+                f"{self.stored}, was {list(state['shape'])} and {state['stored']}"
             )
 
 
@@ -243,19 +243,26 @@ def stream_listing(listing: Listing, options: LoadOptions, workers: int = 0) -> 
 
 
 def stream_array(path: Path, options: LoadOptions, workers: int = 0) -> ImageStream:
-    """Stream a .npy file of uint8 images with any number of channels, mapped into memory.
+    """Stream a .npy file of images with any number of channels, mapped into memory.
+
+    What is not uint8 is read once from end to end, for its range.
 
     Raises:
         OSError: the file cannot be read.
-        DataError: damaged, pickled, of another dtype, or of a layout that cannot be told.
+        DataError: damaged, pickled, a layout that cannot be told or values outside the documented
+            ranges (see `held_as`).
     """
     read = _Mapped(path, options)
     digest = hashlib.sha256(b"fastgan.stream_array.1")
-    digest.update(repr((read.shape, options)).encode())
+    kind = () if read.stored == np.uint8 else (read.stored.str, read.held.value_range)
+    digest.update(repr((read.shape, options, *kind)).encode())
     for index in spread(len(read.chosen), 64):  # the rest would take as long as training
         digest.update(np.ascontiguousarray(read.view[read.chosen[index]]).data)
-    shape = len(read.chosen), *read(0).shape
-    return ImageStream(read, shape, None, None, str(path), digest.hexdigest(), None, workers)
+    first = read(0)
+    return ImageStream(
+        read, (len(read.chosen), *first.shape), None, None, str(path), digest.hexdigest(), None,
+        workers, dtype=first.dtype, value_range=read.held.value_range,
+    )  # fmt: skip
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import InitVar, dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -116,9 +116,12 @@ class GAN:
             self.group = ranks
         self._rounding = Rounding(bytes_at_once(self.group))
 
-    @contextmanager
-    def autocast(self, *both: nn.Module) -> Iterator[None]:
+    def autocast(self, *both: nn.Module) -> AbstractContextManager[None]:
         """The context of a forward pass (see `precision.autocast`), where ``both`` are to run."""
+        return self._casting(both) if self.precision in LOWER else nullcontext()
+
+    @contextmanager
+    def _casting(self, both: Sequence[nn.Module]) -> Iterator[None]:
         device, lower = self.update_g.device, self._lower
         with self._rounding.region(lower, both), autocast(device, self.precision):
             yield
@@ -127,6 +130,8 @@ class GAN:
         """Within, updates alone write weights: the discriminator's are rounded as it is updated."""
         again = self.update_rule == "alternating" or self.discriminator_steps > 1
         lower = self._lower if again else None
+        if lower is None:
+            return nullcontext()
         return self._rounding.step(self.update_d, self.discriminator, lower)
 
     @property

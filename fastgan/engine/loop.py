@@ -159,10 +159,12 @@ class Loop:
         for callback in self.callbacks:
             callback.on_step(trainer)
         at_log_point = trainer.step % config.log_every == 0 or trainer.step == config.steps
-        with spent.on("log"):
-            values = self._log() if at_log_point else None
+        values = None
+        if at_log_point:
+            with spent.on("log"):
+                values = self._log()
         self.reporter.update(trainer.step, values)
-        if self.group.size == 1 or at_log_point:
+        if at_log_point or (self.group.size == 1 and self._writer.has_news):
             self._look_at_writer()
         if clock.due("sample_every", trainer.step, together=at_log_point):
             with spent.on("grids"):

@@ -162,12 +162,8 @@ class Rounding:
             self._region = before
 
     @contextmanager
-    def step(self, update: Any, network: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
-        """Within, updates alone write the weights of a network, and are to write the copies, too.
-        None: they are left to autocast."""
-        if dtype is None:
-            yield
-            return
+    def step(self, update: Any, network: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+        """Within, updates alone write the weights of a network, and are to write the copies."""
         if self._written is None or not self._written.fits(network):
             self._written = WrittenCopies(network, dtype)
         update.copies = self._written

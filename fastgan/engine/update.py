@@ -76,6 +76,7 @@ class Update:
         """Copies of parameters that an update is to write in its own pass, where it can."""
         self._found_inf = torch.zeros((), device=self.device)
         self._found: Tensor | None = None  # the same, where it is known before the step
+        self._all_finite = False  # where the host knows it, which spares the optimizer a look
         self._counted = False
         if isinstance(optimizer, Adam):
             optimizer.instead = self._in_one_pass
@@ -100,7 +101,11 @@ class Update:
     def start(self, passes: int = 0) -> None:
         """Begin an update of so many backward passes: in the last, gradients travel to the other
         processes as they come. Where the number is not said, all travel in ``finish``."""
-        self.optimizer.zero_grad(set_to_none=True)
+        if isinstance(self.optimizer, Adam):  # past what zero_grad tells a profiler
+            for parameter in self.parameters:
+                parameter.grad = None
+        else:
+            self.optimizer.zero_grad(set_to_none=True)
         self._reduction.start(passes)
 
     def begin_pass(self) -> None:
@@ -127,7 +132,7 @@ class Update:
         """Apply the gradients."""
         self._reduction.finish()
         alone = len(self.optimizer.param_groups) == 1
-        self._found, self._counted = None, False
+        self._found, self._all_finite, self._counted = None, False, False
         if self.copies:
             self.copies.current = {}
         heeds = skips_non_finite(self.optimizer)
@@ -137,13 +142,13 @@ class Update:
         if self.clip:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
         if heeds:
-            self.optimizer.found_inf = self._found_inf  # type: ignore[attr-defined]
+            self._tell_optimizer()
             self.optimizer.step()
         else:
             self._step_unless_found()
         if self.bound:
             clip_weights_(self._module, self.bound)
-        if not self._counted:
+        if not (self._counted or self._all_finite):
             self.skipped += self._found_inf
         if self.loss_scale is not None:
             self.overflows += self._found_inf * (self.loss_scale.value > 1)
@@ -194,6 +199,7 @@ class Update:
         if not (plain and adam.serves(parameters, copies, *tensors[1:])):
             if self._found is None:
                 self._unscale_and_check()
+                self._tell_optimizer()
             return False
         rule = *group["betas"], group["eps"], group["weight_decay"]
         skipped = self.skipped if alone else None
@@ -208,11 +214,16 @@ class Update:
             torch.autograd.graph.increment_version(self.copies.current.values())
         return True
 
+    def _tell_optimizer(self) -> None:
+        found = None if self._all_finite else self._found_inf
+        self.optimizer.found_inf = found  # type: ignore[attr-defined]
+
     def _unscale_and_check(self) -> None:
         found = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         self._found = self._found_inf
         if self.device.type == "cpu" and self.loss_scale is None and _have_finite_sums(found):
             self._found_inf.zero_()
+            self._all_finite = True
             return
         by_type: dict[torch.dtype, list[Tensor]] = defaultdict(list)
         for gradient in found:
@@ -226,7 +237,7 @@ class Update:
 def _have_finite_sums(gradients: Sequence[Tensor]) -> bool:
     """Whether all values are certainly finite. On a CPU this reads gradients once, where the check
     that is made where it is not so writes them, too, and takes twice as long."""
-    return all(math.isfinite(gradient.sum().item()) for gradient in gradients)
+    return math.isfinite(sum([gradient.sum().item() for gradient in gradients]))
 
 
 @contextmanager

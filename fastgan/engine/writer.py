@@ -32,6 +32,11 @@ class Writer:
             self._take()
         self._jobs.append(self._thread.submit(job))
 
+    @property
+    def has_news(self) -> bool:
+        """Whether anything was submitted that `made` has not told of."""
+        return bool(self._jobs or self._made)
+
     def made(self, *, wait: bool = False) -> list[Path]:
         """The checkpoints that were made since the last call; ``wait`` lets all jobs end first."""
         while self._jobs and (wait or self._jobs[0].done()):

@@ -80,8 +80,11 @@ def test_bytes_of_16_bits() -> None:
     assert wide.as_bytes().images.flatten().tolist() == [0, 0, 1, 255]
     assert wide.as_bytes().value_range == (0, 255)
     assert wide.as_bytes().as_bytes().images.dtype == torch.uint8
-    with pytest.raises(ValueError, match=r"uint8 or uint16 are needed, got torch\.float32"):
-        ImageDataset(torch.zeros(1, 1, 2, 2)).as_bytes()
+    floats = ImageDataset(torch.tensor([-1.0, -0.5, 0.0, 1.0]).view(1, 1, 2, 2)).as_bytes()
+    assert floats.images.flatten().tolist() == [0, 64, 128, 255]
+    assert floats.value_range == (0, 255)
+    with pytest.raises(ValueError, match=r"floats are needed, got torch\.float32 \[1, 1, 4\]"):
+        ImageDataset(torch.zeros(1, 1, 4)).as_bytes()
 
 
 def test_a_set_in_memory_takes_a_quarter_of_the_device_or_of_this_processs_share(

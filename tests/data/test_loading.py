@@ -121,7 +121,7 @@ def test_unreadable(tmp_path: Path) -> None:
         ({"image_size": -32}, ValueError, "image_size must be at least 1, got -32"),
         ({"image_size": 32.0}, TypeError, "image_size must be an int, got 32.0 of type float"),
         ({"image_size": True}, TypeError, "image_size must be an int"),
-        ({"channels": 2}, ValueError, "channels must be 1, 3 or None, got 2"),
+        ({"channels": 0}, ValueError, "channels must be at least 1, got 0"),
         ({"channels": "3"}, TypeError, "channels must be an int, got '3'"),
         ({"limit": 0}, ValueError, "limit must be at least 1"),
         ({"limit": 1.5}, TypeError, "limit must be an int"),

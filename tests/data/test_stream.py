@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 import time
 import zipfile
@@ -93,9 +94,51 @@ def test_an_array_of_many_channels_is_mapped(tmp_path: Path) -> None:
     array[0, 0, 0, 0] ^= 1
     np.save(tmp_path / "a.npy", array)
     assert stream(tmp_path / "a.npy", layout="NCHW", limit=10).identity != opened.identity
-    np.save(tmp_path / "a.npy", array.astype(np.float32))
-    with pytest.raises(DataError, match="must be uint8 to be streamed, got float32"):
-        stream(tmp_path / "a.npy", layout="NCHW")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value_range"),
+    [("<f4", (-1, 1)), (">f8", (0, 1)), ("<f2", (0, 255)), (">u2", (0, 65535))],
+)
+@pytest.mark.parametrize("resize", ["center-crop", "pad"])
+def test_an_array_keeps_its_depth_in_memory_and_mapped(
+    tmp_path: Path, dtype: str, value_range: Any, resize: Any
+) -> None:
+    low, high = value_range
+    array = np.linspace(low, high, 10 * 13 * 6 * 8).reshape(10, 13, 6, 8).astype(dtype)
+    np.save(tmp_path / "a.npy", array)
+    as_is = load(tmp_path / "a.npy", layout="NCHW")
+    kept = np.float32 if dtype == ">f8" else array.dtype.newbyteorder("=")
+    assert np.array_equal(as_is.images.numpy(), array.astype(kept))
+    # With so many channels the layout can be told.
+    options = {"channels": 13, "image_size": (6, 12), "resize": resize, "limit": 5}
+    mapped, held = (make(tmp_path / "a.npy", **options) for make in (stream, load))
+    assert mapped.shape == held.shape == (5, 13, 6, 12)
+    assert mapped.value_range == held.value_range == as_is.value_range == value_range
+    assert mapped.dtype == held.dtype == as_is.dtype
+    for opened in (mapped, pickle.loads(pickle.dumps(mapped))):
+        batches = [make_loader(s, 4, 0, "cpu").batch(0)[0] for s in (opened, held)]
+        assert torch.equal(*batches)
+        assert batches[0].abs().max() <= 1
+    if resize == "pad":
+        assert held.images[0, 0, :, 0].tolist() == [high] * 6
+    travels = pickle.dumps(mapped)
+    np.save(tmp_path / "b.npy", array.astype("u1"))
+    (tmp_path / "b.npy").replace(tmp_path / "a.npy")  # what is mapped stays
+    with pytest.raises(DataError, match="has changed: .*uint8, was"):
+        pickle.loads(travels)
+
+
+def test_what_an_array_cannot_be_is_said_before_it_is_streamed(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.full((4, 5, 6, 3), 300.0))
+    with pytest.raises(DataError, match=r"a\.npy: images of dtype float64 .*got 300 to 300: scale"):
+        stream(path)
+    np.save(path, np.zeros((4, 13, 5, 6), np.float32))
+    with pytest.raises(DataError, match=r"a\.npy: the layout .* cannot be told"):
+        stream(path)
+    with pytest.raises(DataError, match="channels=3 was asked for, but the images have 13"):
+        stream(path, channels=3, layout="NCHW")
 
 
 def counting(count: int = 12, delay: float = 0.0, fails_at: int = -1) -> tuple[ImageStream, list]:
@@ -210,9 +253,9 @@ def test_what_is_streamed_and_what_is_held(folder: Path, monkeypatch: pytest.Mon
     assert kind("auto") == "ImageStream"
     assert kind("resident") == "ImageDataset"
     array = folder.parent / "a.npy"
-    for dtype, expected in ((np.uint8, "ImageStream"), (np.float32, "ImageDataset")):
+    for dtype in (np.uint8, np.float32):
         np.save(array, np.zeros((40, 9, 9, 3), dtype))
-        assert kind("auto", array) == expected
+        assert kind("auto", array) == "ImageStream"
     assert kind("auto", "mnist5k") == "ImageDataset"
     with pytest.raises(ValueError, match="source 'mnist5k' cannot be streamed"):
         kind("stream", "mnist5k")

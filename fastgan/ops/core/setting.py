@@ -45,8 +45,9 @@ class Setting:
 
     @classmethod
     def _set(cls, value: str) -> None:
-        cls.value = value
-        cls._note()
+        if value != cls.value:
+            cls.value = value
+            cls._note()
 
     @staticmethod
     def _note() -> None:
