@@ -211,7 +211,9 @@ def to_images(array: NDArray[Any]) -> Tensor:
         return as_held(array, held)
     low, high = held.value_range
     if held.dtype is np.uint16:
-        raise DataError(f"images of dtype {array.dtype} must lie in 0..255, got up to {array.max()}")
+        raise DataError(
+            f"images of dtype {array.dtype} must lie in 0..255, got up to {array.max()}"
+        )
     scale = 255.0 / (high - low)
     out = np.empty(array.shape, np.uint8)
     for i in range(0, len(array), _CHUNK):

@@ -216,7 +216,8 @@ def fit(
     background: tuple[int, int, int],
     value_range: ValueRange = (0.0, 65535.0),
 ) -> Tensor:
-    """Resize [N, C, H, W] of uint8, uint16 or floats in a range to a square or (height, width), antialiased and bicubic.
+    """Resize [N, C, H, W] of uint8, uint16 or floats in a range to a square or (height, width),
+    antialiased and bicubic.
 
     `center-crop` takes the largest centred part of that aspect, `squash` ignores the aspect, `pad`
     keeps the whole image and fills the rest with `background` (its luma where C is not 3).

@@ -85,8 +85,6 @@ class Plan:
             for outer in self.around:
                 if outer.plainly:
                     return own(module, *args, **kwargs)
-        if in_onnx_export() if compiling else is_composite(setting()):
-            return own(module, *args, **kwargs)
         if kwargs or len(args) != len(self.inputs):
             return own(module, *args, **kwargs)
         kind: tuple[Hashable, ...] = (module.training,)
@@ -95,19 +93,23 @@ class Plan:
                 return own(module, *args)
             if not compiling:
                 kind += kind_of(x)
+        forward: Callable[..., Any] | None = None
+        if not compiling:
+            kind += kind_of_call()
+            forward = self.forwards.get(kind)
+            if forward is _its_own and not is_recording():
+                self.running.plainly = True
+                try:
+                    return own(module, *args)
+                finally:
+                    self.running.plainly = False
+        if in_onnx_export() if compiling else is_composite(setting()):
+            return own(module, *args)
         if compiling or is_recording():
             if not self._holds():
                 return own(module, *args)
             graph = self.graphs[module.training]
             return graph(*args) if compiling else self._recorded(graph, args)
-        kind += kind_of_call()
-        forward = self.forwards.get(kind)
-        if forward is _its_own:
-            self.running.plainly = True
-            try:
-                return own(module, *args)
-            finally:
-                self.running.plainly = False
         if not self._holds():
             return own(module, *args)
         if forward is not None:

@@ -125,7 +125,7 @@ def test_an_array_keeps_its_depth_in_memory_and_mapped(
     travels = pickle.dumps(mapped)
     np.save(tmp_path / "b.npy", array.astype("u1"))
     (tmp_path / "b.npy").replace(tmp_path / "a.npy")  # what is mapped stays
-    with pytest.raises(DataError, match="has changed: .*uint8, was"):
+    with pytest.raises(DataError, match=r"has changed: .*uint8, was"):
         pickle.loads(travels)
 
 

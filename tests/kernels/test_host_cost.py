@@ -4,13 +4,11 @@ C's, which a plan kept by geometry saves. No time is measured here: `python -m b
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from types import FrameType
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 import torch
+from host_calls import calls
 
 pytest.importorskip("triton")
 
@@ -23,25 +21,6 @@ def launches() -> Iterator[list[str]]:
     """The kernels that would have been launched, as on a GPU with TMA."""
     with no_launches() as launched:
         yield launched
-
-
-def calls(run: Callable[[], object]) -> int:
-    """How many functions are called, once everything has been planned."""
-    for _ in range(2):
-        run()
-    found = 0
-
-    def count(_: FrameType, event: str, __: Any) -> None:
-        nonlocal found
-        found += event in ("call", "c_call")
-
-    before = sys.getprofile()
-    sys.setprofile(count)
-    try:
-        run()
-    finally:
-        sys.setprofile(before)
-    return found
 
 
 def test_a_block_between_blocks(launches: list[str]) -> None:
