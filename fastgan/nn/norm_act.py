@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import _GeneratorContextManager, contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -144,7 +144,7 @@ class BatchNormActBase(ActivatedNorm, nn.modules.batchnorm._BatchNorm):
         return copied
 
 
-def batches_counted_together() -> AbstractContextManager[None]:
+def batches_counted_together() -> _GeneratorContextManager[None]:
     """Within, `num_batches_tracked` of batch norms moves when the outermost block ends, by one
     launch for all layers; that of a layer whose momentum is None, which reads it, at once. Running
     statistics on a GPU wait as well, unless an op reads them before.

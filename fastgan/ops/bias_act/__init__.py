@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from fastgan.ops.bias_act.arguments import Forward
 from fastgan.ops.bias_act.autograd import FORWARD
-from fastgan.ops.core import dispatch
+from fastgan.ops.core import dispatch, native
 from fastgan.ops.core.tensors import activation_code, check_input, dense, parameter
 
 
@@ -40,5 +39,6 @@ def bias_act(
     x, bias, backend = dense(x), parameter("bias", bias, x), dispatch.setting()
     is_eager = dispatch.is_eager(x, bias)
     if is_eager and dispatch.in_cpp(backend, x):
-        return torch.ops.fastgan.bias_act_eager(x, bias, code, slope, backend)
+        z: Tensor = native.WITH_AUTOGRAD.bias_act_eager(x, bias, code, slope, backend)
+        return z
     return FORWARD(Forward(x, bias, code, slope), backend, is_eager)

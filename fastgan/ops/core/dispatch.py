@@ -143,7 +143,11 @@ def in_onnx_export() -> bool:
 
 def in_cpp(name: str, x: torch.Tensor) -> bool:
     """Whether norm_act and bias_act of x have their derivatives in C++ (`csrc/autograd.cpp`)."""
-    return resolve(name, x) == "cpu" and native.why_no_autograd() is None
+    if not x.is_cpu:
+        return False
+    known = choices.get(("cpu", x.dtype)) if name == "auto" else None
+    chosen = known[0] if known else resolve(name, x)
+    return chosen == "cpu" and native.why_no_autograd() is None
 
 
 def available() -> dict[str, str | None]:

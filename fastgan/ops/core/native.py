@@ -40,16 +40,24 @@ def load() -> str | None:
     return None
 
 
-class _Kernels:
-    """The compiled kernels, by the names of the operators that they are an overload of."""
+class _Compiled:
+    """An overload of each compiled operator, by its name, for plain eager calls: what an overload's
+    own call, a function of Python, would call.
+    """
+
+    def __init__(self, overload: str) -> None:
+        self._overload = overload
 
     def __getattr__(self, name: str) -> Any:
-        kernel = getattr(torch.ops.fastgan, name).kernel
-        setattr(self, name, kernel)
-        return kernel
+        call = getattr(getattr(torch.ops.fastgan, name), self._overload)._op
+        setattr(self, name, call)
+        return call
 
 
-KERNELS = _Kernels()
+KERNELS = _Compiled("kernel")
+"""The kernels alone."""
+WITH_AUTOGRAD = _Compiled("default")
+"""Those with their derivatives in C++."""
 
 
 @cache

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan.ops.core import dispatch
+from fastgan.ops.core import dispatch, native
 from fastgan.ops.core.tensors import (
     activation_code,
     check_apart,
@@ -155,7 +155,7 @@ def _in_cpp(
     training, momentum, spec, average, backend = how
     if not dispatch.in_cpp(backend, x):
         return None
-    z: Tensor | None = torch.ops.fastgan.norm_act_eager(
+    z: Tensor | None = native.WITH_AUTOGRAD.norm_act_eager(
         x, *given, training, momentum, *spec, average, backend
     )
     return z
