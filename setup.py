@@ -7,7 +7,7 @@ torch is never imported, fetched or replaced here: its headers are found in the 
 runs this file.
 
 Environment variables
-  FASTGAN_NATIVE=0          skip the native build
+  FASTGAN_NATIVE=0          skip the native build: a wheel is then for any platform
   FASTGAN_REQUIRE_NATIVE=1  fail where it cannot be built, instead of installing without it
   FASTGAN_CUDA_ARCHS        e.g. "90;120": the CUDA architectures to compile for
   CXX, CUDACXX              the compilers
@@ -257,9 +257,10 @@ class BuildNative(build_ext):
         package = self.folder()
         library = package / "_native.so"
         record: dict[str, object] = {"native": False, "cuda": False, "reason": ""}
+        self.built = False
         try:
-            built = build_native(library, Path(self.build_temp) / "native")
-            record.update(built, native=True)
+            record.update(build_native(library, Path(self.build_temp) / "native"), native=True)
+            self.built = True
         except NotBuildable as error:
             if os.environ.get("FASTGAN_REQUIRE_NATIVE") == "1":
                 raise SystemExit(f"fastgan: the native library cannot be built: {error}") from error
@@ -295,7 +296,14 @@ class BuildPython(build_py):
 
 
 class PlatformWheel(bdist_wheel):
-    """Any Python 3, this platform: the library holds no Python C API."""
+    """Any Python 3, for the library holds no Python C API; any platform where it was not built."""
+
+    def run(self) -> None:
+        self.run_command("build")
+        if not self.get_finalized_command("build_ext").built:
+            self.distribution.ext_modules = []
+            self.root_is_pure = True
+        super().run()
 
     def get_tag(self) -> tuple[str, str, str]:
         return ("py3", "none", super().get_tag()[2])
@@ -314,7 +322,6 @@ require_setuptools(setuptools.__version__)
 setup(
     # kernels/ is no package (see BuildPython); everything else under fastgan/ is.
     packages=find_packages(include=["fastgan", "fastgan.*"]),
-    package_data={"fastgan": ["py.typed"], "fastgan.data": ["embedded/*"]},
     ext_modules=[Extension("fastgan._native", [])],
     cmdclass={
         "bdist_wheel": PlatformWheel,

@@ -46,14 +46,23 @@ def test_a_package_that_is_not_installed(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("compiler", "fix"), [("no-such-compiler", "C++ compiler"), ("sh", "again")]
+    ("reason", "compiler", "fix"),
+    [
+        ("it does not load", "no-such-compiler", "install a C++ compiler (no-such-compiler is"),
+        (
+            "it does not load",
+            "sh",
+            "install fastgan again from its sources: pip install --no",
+        ),
+        (native.LEFT_OUT, "no-such-compiler", "take the wheel for this platform"),
+    ],
 )
-def test_an_extension_that_cannot_be_used(monkeypatch, compiler, fix):
-    monkeypatch.setattr(native, "load", lambda: "no C++ compiler was found")
+def test_an_extension_that_cannot_be_used(monkeypatch, reason, compiler, fix):
+    monkeypatch.setattr(native, "load", lambda: reason)
     monkeypatch.setenv("CXX", compiler)
     (line,) = _found("_not_built")
-    assert "the C++ extension cannot be used: no C++ compiler was found" in line
-    assert fix in line
+    assert f"the C++ extension cannot be used: {reason}; CPUs run at about the speed of" in line
+    assert f" | {fix}" in line
 
 
 def test_an_extension_of_another_torch(monkeypatch):

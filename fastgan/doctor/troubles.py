@@ -17,6 +17,7 @@ from fastgan.ops.core import native
 from fastgan.system import check_folder
 
 _DRIVER = Path("/proc/driver/nvidia/version")
+_AGAIN = "pip install --no-build-isolation --force-reinstall --no-deps FOLDER"
 _CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -59,13 +60,13 @@ def _not_built() -> Iterator[Trouble]:
     if (reason := native.load()) is None:
         return
     compiler = os.environ.get("CXX", "g++")
-    missing = shutil.which(compiler) is None
-    yield Trouble(
-        f"the C++ extension cannot be used: {reason}",
-        f"install a C++ compiler ({compiler} is not found) and install fastgan again"
-        if missing
-        else "install fastgan again: pip install --no-build-isolation --force-reinstall --no-deps",
-    )
+    fix = f"install fastgan again from its sources: {_AGAIN}"
+    if reason == native.LEFT_OUT:
+        fix = "take the wheel for this platform (Linux on x86-64), or " + fix
+    elif shutil.which(compiler) is None:
+        fix = f"install a C++ compiler ({compiler} is not found) and {fix}"
+    slower = "CPUs run at about the speed of eager PyTorch, GPUs by Triton's kernels"
+    yield Trouble(f"the C++ extension cannot be used: {reason}; {slower}", fix)
 
 
 def _another_torch() -> Iterator[Trouble]:
@@ -73,8 +74,8 @@ def _another_torch() -> Iterator[Trouble]:
     if built is not None and built != torch.__version__:
         yield Trouble(
             f"the C++ extension was built for torch {built}, this is {torch.__version__}: "
-            "derivatives run in Python",
-            "install fastgan again, with --no-build-isolation",
+            "derivatives run in Python, which small layers feel",
+            f"install fastgan again from its sources: {_AGAIN}",
         )
 
 

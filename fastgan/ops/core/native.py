@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 _PACKAGE = Path(__file__).resolve().parents[2]
+LEFT_OUT = "FASTGAN_NATIVE=0 was set"
+"""setup.py's reason where it was not to be built, as in the wheel for any platform."""
 
 
 @cache
