@@ -122,18 +122,21 @@ def test_chunk_counts_add_up(emulator, problem, channels_last):
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
-@pytest.mark.parametrize("spatial", [1 << 20, (1 << 20) + 1, 1 << 33, (1 << 33) + 5])
-def test_offsets_beyond_32_bits(emulator, problem, channels_last, spatial):
-    p = problem(6, 40, spatial, torch.bfloat16, channels_last, segments=2)
+@pytest.mark.parametrize(
+    ("channels", "spatial"),
+    [(40, 1 << 20), (40, (1 << 20) + 1), (40, 1 << 33), (40, (1 << 33) + 5), (1 << 34, 3)],
+)
+def test_offsets_beyond_32_bits(emulator, problem, channels_last, channels, spatial):
+    p = problem(6, channels, spatial, torch.bfloat16, channels_last, segments=2)
     rng = random.Random(0)
     for _ in range(200):
-        segment, channel = rng.randrange(2), rng.randrange(40)
+        segment, channel = rng.randrange(2), rng.randrange(channels)
         run, position = rng.randrange(3), rng.randrange(spatial)
         sample = segment * 3 + run
         if channels_last:
-            expected = (sample * spatial + position) * 40 + channel
+            expected = (sample * spatial + position) * channels + channel
         else:
-            expected = (sample * 40 + channel) * spatial + position
+            expected = (sample * channels + channel) * spatial + position
         found = emulator.library.emulate_offset(
             ctypes.byref(p.struct()),
             *(ctypes.c_longlong(v) for v in (segment, channel, run, position)),

@@ -59,7 +59,8 @@ struct Geometry {
   std::int64_t units;         // of one column
   std::int64_t spatial_units; // contiguous: units of one sample
   FastDiv spatial_div;        // by spatial_units, where `narrow`
-  bool narrow;                // unit numbers stay below 2^31
+  FastDiv segment_div;        // by seg_columns, where `narrow`
+  bool narrow;                // unit and column numbers stay below 2^31
   int values_per_unit;        // values of one channel that a unit holds
 
   FASTGAN_HD std::int64_t values() const { return runs * spatial; }  // of one (segment, channel)
@@ -77,8 +78,9 @@ inline Geometry make_geometry(Layout layout, int vector, std::int64_t segments,
   g.columns = segments * g.seg_columns;
   g.spatial_units = last ? spatial : spatial / vector;
   g.units = g.runs * g.spatial_units;
-  g.narrow = g.units < (std::int64_t(1) << 31);
+  g.narrow = (g.units | g.columns) < (std::int64_t(1) << 31);
   g.spatial_div = make_fast_div(g.narrow ? std::uint32_t(g.spatial_units) : 1u);
+  g.segment_div = make_fast_div(g.narrow ? std::uint32_t(g.seg_columns) : 1u);
   g.values_per_unit = last ? 1 : vector;
   return g;
 }
@@ -91,7 +93,8 @@ struct Column {
   std::int64_t stat;     // index of that channel's (segment, channel) statistics
 
   FASTGAN_HD Column(const Geometry& g, std::int64_t column) {
-    const std::int64_t segment = column / g.seg_columns;
+    const std::int64_t segment = g.narrow ? std::int64_t(g.segment_div(std::uint32_t(column)))
+                                          : column / g.seg_columns;
     const std::int64_t within = column - segment * g.seg_columns;
     channel = within * kSlots<L, V>;
     stat = segment * g.channels + channel;
@@ -115,6 +118,7 @@ struct Column {
 struct Plan {
   int log_tx;              // columns of a tile
   std::int64_t chunks;     // of a column
+  FastDiv chunk_div;       // by chunks: a launch has fewer than 2^31 blocks
   std::int64_t chunk_len;  // in units
   std::int64_t tiles;
 
@@ -152,7 +156,7 @@ struct BlockWork {
   std::int64_t last;
 
   FASTGAN_HD BlockWork(const Geometry& g, const Plan& plan, std::int64_t block) {
-    const std::int64_t tile = block / plan.chunks;
+    const std::int64_t tile = plan.chunk_div(std::uint32_t(block));
     chunk = block - tile * plan.chunks;
     first_column = tile << plan.log_tx;
     first = chunk * plan.chunk_len;

@@ -229,6 +229,16 @@ class Launcher {
     return float_out(workspace_.back());
   }
 
+  // `from`, or a copy where it is not aligned to 16 bytes; null stays null.
+  const float* aligned_floats(const float* from, std::int64_t count) {
+    if (reinterpret_cast<std::uintptr_t>(from) % 16 == 0) {
+      return from;
+    }
+    float* const to = floats(count);
+    check_cuda(cudaMemcpyAsync(to, from, count * sizeof(float), cudaMemcpyDeviceToDevice, stream_));
+    return to;
+  }
+
   template <typename Kernel>
   void map(const Kernel& kernel, std::int64_t blocks) const {
     map_kernel<Kernel><<<grid_of(blocks), kThreads, 0, stream_>>>(kernel);

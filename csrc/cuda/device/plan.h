@@ -61,6 +61,7 @@ inline Plan plan_stream(Layout layout, const Geometry& g, int tile_units, int wa
   const std::int64_t step = std::min<std::int64_t>(lanes, 32);
   plan.chunk_len = ceil_div(length, step) * step;
   plan.chunks = ceil_div(g.units, plan.chunk_len);
+  plan.chunk_div = make_fast_div(std::uint32_t(plan.chunks));
   return plan;
 }
 
@@ -89,6 +90,7 @@ inline SinglePassPlan split_tile(const Geometry& g, int log_tx, int tensors,
   };
   for (int cluster = 1; may(cluster); cluster *= 2) {
     plan.chunks = cluster;
+    plan.chunk_div = make_fast_div(std::uint32_t(cluster));
     plan.chunk_len = ceil_div(g.units, cluster);
     const std::int64_t bytes = shared_bytes(plan, tensors);
     const bool fits = bytes <= limits.dynamic_shared;

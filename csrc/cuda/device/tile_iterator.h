@@ -18,12 +18,14 @@ struct TileIterator {
   Place<L> place;
   BlockWork work;
   std::int64_t column_index;
+  int log_tx;
   int lanes;
 
   FASTGAN_HD TileIterator(const Geometry& g, const Plan& plan, std::int64_t block, int thread)
       : place(plan, thread),
         work(g, plan, block),
         column_index(work.first_column + place.tx),
+        log_tx(plan.log_tx),
         lanes(plan.lanes()) {}
 
   FASTGAN_HD bool idle(const Geometry& g) const { return column_index >= g.columns; }
@@ -31,7 +33,9 @@ struct TileIterator {
   template <int Tile>
   FASTGAN_HD std::int64_t steps() const {
     const std::int64_t units = work.last - work.first;
-    return units > 0 ? ceil_div(units, std::int64_t(lanes) * Tile) : 0;
+    // By lanes * Tile, as a shift: lanes << log_tx are the threads.
+    const std::int64_t tiles = ceil_div(units, std::int64_t(Tile)) << log_tx;
+    return units > 0 ? ceil_div(tiles, std::int64_t(kThreads)) : 0;
   }
 
   // Unit k of tile `step`, and whether the chunk holds it.

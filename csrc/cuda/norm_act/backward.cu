@@ -1,7 +1,7 @@
 // norm_act backward: the op's CUDA key, in its own file so that it builds beside the forward.
 // Kernels: cuda/norm_act/backward.h and cuda/device/merge.h; their launches, with the bytes they move:
 // cuda/norm_act/backward_launches.h.
-#include "cuda/device/launcher.cuh"
+#include "cuda/norm_act/arguments.cuh"
 #include "cuda/norm_act/backward_launches.h"
 
 namespace fastgan {
@@ -22,10 +22,8 @@ static std::tuple<Tensor, Tensor, Tensor> norm_act_backward(
   Tensor dbias = new_floats(x, {parameters});
   for_dtype(x, [&](auto type) {
     using T = typename decltype(type)::T;
-    const ChannelStats stats{float_data(mean, "mean", segments * shape.channels, x),
-                             float_data(var, "var", segments * shape.channels, x),
-                             float_data(weight, "weight", shape.channels, x),
-                             float_data(bias, "bias", shape.channels, x), float(eps)};
+    const ChannelStats stats =
+        channel_stats(launcher, x, shape, segments, mean, var, weight, bias, eps);
     if (x.numel() == 0) {
       torch::stable::zero_(dweight);
       torch::stable::zero_(dbias);

@@ -37,13 +37,13 @@ struct GradSumsKernel {
     float ax_of[kS] = {};
     if (!iter.idle(geometry)) {
       const Column<L, V> column(geometry, iter.column_index);
-      const SlotAffine<kS> p = load_affine(stats, column);
       const std::int64_t steps = iter.template steps<kU>();
-      for (std::int64_t step = 0; step < steps; ++step) {
-        Pack<T, V> raw_dz[kU];
-        Pack<T, V> raw_x[kU];
-        load_tile(geometry, iter, column, dz, step, raw_dz);
-        load_tile(geometry, iter, column, x, step, raw_x);
+      Pack<T, V> raw_dz[kU];
+      Pack<T, V> raw_x[kU];
+      load_tile(geometry, iter, column, dz, 0, raw_dz);  // before the coefficients, see Normalise
+      load_tile(geometry, iter, column, x, 0, raw_x);
+      const SlotAffine<kS> p = load_affine(stats, column);
+      for (std::int64_t step = 0; step < steps;) {
         if (kept_x.packs) {
           keep_tile(iter, kept_dz, thread, step, raw_dz);
           keep_tile(iter, kept_x, thread, step, raw_x);
@@ -54,11 +54,17 @@ struct GradSumsKernel {
             absorb(p, raw_dz[k], raw_x[k], a_of, ax_of);
           }
         }
+        if (++step < steps) {
+          load_tile(geometry, iter, column, dz, step, raw_dz);
+          load_tile(geometry, iter, column, x, step, raw_x);
+        }
       }
       // scale is weight * rstd, so rstd is formed again from the variance.
+      float var[kS];
+      load_slots(stats.var, column.stat, 0.0f, var);
       FASTGAN_UNROLL
       for (int s = 0; s < kS; ++s) {
-        ax_of[s] *= rsqrt_of<float>(stats.var[column.stat + s] + stats.eps);
+        ax_of[s] *= rsqrt_of<float>(var[s] + stats.eps);
       }
     }
     FASTGAN_UNROLL
@@ -174,9 +180,14 @@ struct GradApplyKernel {
       return;
     }
     const Column<L, V> column(geometry, iter.column_index);
+    std::int64_t step = iter.template steps<kU>() - 1;
+    Pack<T, V> raw_dz[kU];
+    Pack<T, V> raw_x[kU];
+    load_tile(geometry, iter, column, dz, step, raw_dz);
+    load_tile(geometry, iter, column, x, step, raw_x);
     GradCoefficients<kS> c;
     c.affine = load_affine(stats, column);
-    const float inverse = 1.0f / float(geometry.values());
+    const float inverse = inverse_of(float(geometry.values()));
     FASTGAN_UNROLL
     for (int s = 0; s < kS; ++s) {
       c.k0[s] = 0.0f;
@@ -185,22 +196,16 @@ struct GradApplyKernel {
     if (training) {
       float a[kS];
       float ax[kS];
+      float var[kS];
+      load_slots(sum_a, column.stat, 0.0f, a);
+      load_slots(sum_ax, column.stat, 0.0f, ax);
+      load_slots(stats.var, column.stat, 0.0f, var);
       FASTGAN_UNROLL
       for (int s = 0; s < kS; ++s) {
-        a[s] = sum_a[column.stat + s];
-        ax[s] = sum_ax[column.stat + s];
-      }
-      FASTGAN_UNROLL
-      for (int s = 0; s < kS; ++s) {
-        grad_coefficients(a[s], ax[s], stats.var[column.stat + s], stats.eps, inverse, c.k0[s],
-                          c.k1[s]);
+        grad_coefficients(a[s], ax[s], var[s], stats.eps, inverse, c.k0[s], c.k1[s]);
       }
     }
-    for (std::int64_t step = iter.template steps<kU>() - 1; step >= 0; --step) {
-      Pack<T, V> raw_dz[kU];
-      Pack<T, V> raw_x[kU];
-      load_tile(geometry, iter, column, dz, step, raw_dz);
-      load_tile(geometry, iter, column, x, step, raw_x);
+    while (true) {
       FASTGAN_UNROLL
       for (int k = 0; k < kU; ++k) {
         const std::int64_t unit = iter.template unit<kU>(step, k);
@@ -209,6 +214,11 @@ struct GradApplyKernel {
                       dx_of<T, V, kS>(act, training, c, raw_dz[k], raw_x[k]));
         }
       }
+      if (--step < 0) {
+        return;
+      }
+      load_tile(geometry, iter, column, dz, step, raw_dz);
+      load_tile(geometry, iter, column, x, step, raw_x);
     }
   }
 };
@@ -287,13 +297,14 @@ struct SinglePassBackwardKernel {
     const Column<L, V> column(g, iter.column_index);
     GradCoefficients<kS> c;
     c.affine = load_affine(sums.stats, column);
-    const float inverse = 1.0f / float(g.values());
+    const float inverse = inverse_of(float(g.values()));
+    float var[kS];
+    load_slots(sums.stats.var, column.stat, 0.0f, var);
     FASTGAN_UNROLL
     for (int s = 0; s < kS; ++s) {
       const int at = (s << sums.plan.log_tx) + iter.place.tx;
-      grad_coefficients(scratch.total_first[at], scratch.total_second[at],
-                        sums.stats.var[column.stat + s], sums.stats.eps, inverse, c.k0[s],
-                        c.k1[s]);
+      grad_coefficients(scratch.total_first[at], scratch.total_second[at], var[s], sums.stats.eps,
+                        inverse, c.k0[s], c.k1[s]);
     }
     const std::int64_t steps = iter.template steps<1>();
     for (std::int64_t i = 0; i < steps; ++i) {

@@ -1,6 +1,6 @@
 // norm_act forward, eval and running statistics: the ops' CUDA key. Kernels: cuda/norm_act/forward.h and
 // cuda/device/merge.h; their launches, with the bytes they move: cuda/norm_act/forward_launches.h.
-#include "cuda/device/launcher.cuh"
+#include "cuda/norm_act/arguments.cuh"
 #include "cuda/norm_act/forward_launches.h"
 
 namespace fastgan {
@@ -18,9 +18,8 @@ static std::tuple<Tensor, Tensor, Tensor> norm_act_train(
   Tensor var = new_floats(x, {segments, shape.channels});
   for_dtype(x, [&](auto type) {
     using T = typename decltype(type)::T;
-    const ChannelStats stats{float_out(mean), float_out(var),
-                             float_data(weight, "weight", shape.channels, x),
-                             float_data(bias, "bias", shape.channels, x), float(eps)};
+    const ChannelStats stats =
+        channel_stats(launcher, x, shape, segments, mean, var, weight, bias, eps);
     if (x.numel() == 0) {
       torch::stable::zero_(mean);
       torch::stable::zero_(var);
@@ -48,10 +47,8 @@ static Tensor norm_act_eval(Tensor x, Tensor mean, Tensor var, OptionalTensor we
   Tensor z = torch::stable::empty_like(x);
   for_dtype(x, [&](auto type) {
     using T = typename decltype(type)::T;
-    const ChannelStats stats{float_data(mean, "mean", segments * shape.channels, x),
-                             float_data(var, "var", segments * shape.channels, x),
-                             float_data(weight, "weight", shape.channels, x),
-                             float_data(bias, "bias", shape.channels, x), float(eps)};
+    const ChannelStats stats =
+        channel_stats(launcher, x, shape, segments, mean, var, weight, bias, eps);
     if (x.numel() == 0) {
       return;
     }

@@ -10,7 +10,8 @@
 namespace fastgan {
 namespace cuda {
 
-// Per-channel inputs of the normalisation. weight and bias may be null: 1 and 0.
+// Per-channel inputs of the normalisation, aligned to 16 bytes. weight and bias may be null: 1
+// and 0.
 struct ChannelStats {
   const float* mean;    // (segments, channels)
   const float* var;     // (segments, channels), biased
@@ -32,17 +33,24 @@ struct SlotAffine {
   Affine<float> slot[S];
 };
 
-// Loads that do not wait for each other. `otherwise`: where there is no array.
+// The values of a thread's slots, in 16-byte loads that do not wait for each other where there are
+// several: `from` is aligned to them. `otherwise`: where there is no array.
 template <int S>
 FASTGAN_HD void load_slots(const float* from, std::int64_t at, float otherwise, float (&to)[S]) {
+  constexpr int wide = S == 1 ? 1 : kWide<float>;
   FASTGAN_UNROLL
   for (int s = 0; s < S; ++s) {
     to[s] = otherwise;
   }
   if (from) {
     FASTGAN_UNROLL
-    for (int s = 0; s < S; ++s) {
-      to[s] = from[at + s];
+    for (int s = 0; s < S; s += wide) {
+      float some[wide];
+      load<float, wide>(from + at + s).unpack(some);
+      FASTGAN_UNROLL
+      for (int i = 0; i < wide; ++i) {
+        to[s + i] = some[i];
+      }
     }
   }
 }
@@ -67,11 +75,8 @@ FASTGAN_HD SlotAffine<kSlots<L, V>> load_affine(const ChannelStats& stats,
                                                 const Column<L, V>& column) {
   float mean[kSlots<L, V>];
   float var[kSlots<L, V>];
-  FASTGAN_UNROLL
-  for (int s = 0; s < kSlots<L, V>; ++s) {
-    mean[s] = stats.mean[column.stat + s];
-    var[s] = stats.var[column.stat + s];
-  }
+  load_slots(stats.mean, column.stat, 0.0f, mean);
+  load_slots(stats.var, column.stat, 0.0f, var);
   return channel_affine(stats, column.channel, mean, var);
 }
 
@@ -233,10 +238,14 @@ struct NormaliseKernel {
       return;
     }
     const Column<L, V> column(geometry, iter.column_index);
-    const SlotAffine<kS> p = load_affine(stats, column);
-    for (std::int64_t step = iter.template steps<kU>() - 1; step >= 0; --step) {
+    SlotAffine<kS> p{};
+    const std::int64_t last = iter.template steps<kU>() - 1;
+    for (std::int64_t step = last; step >= 0; --step) {
       Pack<T, V> raw[kU];
       load_tile(geometry, iter, column, x, step, raw);
+      if (step == last) {  // not before: the first loads of x would wait for those of p
+        p = load_affine(stats, column);
+      }
       FASTGAN_UNROLL
       for (int k = 0; k < kU; ++k) {
         const std::int64_t unit = iter.template unit<kU>(step, k);
