@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
+import sys
 from collections.abc import Iterable, Sequence
-from typing import overload
+from importlib import import_module
+from typing import Any, overload
 
 
 def check_int(name: str, value: object, minimum: int, maximum: int | None = None) -> int:
@@ -21,6 +24,24 @@ def check_int(name: str, value: object, minimum: int, maximum: int | None = None
     if maximum is not None and value > maximum:
         raise ValueError(f"{name} must be at most {maximum}, got {value}")
     return value
+
+
+def imported(what: str, name: str) -> Any:
+    """What ``package.module:attribute`` is; modules of the current folder are found, too.
+
+    ValueError, which names ``what`` it is for, where it cannot be imported.
+    """
+    module, _, attribute = name.partition(":")
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{what} {name!r} cannot be imported, as package.module:attribute: {error}"
+        ) from error
+    finally:
+        sys.path.remove(here)
 
 
 def check_share(name: str, value: float, interval: str = "[0, 1)") -> float:

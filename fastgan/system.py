@@ -1,4 +1,4 @@
-"""What every room may use: environment variables, JSON and files, read and written whole."""
+"""What every room may use: environment variables, JSON, files read and written whole, progress."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -114,6 +114,27 @@ def check_folder(path: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, "is a file, expected a folder", str(above))
     if not os.access(above, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, "no permission to write into the folder", str(above))
+
+
+Progress = Callable[[str, int, int], None]
+_listener: Progress | None = None
+
+
+def tell(what: str, done: int, total: int) -> None:
+    """Tells who listens, if anybody does, how far something is that may take long."""
+    if _listener is not None:
+        _listener(what, done, total)
+
+
+@contextmanager
+def listening(listener: Progress) -> Iterator[None]:
+    """Inside, ``listener`` is told of progress, and nobody else."""
+    global _listener
+    before, _listener = _listener, listener
+    try:
+        yield
+    finally:
+        _listener = before
 
 
 def first_line(error: BaseException) -> str:

@@ -151,7 +151,7 @@ def _flags(command: str) -> set[str]:
     kinds = {"data": [Fetch, Check]}.get(command)
     fields = {f"--{f.replace('_', '-')}" for kind in kinds or () for f in kind.__annotations__}
     known = {"--help"} | fields
-    return known | ({*words_of(command)} if command in COMMANDS else set())
+    return known | {"--verbose"} | ({*words_of(command)} if command in COMMANDS else set())
 
 
 def _texts(file: Path) -> list[str]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
 import fastgan
 from fastgan.checks import unknown
 from fastgan.cli._stopping import Terminated, heeding_sigterm
+from fastgan.cli._telling import telling
 
 COMMANDS = {
     "train": "train a recipe: fastgan train [RECIPE] [--steps N] [--data PATH] ...",
@@ -41,23 +43,25 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 done, 2 an error, 128 + n by signal n."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    arguments = [argument for argument in given if argument != "--verbose"]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
         return 0
     if arguments[0] == "--version":
         print(f"fastgan {fastgan.__version__}")
         return 0
+    verbose = "--verbose" in given
     try:
-        with heeding_sigterm():
-            return _run(arguments)
+        with heeding_sigterm(), telling(f"fastgan {arguments[0]}", verbose):
+            return _run(arguments, verbose)
     except KeyboardInterrupt:
         return _stopped(signal.SIGINT)
     except Terminated:
         return _stopped(signal.SIGTERM)
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], verbose: bool) -> int:
     try:
         return _command(arguments[0])(arguments[1:])
     except BrokenPipeError:
@@ -71,6 +75,8 @@ def _run(arguments: list[str]) -> int:
         expected = ValueError, OSError, ModuleNotFoundError, NonFiniteError
         if not isinstance(error, expected) or os.environ.get("FASTGAN_DEBUG"):
             raise
+        if verbose:
+            traceback.print_exception(error)
         # The first process speaks for what befalls all of them.
         if is_first() or isinstance(error, LostRankError):
             print(f"fastgan: error: {_message(error)}", file=sys.stderr)
@@ -95,6 +101,7 @@ def _usage() -> str:
             *lines,
             "",
             "fastgan COMMAND --help tells more; fastgan --version prints the version.",
+            "With --verbose a command tells what it chose and why, and errors show a traceback.",
         ]
     )
 

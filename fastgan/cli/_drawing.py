@@ -12,9 +12,17 @@ from fastgan.engine.device import take_device
 from fastgan.engine.sampling import fitting_labels
 
 
-def load_drawing(checkpoint: Path, weights: Literal["ema", "raw"], device: str) -> nn.Module:
+def load_drawing(
+    checkpoint: Path, weights: Literal["ema", "raw"], device: str, model: str | None = None
+) -> nn.Module:
     """`load_generator`; ValueError for a generator that makes images of others alone."""
-    generator = load_generator(checkpoint, weights=weights, device=take_device(device))
-    if getattr(generator, "latent_dim", None) == 0:
+    given = {"generator": model, "device": take_device(device)}
+    generator = load_generator(checkpoint, weights=weights, **given)
+    if getattr(generator, "latent_dim", None) is None:
+        raise ValueError(
+            f"model {model!r}: {checkpoint} does not say how many values of noise it takes: give "
+            "the module an attribute latent_dim"
+        )
+    if generator.latent_dim == 0:
         fitting_labels(generator, 1, None)  # which says what to do instead
     return generator

@@ -71,7 +71,7 @@ def _bash(known: dict[str, Words], *, zsh: bool) -> str:
     cases, values = [], []
     for command, words in known.items():
         offered = [flag for flag in words if flag] + [*words.get("", ())]
-        cases.append(f'    {command}) words="{" ".join(["--help", *offered])}" ;;')
+        cases.append(f'    {command}) words="{" ".join(["--help", "--verbose", *offered])}" ;;')
         values += [
             f'    "{command} {flag}") words="{" ".join(choices)}" ;;'
             for flag, choices in words.items()
@@ -96,7 +96,8 @@ def _bash(known: dict[str, Words], *, zsh: bool) -> str:
 
 
 def _fish(known: dict[str, Words]) -> str:
-    lines = [
+    lines = ["complete -c fastgan -l help", "complete -c fastgan -l verbose"]
+    lines += [
         f"complete -c fastgan -n __fish_use_subcommand -a {command} -d {_quoted(summary)}"
         for command, summary in _summaries().items()
     ]

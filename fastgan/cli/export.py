@@ -33,6 +33,9 @@ class Arguments:
     """The file to write; by default generator.onnx, .pt2 or .safetensors."""
     force: bool = False
     """Write over the file that stands there."""
+    model: str | None = None
+    """Of a run of your own networks: package.module:attribute that is the generator, or makes it
+    without arguments."""
     weights: Literal["ema", "raw"] = "ema"
     """The moving average of the generator, or the weights that were being trained."""
 
@@ -41,9 +44,9 @@ def run(arguments: list[str]) -> int:
     chosen = parse(Arguments, arguments, prog="fastgan export")
     named = chosen.out or Path(f"generator{SUFFIXES[chosen.format]}")
     out = output_file(named, chosen.force)
-    generator = load_generator(chosen.checkpoint, weights=chosen.weights)
+    generator = load_generator(chosen.checkpoint, weights=chosen.weights, generator=chosen.model)
     manifest = find_checkpoint(chosen.checkpoint).manifest
-    described = {"generator": json.dumps(manifest["generator"])}
+    described = {"generator": json.dumps(manifest.get("generator", chosen.model))}
     any_length = hasattr(generator, "mel")
     export(generator, (_example(generator, manifest),), out, chosen.format, described, any_length)
     print(named)

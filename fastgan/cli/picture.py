@@ -63,6 +63,9 @@ class Arguments:
     (or .webp, .png, .mp4)."""
     force: bool = False
     """Write over the file that stands there."""
+    model: str | None = None
+    """Of a run of your own networks: package.module:attribute that is the generator, or makes it
+    without arguments."""
     weights: Literal["ema", "raw"] = "ema"
     """The moving average of the generator, or the weights that were being trained."""
     device: str = "auto"
@@ -74,7 +77,9 @@ def run(arguments: list[str]) -> int:
     suffix = "gif" if chosen.kind in FILMS else "png"
     named = picture_file(chosen.out, chosen.checkpoint, f"{chosen.kind}.{suffix}")
     if chosen.latents is not None and chosen.kind != "projection":
-        raise ValueError("latents: only a projection finds any")
+        raise ValueError(
+            f"latents is of picture projection, which finds some, not of {chosen.kind}"
+        )
     out = output_file(named, chosen.force)
     if chosen.kind == "evolution":
         pictures.evolution(chosen.checkpoint, out)
@@ -91,7 +96,7 @@ def _loaded(chosen: Arguments) -> Any:
     for name in ("rows", "columns"):
         check_int(name, getattr(chosen, name), 1)
     check_seed(chosen.seed)
-    return load_drawing(chosen.checkpoint, chosen.weights, chosen.device)
+    return load_drawing(chosen.checkpoint, chosen.weights, chosen.device, chosen.model)
 
 
 def _walk(chosen: Arguments, out: Path) -> None:

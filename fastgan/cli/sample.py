@@ -66,6 +66,9 @@ class Arguments:
     statistics: Literal["running", "batch", "standing"] = "running"
     """Of batch norms: those of training; those of the batch of images; or averages over fresh
     batches of the very weights that draw."""
+    model: str | None = None
+    """Of a run of your own networks: package.module:attribute that is the generator, or makes it
+    without arguments."""
     weights: Literal["ema", "raw"] = "ema"
     """The moving average of the generator, or the weights that were being trained."""
     device: str = "auto"
@@ -79,7 +82,7 @@ def run(arguments: list[str]) -> int:
     check_seed(chosen.seed)
     # Asked for before anything is computed; texts are printed where nothing is asked for.
     asked = None if chosen.out is None else output_file(chosen.out, chosen.force)
-    generator: Any = load_drawing(chosen.checkpoint, chosen.weights, chosen.device)
+    generator: Any = load_drawing(chosen.checkpoint, chosen.weights, chosen.device, chosen.model)
     if chosen.temperature is not None:
         set_temperature(generator, chosen.temperature)
     if hasattr(generator, "characters"):

@@ -31,7 +31,10 @@ def run(arguments: list[str]) -> int:
     if chosen.of_photo:
         objective = objective_of(find_checkpoint(chosen.checkpoint).manifest)
         if not isinstance(objective, TranslationObjective) or objective.condition == "pairs":
-            raise ValueError("of_photo needs a run whose conditions are made of images")
+            raise ValueError(
+                f"of_photo needs a run whose conditions are made of images, and those of "
+                f"{chosen.checkpoint} come with the data: give it the condition itself"
+            )
         condition = CONDITIONS[objective.condition]
 
     def make(generator: Any) -> Tensor:

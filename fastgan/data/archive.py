@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from fastgan.data.files import read_up_to, reading
-from fastgan.data.image import SUFFIXES, ImageFile, UndecodableImage
-from fastgan.data.listing import MAX_ENTRY_BYTES, Listing, by_folder, is_image_name
+from fastgan.data.image import ImageFile, UndecodableImage
+from fastgan.data.listing import MAX_ENTRY_BYTES, Listing, by_folder, images_among, is_image_name
 from fastgan.data.source import DataError
 from fastgan.data.table import TABLE, by_table
 
@@ -37,10 +37,8 @@ def list_archive(path: Path) -> Listing:
     present = {
         PurePosixPath(_posix(e.filename)): e for e in entries if not e.filename.endswith("/")
     }
-    images = {name: entry for name, entry in present.items() if is_image_name(name)}
-    if not images:
-        raise DataError(f"{path}: no image in this archive ({', '.join(SUFFIXES)} are read)")
-    names = sorted(images)
+    names = images_among(present, str(path), "archive")
+    images = {name: present[name] for name in names}
     files = [
         ImageFile(
             str(name),

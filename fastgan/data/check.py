@@ -23,6 +23,7 @@ from fastgan.data.image import ImageFile, UndecodableImage, decode
 from fastgan.data.listing import MAX_ENTRY_BYTES, Listing, is_image_name
 from fastgan.data.loading import find_listing, load
 from fastgan.data.options import MAX_PIXELS, LoadOptions
+from fastgan.system import tell
 
 # Beyond it a class is rare enough to be told of.
 _IMBALANCE = 3.0
@@ -117,6 +118,7 @@ def _of_files(listing: Listing, path: Path, options: LoadOptions) -> DataCheck:
     labels: Counter[int] = Counter()
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for i, seen in enumerate(pool.map(partial(_look, options=options), listing.files)):
+            tell("reading images", i + 1, len(listing.files))
             name = listing.files[i].name
             if isinstance(seen, UndecodableImage):
                 found.unreadable.append((name, str(seen).removeprefix(f"{name}: ")))

@@ -9,14 +9,14 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from fastgan.data.files import open_regular, read_up_to, regular_files
-from fastgan.data.image import SUFFIXES, ImageFile, UndecodableImage
-from fastgan.data.listing import MAX_ENTRY_BYTES, Listing, by_folder, is_image_name
+from fastgan.data.image import ImageFile, UndecodableImage
+from fastgan.data.listing import MAX_ENTRY_BYTES, Listing, by_folder, images_among
 from fastgan.data.source import DataError
 from fastgan.data.table import TABLE, by_table
 
 
 def list_folder(folder: Path, strict: bool = False) -> Listing:
-    """List every PNG, JPEG and WebP under `folder`, recursively, sorted by path.
+    """List every image under `folder`, recursively, sorted by path.
 
     A dataset.json of StyleGAN's tools has the labels. Without it, where every image lies in a
     subfolder, the subfolders directly under `folder` are the classes, sorted by name. Names that
@@ -27,11 +27,11 @@ def list_folder(folder: Path, strict: bool = False) -> Listing:
         OSError: a folder cannot be read.
         DataError: no image, or a dataset.json without a class for each.
     """
-    found = {folder / name: name for name in _find(folder)}
+    found = {folder / name: name for name in images_among(_find(folder), str(folder), "folder")}
     sizes, left_out = regular_files(found, str(folder), strict)
     names = [found[path] for path in sizes]
     if not names:
-        raise DataError(f"{folder}: no image in this folder ({', '.join(SUFFIXES)} are read)")
+        raise DataError(f"{folder}: no image in this folder that is a file")
     files = [
         ImageFile(str(found[path]), partial(_open, path), str(size)) for path, size in sizes.items()
     ]
@@ -63,7 +63,7 @@ def _find(folder: Path) -> list[PurePosixPath]:
         subfolders.sort()
         relative = PurePosixPath(Path(current).relative_to(folder).as_posix())
         found += [relative / name for name in names]
-    return sorted(name for name in found if is_image_name(name))
+    return found
 
 
 def _open(path: Path) -> BinaryIO:

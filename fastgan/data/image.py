@@ -20,9 +20,10 @@ from fastgan.checks import sides
 from fastgan.data.depth import is_deep_colour, read_deep
 from fastgan.data.options import LoadOptions, Resize
 from fastgan.data.source import DataError, ValueRange
+from fastgan.system import tell
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
-_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
 _TRANSPARENT_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
 _CHUNK = 1024
 
@@ -69,7 +70,7 @@ class ImageFile:
 
 
 def decode(stream: BinaryIO, name: str, options: LoadOptions) -> Tensor:
-    """Decode one PNG, JPEG, WebP or TIFF into uint8 [C, H, W], C = 1 for grey, else 3.
+    """Decode one PNG, JPEG, WebP, TIFF, BMP or GIF into uint8 [C, H, W], C = 1 for grey, else 3.
 
     Of 16 bits it is uint16: colour where OpenCV is installed (fastgan[depth]), else as 8 bits with
     a warning. EXIF orientation is applied, damaged EXIF ignored; transparency is composited over
@@ -103,7 +104,7 @@ def decode(stream: BinaryIO, name: str, options: LoadOptions) -> Tensor:
     except UnidentifiedImageError as error:
         # Pillow's text names the stream, not the file.
         raise UndecodableImage(
-            f"{name}: cannot identify a PNG, JPEG, WebP or TIFF image"
+            f"{name}: cannot identify a PNG, JPEG, WebP, TIFF, BMP or GIF image"
         ) from error
     except OSError as error:
         # The system's own failures carry a number; Pillow's "image file is truncated" has none.
@@ -310,7 +311,10 @@ def decode_all(
     with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         # max_pixels decides; Pillow's warning below its own limit would only repeat it.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        results = list(pool.map(one, files))
+        results = []
+        for result in pool.map(one, files):
+            results.append(result)
+            tell("reading images", len(results), len(files))
     bad = [result for result in results if isinstance(result, UndecodableImage)]
     kept = [i for i, result in enumerate(results) if isinstance(result, Tensor)]
     images = [result for result in results if isinstance(result, Tensor)]

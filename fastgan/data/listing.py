@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
@@ -15,6 +16,11 @@ from fastgan.data.image import SUFFIXES, ImageFile, decode_all
 from fastgan.data.options import MAX_UNPACKED_BYTES, LoadOptions, Split
 from fastgan.data.source import DataError
 
+# Pictures, by their names, of formats that are not read.
+UNREAD = (
+    *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".svg", ".eps"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
+)
 # One image file. The largest lossless photographs stay well below this.
 MAX_ENTRY_BYTES = 512 * 1024**2
 
@@ -112,6 +118,26 @@ def by_folder(
             stacklevel=2,
         )
     return None, None
+
+
+def images_among(names: Iterable[PurePosixPath], source: str, kind: str) -> list[PurePosixPath]:
+    """Those that are to be loaded, sorted; a warning counts pictures of formats that are not read.
+
+    DataError where none is to be loaded.
+    """
+    present = list(names)
+    unread = Counter(n.suffix.lower() for n in present if n.suffix.lower() in UNREAD)
+    told = ", ".join(f"{count} {suffix}" for suffix, count in sorted(unread.items()))
+    told = (
+        f"left out are pictures of formats that are not read: {told}; convert them to JPEG or PNG"
+    )
+    found = sorted(name for name in present if is_image_name(name))
+    if not found:
+        hint = f"; {told}" if unread else ""
+        raise DataError(f"{source}: no image in this {kind} ({', '.join(SUFFIXES)} are read){hint}")
+    if unread:
+        warnings.warn(f"{source}: {told}", stacklevel=2)
+    return found
 
 
 def is_image_name(name: PurePosixPath) -> bool:

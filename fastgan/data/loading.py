@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import math
 import os
 from dataclasses import replace
@@ -27,6 +28,7 @@ from fastgan.data.shards import find_shards, list_shards
 from fastgan.data.source import DataError
 from fastgan.data.streaming import ImageStream, stream_array, stream_listing
 
+_LOG = logging.getLogger(__name__)
 EMBEDDED = "mnist5k"
 _KINDS = (
     "an IDX file, a folder with IDX files, images or shards, a .zip, a .npz, a .npy, a .tar or a "
@@ -171,7 +173,13 @@ def open_images(
 
 
 def _is_large(opened: ImageStream, device: torch.device | str) -> bool:
-    return math.prod(opened.shape) * opened.dtype.itemsize > resident_bytes(torch.device(device))
+    size, room = (
+        math.prod(opened.shape) * opened.dtype.itemsize,
+        resident_bytes(torch.device(device)),
+    )
+    how = "streamed" if size > room else "held in memory"
+    _LOG.debug("%s: %d MB, %s (up to %d MB are held)", opened.name, size >> 20, how, room >> 20)
+    return size > room
 
 
 def find_listing(source: str | os.PathLike[str], options: LoadOptions) -> Listing | Path | None:

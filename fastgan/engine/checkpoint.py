@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,7 @@ from torch import Tensor, nn
 
 from fastgan.engine import records
 
+_LOG = logging.getLogger(__name__)
 # 1 has no hash of the manifest itself; it is still read.
 FORMAT = 2
 MANIFEST = "checkpoint.json"
@@ -114,7 +117,7 @@ def write_checkpoint(
     folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], info: dict[str, Any]
 ) -> Path:
     """:func:`save_checkpoint` of what :func:`copied_tensors` gave, in any thread."""
-    final = checkpoint_path(folder, step)
+    final, started = checkpoint_path(folder, step), time.monotonic()
     partial = _beside(final)
     folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(partial, ignore_errors=True)
@@ -148,6 +151,7 @@ def write_checkpoint(
             + (f"the last good one is {kept.path}" if kept else "there is no earlier one"),
             str(final),
         ) from error
+    _LOG.debug("%s written in %.2f s", final, time.monotonic() - started)
     return final
 
 

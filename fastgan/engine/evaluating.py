@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -30,7 +32,9 @@ from fastgan.metrics import (
     evaluate,
     get_network,
 )
+from fastgan.system import tell
 
+_LOG = logging.getLogger(__name__)
 RECONSTRUCTIONS = ("psnr", "ssim", "elbo")
 _NEED_NO_REALS = {"is", "classes"}
 
@@ -87,6 +91,7 @@ def sample_scores(
         for start in range(0, len(noise), options.batch_size):
             part = slice(start, start + options.batch_size)
             yield images_of(generator, noise[part], None if labels is None else labels[part])
+            tell("measuring samples", min(part.stop, len(noise)), len(noise))
 
     # Conditions that are no classes cannot be right or wrong.
     asked = labels if labels is not None and labels.dim() == 1 else None
@@ -109,7 +114,8 @@ def reconstruction_scores(
     terms = torch.zeros(2, dtype=torch.float64)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        for part in reals.images.split(250):
+        for number, part in enumerate(reals.images.split(250)):
+            tell("measuring reconstructions", number * 250, len(reals))
             images = (part.float() / 127.5 - 1).to(device)
             if "psnr" in metrics or "ssim" in metrics:
                 near.update(images, generator.reconstruct(images))
@@ -179,13 +185,14 @@ class Evaluator:
         """Measure what the run's samples are drawn from, and tell of it; the same on all ranks."""
         trainer = self._trainer
         model = trainer.ema.average if trainer.ema else trainer.generator
-        was_training = model.training
+        was_training, started = model.training, time.monotonic()
         model.eval()
         try:
             with self._own_random():
                 scores = trainer.group.from_first(lambda: self._measure(model))
         finally:
             model.train(was_training)
+        _LOG.debug("the evaluation took %.1f s", time.monotonic() - started)
         self.take(trainer.step, scores)
         found = ", ".join(f"{score.metric} {score.value:.4g}" for score in scores)
         note(f"step {trainer.step}: {found}{' (best)' if self.improved else ''}")

@@ -48,7 +48,7 @@ class Health:
         self._low = self._low + 1 if loss < _WON * self._equal else 0
         if self._low != _PATIENCE:
             return None
-        return self._warn(
+        return self.warn(
             f"the discriminator has won by step {self._trainer.step}: its loss is {loss:.2g}, "
             f"where one that cannot tell has {self._equal:.2g}. {self._remedy()}A lower lr_d, "
             "smooth_real or a regularizer (r1) may help, too"
@@ -72,13 +72,14 @@ class Health:
         self._alike = self._alike + 1 if self.diversity < _ALIKE else 0
         if self._alike != 2:
             return None
-        return self._warn(
+        return self.warn(
             f"the samples of step {self._trainer.step} are alike: the nearest of them are "
             f"{self.diversity:.2g} times as far apart as real images. The generator may have "
             "collapsed to a few pictures"
         )
 
-    def _warn(self, text: str) -> str:
+    def warn(self, text: str) -> str:
+        """``text`` as a person is told it, and kept with the run."""
         self.warnings.append(text)
         return f"warning: {text}"
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fastgan.checks import check_int
 from fastgan.engine.latents import draw_noise
 from fastgan.engine.sampling import fitting_labels, images_of
+from fastgan.system import tell
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
@@ -134,6 +135,7 @@ def _descend(
     nearest = torch.full((len(start),), math.inf, device=start.device)
     best = start.clone()
     for step in range(steps + 1):
+        tell("searching", step, steps)
         with torch.enable_grad():
             far = distance(draw(latents), targets)
             penalty = (latents.square().mean(1) - 1).square()

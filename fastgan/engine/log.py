@@ -21,7 +21,7 @@ from fastgan.engine import records
 from fastgan.engine.loggers import Logger, Loggers
 from fastgan.engine.run_folder import RunFolder
 from fastgan.metrics import Score
-from fastgan.system import to_json, whole_file
+from fastgan.system import listening, to_json, whole_file
 
 _LINE = records.record({"step": records.whole()})
 _SCORES = records.record(
@@ -185,6 +185,8 @@ class BarReporter:
 
     def start(self, total: int, done: int) -> None:
         self._task = self._progress.add_task("training", total=total, completed=done, status="")
+        self._listening = listening(self._busy)
+        self._listening.__enter__()
         self._progress.start()
 
     def update(self, step: int, values: dict[str, float] | None) -> None:
@@ -198,6 +200,10 @@ class BarReporter:
 
     def stop(self) -> None:
         self._progress.stop()
+        self._listening.__exit__(None, None, None)
+
+    def _busy(self, what: str, done: int, total: int) -> None:
+        self._progress.update(self._task, status=f"{what} {done}/{total}")
 
 
 class LineReporter:

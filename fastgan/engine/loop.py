@@ -18,6 +18,7 @@ from fastgan.engine.checkpoint import (
 from fastgan.engine.config import TrainResult, intervals_of
 from fastgan.engine.environment import environment
 from fastgan.engine.evaluating import Evaluator
+from fastgan.engine.first_look import unlike
 from fastgan.engine.gallery import Gallery
 from fastgan.engine.health import Health
 from fastgan.engine.heartbeat import LostRankError
@@ -77,6 +78,7 @@ class Loop:
         if self.group.is_first:
             self._loggers += named_loggers(trainer.config)
         self.health = Health(trainer)
+        self._unlike = unlike(trainer) if trainer.step == 0 else []
         self.samples: Path | None = None
         self.checkpoint: Path | None = None
         self._saved_at = self._drawn_at = self._tried = -1
@@ -128,6 +130,8 @@ class Loop:
             self.reporter.note(trainer.on_device())
         for note in trainer.notes:
             self.reporter.note(note)
+        for text in self._unlike if first == 0 else ():
+            self._warn(self.health.warn(text))
         try:
             stopped_by = self._agreement.signal(at_log_point=True)
             while not self._over() and stopped_by is None:

@@ -147,8 +147,13 @@ class VAEGANObjective(AutoencoderObjective):
                 "objective vae_gan needs a discriminator with features, such as "
                 f"dcgan_discriminator, got {type(discriminator).__name__}"
             )
-        if config.accumulate > 1 or config.regularizer != "none" or config.augment != "none":
-            raise ValueError("objective vae_gan takes no accumulate, regularizer or augment")
+        given = {"accumulate": 1, "regularizer": "none", "augment": "none"}
+        for name, none in given.items():
+            if getattr(config, name) != none:
+                raise ValueError(
+                    f"objective vae_gan takes no {name}: it must be {none}, got "
+                    f"{getattr(config, name)}"
+                )
 
 
 @dataclass(frozen=True)

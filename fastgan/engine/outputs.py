@@ -26,7 +26,10 @@ def output_of(outputs: tuple[Tensor, ...], labels: Tensor | None) -> Discriminat
         return DiscriminatorOutput(outputs[0])
     logits, classes = outputs
     if labels is None:
-        raise ValueError("the discriminator has class outputs, which need labels: conditional")
+        raise ValueError(
+            "conditional must be on: the discriminator gives (logits, class logits), and these are "
+            "held to labels"
+        )
     return DiscriminatorOutput(logits, F.cross_entropy(classes.float(), labels))
 
 

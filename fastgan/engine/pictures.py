@@ -30,7 +30,10 @@ def by_class(generator: nn.Module, columns: int = 8, *, seed: int = 0) -> tuple[
     """
     classes = int(getattr(generator, "num_classes", 0))
     if not classes:
-        raise ValueError(f"{type(generator).__name__} draws no classes")
+        raise ValueError(
+            f"classes: {type(generator).__name__} draws none (the generators of cdcgan, acgan and "
+            "projection do)"
+        )
     check_int("columns", columns, 1)
     noise = draw_noise(generator, columns, seed).repeat(classes, 1)
     labels = torch.arange(classes).repeat_interleave(columns)
@@ -45,7 +48,7 @@ def interpolation(
     A generator with classes draws a class a row. ValueError for less than a row or two columns.
     """
     if rows < 1 or columns < 2:
-        raise ValueError(f"there must be a row and two columns at least, got {rows} and {columns}")
+        raise ValueError(f"rows must be at least 1 and columns 2, got {rows} and {columns}")
     start, end = draw_noise(generator, 2 * rows, seed).chunk(2)
     noise = slerp(start, end, torch.linspace(0, 1, columns)).flatten(0, 1)
     labels = fitting_labels(generator, rows, None)

@@ -55,7 +55,7 @@ def rejection_sample(
 
     Raises:
         ValueError: an argument out of range, or labels that do not fit.
-        RuntimeError: nearly nothing is accepted, as when logits are not finite.
+        ValueError: nearly nothing is accepted, as when logits are not finite.
     """
     for name, value in (("count", count), ("batch_size", batch_size)):
         check_int(name, value, 1)
@@ -71,7 +71,10 @@ def rejection_sample(
     classes = None if kinds is None else kinds[torch.arange(WARM_UP) % len(kinds)]
     _, logits = draw(0, torch.arange(WARM_UP), classes)
     if not logits.isfinite().all():
-        raise RuntimeError("the discriminator's logits of generated images are not finite")
+        raise ValueError(
+            "rejection: the discriminator's logits of generated images are not finite: the run has "
+            "diverged there; take an earlier checkpoint"
+        )
     highest = logits.max()
     gamma = _score(logits, highest).quantile(quantile)
 
@@ -87,7 +90,10 @@ def rejection_sample(
         missing = missing[~passes]
         if not len(missing):
             return Accepted(torch.stack([kept[row] for row in range(count)]), drawn)
-    raise RuntimeError(f"{len(kept)} of {count} images were accepted out of {drawn}")
+    raise ValueError(
+        f"rejection {quantile}: {len(kept)} of {count} images were accepted out of {drawn}: a "
+        "lower one accepts more"
+    )
 
 
 def _score(logits: Tensor, highest: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fastgan.checks import check_int
+from fastgan.checks import check_int, imported
 from fastgan.engine import records
 from fastgan.engine.checkpoint import (
     MANIFEST,
@@ -23,6 +23,7 @@ from fastgan.engine.latents import draw_noise, inputs_of
 from fastgan.engine.records import RecordError
 from fastgan.fusion import fold
 from fastgan.models import create_model
+from fastgan.system import tell
 
 # Images: folding takes 0.3 to 0.5 s, in which a DCGAN draws some hundred of 64×64.
 _MIN_TO_FOLD = 1024
@@ -33,7 +34,7 @@ def load_generator(
     path: str | Path,
     *,
     weights: Literal["ema", "raw"] = "ema",
-    generator: nn.Module | None = None,
+    generator: nn.Module | str | None = None,
     device: str | torch.device = "cpu",
 ) -> nn.Module:
     """The generator of a checkpoint, in eval mode. No pickled code is run.
@@ -41,16 +42,21 @@ def load_generator(
     Args:
         path: a checkpoint folder, or a run's folder (its newest whole checkpoint).
         weights: the moving average, or the weights that were being trained.
-        generator: the module to load into; by default it is built as the checkpoint describes.
+        generator: the module to load into, or ``package.module:attribute`` that is or makes it;
+            by default it is built as the checkpoint describes. One that is named is given what it
+            lacks of ``latent_dim``, ``image_size`` and ``channels``, as it was trained with.
         device: where it goes.
 
     Raises:
         FileNotFoundError: there is no checkpoint at ``path``.
         CheckpointError: it is torn, or of another model than ``generator``.
+        ValueError: ``generator`` is a name that cannot be imported, or makes no module.
     """
     checkpoint = find_checkpoint(Path(path))
     if generator is None:
         generator = _described(checkpoint, "generator")
+    elif isinstance(generator, str):
+        generator = _named(checkpoint, generator)
     if weights not in ("ema", "raw"):
         raise ValueError(f"weights must be ema or raw, got {weights!r}")
     averaged = weights == "ema" and "generator_ema.safetensors" in checkpoint.manifest["files"]
@@ -81,13 +87,30 @@ def load_discriminator(
     return discriminator.to(device).eval()
 
 
+def _named(checkpoint: Checkpoint, name: str) -> nn.Module:
+    """The module that ``package.module:attribute`` is or makes, not yet loaded."""
+    found = imported("model", name)
+    try:
+        made = found if isinstance(found, nn.Module) else found()
+    except TypeError as error:
+        raise ValueError(f"model {name!r} must be made without arguments: {error}") from error
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"model {name!r} must be or make an nn.Module, got {type(made).__name__}")
+    shape = checkpoint.manifest["data"]["images"]
+    known = {"latent_dim": checkpoint.manifest.get("latent_dim"), "channels": shape[1]}
+    for key, value in {**known, "image_size": tuple(shape[2:])}.items():
+        if value is not None and not hasattr(made, key):
+            setattr(made, key, value)
+    return made
+
+
 def _described(checkpoint: Checkpoint, what: str) -> nn.Module:
     """The registered model that the manifest has under ``what``, not yet loaded."""
     spec: Any = checkpoint.manifest.get(what)
     if spec is None:
         raise CheckpointError(
             f"{checkpoint.path} was written by a {what} that is not registered: "
-            f"give the module to load into ({what}=...)"
+            f"give the module to load into ({what}=..., --model package.module:attribute)"
         )
     file = checkpoint.path / MANIFEST
     try:
@@ -189,5 +212,8 @@ def in_batches(
 ) -> Iterator[Any]:
     """What ``network`` makes of ``rows`` (and ``labels``), batch by batch, on its device."""
     device = next(network.parameters()).device
-    for part in zip(*(each.split(batch_size) for each in inputs_of(rows, labels)), strict=True):
+    parts = zip(*(each.split(batch_size) for each in inputs_of(rows, labels)), strict=True)
+    for number, part in enumerate(parts, 1):
         yield network(*(each.to(device) for each in part))
+        if len(rows) > batch_size:
+            tell("drawing", min(number * batch_size, len(rows)), len(rows))

@@ -274,7 +274,7 @@ class TrainState:
     def facts(self) -> dict[str, Any]:
         """What the run is, for its folder and its checkpoints."""
         facts = {"config": self.config.as_dict(), "objective": asdict(self.objective)}
-        facts |= {"data": self._data_facts, **self.description}
+        facts |= {"data": self._data_facts, "latent_dim": self.latent_dim, **self.description}
         return facts | {"parts": self._parts, "rollbacks": self.rollbacks}
 
     @property

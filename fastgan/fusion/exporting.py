@@ -54,8 +54,10 @@ def export(
         raise ModuleNotFoundError(
             "writing ONNX needs the packages onnx and onnxscript: pip install 'fastgan[onnx]'"
         )
-    if any(x.shape[0] < 2 for x in example_inputs):
-        raise ValueError("example_inputs: expected a batch of at least 2, to leave its size open")
+    if (least := min(x.shape[0] for x in example_inputs)) < 2:
+        raise ValueError(
+            f"example_inputs: expected a batch of at least 2, to leave its size open, got {least}"
+        )
     folded = fold_norms(model)
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length", min=2)
     shapes = ({0: batch} | ({x.dim() - 1: length} if any_length else {}) for x in example_inputs)

@@ -14,6 +14,7 @@ from fastgan.metrics.features import FeatureNetwork
 from fastgan.metrics.prdc import prdc
 from fastgan.metrics.score import Score
 from fastgan.metrics.statistics import cached
+from fastgan.system import tell
 
 METRICS = ("fid", "kid", "is", "prdc", "classes")
 _NEEDS_REALS = {"fid", "kid", "prdc"}
@@ -171,7 +172,8 @@ def real_statistics(
 
     def make() -> dict[str, Tensor]:
         fid, kept = None, []
-        for part in reals.images.split(batch_size):
+        for number, part in enumerate(reals.images.split(batch_size)):
+            tell("measuring real images", number * batch_size, len(reals))
             features = network(part.float() / 127.5 - 1).features.cpu()
             fid = fid or FrechetDistance(features.shape[1])
             fid.update(features, real=True)
@@ -220,5 +222,7 @@ def _check_pair(batch: Tensor, reals: Images | None) -> None:
 
 def _logits(logits: Tensor | None, network: FeatureNetwork) -> Tensor:
     if logits is None:
-        raise ValueError(f"the feature network {network.name} gave no logits")
+        raise ValueError(
+            f"the feature network {network.name} must give logits for is and classes, got None"
+        )
     return logits.cpu()

@@ -19,9 +19,14 @@ def ngram_counts(codes: Tensor, n: int, size: int) -> tuple[Tensor, Tensor]:
     if not 1 <= n <= codes.shape[1]:
         raise ValueError(f"n must lie in 1..{codes.shape[1]}, a window's length, got {n}")
     if codes.numel() == 0 or int(codes.min()) < 0 or int(codes.max()) >= size:
-        raise ValueError(f"codes must be [N, L] of 0..{size - 1}, with no zero")
+        got = f"{int(codes.min())}..{int(codes.max())}" if codes.numel() else "no value"
+        raise ValueError(
+            f"codes must be [N, L] of 0..{size - 1}, with no zero, got {list(codes.shape)}: {got}"
+        )
     if size**n >= 2**63:
-        raise ValueError(f"{n}-grams of {size} characters have no number of 64 bits")
+        raise ValueError(
+            f"{n}-grams of {size} characters have no number of 64 bits: n must be smaller"
+        )
     digits = size ** torch.arange(n - 1, -1, -1)
     numbers = (codes.long().unfold(1, n, 1) * digits).sum(-1)
     found, counts = numbers.flatten().unique(return_counts=True)

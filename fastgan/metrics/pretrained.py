@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fastgan.checks import unknown
+from fastgan.checks import imported, unknown
 from fastgan.metrics._packages import needed
 from fastgan.metrics.digits import LeNet
 from fastgan.metrics.features import FeatureNetwork
@@ -152,11 +151,7 @@ def inception_weights(weights: Path | None) -> Path:
 
 def foreign(name: str) -> FeatureNetwork:
     """The FeatureNetwork that `package.module:attribute` is, or makes when it is called."""
-    module, _, attribute = name.partition(":")
-    try:
-        found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"feature network {name!r} cannot be imported: {error}") from error
+    found = imported("feature network", name)
     made = found if isinstance(found, FeatureNetwork) else found()
     if not isinstance(made, FeatureNetwork):
         raise ValueError(f"{name} must be a FeatureNetwork or make one, got {type(made).__name__}")

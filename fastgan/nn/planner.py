@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
@@ -28,6 +29,8 @@ from fastgan.ops.conv import algorithms, aten, tuning
 from fastgan.ops.conv.problem import FORWARD, Problem, describe
 from fastgan.ops.core.setting import Setting
 from fastgan.ops.core.tensors import autocast_dtype
+
+_LOG = logging.getLogger(__name__)
 
 
 class Form(NamedTuple):
@@ -132,6 +135,9 @@ class Planned:
     def keep(self, kind: Hashable, forms: list[Form], converted: bool) -> None:
         if len(self.forms) >= MAX_KINDS:
             self._forget()
+        if _LOG.isEnabledFor(logging.DEBUG):
+            for block, form in zip(self._blocks, forms, strict=False):
+                _LOG.debug("%s: %s (%s)", ", ".join(block.names), form.name or "as it is", form.why)
         self.forms[kind] = self.last = forms
         self.converts = converted
         if converted:

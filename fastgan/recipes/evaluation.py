@@ -56,6 +56,9 @@ class Evaluation:
     """The feature network: lenet, efficientnet-lite0, inception, or package.module:attribute."""
     inception_weights: Path | None = None
     """A file with Inception's weights, where they cannot be downloaded."""
+    model: str | None = None
+    """Of a run of your own networks: package.module:attribute that is the generator, or makes it
+    without arguments."""
     weights: Weights = "ema"
     """The moving average of the generator, or the weights that were being trained."""
 
@@ -70,7 +73,8 @@ def evaluate_checkpoint(
         OSError, ModuleNotFoundError: data, weights or packages that are not there.
     """
     check_int("samples", chosen.samples, 1)
-    generator = load_generator(path, weights=chosen.weights, device=device)
+    given: dict[str, Any] = {"generator": chosen.model, "device": device}
+    generator = load_generator(path, weights=chosen.weights, **given)
     recipe = _recipe_of(path)
     if recipe is not None and recipe.scores is not None:
         return _own_scores(recipe, generator, path, chosen)
@@ -165,7 +169,10 @@ def _task_of(
     manifest, run = find_checkpoint(path).manifest, run_data_of(path)
     step = step_of(objective_of(manifest), generator)
     if not isinstance(step, TranslationStep):
-        raise ValueError(f"{path}: its generator was trained with the data's own conditions")
+        raise ValueError(
+            f"{path} cannot be measured so: expected a generator whose conditions are made of "
+            "images, and this one was trained with the data's own"
+        )
     height, width = manifest["data"]["images"][-2:]
     return step, _reals(generator, chosen, replace(run, image_size=f"{height}x{width}"))
 

@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
     picture(tmp_path / "cats" / "b.png", 3)  # the pixels of dogs/3.png
     picture(tmp_path / "owls" / "grey.png", 9, "L")
     (tmp_path / "owls" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n no more")
-    (tmp_path / "owls" / "c.bmp").write_bytes(b"BM")
+    (tmp_path / "owls" / "c.psd").write_bytes(b"8B")
     (tmp_path / "notes.txt").write_text("")
     return tmp_path
 
@@ -41,7 +41,7 @@ def test_a_folder(folder: Path) -> None:
     assert found.duplicates == [["cats/b.png", "dogs/3.png"]]
     assert found.crossing == 1
     assert found.classes == {"cats": 2, "dogs": 8, "owls": 1}
-    assert found.ignored == {".bmp": 1, ".txt": 1}
+    assert found.ignored == {".psd": 1, ".txt": 1}
 
 
 def test_what_is_found_is_said_with_what_to_do(folder: Path, capsys) -> None:

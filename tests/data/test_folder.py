@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from fastgan.data import DataError, ImageDataset, load, stream
 from fastgan.data import folder as module
@@ -144,3 +145,16 @@ def test_a_folder_is_split_by_held_out(tmp_path: Path, png: Png) -> None:
         load(tmp_path, held_out=1)
     with pytest.raises(ValueError, match="held_out is for a folder, a zip or shards"):
         load("mnist5k", held_out=0.3)
+
+
+def test_bmp_and_gif_are_read_and_formats_that_are_not_are_named(tmp_path):
+    for name in ("a.bmp", "b.gif", "c.PNG"):
+        Image.new("RGB", (4, 4), (10, 20, 30)).save(tmp_path / name)
+    put(tmp_path, {"phone/1.HEIC": b"x"})
+    with pytest.raises(DataError, match=r"no image in this folder .*; left out .*: 1 \.heic"):
+        load(tmp_path / "phone")
+    (tmp_path / "2.heic").write_bytes(b"x")
+    (tmp_path / "3.nef").write_bytes(b"x")
+    with pytest.warns(UserWarning, match=r"not read: 2 \.heic, 1 \.nef; convert them") as told:
+        assert load(tmp_path).images[:, :, 0, 0].tolist() == [[10, 20, 30]] * 3
+    assert len(told) == 1

@@ -159,5 +159,5 @@ def test_an_encoder_is_needed():
         tiny_trainer(parts={"objective": OBJECTIVES["vae"]()})
     with pytest.raises(ValueError, match="objective vae needs a generator with an encoder"):
         made("vae", "autoencoder")
-    with pytest.raises(ValueError, match="vae_gan takes no accumulate, regularizer or augment"):
+    with pytest.raises(ValueError, match=r"vae_gan takes no accumulate: it must be 1, got 2"):
         made("vae_gan", discriminator=True, accumulate=2)

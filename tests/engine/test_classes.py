@@ -100,7 +100,7 @@ def test_class_outputs_need_labels_and_two_passes():
         tiny_data(),
         TrainConfig(batch_size=8),
     )
-    with pytest.raises(ValueError, match="class outputs, which need labels: conditional"):
+    with pytest.raises(ValueError, match="conditional must be on: the discriminator gives"):
         made.train_step()
 
 

@@ -33,7 +33,7 @@ def test_a_row_for_each_class():
     images, columns = pictures.by_class(Mean(num_classes=3), 4)
     assert columns == 4
     assert images[:, 0, 0, 0].tolist() == pytest.approx([0.0] * 4 + [0.1] * 4 + [0.2] * 4)
-    with pytest.raises(ValueError, match="Mean draws no classes"):
+    with pytest.raises(ValueError, match="classes: Mean draws none"):
         pictures.by_class(Mean())
     with pytest.raises(ValueError, match="columns must be at least 1"):
         pictures.by_class(Mean(3), 0)
@@ -63,7 +63,7 @@ def test_interpolation_begins_and_ends_at_samples():
     ends = images.view(3, 5, -1)[:, [0, -1], 0]
     noise = pictures.draw_noise(Mean(), 6, 1).mean(1)
     torch.testing.assert_close(ends.T.flatten(), noise)
-    with pytest.raises(ValueError, match="a row and two columns at least, got 3 and 1"):
+    with pytest.raises(ValueError, match="rows must be at least 1 and columns 2, got 3 and 1"):
         pictures.interpolation(Mean(), 3, 1)
     with_classes, _ = pictures.interpolation(Mean(num_classes=2), 3, 2)
     assert with_classes[:, 0, 0, 0].tolist() == pytest.approx([0, 0, 0.1, 0.1, 0, 0])

@@ -112,7 +112,7 @@ def test_what_rejection_refuses():
         rejection_sample(Values(), Likes(), 2, quantile=1)
     with pytest.raises(ValueError, match="count must be at least 1, got 0"):
         rejection_sample(Values(), Likes(), 0)
-    with pytest.raises(RuntimeError, match="logits of generated images are not finite"):
+    with pytest.raises(ValueError, match="logits of generated images are not finite"):
         rejection_sample(Values(), Likes(math.nan), 2)
 
 

@@ -168,7 +168,7 @@ def test_picture_of_projections(runs, tmp_path, capsys):
         assert picture.size == ((2 * 30 + 2) * 2, (4 * 30 + 2) * 2)
     assert load_file(latents)["latents"].shape[0] == 4
     assert main(["picture", "nearest", str(runs["cdcgan"]), "--latents", "x"]) == 2
-    assert "latents: only a projection finds any" in capsys.readouterr().err
+    assert "latents is of picture projection" in capsys.readouterr().err
 
 
 def test_samples_as_they_are_asked_for(runs, tmp_path, capsys):

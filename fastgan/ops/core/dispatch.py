@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import os
 from functools import cache
 from types import NoneType
@@ -20,6 +21,7 @@ from torch.autograd import forward_ad
 from fastgan.ops.core import native
 from fastgan.ops.core.setting import Setting
 
+_LOG = logging.getLogger(__name__)
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 _PREFERENCE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
 _PLAIN = frozenset((torch.Tensor, torch.nn.Parameter, NoneType))
@@ -96,6 +98,10 @@ def resolve(name: str, x: torch.Tensor) -> str:
                 break
             passed[candidate] = reason
         known = choices[device, x.dtype] = (candidate, passed)
+        if not _is_compiling():
+            _LOG.debug(
+                "backend %s for %s on %s; passed over: %s", candidate, x.dtype, device, passed
+            )
     return known[0]
 
 
