@@ -113,6 +113,13 @@ def did_you_mean(value: object, known: Iterable[str]) -> str:
     return f" (did you mean {near}?)" if near else ""
 
 
+def check_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """Return `name` if something of its kind has it; else the error of `unknown`."""
+    if name not in (names := list(known)):
+        raise unknown(kind, name, names)
+    return name
+
+
 def unknown(kind: str, name: object, known: Iterable[str]) -> ValueError:
     """The error for a name that no thing of its kind has: with near names, or all there are."""
     names = list(known)

@@ -199,3 +199,28 @@ def test_classes_are_drawn_by_number_or_by_the_name_of_their_folder(run, capsys,
     found.manifest = {}
     with pytest.raises(ValueError, match=r"'dog' is no class of .*, whose data had no names"):
         sample._class("dog", run)
+
+
+def test_a_wrong_name_is_judged_before_data_are_opened(capsys):
+    for flag, name, meant in [
+        ("--loss", "hing", "hinge"),
+        ("--regularizer", "r1_r", "r1_r2"),
+        ("--augment", "adda", "ada"),
+    ]:
+        with pytest.raises(SystemExit):
+            main(["train", "digits", "--data", "nowhere", flag, name])
+        told = capsys.readouterr().err
+        assert f"'{name}'; did you mean '{meant}'" in told
+        assert "nowhere" not in told
+
+
+def test_an_unfinished_run_is_named_and_a_finished_one_goes_on_with_more_steps(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *SHORT]) == 0
+    assert "fastgan train digits --out runs/digits --resume --steps 4" in capsys.readouterr().out
+    facts = tmp_path / "runs" / "digits" / "run.json"
+    facts.write_text(facts.read_text().replace('"finished": true', '"finished": false'))
+    assert main(["train", *SHORT]) == 0
+    assert "runs/digits is not finished: fastgan train digits --resume" in capsys.readouterr().out

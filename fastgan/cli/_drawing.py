@@ -16,8 +16,8 @@ def load_drawing(
     checkpoint: Path, weights: Literal["ema", "raw"], device: str, model: str | None = None
 ) -> nn.Module:
     """`load_generator`; ValueError for a generator that makes images of others alone."""
-    given = {"generator": model, "device": take_device(device)}
-    generator = load_generator(checkpoint, weights=weights, **given)
+    on = take_device(device)
+    generator = load_generator(checkpoint, weights=weights, generator=model, device=on)
     if getattr(generator, "latent_dim", None) is None:
         raise ValueError(
             f"model {model!r}: {checkpoint} does not say how many values of noise it takes: give "

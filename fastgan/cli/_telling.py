@@ -60,9 +60,16 @@ class Line:
 def _short_warnings() -> Iterator[None]:
     seen: set[str] = set()
 
-    def short(message: Warning | str, *_: object, **__: object) -> str:
+    def short(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        line: str | None = None,
+    ) -> str:
         text = str(message)
-        if text in seen:
+        # Pillow's own, of what max_pixels decides and is told of.
+        if text in seen or category.__name__ == "DecompressionBombWarning":
             return ""
         seen.add(text)
         return f"warning: {text}\n"
@@ -77,11 +84,8 @@ def _short_warnings() -> Iterator[None]:
 
 @contextmanager
 def _in_detail(command: str) -> Iterator[None]:
-    logger, handler, started = (
-        logging.getLogger("fastgan"),
-        logging.StreamHandler(),
-        time.monotonic(),
-    )
+    started, handler = time.monotonic(), logging.StreamHandler()
+    logger = logging.getLogger("fastgan")
     level = logger.level
     handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
     logger.addHandler(handler)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from fastgan.cli._common import is_first, parse
+from fastgan.engine.checkpoint import list_checkpoints
 from fastgan.engine.log import SilentReporter
 from fastgan.engine.memory import keep_freed_memory
-from fastgan.engine.run_folder import read_run
+from fastgan.engine.run_folder import newest_unfinished, read_run
 from fastgan.recipes import (
     DataConfig,
     Recipe,
@@ -23,6 +24,7 @@ from fastgan.recipes import (
     train,
 )
 from fastgan.recipes.recipe import sections_of
+from fastgan.recipes.run import RUNS
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ def run(arguments: list[str]) -> int:
         chosen = parse(arguments_of(recipe), flags, prog=prog)
     else:
         _require_images(recipe, flags)
+    if chosen.out is None and not (chosen.resume or chosen.quiet) and is_first():
+        _tell_of_unfinished(recipe)
     keep_freed_memory()
     settings = {k: v for s in sections_of(recipe) for k, v in vars(getattr(chosen, s)).items()}
     if chosen.dry_run:
@@ -88,8 +92,17 @@ def run(arguments: list[str]) -> int:
     if result.best is not None and result.best_score is not None:
         score = result.best_score
         print(f"best: {result.best} ({score.metric} {score.value:.4g}; as {result.out / 'best'})")
+    if settings["lr_schedule"] == "constant":
+        more = f"fastgan train {recipe.name} --out {result.out} --resume --steps {2 * result.step}"
+        print(f"for more steps: {more}")
     print(f"samples: {result.samples}")
     return 0
+
+
+def _tell_of_unfinished(recipe: Recipe) -> None:
+    stands = newest_unfinished(RUNS, recipe.name)
+    if stands is not None and list_checkpoints(stands / "checkpoints"):
+        print(f"{stands} is not finished: fastgan train {recipe.name} --resume would go on with it")
 
 
 def _dry_run(recipe: Recipe, chosen: Any, settings: dict[str, Any]) -> int:

@@ -70,6 +70,8 @@ class DataCheck:
         if self.unreadable:
             lines.append(f"unreadable: {len(self.unreadable)}, which training skips and counts")
             lines += [f"  {file}: {why}" for file, why in self.unreadable[:_SHOWN]]
+            if any(_is_jpeg(file) and "max_pixels" in why for file, why in self.unreadable):
+                lines.append("  where images are resized, a JPEG of so many pixels is read reduced")
         if self.duplicates:
             again = sum(len(group) - 1 for group in self.duplicates)
             across = f", {self.crossing} of them in two classes" if self.crossing else ""
@@ -191,6 +193,10 @@ def _ignored(folder: Path) -> Counter[str]:
     names = (PurePosixPath(n) for _, _, names in os.walk(folder, followlinks=False) for n in names)
     others = (n for n in names if not is_image_name(n) and not n.name.startswith("."))
     return Counter(name.suffix.lower() or "(none)" for name in others)
+
+
+def _is_jpeg(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in (".jpg", ".jpeg")
 
 
 def _some(what: str, counts: Iterable[tuple[str, int]]) -> list[str]:

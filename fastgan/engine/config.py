@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from fastgan.checks import check_choice, check_int, check_share, did_you_mean
+from fastgan.augment import list_augmentations
+from fastgan.checks import check_choice, check_int, check_name, check_share, did_you_mean
 from fastgan.engine.intervals import MAX_STEPS, Interval, parse_interval
 from fastgan.engine.keeping import KeepActivations
 from fastgan.engine.optimizers import OptimizerName
 from fastgan.engine.precision import PrecisionSetting
 from fastgan.engine.schedule import SCHEDULES, Schedule
+from fastgan.losses import get_loss
 from fastgan.metrics import Score
+from fastgan.regularizers import REGULARIZERS
 
 NanPolicy = Literal["stop", "skip", "rollback"]
 Capture = Literal["auto", "on", "off"]
@@ -172,6 +175,9 @@ class TrainConfig:
                 f"{did_you_mean(self.optimizer, names)}; any other is given in Python: "
                 "Trainer(optimizers=...)"
             )
+        get_loss(self.loss, smooth_real=self.smooth_real, smooth_fake=self.smooth_fake)
+        check_name("regularizer", self.regularizer, ("none", *REGULARIZERS))
+        check_name("augmentation", self.augment, ("none", *list_augmentations()))
         check_choice("precision", self.precision, get_args(PrecisionSetting))
         check_choice("lr_schedule", self.lr_schedule, SCHEDULES)
         check_choice("nan_policy", self.nan_policy, get_args(NanPolicy))

@@ -273,8 +273,9 @@ class TrainState:
 
     def facts(self) -> dict[str, Any]:
         """What the run is, for its folder and its checkpoints."""
-        facts = {"config": self.config.as_dict(), "objective": asdict(self.objective)}
-        facts |= {"data": self._data_facts, "latent_dim": self.latent_dim, **self.description}
+        facts: dict[str, Any] = {"config": self.config.as_dict()}
+        facts |= {"objective": asdict(self.objective), "data": self._data_facts}
+        facts |= {"latent_dim": self.latent_dim, **self.description}
         return facts | {"parts": self._parts, "rollbacks": self.rollbacks}
 
     @property

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.module import _has_any_global_hook
 
+from fastgan.fusion.copying import sharing
 from fastgan.fusion.matching import Choice, Written, fused_graph
 from fastgan.fusion.memory_format import Border, borders, with_borders
 from fastgan.fusion.report import Block
@@ -72,6 +73,7 @@ class Plan:
     def install(self) -> None:
         vars(self.module)[_KEY] = self
         self._bind()
+        vars(self.module)[_SCRIPTED] = _ItsOwnForwards(self.module)
 
     def _bind(self) -> None:
         method = types.MethodType(_forward(type(self.module)), self.module)
@@ -179,6 +181,7 @@ class Plan:
 
 
 _KEY = "_fusion_plan"
+_SCRIPTED = "__prepare_scriptable__"
 
 
 def plan_of(module: nn.Module) -> Plan | None:
@@ -190,6 +193,7 @@ def uninstall(module: nn.Module) -> None:
     """Gives a module its own forward back; one that somebody wrapped since then calls that."""
     own = vars(module)
     own.pop(_KEY, None)
+    own.pop(_SCRIPTED, None)
     own.pop("fusion_report", None)
     code = getattr(own.get("forward"), "__code__", None)
     if code is _forward(nn.Module).__code__:
@@ -210,6 +214,20 @@ def _forward(kind: type[nn.Module]) -> Any:
     forward.__doc__, forward.__module__ = own.__doc__, own.__module__
     forward.__qualname__ = getattr(own, "__qualname__", "forward")
     return forward
+
+
+class _ItsOwnForwards:
+    """What `torch.jit.script` asks a module for: a copy to compile, here one without plans, whose
+    parameters and buffers are the module's own."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self) -> nn.Module:
+        copy = sharing(self.module)
+        for part in copy.modules():
+            uninstall(part)
+        return copy
 
 
 def _its_own(*_: Any) -> Any:

@@ -73,8 +73,8 @@ def evaluate_checkpoint(
         OSError, ModuleNotFoundError: data, weights or packages that are not there.
     """
     check_int("samples", chosen.samples, 1)
-    given: dict[str, Any] = {"generator": chosen.model, "device": device}
-    generator = load_generator(path, weights=chosen.weights, **given)
+    own = chosen.model
+    generator = load_generator(path, weights=chosen.weights, generator=own, device=device)
     recipe = _recipe_of(path)
     if recipe is not None and recipe.scores is not None:
         return _own_scores(recipe, generator, path, chosen)

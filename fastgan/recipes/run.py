@@ -81,12 +81,16 @@ def train(
         trainer = build_trainer(recipe, source, initialise=not goes_on)
         skipped = _skipped(trainer)
         if skipped and group.is_first:
-            reporter.note(f"skipped {skipped} images that could not be read")
+            reporter.note(f"skipped {_images(skipped)} that could not be read")
         result = trainer.fit(folder, resume=resume, force=force, reporter=reporter)
         # A stream meets damaged files as it goes.
         if _skipped(trainer) > skipped and group.is_first:
-            reporter.note(f"skipped {_skipped(trainer)} images that could not be read, in all")
+            reporter.note(f"skipped {_images(_skipped(trainer))} that could not be read, in all")
         return result
+
+
+def _images(count: int) -> str:
+    return f"{count} image{'' if count == 1 else 's'}"
 
 
 def _skipped(trainer: Trainer) -> int:

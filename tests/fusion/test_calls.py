@@ -230,3 +230,31 @@ def test_hooks_on_all_modules_see_every_call():
     finally:
         handle.remove()
     assert seen == [model[0][0], model[0], model[1], model]
+
+
+@as_chosen
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_scripting_takes_the_layers_own_forwards():
+    """Of a copy with the same weights; the model itself stays fused."""
+    model = fastgan.fuse(nn.Sequential(sequential(), Squares()))
+    x = image()
+    expected = model(x)
+    scripted = torch.jit.script(model)
+    torch.testing.assert_close(scripted(x), expected)
+    assert {id(p) for p in scripted.parameters()} == {id(p) for p in model.parameters()}
+    assert plan.plan_of(model) is not None
+    copied = copy.deepcopy(model)
+    assert vars(copied)["__prepare_scriptable__"].module is copied
+    fastgan.unfuse(model)
+    assert "__prepare_scriptable__" not in vars(model)
+
+
+class Squares(nn.Module):
+    """A forward by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.norm(x)) ** 2
