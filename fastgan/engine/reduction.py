@@ -53,6 +53,8 @@ class Reduction:
 
     def start(self, passes: int = 0) -> None:
         """Begins an update, of so many backward passes; 0: it is not known."""
+        if self._group.size == 1:
+            return
         self._passes = self._left = passes
         self._order, self._sent = {}, 0
         buckets = self._latest.get(passes, []) if passes else []

@@ -187,20 +187,18 @@ class Update:
         steps: list[Tensor],
     ) -> bool:
         """Makes the optimizer's step where `ops.adam` can, else checks the gradients for it."""
+        lr, other = group["lr"], group["maximize"] or group.get("decoupled_weight_decay")
+        plain = group["fused"] and not (largest or other)
+        if not (plain and isinstance(lr, Tensor) and lr.device == self.device):
+            return self._left_to_torch()
         alone = len(self.optimizer.param_groups) == 1
         ema = self.ema if alone and self.ema and self.ema.moves(parameters) else None
         averages = [ema.of[p] if ema else None for p in parameters]
         of = self.copies.of if self.copies and not self.bound else {}
         copies = [of.get(p) for p in parameters]
-        lr, other = group["lr"], group["maximize"] or group.get("decoupled_weight_decay")
-        plain = group["fused"] and not (largest or other)
-        plain = plain and isinstance(lr, Tensor) and lr.device == self.device
         tensors = parameters, gradients, exp_avgs, exp_avg_sqs, steps, averages
-        if not (plain and adam.serves(parameters, copies, *tensors[1:])):
-            if self._found is None:
-                self._unscale_and_check()
-                self._tell_optimizer()
-            return False
+        if not adam.serves(parameters, copies, *tensors[1:]):
+            return self._left_to_torch()
         rule = *group["betas"], group["eps"], group["weight_decay"]
         skipped = self.skipped if alone else None
         rate = ema.rate if ema else None
@@ -213,6 +211,13 @@ class Update:
             # What was computed by the copies before can no longer go backward.
             torch.autograd.graph.increment_version(self.copies.current.values())
         return True
+
+    def _left_to_torch(self) -> bool:
+        """Has the gradients checked for the optimizer's own step."""
+        if self._found is None:
+            self._unscale_and_check()
+            self._tell_optimizer()
+        return False
 
     def _tell_optimizer(self) -> None:
         found = None if self._all_finite else self._found_inf
