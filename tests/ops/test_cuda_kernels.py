@@ -193,6 +193,13 @@ def test_odd_storage_offsets(device: str, dtype: torch.dtype, behind: int) -> No
             check_parity(x, weight, bias, dz, False, activation="tanh")
 
 
+def test_odd_storage_offsets_of_running_statistics(device: str) -> None:
+    x = channels_last(torch.randn(4, 16, 8, 8, device=device))
+    mean, var = torch.rand(2, 16, device=device) + 0.5
+    expected = norm_act(x, mean, var)
+    assert torch.equal(norm_act(x, at_odd_address(mean), at_odd_address(var, 3)), expected)
+
+
 @pytest.mark.parametrize("geometry", [FROM_IMAGE, TO_IMAGE], ids=["from image", "to image"])
 def test_odd_storage_offsets_of_a_small_channel_convolution(
     device: str, geometry: Geometry
