@@ -50,7 +50,7 @@ def defaults() -> Iterator[tuple[str, Any, list[str]]]:
             continue
         named = {"kind": "classes", "checkpoint": Path("run"), "name": "mnist", "data": "mnist"}
         named |= {"image": Path("image.png"), "mask": Path("mask.png"), "run": Path("run")}
-        named |= {"runs": (Path("run"),), "shell": "bash"}
+        named |= {"runs": (Path("run"),), "shell": "bash", "clip": Path("a.wav")}
         needed = [
             f.name
             for f in dataclasses.fields(kind)
