@@ -17,6 +17,7 @@ import torch
 from bench.harness import page
 from bench.harness.case import Case
 from bench.harness.machine import in_words, slug
+from bench.harness.measure import QUICK, Plan
 from bench.harness.results import FOLDER
 from bench.harness.session import Session
 from bench.harness.workload import Work
@@ -56,6 +57,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="a benchmark: run with --benchmark"))
         elif config.getoption("--quick") and item.get_closest_marker("full"):
             item.add_marker(pytest.mark.skip(reason="left out of --quick"))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Says how long it will take, as far as that is known before."""
+    config = session.config
+    waiting = [i for i in session.items if HERE in i.path.parents and not _is_skipped(i)]
+    if config.getoption("--benchmark") and waiting:
+        plan = QUICK if config.getoption("--quick") else Plan()
+        minutes = math.ceil(len(waiting) * plan.seconds / 60)
+        told = f"{len(waiting)} cases of {plan.seconds:g} s: about {minutes} min of rounds"
+        config.get_terminal_writer().line(f"{told}, and what is compiled for them")
+
+
+def _is_skipped(item: pytest.Item) -> bool:
+    marks = item.iter_markers("skipif")
+    return any(item.iter_markers("skip")) or any(mark.args and mark.args[0] for mark in marks)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from torch import nn
@@ -84,3 +85,23 @@ def test_the_state_of_a_gpu_is_read():
     assert state["sm_mhz"] == "1980"
     assert not parse_state("1980, 2619, 41, 310.5, 0x0000000000000001")["throttled"]
     assert parse_state("no devices") == {}
+
+
+def test_how_long_it_will_take_is_told_before():
+    from bench import conftest
+
+    marks = {"run": [], "skip": [pytest.mark.skip.mark], "gpu": [pytest.mark.skipif(True).mark]}
+    items = [
+        SimpleNamespace(
+            path=conftest.HERE / "test_x.py",
+            iter_markers=lambda name, given=given: [m for m in given if m.name == name],
+        )
+        for given in [*[marks["run"]] * 31, marks["skip"], marks["gpu"]]
+    ]
+    told: list[str] = []
+    config = SimpleNamespace(
+        getoption=lambda name: name == "--benchmark",
+        get_terminal_writer=lambda: SimpleNamespace(line=told.append),
+    )
+    conftest.pytest_collection_finish(SimpleNamespace(config=config, items=items))
+    assert told == ["31 cases of 4 s: about 3 min of rounds, and what is compiled for them"]
