@@ -20,7 +20,7 @@ COMMANDS = {
     "picture": "classes, interpolation, reconstructions, nearest, evolution: fastgan picture ...",
     "upscale": "four times the sides: fastgan upscale CKPT image.png -o large.png",
     "inpaint": "fill a hole in: fastgan inpaint CKPT image.png mask.png -o whole.png",
-    "translate": "an image from its luma or edges: fastgan translate CKPT grey.png -o colour.png",
+    "translate": "an image of another kind: fastgan translate CKPT grey.png -o colour.png",
     "vocode": "a sound from its log-mel spectrogram: fastgan vocode CKPT clip.wav -o out.wav",
     "eval": "measure a checkpoint: fastgan eval CKPT --data mnist --metrics fid,kid,is",
     "report": "a run on one HTML page: fastgan report runs/digits",

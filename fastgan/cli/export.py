@@ -15,6 +15,7 @@ from fastgan.cli._common import parse
 from fastgan.cli._output import output_file
 from fastgan.engine import load_generator
 from fastgan.engine.checkpoint import find_checkpoint
+from fastgan.engine.restoring import towards
 from fastgan.fusion import export
 from fastgan.fusion.exporting import SUFFIXES
 
@@ -31,6 +32,9 @@ class Arguments:
     spectrograms: of any length); safetensors: its weights as they are."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """The file to write; by default generator.onnx, .pt2 or .safetensors."""
+    to: Literal["a", "b"] | None = None
+    """Of a cyclegan run, which of its generators: that of images of domain a, or of b (the
+    default)."""
     force: bool = False
     """Write over the file that stands there."""
     model: str | None = None
@@ -44,9 +48,12 @@ def run(arguments: list[str]) -> int:
     chosen = parse(Arguments, arguments, prog="fastgan export")
     named = chosen.out or Path(f"generator{SUFFIXES[chosen.format]}")
     out = output_file(named, chosen.force)
-    generator = load_generator(chosen.checkpoint, weights=chosen.weights, generator=chosen.model)
+    both = load_generator(chosen.checkpoint, weights=chosen.weights, generator=chosen.model)
+    generator = towards(both, chosen.to)
     manifest = find_checkpoint(chosen.checkpoint).manifest
     described = {"generator": json.dumps(manifest.get("generator", chosen.model))}
+    if generator is not both:
+        described["to"] = chosen.to or "b"
     any_length = hasattr(generator, "mel")
     export(generator, (_example(generator, manifest),), out, chosen.format, described, any_length)
     print(named)

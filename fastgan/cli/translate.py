@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -12,12 +12,16 @@ from fastgan.cli._restored import Common, made
 from fastgan.data.conditions import CONDITIONS
 from fastgan.engine.checkpoint import find_checkpoint
 from fastgan.engine.objectives import TranslationObjective, objective_of
-from fastgan.engine.restoring import read_image, translate
+from fastgan.engine.restoring import read_image, towards, translate
 
 
 @dataclass(frozen=True)
 class Arguments(Common):
-    """What the generator of a pix2pix run makes of an image."""
+    """What the generator of a pix2pix or cyclegan run makes of an image."""
+
+    to: Literal["a", "b"] | None = None
+    """Of a cyclegan run: the domain to make an image of, that of its --data (a) or its --data-b (b,
+    the default)."""
 
     of_photo: bool = False
     """The image is one as in the training data: make of it first what the run's --condition makes
@@ -38,6 +42,7 @@ def run(arguments: list[str]) -> int:
         condition = CONDITIONS[objective.condition]
 
     def make(generator: Any) -> Tensor:
+        generator = towards(generator, chosen.to)
         if condition is None:
             return translate(generator, read_image(chosen.image, generator.condition_channels))
         return translate(generator, condition(read_image(chosen.image, generator.channels)))

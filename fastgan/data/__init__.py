@@ -19,6 +19,7 @@ from fastgan.data.source import Batches, DataError, Source, normalised
 from fastgan.data.stream_loader import StreamLoader
 from fastgan.data.streaming import ImageStream
 from fastgan.data.torch_data import TorchData, from_torch
+from fastgan.data.unpaired import Unpaired
 from fastgan.data.volumes import open_volumes
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "ResidentLoader",
     "Source",
     "StreamLoader",
+    "Unpaired",
     "as_source",
     "from_torch",
     "load",

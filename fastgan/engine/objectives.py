@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -13,6 +13,7 @@ from fastgan.checks import check_choice, check_int
 from fastgan.data.conditions import ConditionName
 from fastgan.engine.autoencoding import VAEGANStep, VAEStep, autoencoder_step
 from fastgan.engine.config import MAX_STEPS, TrainConfig, check_number
+from fastgan.engine.cycling import CycleStep
 from fastgan.engine.gan import UpdateRule
 from fastgan.engine.language import language_step
 from fastgan.engine.records import RecordError, build
@@ -21,6 +22,8 @@ from fastgan.engine.translating import TranslationStep
 from fastgan.engine.vocoding import VocoderStep
 from fastgan.nn.mel import LogMel
 
+# Of an image buffer: whole ones are copied into each checkpoint.
+MAX_IMAGES = 10_000
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 # Losses whose slope on a fake's logit is nowhere zero in the discriminator's loss.
 _ONE_STAGE_LOSSES = ("non_saturating", "saturating", "wasserstein")
@@ -256,6 +259,44 @@ class VocoderObjective:
 
 
 @dataclass(frozen=True)
+class CycleObjective:
+    """Two generators between two domains without pairs, each the other's way back."""
+
+    objective: Literal["cycle"] = "cycle"
+    """What the recipe's networks are trained for."""
+    cycle_weight: float = 5.0
+    """Weight of the mean absolute error of images that went both ways: the paper's 10, for the loss
+    against the discriminators is half of its."""
+    identity_weight: float = 2.5
+    """Weight of the mean absolute error between images and what is made of them as if they were of
+    the other domain, which keeps colours; 0 leaves it out."""
+    image_buffer: int = 50
+    """Generated images of earlier steps that are kept: half of what the discriminators are shown;
+    0 shows them those of the step."""
+
+    def __post_init__(self) -> None:
+        for name in ("cycle_weight", "identity_weight"):
+            check_number(name, getattr(self, name))
+        check_int("image_buffer", self.image_buffer, 0, MAX_IMAGES)
+
+    def step(self, item: Sequence[int]) -> Step:
+        return CycleStep(item, self.cycle_weight, self.identity_weight, self.image_buffer)
+
+    def check(
+        self, config: TrainConfig, generator: nn.Module, discriminator: nn.Module | None
+    ) -> None:
+        """ValueError where the networks or the configuration are not for this."""
+        if not hasattr(generator, "forth") or discriminator is None:
+            raise ValueError(
+                "objective cycle needs a generator of both ways and a discriminator, such as "
+                "cycle_generator and cycle_discriminator, got "
+                f"{type(generator).__name__} and {type(discriminator).__name__}"
+            )
+        if config.conditional or config.augment != "none":
+            raise ValueError("objective cycle takes no conditional and no augment")
+
+
+@dataclass(frozen=True)
 class LanguageObjective:
     """A language model, by the likelihood of each character."""
 
@@ -283,6 +324,7 @@ Objective = (
     | VAEGANObjective
     | TranslationObjective
     | VocoderObjective
+    | CycleObjective
     | LanguageObjective
 )
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -292,14 +334,18 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "vae_gan": VAEGANObjective,
     "translation": TranslationObjective,
     "vocoder": VocoderObjective,
+    "cycle": CycleObjective,
     "language": LanguageObjective,
 }
 
 
-def step_of(objective: Objective, generator: nn.Module) -> Step:
-    """The step that an objective names, for a generator that its `check` does not refuse."""
+def step_of(objective: Objective, generator: nn.Module, item: Sequence[int]) -> Step:
+    """The step that an objective names, on items of that shape, for a generator that its `check`
+    does not refuse."""
     if isinstance(objective, VocoderObjective):
         return objective.step(generator.mel)  # type: ignore[arg-type]
+    if isinstance(objective, CycleObjective):
+        return objective.step(item)
     return objective.step()
 
 

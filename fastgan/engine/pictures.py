@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fastgan.checks import check_int
 from fastgan.data import normalised
+from fastgan.engine.cycling import CycleStep
 from fastgan.engine.film import check_film, save_film
 from fastgan.engine.grid import as_pictures, picture_of, screen_scale
 from fastgan.engine.inversion import Inversion, invert
@@ -89,6 +90,15 @@ def triples(conditions: Tensor, made: Tensor, images: Tensor) -> tuple[Tensor, i
     return torch.stack([r.float().cpu() for r in rows], 1).flatten(0, 1), columns * len(rows)
 
 
+def cycles(images: Tensor, made: Tensor, again: Tensor) -> tuple[Tensor, int]:
+    """Images of two domains, what was made of them, and what of that, each [N, 2·C, H, W] as of a
+    `CycleGenerator`: side by side, the first domain's before the second's; and the columns.
+    """
+    (a, b), (to_a, to_b), (round_a, round_b) = (x.chunk(2, 1) for x in (images, made, again))
+    rows = [torch.cat(pair) for pair in ((a, b), (to_b, to_a), (round_a, round_b))]
+    return triples(*rows)
+
+
 def reconstructions(trainer: TrainState) -> tuple[Tensor, int] | None:
     """Images of the data beside their reconstructions, where the model encodes, or beside what was
     made of their conditions, and the columns; else None.
@@ -97,6 +107,8 @@ def reconstructions(trainer: TrainState) -> tuple[Tensor, int] | None:
         conditions = trainer.fixed_labels
         assert conditions is not None
         made = trainer.sample(trainer.fixed_noise, conditions)
+        if isinstance(trainer.step_function, CycleStep):
+            return cycles(conditions, made, trainer.sample(trainer.fixed_noise, made))
         shown = (as_pictures(trainer.generator, x) for x in (made, trainer.fixed_images[0]))
         return triples(conditions, *shown)
     model = trainer.ema.average if trainer.ema else trainer.generator

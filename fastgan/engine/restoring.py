@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from fastgan.checks import check_int
+from fastgan.checks import check_choice, check_int
 from fastgan.data.conditions import with_hole
 from fastgan.data.files import open_regular
 from fastgan.data.image import ImageFile
 from fastgan.data.options import LoadOptions
 from fastgan.data.source import normalised, whole_range
-from fastgan.models import Inpainter, SRResNet, Translator
+from fastgan.models import CycleGenerator, Inpainter, SRResNet, Translator
 from fastgan.system import whole_file
 
 
@@ -94,6 +94,23 @@ def inpaint(generator: nn.Module, image: Tensor, mask: Tensor) -> Tensor:
     hole = (mask > 0).to(image.dtype)
     made = translate(generator, with_hole(image, hole))
     return torch.where(hole > 0, made.to(image.dtype), image)
+
+
+def towards(generator: nn.Module, domain: str | None) -> nn.Module:
+    """The generator of images of a domain, "a" or "b" (by default), of one that goes both ways;
+    another generator as it is.
+
+    ValueError for a domain, and a generator that goes one way.
+    """
+    if isinstance(generator, CycleGenerator):
+        check_choice("to", domain or "b", ("a", "b"))
+        return generator.back if domain == "a" else generator.forth
+    if domain is not None:
+        raise ValueError(
+            "to is of a generator between two domains, such as a cyclegan run's, got "
+            f"{type(generator).__name__}"
+        )
+    return generator
 
 
 @torch.no_grad()

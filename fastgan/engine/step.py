@@ -14,6 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from fastgan.engine.distributed import DistributedGroup
 from fastgan.engine.gan import GAN, Batch, Metrics, Penalty
 from fastgan.engine.outputs import DiscriminatorOutput
 from fastgan.engine.update import frozen
@@ -22,6 +23,7 @@ from fastgan.ops import packed_weights
 
 Step = Callable[[GAN, Callable[[int], Batch], Sequence[Sequence[bool]]], Metrics]
 GeneratorPhase = Callable[[GAN, Batch, Tensor | None], Metrics]
+Shown = Callable[[Tensor, DistributedGroup], Tensor]
 
 
 @packed_weights()
@@ -31,6 +33,7 @@ def gan_step(
     batches: Callable[[int], Batch],
     due: Sequence[Sequence[bool]] = (),
     update_generator: GeneratorPhase | None = None,
+    shown: Shown | None = None,
 ) -> Metrics:
     """``gan.discriminator_steps`` discriminator updates and one generator update.
 
@@ -40,6 +43,7 @@ def gan_step(
         due: ``due[i][j]``: whether the i-th discriminator update applies the j-th penalty; by
             default it applies all.
         update_generator: in place of `generator_phase`, for a generator with further losses.
+        shown: of fakes, what the discriminator is updated with; see `discriminator_phase`.
 
     Returns:
         Scalars that are left on the device: reading one waits for the step to end.
@@ -53,7 +57,7 @@ def gan_step(
             if last and gan.update_rule != "alternating":
                 return metrics | simultaneous_phase(gan, batch, penalties)
             keep = last and gan.share_fakes and gan.accumulate == 1
-            fakes, found = discriminator_phase(gan, batch, penalties, keep_graph=keep)
+            fakes, found = discriminator_phase(gan, batch, penalties, keep_graph=keep, shown=shown)
             metrics |= found
         if not gan.share_fakes:
             batch = batches(gan.discriminator_steps)
@@ -61,9 +65,18 @@ def gan_step(
 
 
 def discriminator_phase(
-    gan: GAN, batch: Batch, penalties: Sequence[Penalty] = (), *, keep_graph: bool = False
+    gan: GAN,
+    batch: Batch,
+    penalties: Sequence[Penalty] = (),
+    *,
+    keep_graph: bool = False,
+    shown: Shown | None = None,
 ) -> tuple[Tensor, Metrics]:
-    """One update of the discriminator; returns its fakes, with their graph if asked for."""
+    """One update of the discriminator; returns its fakes, with their graph if asked for.
+
+    With ``shown`` it is updated with what that gives in place of the fakes, by the processes that
+    train together: such as some of earlier steps.
+    """
     on_logits = [p for p in penalties if getattr(p, "takes", "images") == "logits"]
     on_images = [p for p in penalties if p not in on_logits]
     gan.update_d.start(gan.accumulate * (1 + len(on_images)))
@@ -72,7 +85,8 @@ def discriminator_phase(
         with gan.autocast(gan.generator, gan.discriminator):
             with torch.set_grad_enabled(keep_graph):
                 fakes = gan.generate(part)
-            real, fake = gan.outputs_of_both(part, fakes.detach())
+            seen_fakes = fakes.detach() if shown is None else shown(fakes.detach(), gan.group)
+            real, fake = gan.outputs_of_both(part, seen_fakes)
             loss, found = gan.loss_and_metrics(real.logits, fake.logits)
             loss = _with_classes(gan, loss, found, real, fake)
             for penalty in on_logits:
@@ -80,7 +94,7 @@ def discriminator_phase(
                 loss = loss + value * (penalty.weight * penalty.every)
                 found[_penalty_name(penalty)] = value.detach()
         gan.update_d.backward(_part(gan, loss))
-        metrics.append(found | penalty_phase(gan, part, fakes.detach(), on_images))
+        metrics.append(found | penalty_phase(gan, part, seen_fakes, on_images))
         seen.append(real.logits.detach())
     gan.update_d.finish()
     gan.observe(seen)

@@ -106,7 +106,7 @@ class TrainState:
         )
         self.objective = objective = objective or GANObjective()
         check_choices(config, objective, generator, discriminator, dataset, self.group, self.device)
-        one_update, step = step is None, step or step_of(objective, generator)
+        one_update, step = step is None, step or step_of(objective, generator, dataset.shape[1:])
         self.loader = dataset.batches(
             self.group.share(config.batch_size, "batch_size"),
             seed=config.seed,

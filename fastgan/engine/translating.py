@@ -51,6 +51,7 @@ class TranslationStep(nn.Module):
         self.condition = condition
         self.content_weight, self.feature_weight = content_weight, feature_weight
         self.adversarial_weight = adversarial_weight
+        self.pool: nn.Module | None = None
 
     def given(self, images: Tensor, labels: Tensor | None) -> Tensor:
         """The conditions of images [N, ...] in [-1, 1], whose own (other halves) are `labels`."""
@@ -79,7 +80,7 @@ class TranslationStep(nn.Module):
 
         if not self.adversarial_weight:
             return self.update_generator(gan, paired(0))
-        return gan_step(gan, paired, due, self.update_generator)
+        return gan_step(gan, paired, due, self.update_generator, self.pool)
 
     def update_generator(self, gan: GAN, batch: Batch, fakes: Tensor | None = None) -> Metrics:
         """One update of the generator, as `generator_phase` makes it, by all its losses."""

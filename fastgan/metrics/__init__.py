@@ -4,6 +4,7 @@ FID, KID and the Inception Score need `fastgan[metrics]`.
 """
 
 from .digits import DigitScore, LeNet, digit_accuracy, score_digits, train_lenet
+from .domains import domain_classifier
 from .evaluate import METRICS, Options, evaluate, real_statistics
 from .features import FeatureNetwork, Features, NonFiniteImagesError
 from .ngrams import jensen_shannon, ngram_counts
@@ -30,6 +31,7 @@ __all__ = [
     "area_under_curve",
     "difference",
     "digit_accuracy",
+    "domain_classifier",
     "evaluate",
     "get_network",
     "jensen_shannon",

@@ -8,6 +8,7 @@ from ._base import Discriminator, Generator, Translator
 from ._registry import create_model, list_models, register_model
 from .autoencoder import VAE, Autoencoder
 from .conditional import ACGANDiscriminator, CDCGANDiscriminator, CDCGANGenerator
+from .cycle import CycleDiscriminator, CycleGenerator, ResNetTranslator
 from .dcgan import DCGANDiscriminator, DCGANGenerator
 from .hifigan import HiFiGANDiscriminator, HiFiGANGenerator
 from .init import init_weights, initialize
@@ -29,6 +30,8 @@ __all__ = [
     "Autoencoder",
     "CDCGANDiscriminator",
     "CDCGANGenerator",
+    "CycleDiscriminator",
+    "CycleGenerator",
     "DCGANDiscriminator",
     "DCGANGenerator",
     "Discriminator",
@@ -45,6 +48,7 @@ __all__ = [
     "R3GANGenerator",
     "ResNetDiscriminator",
     "ResNetGenerator",
+    "ResNetTranslator",
     "SRResNet",
     "TFDCGANDiscriminator",
     "TFDCGANGenerator",

@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from fastgan.nn import BatchNormAct2d, BatchNormAct3d
+from fastgan.nn import BatchNormAct2d, BatchNormAct3d, InstanceNormAct2d
 
 
 class LatentProjection(nn.ConvTranspose2d):
@@ -36,11 +36,12 @@ def conv_block(
     *,
     batch_norm: bool,
     negative_slope: float,
+    instance_norm: bool = False,
     dropout: float = 0.0,
     eps: float = 1e-5,
     momentum: float = 0.1,
 ) -> nn.Sequential:
-    """`conv`, then batch norm (if asked for) and LeakyReLU, then dropout (if not 0).
+    """`conv`, then batch or instance norm (if asked for) and LeakyReLU, then dropout (if not 0).
 
     Parameters are named `conv.*` and `norm.*`, as they are for the three separate torch.nn layers,
     so weights interchange with models that are built of those.
@@ -50,6 +51,10 @@ def conv_block(
         norm = BatchNormAct3d if conv.weight.dim() == 5 else BatchNormAct2d
         layers["norm"] = norm(
             conv.out_channels, eps=eps, momentum=momentum, negative_slope=negative_slope
+        )
+    elif instance_norm:
+        layers["norm"] = InstanceNormAct2d(
+            conv.out_channels, eps=eps, negative_slope=negative_slope
         )
     else:
         layers["act"] = nn.LeakyReLU(negative_slope, inplace=True)

@@ -101,7 +101,7 @@ class PatchDiscriminator(nn.Module):
         condition_channels: of the conditions that are looked at beside the images, of their sides;
             0 takes conditions and does not look at them.
         width: channels of the first layer; doubles with each, up to 8 times that.
-        norm: "batch", "spectral" (of all weights) or "none".
+        norm: "batch", "instance", "spectral" (of all weights) or "none".
 
     Raises ValueError for arguments that cannot be built, and for images of another shape.
     """
@@ -113,21 +113,23 @@ class PatchDiscriminator(nn.Module):
         width: int = 64,
         *,
         layers: int = 3,
-        norm: Literal["batch", "spectral", "none"] = "batch",
+        norm: Literal["batch", "instance", "spectral", "none"] = "batch",
     ) -> None:
         super().__init__()
         self.channels = check_int("channels", channels, 1)
         self.condition_channels = check_int("condition_channels", condition_channels, 0)
         check_int("width", width, 1)
         check_int("layers", layers, 1, 8)
-        check_choice("norm", norm, ("batch", "spectral", "none"))
+        check_choice("norm", norm, ("batch", "instance", "spectral", "none"))
+        normed = norm in ("batch", "instance")
         widths = [width << min(i, 3) for i in range(layers + 1)]
         sides = pairwise([channels + condition_channels, *widths])
         self.blocks = nn.Sequential(
             *(
                 conv_block(
-                    nn.Conv2d(c_in, c_out, 4, 1 + (i < layers), 1, bias=i == 0 or norm != "batch"),
+                    nn.Conv2d(c_in, c_out, 4, 1 + (i < layers), 1, bias=i == 0 or not normed),
                     batch_norm=i > 0 and norm == "batch",
+                    instance_norm=i > 0 and norm == "instance",
                     negative_slope=_SLOPE,
                 )
                 for i, (c_in, c_out) in enumerate(sides)

@@ -133,7 +133,9 @@ def field_docs(kind: type[Any]) -> dict[str, str]:
     """What is written below each field of a dataclass, in one line."""
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     assert isinstance(tree, ast.ClassDef)
-    docs = {}
+    docs: dict[str, str] = {}
+    for base in kind.__bases__:
+        docs |= field_docs(base) if dataclasses.is_dataclass(base) else {}
     for field, text in zip(tree.body, tree.body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
             assert isinstance(field.target, ast.Name)

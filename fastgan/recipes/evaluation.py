@@ -26,8 +26,16 @@ from fastgan.engine.restoring import translate
 from fastgan.engine.sampling import draw_noise, fitting_labels, to_draw
 from fastgan.engine.translating import TranslationStep
 from fastgan.metrics import Score, get_network
-from fastgan.models import Translator
-from fastgan.recipes.recipe import AudioConfig, DataConfig, Recipe, built, list_recipes
+from fastgan.models import CycleGenerator, Translator
+from fastgan.recipes.cycled import Sets, cycle_scores
+from fastgan.recipes.recipe import (
+    AudioConfig,
+    DataConfig,
+    Recipe,
+    UnpairedConfig,
+    built,
+    list_recipes,
+)
 from fastgan.recipes.restored import translation_scores
 from fastgan.recipes.vocoder import held_out_windows, ways
 
@@ -40,8 +48,8 @@ class Evaluation:
 
     metrics: tuple[str, ...] | None = None
     """fid, kid, is, prdc and classes of samples; psnr, ssim and elbo of reconstructions. By default
-    fid and kid; of images that are made of others psnr and ssim; of what is no image all that its
-    recipe measures."""
+    fid and kid; of images that are made of others psnr and ssim; of images of two domains also
+    fooled, unchanged, kept and accuracy; of what is no image all that its recipe measures."""
     data: str | None = None
     """The real images, or other items; by default those of the run."""
     split: Split = "train"
@@ -78,6 +86,8 @@ def evaluate_checkpoint(
     recipe = _recipe_of(path)
     if recipe is not None and recipe.scores is not None:
         return _own_scores(recipe, generator, path, chosen)
+    if isinstance(generator, CycleGenerator):
+        return _cycled(generator, path, chosen)
     if isinstance(generator, Translator):
         return _translated(generator, path, chosen)
     metrics = ("fid", "kid") if chosen.metrics is None else chosen.metrics
@@ -162,26 +172,58 @@ def _translated(generator: Translator, path: Path, chosen: Evaluation) -> list[S
     return [s for s in scores if s.metric.partition("_")[0] in (*names, "sharpness")]
 
 
+def _cycled(generator: CycleGenerator, path: Path, chosen: Evaluation) -> list[Score]:
+    if chosen.data is not None:
+        raise ValueError("data: a run of two sets is measured on these: leave it out")
+    train = _domains(generator, path, replace(chosen, split="train", reals=None))
+    scores = cycle_scores(generator, train, _domains(generator, path, chosen), chosen.seed)
+    kinds = list(dict.fromkeys(score.metric.partition("_")[0] for score in scores))
+    names = kinds if chosen.metrics is None else chosen.metrics
+    check_named(names, kinds)
+    return [score for score in scores if score.metric.partition("_")[0] in names]
+
+
+def _domains(generator: CycleGenerator, path: Path, chosen: Evaluation) -> Sets:
+    """The images of both domains of a run, of the size that it was trained with."""
+    run = replace(run_data_of(path, UnpairedConfig), image_size=_size_of(path))
+    first, second = (
+        _reals(generator.forth, chosen, replace(run, data=data)) for data in (run.data, run.data_b)
+    )
+    return first, second
+
+
+def _size_of(path: Path) -> str:
+    """HEIGHTxWIDTH of the images that a run was trained with."""
+    height, width = find_checkpoint(path).manifest["data"]["images"][-2:]
+    return f"{height}x{width}"
+
+
 def _task_of(
     path: Path, generator: Translator, chosen: Evaluation
 ) -> tuple[TranslationStep, ImageDataset]:
     """What makes the conditions of a run, and images of the size that it was trained with."""
     manifest, run = find_checkpoint(path).manifest, run_data_of(path)
-    step = step_of(objective_of(manifest), generator)
+    step = step_of(objective_of(manifest), generator, manifest["data"]["images"][1:])
     if not isinstance(step, TranslationStep):
         raise ValueError(
             f"{path} cannot be measured so: expected a generator whose conditions are made of "
             "images, and this one was trained with the data's own"
         )
-    height, width = manifest["data"]["images"][-2:]
-    return step, _reals(generator, chosen, replace(run, image_size=f"{height}x{width}"))
+    return step, _reals(generator, chosen, replace(run, image_size=_size_of(path)))
 
 
 def held_out_triples(path: Path, count: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """Of `count` held-out images of a run: conditions, what its generator makes of them, and the
-    images, for `pictures.triples`. Raises what `evaluate_checkpoint` raises.
+    images, for `pictures.triples`; of a run of two domains half of them of each, what is made of
+    them, and what is made of that. Raises what `evaluate_checkpoint` raises.
     """
     generator: Any = load_generator(path)
+    if isinstance(generator, CycleGenerator):
+        sets = _domains(generator, path, Evaluation(split="test", reals=count // 2))
+        a, b = (part.images.float() / 127.5 - 1 for part in sets)
+        to_b, to_a = translate(generator.forth, a), translate(generator.back, b)
+        again = translate(generator.back, to_b), translate(generator.forth, to_a)
+        return torch.cat([a, b]), torch.cat([to_b, to_a]), torch.cat(again)
     step, reals = _task_of(path, generator, Evaluation(split="test", reals=count))
     images = reals.images.float() / 127.5 - 1
     conditions = step.fixed(images, None, seed)

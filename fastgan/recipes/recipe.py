@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fastgan.checks import check_int, sides, unknown
-from fastgan.data import Source, open_images, open_levels, open_volumes
+from fastgan.data import Source, Unpaired, open_images, open_levels, open_volumes
 from fastgan.data.audio import open_audio
 from fastgan.data.levels import EMBEDDED
 from fastgan.data.options import MAX_PIXELS, Loading, Resize
@@ -81,6 +81,27 @@ class DataConfig:
             limit=self.limit,
             held_out=self.held_out,
         )
+
+
+@dataclass(frozen=True)
+class UnpairedConfig(DataConfig):
+    """Which images to train on: two sets, without pairs."""
+
+    data: str = ""
+    """The images of domain A: a folder or zip of images, IDX files, .npz, .npy, or shards."""
+    data_b: str = ""
+    """Those of domain B. Their number need not agree; both are made of one size and colour."""
+
+    def open(self, recipe: Recipe, device: torch.device) -> Source:
+        """Both sets, of the recipe's size and half of its channels each."""
+        if not (self.data and self.data_b):
+            raise ValueError(
+                f"{recipe.name} is for two sets of images of your own: give it --data PATH and "
+                "--data-b PATH (a folder, a zip ...)"
+            )
+        each = replace(recipe, channels=recipe.channels // 2)
+        of = (replace(self, data=data) for data in (self.data, self.data_b))
+        return Unpaired(*(DataConfig.open(own, each, device) for own in of))
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Networks from images to images."""
 
 from fastgan.engine.config import TrainConfig
-from fastgan.engine.objectives import TranslationObjective
-from fastgan.recipes.recipe import ModelSpec, Recipe, register_recipe
+from fastgan.engine.objectives import CycleObjective, TranslationObjective
+from fastgan.recipes.recipe import ModelSpec, Recipe, UnpairedConfig, register_recipe
 
 PIX2PIX = register_recipe(
     Recipe(
@@ -20,5 +20,21 @@ PIX2PIX = register_recipe(
         wants_images=True,
         train=TrainConfig(steps=20_000, batch_size=16, sample_every=1000, checkpoint_every=1000),
         objective=TranslationObjective(),
+    )
+)
+
+CYCLEGAN = register_recipe(
+    Recipe(
+        name="cyclegan",
+        summary="images of two sets without pairs, each as one of the other; --data A --data-b B",
+        generator=ModelSpec("cycle_generator", {"channels": 3, "width": 16, "blocks": 3}),
+        discriminator=ModelSpec("cycle_discriminator", {"channels": 3, "width": 16, "layers": 2}),
+        image_size=64,
+        channels=6,
+        data=UnpairedConfig(),
+        train=TrainConfig(
+            steps=20_000, batch_size=4, loss="lsgan", sample_every=1000, checkpoint_every=1000
+        ),
+        objective=CycleObjective(),
     )
 )

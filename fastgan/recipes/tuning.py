@@ -37,7 +37,7 @@ def networks(
     check_int("batch_size", batch_size, 2)
     image = (recipe.channels, *sides(recipe.image_size))
     generator, discriminator = build_models(recipe)
-    step = step_of(recipe.objective, generator)
+    step = step_of(recipe.objective, generator, image)
 
     def inputs(model: nn.Module, count: int) -> tuple[Tensor, ...]:
         images = torch.randn(count, *image, device=device)

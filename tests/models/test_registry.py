@@ -7,10 +7,21 @@ from torch import nn
 
 from fastgan.models import DCGANGenerator, _registry, create_model, list_models, register_model
 
-FAMILIES = ["cdcgan", "dcgan", "hifigan", "mlp", "r3gan", "resnet", "text", "tf_dcgan", "wavegan"]
+FAMILIES = [
+    "cdcgan",
+    "cycle",
+    "dcgan",
+    "hifigan",
+    "mlp",
+    "r3gan",
+    "resnet",
+    "text",
+    "tf_dcgan",
+    "wavegan",
+]
 OTHERS = {"acgan_discriminator", "autoencoder", "vae", "unet", "patch_discriminator"}
 OTHERS |= {"tile_generator", "video_generator", "volume_discriminator", "volume_generator"}
-OTHERS |= {"text_rnn"}
+OTHERS |= {"text_rnn", "resnet_translator"}
 OTHERS |= {"srresnet", "inpainter", "inpainting_discriminator"}
 
 

@@ -26,6 +26,7 @@ RATES = {
     "vae": 1e-5,
     "vae_gan": 1e-5,
     "translation": 1e-4,
+    "cycle": 1e-4,
     "language": 1e-2,
     "vocoder": 1e-4,
 }
@@ -60,7 +61,8 @@ def training(recipe: Recipe, backend: str, dtype: torch.dtype) -> Run:
         seen.clear()
 
         def batches(i: int) -> Batch:
-            images, labels = trainer.loader.batch(number * updates + i)
+            loader = trainer.loader
+            images, labels = loader.gather(*loader.rows(number * updates + i))
             labels = labels if trainer.config.conditional else None
             return Batch(images.to(dtype), labels, noise[number * (updates + 1) + i])
 

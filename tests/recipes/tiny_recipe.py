@@ -11,7 +11,14 @@ from typing import Any
 import torch
 
 from fastgan.data.audio import save_sound
-from fastgan.recipes import AudioConfig, ModelSpec, Recipe, TextConfig, get_recipe
+from fastgan.recipes import (
+    AudioConfig,
+    ModelSpec,
+    Recipe,
+    TextConfig,
+    UnpairedConfig,
+    get_recipe,
+)
 
 # A text that every checkout has.
 TEXT = Path(__file__).resolve().parents[2] / "LICENSE"
@@ -19,7 +26,7 @@ TEXT = Path(__file__).resolve().parents[2] / "LICENSE"
 # The recipes of large images train at the smallest size of their family.
 SIZES = {"dcgan-64": 16, "dcgan-128": 32, "pix2pix": 16, "text-gan": (8,), "text-rnn": (8,)}
 SIZES |= dict.fromkeys(("super-resolution", "srgan", "inpainting"), 32)
-SIZES |= {"wavegan": (256,), "vocoder": (512,)}
+SIZES |= {"wavegan": (256,), "vocoder": (512,), "cyclegan": 8}
 # Of spectrograms and waveforms: a block a stage, and few discriminators.
 VOCODER = {
     "hifigan_generator": {"kernels": [3], "dilations": [[1, 2]]},
@@ -53,6 +60,9 @@ def tiny(name: str) -> Recipe:
         if "length" in arguments:
             (arguments["length"],) = size
         smallest = {"depth": 2, "blocks": 1}
+        if spec.name.startswith("cycle"):  # four networks, run three times a step
+            arguments["width"] = 4
+            smallest["layers"] = 1
         arguments |= {k: n for k, n in smallest.items() if k in arguments}
         if "max_width" in arguments:
             arguments["max_width"] = 16
@@ -65,8 +75,14 @@ def tiny(name: str) -> Recipe:
         few = {"data": str(TEXT)}
     if isinstance(recipe.data, AudioConfig):
         few = {"data": str(noises())}
+    if isinstance(recipe.data, UnpairedConfig):
+        few = {"data": "mnist5k", "data_b": "mnist5k"}
+    objective = recipe.objective
+    if hasattr(objective, "image_buffer"):  # soon full
+        objective = dataclasses.replace(objective, image_buffer=6)
     return dataclasses.replace(
         recipe,
+        objective=objective,
         data=dataclasses.replace(recipe.data, **few),
         generator=small(recipe.generator),
         discriminator=small(recipe.discriminator),

@@ -6,7 +6,7 @@
     python -m tools.recipe_report --only vae --trained  # measure the run that stands in --runs
 
 Needs the full MNIST (`fastgan data fetch mnist`, or `examples/data/fetch.py mnist`), for
-`dcgan-32`, `dcgan-64` and `dcgan-128` the emoji (`examples/data/fetch.py emoji` and
+`dcgan-32`, `dcgan-64`, `dcgan-128` and `cyclegan` the emoji (`examples/data/fetch.py emoji` and
 `fluent-emoji`), for `tile-gan` the levels (`sokoban`), for `vocoder` the `speech`, and
 `fastgan[metrics,efficientnet]`. Results go to docs/recipes.json and docs/recipes.md, pictures to
 docs/pictures/. The exit status is 1 if a goal is missed.
@@ -64,6 +64,8 @@ class Check:
     """Updates that end the training before its minutes do: by default more than it makes."""
     data: str = "mnist"
     """A data set's name, or its folder in the cache of data sets."""
+    data_b: str = ""
+    """The second set of a recipe that takes two."""
     features: str = "lenet"
     samples: int = 5000
     reals: int | None = None
@@ -165,6 +167,16 @@ CHECKS = (
         baseline="mean_colour",
         **_RESTORED,
     ),
+    Check(
+        "cyclegan",
+        12,
+        metrics=None,
+        goals=(("fooled_a", 0.8), ("fooled_b", 0.8)),
+        split="test",
+        flags=(*_OF_IMAGES, "--image-size", "32", "--lr-g", "5e-4", "--lr-d", "5e-4"),
+        data="emoji-64",
+        data_b="fluent-emoji-256",
+    ),
 )
 
 
@@ -187,6 +199,8 @@ def train(check: Check, minutes: float, out: Path) -> float:
         "--checkpoint-every", "0", "--sample-every", "2000", "--log-every", "200",
         "--device", "cpu", "--out", str(out), "--force", *check.flags,
     ]  # fmt: skip
+    if check.data_b:
+        command += ["--data-b", _source(check.data_b, cache_root())]
     started = time.monotonic()
     with log_path.open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
@@ -219,6 +233,8 @@ def facts(check: Check, run: Path, minutes: float) -> dict[str, Any]:
     }
     if check.baseline:
         found["baseline"] = check.baseline
+    if check.data_b:
+        found["data_b"] = _source(check.data_b, _USUAL_CACHE)
     if check.before:
         steps = find_checkpoint(_before(run)).manifest["step"]
         found["before"] = {"flags": list(check.before), "steps": steps}
@@ -264,7 +280,7 @@ def picture(check: Check, run: Path) -> dict[str, Any]:
     elif hasattr(generator, "mel"):
         images, columns = held_out_spectrograms(run, 5, 8192)
     elif isinstance(generator, Translator):
-        images, columns = pictures.triples(*held_out_triples(run, 12))
+        images, columns = pictures.triples(*held_out_triples(run, 24 if check.data_b else 12))
     elif "psnr" in (check.metrics or ()):
         from fastgan.data import load
 

@@ -39,6 +39,7 @@ def render(results: dict[str, Result]) -> str:
         lines += ["| recipe | updates | minutes | measured |", "|---|---|---|---|", *own, ""]
     for name, found in results.items():
         data, commands, start = f"--data {found['data']}", [], []
+        data += f" --data-b {found['data_b']}" if "data_b" in found else ""
         if "before" in found:
             first, out = found["before"], f"runs/{name}-before"
             given = [data, f"--steps {first['steps']}", *found["flags"], *first["flags"]]
@@ -48,6 +49,8 @@ def render(results: dict[str, Result]) -> str:
         shown = "images and their reconstructions" if "psnr" in found["scores"] else "samples"
         if "gain" in found["scores"]:
             shown = "what it was given, what it made, and the image, of images that it has not seen"
+        if "fooled_a" in found["scores"]:
+            shown = "what it was given, what it made, and what it made of that, of held-out images"
         lines += [f"### `{name}`", "", *told, ""]
         texts = [f"    {line}" for line in found.get("samples", ())]
         lines += texts or [f"![{name}: {shown}](pictures/{name}.png)"]
@@ -119,10 +122,40 @@ def ways(found: Result) -> str:
     return "\n".join(lines) + "\n"
 
 
-def renew_ways(text: str, found: Result) -> str:
-    """The page of an application with `ways` between its marks."""
+def both_ways(found: Result) -> str:
+    """The two generators between two domains: a table of what is measured of each."""
+    scores = found["scores"]
+    rows = {
+        "taken for the other set's": ("{:.1%}", "fooled_b", "fooled_a"),
+        "images as they are": ("{:.1%}", "unchanged_b", "unchanged_a"),
+        "PSNR of what came back, dB": ("{:.2f}", "psnr_a", "psnr_b"),
+        "SSIM of what came back": ("{:.4f}", "ssim_a", "ssim_b"),
+        "PSNR of what was made, dB": ("{:.2f}", "kept_b", "kept_a"),
+    }
+    lines = [
+        f"After {found['steps']:,} updates of {found['batch_size']} images of each set in "
+        f"{found['minutes']:g} minutes of one CPU thread, {found['setting']['reals']} held-out "
+        f"images, of which the classifier is right about {scores['accuracy']:.1%}:",
+        "",
+        "| | A to B | B to A |",
+        "|---|---|---|",
+    ]
+    for name, (form, *ways) in rows.items():
+        lines.append(f"| {name} | " + " | ".join(form.format(scores[way]) for way in ways) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def table_of(found: Result) -> str | None:
+    """What stands between the marks of an application's page, if it has them."""
+    if "fooled_a" in found["scores"]:
+        return both_ways(found)
+    return ways(found) if "gain" in found["scores"] else None
+
+
+def renew_table(text: str, table: str) -> str:
+    """The page of an application with its `table_of` between its marks."""
     before, _, rest = text.partition(BEGIN)
-    return before + BEGIN + ways(found) + END + rest.partition(END)[2]
+    return before + BEGIN + table + END + rest.partition(END)[2]
 
 
 def renew(text: str, results: dict[str, Result]) -> str:
@@ -136,9 +169,9 @@ def main() -> None:
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
     PAGE.write_text(renew(PAGE.read_text(encoding="utf-8"), results), encoding="utf-8")
     for name, found in results.items():
-        if "gain" in found["scores"]:
+        if (table := table_of(found)) is not None:
             page = APPLICATIONS / f"{name}.md"
-            text = renew_ways(page.read_text(encoding="utf-8"), found)
+            text = renew_table(page.read_text(encoding="utf-8"), table)
             page.write_text(text, encoding="utf-8")
 
 
