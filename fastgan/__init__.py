@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # for type checkers, which do not run __getattr__
     from fastgan import optim as optim
     from fastgan import recipes as recipes
     from fastgan import regularizers as regularizers
-    from fastgan.engine import TrainConfig, Trainer
+    from fastgan.engine import TrainConfig, Trainer, load_generator
     from fastgan.fusion import explain, fold, fuse, unfuse
     from fastgan.ops import backend
     from fastgan.recipes import train
@@ -32,6 +32,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "Trainer": "fastgan.engine",
     "TrainConfig": "fastgan.engine",
+    "load_generator": "fastgan.engine",
     "train": "fastgan.recipes",
     "backend": "fastgan.ops",
     "explain": "fastgan.fusion",
@@ -62,6 +63,7 @@ __all__ = [
     "explain",
     "fold",
     "fuse",
+    "load_generator",
     "train",
     "unfuse",
 ]

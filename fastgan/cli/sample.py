@@ -41,7 +41,8 @@ class Arguments:
     """Draw images, texts or sounds from a checkpoint."""
 
     checkpoint: tyro.conf.Positional[Path]
-    """A checkpoint's folder, or a run's (its newest checkpoint)."""
+    """A checkpoint's folder, a run's (its newest checkpoint), or digits: a trained generator of
+    handwritten digits that ships with the package."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64
     """How many images, or texts."""
     seed: int = 0

@@ -31,6 +31,8 @@ _LOG = logging.getLogger(__name__)
 # 1 has no hash of the manifest itself; it is still read.
 FORMAT = 2
 MANIFEST = "checkpoint.json"
+PRETRAINED = Path(__file__).with_name("pretrained")
+"""The checkpoints that ship with the package, by name: tools/train_digits.py made them."""
 PARTIAL_CHECKPOINTS = ".partial-*"
 """Of a checkpoint folder's names: those that are being written, or removed."""
 _NAME = re.compile(r"step-(\d{8,})")
@@ -224,8 +226,9 @@ def prune_checkpoints(folder: Path, keep_last: int, keep_best: int = 0) -> None:
 
 
 def find_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint that ``path`` names: a checkpoint folder, a run's folder (its newest), or
-    ``best`` in a run's folder (the one of the best score).
+    """The checkpoint that ``path`` names: a checkpoint folder, a run's folder (its newest),
+    ``best`` in a run's folder (the one of the best score), or, where no such file is, the name of
+    one that ships with the package.
     """
     if path.name == "best" and not path.exists():
         scored = _scored(path.parent / "checkpoints")
@@ -233,7 +236,12 @@ def find_checkpoint(path: Path) -> Checkpoint:
             raise FileNotFoundError(f"{path.parent} has no checkpoint with a score (--eval-every)")
         return open_checkpoint(max(scored)[1])
     if not path.exists():
-        raise FileNotFoundError(f"no checkpoint or run at {path}")
+        shipped = sorted(manifest.parent.name for manifest in PRETRAINED.glob(f"*/{MANIFEST}"))
+        if str(path) in shipped:
+            return open_checkpoint(PRETRAINED / path)
+        raise FileNotFoundError(
+            f"no checkpoint or run at {path}; {', '.join(shipped)} ships with the package"
+        )
     if (path / MANIFEST).exists():
         return open_checkpoint(path)
     torn: list[str] = []

@@ -40,7 +40,8 @@ def load_generator(
     """The generator of a checkpoint, in eval mode. No pickled code is run.
 
     Args:
-        path: a checkpoint folder, or a run's folder (its newest whole checkpoint).
+        path: a checkpoint folder, a run's folder (its newest whole checkpoint), or "digits": a
+            generator of handwritten digits, by their class, that ships with the package.
         weights: the moving average, or the weights that were being trained.
         generator: the module to load into, or ``package.module:attribute`` that is or makes it;
             by default it is built as the checkpoint describes. One that is named is given what it

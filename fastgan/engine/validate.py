@@ -94,8 +94,9 @@ def width_of_noise(generator: nn.Module, given: int | None) -> int:
     width = given if given is not None else getattr(generator, "latent_dim", None)
     if not isinstance(width, int) or width < 0:
         raise ValueError(
-            "latent_dim must be a whole number (0: the generator takes conditions alone), given or "
-            f"as generator.latent_dim; got {width!r}"
+            "latent_dim must be a whole number, the values of noise that the generator takes (0: "
+            f"conditions alone), got {width!r}: Trainer(..., latent_dim=100), or an attribute "
+            "generator.latent_dim"
         )
     return width
 
