@@ -44,6 +44,9 @@ def test_it_builds_without_a_warning(site):
 def test_it_has_the_docstrings_and_the_files_that_pages_link_to(site):
     out, _ = site
     assert "conv_transpose_norm_act" in (out / "api" / "ops.html").read_text(encoding="utf-8")
+    layers = (out / "api" / "nn.html").read_text(encoding="utf-8")
+    assert "num_features" in layers  # a class comes with its arguments
+    assert "<blockquote>" not in layers  # and an example as code
     assert (out / "source" / "CONTRIBUTING.html").is_file()
     assert "source/examples/own_loop.py.html" in (out / "training.html").read_text(encoding="utf-8")
     assert "gan_step" in (out / "source/examples/own_loop.py.html").read_text(encoding="utf-8")

@@ -1,7 +1,7 @@
-"""A hook of mkdocs: files outside of docs/ that a page links to become part of the site.
+"""Hooks of mkdocs: files outside of docs/ that a page links to become part of the site.
 
 In the repository `../examples/own_loop.py` leads to the file; on the site it leads to a page that
-shows it.
+shows it. Examples in docstrings, lines that begin with >>>, are shown as code.
 """
 
 from __future__ import annotations
@@ -11,11 +11,21 @@ import re
 from pathlib import Path
 from typing import Any
 
+from griffe import Extension, Object
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r"(?<=\]\()(?!https?:|#)([^)#\s]+)(?=(?:#[^)\s]*)?\))")
 OUTSIDE = "source/"
+EXAMPLE = re.compile(r"^>>> .*(?:\n(?:>>>|\.\.\.) ?.*)*", re.MULTILINE)
+
+
+class Examples(Extension):
+    """Fences the examples in docstrings, which Markdown would take for quotations."""
+
+    def on_instance(self, *, obj: Object, **_: Any) -> None:
+        if obj.docstring:
+            obj.docstring.value = EXAMPLE.sub(r"```python\n\g<0>\n```", obj.docstring.value)
 
 
 def on_files(files: Files, config: Any) -> Files:
