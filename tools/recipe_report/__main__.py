@@ -140,7 +140,7 @@ CHECKS = (
         goals=(("fall", 3),),
         data="speech",
         samples=500,
-        before=("--adversarial-weight", "0"),
+        before=("--adversarial-weight", "0", "--lr-g", "3e-3"),
         baseline="initial",
     ),
     Check(
