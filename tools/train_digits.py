@@ -4,7 +4,7 @@
     python tools/train_digits.py --run FOLDER   # keep what was trained there; --note says how else
 
 Needs the full MNIST (`fastgan data fetch mnist`, or `examples/data/fetch.py mnist`). Writes
-fastgan/engine/pretrained/digits/: the average of the weights, and in checkpoint.json the
+fastgan/engine/pretrained-models/digits/: the average of the weights, and in checkpoint.json the
 configuration, the date and the scores.
 """
 

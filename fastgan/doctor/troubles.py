@@ -65,7 +65,7 @@ def _not_built() -> Iterator[Trouble]:
         fix = "take the wheel for this platform (Linux on x86-64), or " + fix
     elif shutil.which(compiler) is None:
         fix = f"install a C++ compiler ({compiler} is not found) and {fix}"
-    slower = "CPUs run at about the speed of eager PyTorch, GPUs by Triton's kernels"
+    slower = "norms on CPUs are several times slower than eager's; GPUs have Triton's kernels"
     yield Trouble(f"the C++ extension cannot be used: {reason}; {slower}", fix)
 
 

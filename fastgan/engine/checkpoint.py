@@ -31,7 +31,7 @@ _LOG = logging.getLogger(__name__)
 # 1 has no hash of the manifest itself; it is still read.
 FORMAT = 2
 MANIFEST = "checkpoint.json"
-PRETRAINED = Path(__file__).with_name("pretrained")
+PRETRAINED = Path(__file__).with_name("pretrained-models")
 """The checkpoints that ship with the package, by name: tools/train_digits.py made them."""
 PARTIAL_CHECKPOINTS = ".partial-*"
 """Of a checkpoint folder's names: those that are being written, or removed."""
