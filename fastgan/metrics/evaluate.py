@@ -11,15 +11,16 @@ from torch import Tensor
 
 from fastgan.metrics.distribution import FrechetDistance, inception_score, kernel_distance
 from fastgan.metrics.features import FeatureNetwork
+from fastgan.metrics.nearest import nearest_real
 from fastgan.metrics.prdc import prdc
 from fastgan.metrics.score import Score
 from fastgan.metrics.statistics import cached
 from fastgan.system import tell
 
-METRICS = ("fid", "kid", "is", "prdc", "classes")
-_NEEDS_REALS = {"fid", "kid", "prdc"}
+METRICS = ("fid", "kid", "is", "prdc", "nearest", "classes")
+_NEEDS_REALS = {"fid", "kid", "prdc", "nearest"}
 _NEEDS_CLASSES = {"is", "classes"}
-_NEEDS_FEATURES = {"kid", "prdc"}
+_NEEDS_FEATURES = {"kid", "prdc", "nearest"}
 
 
 class Images(Protocol):
@@ -74,7 +75,7 @@ def evaluate(
     Args:
         fakes: batches [N, C, H, W], float in [-1, 1].
         reals: the images that they are compared with, of the fakes' size and channels; needed for
-            fid, kid and prdc. Their statistics are cached by content.
+            fid, kid, prdc and nearest. Their statistics are cached by content.
         network: measures images.
         metrics: of METRICS. "is" is the Inception Score of the network's classes; "classes" the
             share of fakes that the network is sure of (probability ≥ 0.9), the number of classes
@@ -83,7 +84,8 @@ def evaluate(
         labels: int64, the class asked for, of each fake.
         setting: what else a number depends on, to be kept with it, such as the sampling seed.
 
-    Memory holds a batch of images, and features (kid, prdc) or logits (is, classes) of all of them.
+    Memory holds a batch of images, and of all of them features (kid, prdc, nearest) or logits (is,
+    classes).
 
     Raises:
         ValueError: an unknown metric, images that are not finite or do not fit the reals or the
@@ -159,6 +161,10 @@ def _against(
         values = prdc(known["features"][chosen], fakes, neighbours=options.neighbours)
         setting = common | {"reals": len(chosen), "neighbours": options.neighbours}
         scores += [Score(k, value, None, setting) for k, value in values._asdict().items()]
+    if "nearest" in metrics:
+        found = nearest_real(known["features"], fakes)
+        named = {"authentic": found.authentic, "nearest": found.fake, "nearest_real": found.real}
+        scores += [Score(name, value, None, common) for name, value in named.items()]
     return scores
 
 

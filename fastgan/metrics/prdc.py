@@ -34,20 +34,15 @@ def prdc(real: Tensor, fake: Tensor, *, neighbours: int = 5, rows: int = 1024) -
     Computes in float64. Raises ValueError for too few features or widths that differ.
     Sources: Kynkäänniemi et al. 2019 (arXiv:1904.06991), Naeem et al. 2020 (arXiv:2002.09797).
     """
-    if real.dim() != 2 or fake.dim() != 2 or real.shape[1] != fake.shape[1]:
-        raise ValueError(
-            "real and fake must be [N, D] and [M, D], got "
-            f"{list(real.shape)} and {list(fake.shape)}"
-        )
+    real, fake = checked_pair(real, fake)
     fewest = min(len(real), len(fake))
     if not 1 <= neighbours < fewest:
         raise ValueError(f"prdc: neighbours must lie in 1..{fewest - 1}, got {neighbours}")
-    real, fake = real.double(), fake.double()
     real_radius, fake_radius = (_radii(x, neighbours, rows) for x in (real, fake))
     in_real_ball = torch.zeros(len(fake), dtype=torch.int64, device=fake.device)
     recalled, covered = [], []
     for part, radius in zip(real.split(rows), real_radius.split(rows), strict=True):
-        distance = _distances(part, fake)
+        distance = distances(part, fake)
         inside = distance <= radius[:, None]
         in_real_ball += inside.sum(0)
         recalled.append((distance <= fake_radius).any(1))
@@ -60,7 +55,18 @@ def prdc(real: Tensor, fake: Tensor, *, neighbours: int = 5, rows: int = 1024) -
     )
 
 
-def _distances(x: Tensor, y: Tensor) -> Tensor:
+def checked_pair(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    """Features in float64, or ValueError if they are not [N, D] and [M, D]."""
+    if real.dim() != 2 or fake.dim() != 2 or real.shape[1] != fake.shape[1]:
+        raise ValueError(
+            "real and fake must be [N, D] and [M, D], got "
+            f"{list(real.shape)} and {list(fake.shape)}"
+        )
+    return real.double(), fake.double()
+
+
+def distances(x: Tensor, y: Tensor) -> Tensor:
+    """[N, M] of [N, D] and [M, D]."""
     # Not by the expanded square, which cancels for near neighbours.
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
 
@@ -68,7 +74,7 @@ def _distances(x: Tensor, y: Tensor) -> Tensor:
 def _radii(features: Tensor, neighbours: int, rows: int) -> Tensor:
     """The distance of each feature to its k-th nearest neighbour, itself left out."""
     parts = [
-        _distances(part, features).kthvalue(neighbours + 1, dim=1).values
+        distances(part, features).kthvalue(neighbours + 1, dim=1).values
         for part in features.split(rows)
     ]
     return torch.cat(parts)

@@ -10,6 +10,7 @@ from .autoencoder import VAE, Autoencoder
 from .conditional import ACGANDiscriminator, CDCGANDiscriminator, CDCGANGenerator
 from .cycle import CycleDiscriminator, CycleGenerator, ResNetTranslator
 from .dcgan import DCGANDiscriminator, DCGANGenerator
+from .few_shot import FewShotDiscriminator, FewShotGenerator
 from .hifigan import HiFiGANDiscriminator, HiFiGANGenerator
 from .init import init_weights, initialize
 from .mlp import MLPDiscriminator, MLPGenerator
@@ -35,6 +36,8 @@ __all__ = [
     "DCGANDiscriminator",
     "DCGANGenerator",
     "Discriminator",
+    "FewShotDiscriminator",
+    "FewShotGenerator",
     "Generator",
     "HiFiGANDiscriminator",
     "HiFiGANGenerator",

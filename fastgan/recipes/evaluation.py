@@ -47,9 +47,10 @@ class Evaluation:
     """What to measure of a checkpoint, and how."""
 
     metrics: tuple[str, ...] | None = None
-    """fid, kid, is, prdc and classes of samples; psnr, ssim and elbo of reconstructions. By default
-    fid and kid; of images that are made of others psnr and ssim; of images of two domains also
-    fooled, unchanged, kept and accuracy; of what is no image all that its recipe measures."""
+    """fid, kid, is, prdc, nearest and classes of samples; psnr, ssim and elbo of reconstructions.
+    By default fid and kid; of images that are made of others psnr and ssim; of images of two
+    domains also fooled, unchanged, kept and accuracy; of what is no image all that its recipe
+    measures."""
     data: str | None = None
     """The real images, or other items; by default those of the run."""
     split: Split = "train"

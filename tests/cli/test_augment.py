@@ -17,7 +17,7 @@ from fastgan.engine import load_generator, sample_images
 from fastgan.engine.log import SilentReporter
 from fastgan.recipes import get_recipe, train
 
-SHORT = {"steps": 1, "batch_size": 4, "limit": 20, "sample_count": 4, "device": "cpu"}
+SHORT = {"steps": 1, "batch_size": 4, "limit": 40, "sample_count": 4, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,16 @@ def test_what_does_not_fit_is_told(runs, tmp_path, capsys):
     assert "classes must be at most 9, got 10" in told("cdcgan", out, "--classes", "10")
     assert "per_class must be at least 1, got 0" in told("cdcgan", out, "--per-class=0")
     assert not (tmp_path / "new").exists()
+    few = train("cdcgan", out=tmp_path / "few", reporter=SilentReporter(), **SHORT | {"limit": 20})
+    runs = {**runs, "few": few.out}
+    unseen = told("few", out)
+    assert "had no image of class 1, 2, 4, 8, so that" in unseen
+    assert "--classes 0 3 5 6 7 9" in unseen
+    assert main(["augment", str(few.out), out, "--per-class=1", "--classes", "0", "9"]) == 0
+    assert json.loads((tmp_path / "new" / "manifest.json").read_text())["images"] == {
+        "0": 1,
+        "9": 1,
+    }
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").touch()
     assert "is not empty: --out names a new folder" in told("cdcgan", f"--out={tmp_path / 'full'}")

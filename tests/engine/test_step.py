@@ -6,13 +6,14 @@ import copy
 
 import pytest
 import torch
-from tolerance import assert_as_exact
+from tolerance import assert_as_exact, within
 from torch import Tensor, nn
 
 from fastgan.data import ImageDataset
 from fastgan.engine import Batch, GANObjective, TrainConfig, Trainer, gan_step
 from fastgan.engine.step import discriminator_phase
 from fastgan.losses import LOSSES
+from fastgan.models import create_model
 
 from .conftest import Recorder, tiny_data, tiny_trainer
 
@@ -67,6 +68,45 @@ def test_the_generators_gradient_can_be_read_off_the_discriminators_pass(loss):
 @pytest.mark.parametrize("update_rule", ["alternating", "simultaneous"])
 def test_a_batch_in_parts_gives_the_gradients_of_the_whole(update_rule):
     assert_equal_steps({"accumulate": 4}, {}, norm="none", update_rule=update_rule, scale=4.0)
+
+
+@pytest.mark.parametrize("update_rule", ["alternating", "simultaneous"])
+def test_the_discriminators_reconstruction_is_part_of_its_loss(update_rule):
+    torch.manual_seed(0)
+    size = {"image_size": 32, "channels": 1, "width": 4}
+    rng = torch.Generator().manual_seed(0)
+    images = torch.rand(8, 1, 32, 32, generator=rng) * 2 - 1
+    trainer = Trainer(
+        create_model("few_shot_generator", latent_dim=6, **size),
+        create_model("few_shot_discriminator", spectral=False, **size),
+        ImageDataset(((images + 1) * 127.5).byte()),
+        TrainConfig(batch_size=8, loss="hinge", sample_count=4, device="cpu"),
+        objective=GANObjective(reconstruction_weight=2.0, update_rule=update_rule),
+    )
+    g, d = copy.deepcopy(trainer.generator), copy.deepcopy(trainer.discriminator)
+    data = Batch(images, None, torch.randn(8, 6, generator=rng))
+    torch.manual_seed(1)
+    found = gan_step(trainer.gan, lambda _: data)
+    torch.manual_seed(1)
+    logits, rebuilt = d.judge_and_rebuild(images)
+    loss = trainer.gan.loss.discriminator(logits, d(g(data.noise).detach()))
+    grads = torch.autograd.grad(loss + 2 * rebuilt, list(d.parameters()))
+    torch.testing.assert_close(found["loss_reconstruction"], rebuilt.detach())
+    torch.testing.assert_close(found["loss_d"], loss.detach())
+    for (name, p), grad in zip(trainer.discriminator.named_parameters(), grads, strict=True):
+        torch.testing.assert_close(p.grad, grad, **within(torch.float32, 100, 10), msg=name)
+
+
+def test_a_reconstruction_needs_decoders():
+    objective = GANObjective(reconstruction_weight=1.0)
+    with pytest.raises(ValueError, match="reconstruction_weight needs a discriminator with decod"):
+        tiny_trainer(parts={"objective": objective})
+    with pytest.raises(ValueError, match="reconstruction_weight must be a number of at least 0"):
+        GANObjective(reconstruction_weight=-1.0)
+    judge = create_model("few_shot_discriminator", image_size=32, width=4)
+    for wrong in ("conditional", "joint_batch"):
+        with pytest.raises(ValueError, match="reconstruction_weight takes no conditional or joint"):
+            objective.check(TrainConfig(**{wrong: True}), nn.Identity(), judge)
 
 
 def test_simultaneous_gradients_are_taken_at_the_same_weights():

