@@ -11,6 +11,7 @@ FAMILIES = [
     "cdcgan",
     "cycle",
     "dcgan",
+    "few_shot",
     "hifigan",
     "mlp",
     "r3gan",
