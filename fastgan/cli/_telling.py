@@ -93,7 +93,8 @@ def _in_detail(command: str) -> Iterator[None]:
     try:
         yield
     finally:
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # kB
+        unit = 1e9 if sys.platform == "darwin" else 1e6  # bytes, elsewhere kB
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
         seconds = time.monotonic() - started
         logger.debug("%s took %.1f s, and %.2f GB of memory at most", command, seconds, memory)
         logger.setLevel(level)

@@ -124,7 +124,8 @@ def _caches() -> Iterator[Trouble]:
 
 def _threads() -> Iterator[Trouble]:
     """More threads than the processors that this process may use: they wait for each other."""
-    allowed = float(len(os.sched_getaffinity(0)))
+    has_affinity = hasattr(os, "sched_getaffinity")  # on Linux
+    allowed = float(len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1)
     if _CPU_LIMIT.is_file():
         quota, _, period = _CPU_LIMIT.read_text().partition(" ")
         allowed = allowed if quota == "max" else min(allowed, int(quota) / int(period))
