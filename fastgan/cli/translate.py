@@ -17,7 +17,7 @@ from fastgan.engine.restoring import read_image, towards, translate
 
 @dataclass(frozen=True)
 class Arguments(Common):
-    """What the generator of a pix2pix or cyclegan run makes of an image."""
+    """What the generator of a pix2pix, cyclegan or style run makes of an image."""
 
     to: Literal["a", "b"] | None = None
     """Of a cyclegan run: the domain to make an image of, that of its --data (a) or its --data-b (b,
@@ -37,7 +37,7 @@ def run(arguments: list[str]) -> int:
         if not isinstance(objective, TranslationObjective) or objective.condition == "pairs":
             raise ValueError(
                 f"of_photo needs a run whose conditions are made of images, and those of "
-                f"{chosen.checkpoint} come with the data: give it the condition itself"
+                f"{chosen.checkpoint} are the data's own: give it the condition itself"
             )
         condition = CONDITIONS[objective.condition]
 

@@ -29,6 +29,7 @@ from fastgan.engine.sampling import load_discriminator, load_generator, sample_i
 from fastgan.engine.start import freeze_first, init_from
 from fastgan.engine.statistics import batch_statistics, standing_statistics
 from fastgan.engine.step import gan_step
+from fastgan.engine.styling import StyleObjective
 from fastgan.engine.trainer import Trainer
 from fastgan.engine.update import Update
 from fastgan.system import renamed
@@ -49,6 +50,7 @@ __all__ = [
     "Inversion",
     "LostRankError",
     "NonFiniteError",
+    "StyleObjective",
     "TrainConfig",
     "TrainResult",
     "Trainer",

@@ -18,6 +18,7 @@ from fastgan.engine.gan import UpdateRule
 from fastgan.engine.language import language_step
 from fastgan.engine.records import RecordError, build
 from fastgan.engine.step import Step, gan_step
+from fastgan.engine.styling import StyleObjective
 from fastgan.engine.translating import TranslationStep
 from fastgan.engine.vocoding import VocoderStep
 from fastgan.nn.mel import LogMel
@@ -337,6 +338,7 @@ Objective = (
     | TranslationObjective
     | VocoderObjective
     | CycleObjective
+    | StyleObjective
     | LanguageObjective
 )
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -347,6 +349,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "translation": TranslationObjective,
     "vocoder": VocoderObjective,
     "cycle": CycleObjective,
+    "style": StyleObjective,
     "language": LanguageObjective,
 }
 
@@ -356,7 +359,7 @@ def step_of(objective: Objective, generator: nn.Module, item: Sequence[int]) -> 
     does not refuse."""
     if isinstance(objective, VocoderObjective):
         return objective.step(generator.mel)  # type: ignore[arg-type]
-    if isinstance(objective, CycleObjective):
+    if isinstance(objective, (CycleObjective, StyleObjective)):
         return objective.step(item)
     return objective.step()
 

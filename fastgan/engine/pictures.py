@@ -20,6 +20,7 @@ from fastgan.engine.grid import as_pictures, picture_of, screen_scale
 from fastgan.engine.inversion import Inversion, invert
 from fastgan.engine.latents import closed_walk, draw_noise, slerp
 from fastgan.engine.sampling import fitting_labels, images_of, sample_images
+from fastgan.engine.styling import StyleStep
 from fastgan.engine.train_state import TrainState
 from fastgan.engine.translating import TranslationStep
 
@@ -101,13 +102,16 @@ def cycles(images: Tensor, made: Tensor, again: Tensor) -> tuple[Tensor, int]:
 
 def reconstructions(trainer: TrainState) -> tuple[Tensor, int] | None:
     """Images of the data beside their reconstructions, where the model encodes, or beside what was
-    made of their conditions, and the columns; else None.
+    made of their conditions (and a style's picture), and the columns; else None.
     """
-    if isinstance(trainer.step_function, TranslationStep):
+    step = trainer.step_function
+    if isinstance(step, TranslationStep):
         conditions = trainer.fixed_labels
         assert conditions is not None
         made = trainer.sample(trainer.fixed_noise, conditions)
-        if isinstance(trainer.step_function, CycleStep):
+        if isinstance(step, StyleStep):
+            return triples(conditions, made, step.windows(len(made), made.shape[2:]))
+        if isinstance(step, CycleStep):
             return cycles(conditions, made, trainer.sample(trainer.fixed_noise, made))
         shown = (as_pictures(trainer.generator, x) for x in (made, trainer.fixed_images[0]))
         return triples(conditions, *shown)

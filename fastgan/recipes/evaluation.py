@@ -24,6 +24,7 @@ from fastgan.engine.evaluating import (
 from fastgan.engine.objectives import objective_of, step_of
 from fastgan.engine.restoring import translate
 from fastgan.engine.sampling import draw_noise, fitting_labels, to_draw
+from fastgan.engine.styling import StyleStep
 from fastgan.engine.translating import TranslationStep
 from fastgan.metrics import Score, get_network
 from fastgan.models import CycleGenerator, Translator
@@ -37,6 +38,7 @@ from fastgan.recipes.recipe import (
     list_recipes,
 )
 from fastgan.recipes.restored import translation_scores
+from fastgan.recipes.styled import style_scores, trained_style
 from fastgan.recipes.vocoder import held_out_windows, ways
 
 Weights = Literal["ema", "raw"]
@@ -49,8 +51,8 @@ class Evaluation:
     metrics: tuple[str, ...] | None = None
     """fid, kid, is, prdc, nearest and classes of samples; psnr, ssim and elbo of reconstructions.
     By default fid and kid; of images that are made of others psnr and ssim; of images of two
-    domains also fooled, unchanged, kept and accuracy; of what is no image all that its recipe
-    measures."""
+    domains also fooled, unchanged, kept and accuracy; in the style of a picture content and style;
+    of what is no image all that its recipe measures."""
     data: str | None = None
     """The real images, or other items; by default those of the run."""
     split: Split = "train"
@@ -161,6 +163,10 @@ def _reals(generator: Any, chosen: Evaluation, run: DataConfig) -> ImageDataset:
 
 
 def _translated(generator: Translator, path: Path, chosen: Evaluation) -> list[Score]:
+    style = trained_style(find_checkpoint(path))
+    if style is not None:
+        run = replace(run_data_of(path), image_size=_size_of(path))
+        return _of_kinds(style_scores(generator, style, _reals(generator, chosen, run)), chosen)
     names = ("psnr", "ssim") if chosen.metrics is None else chosen.metrics
     for name in names:
         if name not in ("psnr", "ssim"):
@@ -178,6 +184,11 @@ def _cycled(generator: CycleGenerator, path: Path, chosen: Evaluation) -> list[S
         raise ValueError("data: a run of two sets is measured on these: leave it out")
     train = _domains(generator, path, replace(chosen, split="train", reals=None))
     scores = cycle_scores(generator, train, _domains(generator, path, chosen), chosen.seed)
+    return _of_kinds(scores, chosen)
+
+
+def _of_kinds(scores: list[Score], chosen: Evaluation) -> list[Score]:
+    """Those that were asked for, by their names up to an underscore."""
     kinds = list(dict.fromkeys(score.metric.partition("_")[0] for score in scores))
     names = kinds if chosen.metrics is None else chosen.metrics
     check_named(names, kinds)
@@ -203,8 +214,11 @@ def _task_of(
     path: Path, generator: Translator, chosen: Evaluation
 ) -> tuple[TranslationStep, ImageDataset]:
     """What makes the conditions of a run, and images of the size that it was trained with."""
-    manifest, run = find_checkpoint(path).manifest, run_data_of(path)
-    step = step_of(objective_of(manifest), generator, manifest["data"]["images"][1:])
+    checkpoint, run = find_checkpoint(path), run_data_of(path)
+    manifest = checkpoint.manifest
+    step = trained_style(checkpoint) or step_of(
+        objective_of(manifest), generator, manifest["data"]["images"][1:]
+    )
     if not isinstance(step, TranslationStep):
         raise ValueError(
             f"{path} cannot be measured so: expected a generator whose conditions are made of "
@@ -215,8 +229,9 @@ def _task_of(
 
 def held_out_triples(path: Path, count: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """Of `count` held-out images of a run: conditions, what its generator makes of them, and the
-    images, for `pictures.triples`; of a run of two domains half of them of each, what is made of
-    them, and what is made of that. Raises what `evaluate_checkpoint` raises.
+    images, for `pictures.triples`; of a run towards a style the images, what is made of them, and
+    the style's picture; of a run of two domains half of them of each, what is made of them, and
+    what is made of that. Raises what `evaluate_checkpoint` raises.
     """
     generator: Any = load_generator(path)
     if isinstance(generator, CycleGenerator):
@@ -228,7 +243,10 @@ def held_out_triples(path: Path, count: int, seed: int = 0) -> tuple[Tensor, Ten
     step, reals = _task_of(path, generator, Evaluation(split="test", reals=count))
     images = reals.images.float() / 127.5 - 1
     conditions = step.fixed(images, None, seed)
-    return conditions, translate(generator, conditions), images
+    made = translate(generator, conditions)
+    if isinstance(step, StyleStep):
+        return images, made, step.windows(len(made), made.shape[2:])
+    return conditions, made, images
 
 
 def held_out_spectrograms(path: Path, count: int, length: int, seed: int = 0) -> tuple[Tensor, int]:

@@ -18,7 +18,12 @@ from fastgan.engine.checkpoint import list_checkpoints
 from fastgan.engine.config import TrainConfig
 from fastgan.engine.device import take_device
 from fastgan.engine.log import Reporter, default_reporter
-from fastgan.engine.objectives import CycleObjective, TranslationObjective, objective_of
+from fastgan.engine.objectives import (
+    CycleObjective,
+    StyleObjective,
+    TranslationObjective,
+    objective_of,
+)
 from fastgan.engine.records import RecordError
 from fastgan.engine.run_folder import RUN_FILE, newest_unfinished, next_free, read_run
 from fastgan.models import create_model
@@ -158,7 +163,7 @@ def sized(recipe: Recipe) -> Recipe:
         return recipe
     size = parse_size("image_size", asked)
     recipe = dataclasses.replace(recipe, image_size=size)
-    if isinstance(recipe.objective, (TranslationObjective, CycleObjective)):
+    if isinstance(recipe.objective, (TranslationObjective, CycleObjective, StyleObjective)):
         return recipe  # its networks take images of any size
     return _given(recipe, {"image_size": size})
 

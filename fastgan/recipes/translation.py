@@ -1,7 +1,7 @@
 """Networks from images to images."""
 
 from fastgan.engine.config import TrainConfig
-from fastgan.engine.objectives import CycleObjective, TranslationObjective
+from fastgan.engine.objectives import CycleObjective, StyleObjective, TranslationObjective
 from fastgan.recipes.recipe import ModelSpec, Recipe, UnpairedConfig, register_recipe
 
 PIX2PIX = register_recipe(
@@ -36,5 +36,30 @@ CYCLEGAN = register_recipe(
             steps=20_000, batch_size=4, loss="lsgan", sample_every=1000, checkpoint_every=1000
         ),
         objective=CycleObjective(),
+    )
+)
+
+STYLE = register_recipe(
+    Recipe(
+        name="style",
+        summary="images in the style of one picture (--style FILE); give it images with --data",
+        generator=ModelSpec(
+            "resnet_translator",
+            {"channels": 3, "condition_channels": 3, "width": 16, "blocks": 3},
+        ),
+        discriminator=None,
+        image_size=64,
+        channels=3,
+        wants_images=True,
+        train=TrainConfig(
+            steps=20_000,
+            batch_size=4,
+            lr_g=1e-3,
+            beta1=0.9,
+            ema_decay=0.99,
+            sample_every=1000,
+            checkpoint_every=1000,
+        ),
+        objective=StyleObjective(),
     )
 )

