@@ -120,3 +120,10 @@ class _NoHostSync(TorchDispatchMode):
 def no_host_sync() -> Callable[[], AbstractContextManager[Any]]:
     """`with no_host_sync():` fails where code would not be capturable as a CUDA graph."""
     return _NoHostSync
+
+
+@pytest.fixture
+def no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the package was installed without its C++ extension."""
+    monkeypatch.setattr("fastgan.ops.core.native.load", lambda: "no C++ compiler")
+    monkeypatch.setattr(dispatch, "choices", {})

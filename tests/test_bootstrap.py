@@ -87,7 +87,7 @@ def test_versions_are_read_from_the_environment_asked_about(bootstrap):
         ({"native": True, "cuda": False}, "C++ extension: built"),
         ({"native": True, "cuda": True}, "C++ extension: built with CUDA"),
         ({"native": False, "reason": "no C++ compiler"}, "not built (no C++ compiler)"),
-        (None, "not built; the pure-Python backends are used"),
+        (None, "not built; PyTorch's own operators are used"),
     ],
 )
 def test_one_line_tells_whether_the_extension_was_built(

@@ -88,10 +88,10 @@ def native_line() -> str:
     try:
         build = json.loads((ROOT / "fastgan" / "_build.json").read_text())
     except FileNotFoundError:
-        return "C++ extension: not built; the pure-Python backends are used"
+        return "C++ extension: not built; PyTorch's own operators are used"
     if build["native"]:
         return "C++ extension: built" + (" with CUDA" if build.get("cuda") else "")
-    return f"C++ extension: not built ({build['reason']}); the pure-Python backends are used"
+    return f"C++ extension: not built ({build['reason']}); PyTorch's own operators are used"
 
 
 if __name__ == "__main__":

@@ -65,8 +65,8 @@ def _not_built() -> Iterator[Trouble]:
         fix = "take the wheel for this platform (Linux on x86-64), or " + fix
     elif shutil.which(compiler) is None:
         fix = f"install a C++ compiler ({compiler} is not found) and {fix}"
-    slower = "norms on CPUs are several times slower than eager's; GPUs have Triton's kernels"
-    yield Trouble(f"the C++ extension cannot be used: {reason}; {slower}", fix)
+    instead = "CPUs run PyTorch's own layers, at their speed, and GPUs Triton's kernels"
+    yield Trouble(f"the C++ extension cannot be used: {reason}; {instead}", fix)
 
 
 def _another_torch() -> Iterator[Trouble]:

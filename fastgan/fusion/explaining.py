@@ -157,9 +157,14 @@ def _row(run: Run, seen: set[int]) -> Row:
     return Row(
         ", ".join(block.names), " → ".join(type(child).__name__ for child in block.children),
         tuple(x.shape), tuple(y.shape), run.form or "as it is", run.why,
-        dispatch.resolve(dispatch.setting(), x), _layout(run), convolution_kernels(run),
+        _backend(x), _layout(run), convolution_kernels(run),
         saved + normalised, saved + normalised * run.keeps_normalised, operations, traffic,
     )  # fmt: skip
+
+
+def _backend(x: Tensor) -> str:
+    asked = dispatch.setting()
+    return "PyTorch" if dispatch.in_torch(asked, x.device.type) else dispatch.resolve(asked, x)
 
 
 def _layout(run: Run) -> str:

@@ -27,6 +27,7 @@ from fastgan.nn.layers import (
 from fastgan.nn.norm_act import BatchNormActBase, InstanceNormActBase
 from fastgan.ops.conv import algorithms, aten, tuning
 from fastgan.ops.conv.problem import FORWARD, Problem, describe
+from fastgan.ops.core import dispatch
 from fastgan.ops.core.setting import Setting
 from fastgan.ops.core.tensors import autocast_dtype
 
@@ -211,6 +212,8 @@ def form_of(block: Block, x: Tensor, keep_activations: bool) -> Form:
         return Form("", block.why_not or "a single item, not a batch")
     compiling = torch.compiler.is_compiling()
     asked = tuning.convolution_form.value != "auto"
+    if not (compiling or asked) and _in_torch(block, x):
+        return Form("unfused", "the C++ extension is not there; fastgan doctor says why")
     norm_pays = not keep_activations or compiling or asked or _norm_pays(block, x)
     if block.conv is None:
         if norm_pays:
@@ -256,6 +259,14 @@ def asks_gradient(x: Tensor) -> bool:
 def _norm_pays(block: Block, x: Tensor) -> bool:
     instances = isinstance(block.norm, _InstanceNorm)
     return block.norm is not None and tuning.norm_pays(x, instances, block.before != Activation())
+
+
+def _in_torch(block: Block, x: Tensor) -> bool:
+    """Whether PyTorch's own layers are what there is, and are right."""
+    if not dispatch.in_torch(dispatch.setting(), x.device.type):
+        return False
+    of_conv = block.weight_shape, block.geometry, autocast_dtype(x), x.device.type
+    return block.conv is None or not aten.reads_beyond(tuple(x.shape), *of_conv)
 
 
 def kind_of(x: Tensor) -> tuple[Hashable, ...]:

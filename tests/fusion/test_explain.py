@@ -74,7 +74,7 @@ def test_explained_sizes_are_those_measured(network: str) -> None:
         assert of_second.traffic == 4 * (4 * 2 * 32 * 32 + 4 * 2 * 16 + 4 * 4 * 16 * 16)
 
 
-def test_explain_prints_what_ran(capsys: pytest.CaptureFixture[str]) -> None:
+def test_explain_prints_what_ran(native: None, capsys: pytest.CaptureFixture[str]) -> None:
     model = create_model("dcgan_discriminator", image_size=16, width=4)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     rows = fastgan.explain(model, torch.randn(4, 3, 16, 16))
@@ -111,7 +111,7 @@ def test_explain_names_the_kernels_of_each_convolution(
     assert "Winograd" in capsys.readouterr().out
 
 
-def test_explain_says_why_not() -> None:
+def test_explain_says_why_not(native: None) -> None:
     layers = [nn.Conv2d(4, 4, 3, groups=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5)]
     rows = explained(FusedSequential(*layers), torch.randn(4, 4, 8, 8))
     assert [(r.form, r.why) for r in rows] == [
@@ -123,7 +123,7 @@ def test_explain_says_why_not() -> None:
         fastgan.explain(nn.Linear(2, 2), torch.ones(1, 2))
 
 
-def test_a_plain_model_is_explained_as_it_would_be_fused() -> None:
+def test_a_plain_model_is_explained_as_it_would_be_fused(native: None) -> None:
     layers = [nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Conv2d(4, 4, 3, dilation=2), nn.ReLU()]
     model = nn.Sequential(*layers)
     rows = explained(model, torch.randn(2, 3, 16, 16))
@@ -225,7 +225,7 @@ def test_a_table_is_written_whole_or_not_at_all(
     assert [p.name for p in table.parent.iterdir()] == ["tuning.json"]
 
 
-def test_old_names_of_forms(table: Path) -> None:
+def test_old_names_of_forms(native: None, table: Path) -> None:
     key = tuning.layer_key((2, 3, 16, 16), (8, 3, 4, 4), Geometry((2, 2), (1, 1), (0, 0), False))
     tuning.store("cpu", torch.float32, {key: times(composed=1.0, apart=2.0)})
     model = FusedSequential(nn.Conv2d(3, 8, 4, 2, 1), nn.BatchNorm2d(8), keep_activations=True)

@@ -43,7 +43,7 @@ def test_a_changed_layer_is_seen() -> None:
     torch.testing.assert_close(chain(x, **modules), expected)
 
 
-def test_without_gradients_nothing_is_saved_for_memory() -> None:
+def test_without_gradients_nothing_is_saved_for_memory(native: None) -> None:
     """Where the library's convolution is as fast, the layers' own steps run."""
     x, model = torch.randn(2, 2, 5, 5), FusedSequential(*layers().values()).eval()
     forms = {}

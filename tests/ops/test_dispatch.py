@@ -59,13 +59,12 @@ def test_an_explicit_choice_never_falls_back(
         norm_act(torch.randn(4, 3), None, None, training=True)
 
 
-def test_without_the_library_the_reference_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "load", lambda: "no C++ compiler")
-    monkeypatch.setattr(dispatch, "choices", {})
+def test_without_the_library_the_reference_is_chosen(no_library: None) -> None:
     x = torch.randn(4, 3)
     norm_act(x, None, None, training=True)
     chosen = ("reference", {"cpu": "no C++ compiler"})
     assert dispatch.choices == {("cpu", torch.float32): chosen}
+    assert norm_act(x[:0], None, None, training=True).shape == (0, 3)
     assert available()["cpu"] == "no C++ compiler"
     with fastgan.backend("cpu"), pytest.raises(RuntimeError, match="no C\\+\\+ compiler"):
         norm_act(x, None, None, training=True)

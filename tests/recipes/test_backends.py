@@ -84,8 +84,7 @@ def training(recipe: Recipe, backend: str, dtype: torch.dtype) -> Run:
 
 
 @pytest.fixture
-def runs(name: str, native: None, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
-    """The cpu backend's, the reference's, and float64's."""
+def recipe(name: str, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     draw, normal = torch.rand, torch.randn_like
     # Random numbers of one stream, whatever the dtype.
     monkeypatch.setattr(
@@ -94,7 +93,12 @@ def runs(name: str, native: None, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     monkeypatch.setattr(torch, "randn_like", lambda x: normal(x.float()).to(x.dtype))
     recipe = tiny(name)
     chance = {"binarize": False} if hasattr(recipe.objective, "binarize") else {}
-    recipe = override(recipe, **SETTINGS, **chance, limit=200)
+    return override(recipe, **SETTINGS, **chance, limit=200)
+
+
+@pytest.fixture
+def runs(recipe: Recipe, native: None) -> list[Run]:
+    """The cpu backend's, the reference's, and float64's."""
     return [
         training(recipe, "cpu", torch.float32),
         training(recipe, "reference", torch.float32),
@@ -110,3 +114,13 @@ def test_steps_do_not_depend_on_the_backend(name, runs):
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in CHAOTIC])
 def test_the_loss_curve_does_not_depend_on_the_backend(name, runs):
     assert_free(*runs)
+
+
+@pytest.mark.parametrize("name", ["dcgan-28"])
+def test_nor_on_the_library(recipe, no_library):
+    """By PyTorch's own layers, as where there is none."""
+    assert_free(
+        training(recipe, "auto", torch.float32),
+        training(recipe, "reference", torch.float32),
+        training(recipe, "reference", torch.float64),
+    )

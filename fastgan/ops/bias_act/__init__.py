@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fastgan.ops.bias_act import aten
 from fastgan.ops.bias_act.arguments import Forward
 from fastgan.ops.bias_act.autograd import FORWARD
 from fastgan.ops.core import dispatch, native
@@ -41,4 +42,6 @@ def bias_act(
     if is_eager and dispatch.in_cpp(backend, x):
         z: Tensor = native.WITH_AUTOGRAD.bias_act_eager(x, bias, code, slope, backend)
         return z
+    if is_eager and dispatch.in_torch(backend, x.device.type):
+        return aten.bias_act(x, bias, code, slope)
     return FORWARD(Forward(x, bias, code, slope), backend, is_eager)

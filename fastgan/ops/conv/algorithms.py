@@ -24,6 +24,7 @@ from fastgan.ops.conv import (
 )
 from fastgan.ops.conv.problem import FORWARD, PASSES, Problem
 from fastgan.ops.conv.run import Epilogue
+from fastgan.ops.core import dispatch
 
 
 class Algorithm(Protocol):
@@ -109,7 +110,7 @@ def select_packed(p: Problem) -> Algorithm | None:
 def beats_eager(p: Problem, grad_x: bool) -> bool:
     """Whether a training pass is faster here than by ATen's convolution under its own autograd, the
     time of the calls included; by measurement on a CPU with AVX-512. p: its forward pass."""
-    if p.operations < _MIN_OPERATIONS:
+    if p.operations < _MIN_OPERATIONS or dispatch.in_torch(dispatch.setting(), p.device):
         return False
     return select(p).beats_eager(p, grad_x)
 

@@ -22,6 +22,17 @@ def act(y: Tensor, activation: int, slope: float) -> Tensor:
     return F.leaky_relu(y, slope)
 
 
+def act_(y: Tensor, activation: int, slope: float) -> Tensor:
+    """`act` in place."""
+    if is_identity(activation, slope):
+        return y
+    if activation == TANH:
+        return torch.tanh_(y)
+    if activation == SIGMOID:
+        return torch.sigmoid_(y)
+    return F.leaky_relu(y, slope, inplace=True)
+
+
 def _step(y: Tensor, slope: float) -> Tensor:
     """1 where y > 0, else the slope, in y's dtype (`where` of two numbers rounds to float32)."""
     return torch.ones_like(y).masked_fill(~(y > 0), slope)

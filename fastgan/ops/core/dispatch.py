@@ -2,7 +2,8 @@
 
 `reference` is plain PyTorch and runs anywhere; `cpu` and `cuda` are the compiled library; `triton`
 runs on GPUs, and on CPU tensors in Triton's interpreter. The automatic choice takes the first of
-`_PREFERENCE` that can run and records why the others could not; an explicit one never falls back.
+`_PREFERENCE` that can run and records why the others could not (`in_torch` says when it runs as
+PyTorch's own layers instead of as the reference); an explicit one never falls back.
 """
 
 from __future__ import annotations
@@ -154,6 +155,15 @@ def in_cpp(name: str, x: torch.Tensor) -> bool:
     known = choices.get(("cpu", x.dtype)) if name == "auto" else None
     chosen = known[0] if known else resolve(name, x)
     return chosen == "cpu" and native.why_no_autograd() is None
+
+
+def in_torch(name: str, device: str) -> bool:
+    """Whether plain eager calls run as PyTorch's own operators, under its own autograd.
+
+    So they do on CPUs without the compiled library: the reference, which remains what is asked for
+    by name and what the compiler and transforms see, takes several times as long.
+    """
+    return name == "auto" and device == "cpu" and native.load() is not None
 
 
 def available() -> dict[str, str | None]:

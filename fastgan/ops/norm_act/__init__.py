@@ -22,6 +22,7 @@ from fastgan.ops.core.tensors import (
     spatial_size,
     values_per_channel,
 )
+from fastgan.ops.norm_act import aten
 from fastgan.ops.norm_act.arguments import Eval, Spec, Train
 from fastgan.ops.norm_act.autograd import EVAL, MOVES, TRAIN, move, settle_for
 
@@ -99,7 +100,7 @@ def norm_act(
             raise ValueError("running_mean: evaluation needs running_mean and running_var")
         settle_for(running[0])
         x = dense(x)
-        z = _in_cpp(x, (*running, *affine), how) if is_eager else None
+        z = _eagerly(x, running, affine, how) if is_eager else None
         if z is None:
             mean, var = (t.reshape(1, -1) for t in running)
             z = EVAL(Eval(x, mean, var, *affine, Spec(*spec)), backend, is_eager)
@@ -110,7 +111,7 @@ def norm_act(
     if running is not None and is_eager:
         check_apart(x, *given)
     x = dense(x)
-    z = _in_cpp(x, (*(running or (None, None)), *affine), how) if is_eager else None
+    z = _eagerly(x, running or (None, None), affine, how) if is_eager else None
     if z is None:
         z, mean, var = TRAIN(Train(x, *affine, Spec(*spec)), backend, is_eager)
         if running is not None:
@@ -158,6 +159,21 @@ def _in_cpp(
     z: Tensor | None = native.WITH_AUTOGRAD.norm_act_eager(
         x, *given, training, momentum, *spec, average, backend
     )
+    return z
+
+
+def _eagerly(
+    x: Tensor,
+    running: tuple[Tensor | None, Tensor | None],
+    affine: tuple[Tensor | None, Tensor | None],
+    how: tuple[Any, ...],
+) -> Tensor | None:
+    """The op of arguments as the kernels take them, in C++ or by PyTorch; None by neither."""
+    z = _in_cpp(x, (*running, *affine), how)
+    if z is None and x.numel():
+        training, momentum, spec, average, backend = how
+        if dispatch.in_torch(backend, x.device.type):
+            z = aten.norm_act(x, running, *affine, training, momentum, Spec(*spec), average)
     return z
 
 

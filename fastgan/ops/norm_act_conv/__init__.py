@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from fastgan.ops.conv.geometry import check_size, make_geometry, output_shape
-from fastgan.ops.core.dispatch import is_eager
+from fastgan.ops.core.dispatch import in_torch, is_eager, setting
 from fastgan.ops.core.tensors import (
     activation_code,
     autocast_dtype,
@@ -28,6 +28,7 @@ from fastgan.ops.core.tensors import (
 from fastgan.ops.norm_act import copy_back_running_stats
 from fastgan.ops.norm_act.arguments import NormTensors
 from fastgan.ops.norm_act.autograd import settle_for
+from fastgan.ops.norm_act_conv import aten
 from fastgan.ops.norm_act_conv.arguments import Spec
 from fastgan.ops.norm_act_conv.autograd import run
 from fastgan.ops.norm_act_conv.fused import Companions, Statistics
@@ -151,10 +152,15 @@ def with_statistics(
         check_apart(x, running_mean, running_var, gamma, beta)
     if companions is not None:
         companions = companions.of_norm(moves, momentum, average, spec.segments)
-    y, statistics = run(
-        x, weight, bias, NormTensors(*known, *affine), spec, keep_z, moves,
-        (momentum, count, average), companions, eager,
-    )  # fmt: skip
+    if eager and x.numel() and in_torch(setting(), x.device.type):
+        pair = moves if training else running
+        y = aten.norm_act_conv(x, weight, bias, pair, affine, spec, momentum, average)
+        statistics = None
+    else:
+        y, statistics = run(
+            x, weight, bias, NormTensors(*known, *affine), spec, keep_z, moves,
+            (momentum, count, average), companions, eager,
+        )  # fmt: skip
     if moves is not None:
         copy_back_running_stats((running_mean, running_var), moves)
     return y, statistics
