@@ -28,6 +28,7 @@ def test_it_is_small_and_says_how_it_was_made():
     folder = PRETRAINED / "digits"
     assert sum(path.stat().st_size for path in folder.iterdir()) < 2_000_000
     trained = find_checkpoint(folder).manifest["trained"]
+    assert trained["scores"]["accuracy"] > 0.9
     assert trained["setting"]["data"] == "mnist"
     assert trained["scores"]["classes"] == 10
 
