@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.harness.page import filled
 from fastgan.cli import main as fastgan
 from fastgan.data import ImageDataset, load
 from fastgan.engine.log import SilentReporter
@@ -32,7 +33,6 @@ from fastgan.recipes import get_recipe, train
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "augment.json"
 PAGE = ROOT / "docs" / "applications" / "augment.md"
-BEGIN, END = "<!-- made by tools/augment_report -->\n", "<!-- end -->\n"
 
 # Of garments the mirror image is another garment of the class; of digits it is none.
 MIRRORED = {"mnist": False, "fashion-mnist": True}
@@ -206,8 +206,7 @@ def render(results: dict[str, Any]) -> str:
 
 def renew(text: str, results: dict[str, Any]) -> str:
     """The page with its tables made anew."""
-    before, _, rest = text.partition(BEGIN)
-    return before + BEGIN + render(results) + END + rest.partition(END)[2]
+    return filled(text, "made by tools/augment_report", render(results).rstrip())
 
 
 def read() -> dict[str, Any]:

@@ -47,7 +47,7 @@ class GANObjective:
         check_choice("update_rule", self.update_rule, get_args(UpdateRule))
         check_number("reconstruction_weight", self.reconstruction_weight)
 
-    def step(self) -> Step:
+    def step(self, generator: nn.Module, item: Sequence[int]) -> Step:
         return gan_step
 
     def check(
@@ -93,7 +93,7 @@ class AutoencoderObjective:
     """What the recipe's networks are trained for."""
     encodes: ClassVar[str] = "encode"
 
-    def step(self) -> Step:
+    def step(self, generator: nn.Module, item: Sequence[int]) -> Step:
         return autoencoder_step
 
     def check(
@@ -125,7 +125,7 @@ class VAEObjective(AutoencoderObjective):
         check_number("kl_weight", self.kl_weight)
         check_int("kl_warmup", self.kl_warmup, 0, MAX_STEPS)
 
-    def step(self) -> Step:
+    def step(self, generator: nn.Module, item: Sequence[int]) -> Step:
         return VAEStep(self.kl_weight, self.kl_warmup, self.binarize)
 
 
@@ -148,7 +148,7 @@ class VAEGANObjective(AutoencoderObjective):
         check_number("feature_weight", self.feature_weight)
         check_int("kl_warmup", self.kl_warmup, 0, MAX_STEPS)
 
-    def step(self) -> Step:
+    def step(self, generator: nn.Module, item: Sequence[int]) -> Step:
         return VAEGANStep(self.kl_weight, self.kl_warmup, self.feature_weight)
 
     def check(
@@ -194,7 +194,7 @@ class TranslationObjective:
         for name in ("content_weight", "feature_weight", "adversarial_weight"):
             check_number(name, getattr(self, name))
 
-    def step(self) -> Step:
+    def step(self, generator: nn.Module, item: Sequence[int]) -> Step:
         return TranslationStep(
             self.condition, self.content_weight, self.feature_weight, self.adversarial_weight
         )
@@ -250,7 +250,8 @@ class VocoderObjective:
         for name in ("mel_weight", "feature_weight", "adversarial_weight"):
             check_number(name, getattr(self, name))
 
-    def step(self, mel: LogMel) -> Step:
+    def step(self, generator: nn.Module, item: Sequence[int]) -> Step:
+        mel: Any = generator.mel
         return VocoderStep(mel, self.mel_weight, self.feature_weight, self.adversarial_weight)
 
     def check(
@@ -292,7 +293,7 @@ class CycleObjective:
             check_number(name, getattr(self, name))
         check_int("image_buffer", self.image_buffer, 0, MAX_IMAGES)
 
-    def step(self, item: Sequence[int]) -> Step:
+    def step(self, generator: nn.Module, item: Sequence[int]) -> Step:
         return CycleStep(item, self.cycle_weight, self.identity_weight, self.image_buffer)
 
     def check(
@@ -316,7 +317,7 @@ class LanguageObjective:
     objective: Literal["language"] = "language"
     """What the recipe's networks are trained for."""
 
-    def step(self) -> Step:
+    def step(self, generator: nn.Module, item: Sequence[int]) -> Step:
         return language_step
 
     def check(
@@ -352,16 +353,6 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "style": StyleObjective,
     "language": LanguageObjective,
 }
-
-
-def step_of(objective: Objective, generator: nn.Module, item: Sequence[int]) -> Step:
-    """The step that an objective names, on items of that shape, for a generator that its `check`
-    does not refuse."""
-    if isinstance(objective, VocoderObjective):
-        return objective.step(generator.mel)  # type: ignore[arg-type]
-    if isinstance(objective, (CycleObjective, StyleObjective)):
-        return objective.step(item)
-    return objective.step()
 
 
 def objective_of(facts: Mapping[str, Any]) -> Objective:

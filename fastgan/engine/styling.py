@@ -198,7 +198,7 @@ class StyleObjective:
             check_number(name, getattr(self, name))
         check_int("style_size", self.style_size, 64, 4096)
 
-    def step(self, item: Sequence[int]) -> StyleStep:
+    def step(self, generator: nn.Module, item: Sequence[int]) -> StyleStep:
         picture = read_style(self.style, self.style_size, item[0])
         return StyleStep(picture, item, self.content_weight, self.style_weight)
 

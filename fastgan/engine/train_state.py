@@ -25,7 +25,7 @@ from fastgan.engine.ema import Ema
 from fastgan.engine.gan import GAN, Batch, Metrics, Penalty
 from fastgan.engine.keeping import Keeper
 from fastgan.engine.latents import inputs_of
-from fastgan.engine.objectives import GANObjective, Objective, step_of
+from fastgan.engine.objectives import GANObjective, Objective
 from fastgan.engine.optimizers import Schedulers, named_optimizer, rates_of
 from fastgan.engine.parts import describe
 from fastgan.engine.precision import LossScale, resolve_precision
@@ -112,7 +112,7 @@ class TrainState:
         )
         self.objective = objective = objective or GANObjective()
         check_choices(config, objective, generator, discriminator, dataset, self.group, self.device)
-        one_update, step = step is None, step or step_of(objective, generator, dataset.shape[1:])
+        one_update, step = step is None, step or objective.step(generator, dataset.shape[1:])
         self.loader = dataset.batches(
             self.group.share(config.batch_size, "batch_size"),
             seed=config.seed,

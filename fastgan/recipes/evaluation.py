@@ -21,7 +21,7 @@ from fastgan.engine.evaluating import (
     reconstruction_scores,
     sample_scores,
 )
-from fastgan.engine.objectives import objective_of, step_of
+from fastgan.engine.objectives import objective_of
 from fastgan.engine.restoring import translate
 from fastgan.engine.sampling import draw_noise, fitting_labels, to_draw
 from fastgan.engine.styling import StyleStep
@@ -216,9 +216,8 @@ def _task_of(
     """What makes the conditions of a run, and images of the size that it was trained with."""
     checkpoint, run = find_checkpoint(path), run_data_of(path)
     manifest = checkpoint.manifest
-    step = trained_style(checkpoint) or step_of(
-        objective_of(manifest), generator, manifest["data"]["images"][1:]
-    )
+    objective, item = objective_of(manifest), manifest["data"]["images"][1:]
+    step = trained_style(checkpoint) or objective.step(generator, item)
     if not isinstance(step, TranslationStep):
         raise ValueError(
             f"{path} cannot be measured so: expected a generator whose conditions are made of "

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from fastgan.checks import check_int, sides
 from fastgan.engine.latents import inputs_of
 from fastgan.engine.memory import require_memory
-from fastgan.engine.objectives import step_of
 from fastgan.engine.train_state import channels_last_of
 from fastgan.engine.translating import TranslationStep
 from fastgan.fusion import explain, tune
@@ -37,7 +36,7 @@ def networks(
     check_int("batch_size", batch_size, 2)
     image = (recipe.channels, *sides(recipe.image_size))
     generator, discriminator = build_models(recipe)
-    step = step_of(recipe.objective, generator, image)
+    step = recipe.objective.step(generator, image)
 
     def inputs(model: nn.Module, count: int) -> tuple[Tensor, ...]:
         images = torch.randn(count, *image, device=device)

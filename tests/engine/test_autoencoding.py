@@ -9,8 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy import integrate, stats
-from tolerance import within
-from torch import Tensor
+from tolerance import assert_gradients
 
 from fastgan.engine import Batch, TrainConfig, Trainer
 from fastgan.engine.autoencoding import VAEStep, binarized
@@ -39,12 +38,6 @@ def batch() -> Batch:
     rng = torch.Generator().manual_seed(1)
     images = torch.rand(8, 1, 8, 8, generator=rng) * 2 - 1
     return Batch(images, None, torch.randn(8, 6, generator=rng))
-
-
-def assert_gradients(module: torch.nn.Module, loss: Tensor, twin: torch.nn.Module) -> None:
-    expected = torch.autograd.grad(loss, list(twin.parameters()), retain_graph=True)
-    for (name, p), gradient in zip(module.named_parameters(), expected, strict=True):
-        torch.testing.assert_close(p.grad, gradient, **within(torch.float32, 100, 10), msg=name)
 
 
 def test_the_divergence_is_the_integral():

@@ -7,7 +7,7 @@ import random
 
 import pytest
 import torch
-from tolerance import within
+from tolerance import assert_gradients, within
 from torch import nn
 
 from fastgan.data import ImageDataset, Unpaired
@@ -33,12 +33,6 @@ def made(generator: str = "cycle_generator", **settings) -> Trainer:
         TrainConfig(batch_size=4, sample_count=4, device="cpu", loss="lsgan", **settings),
         objective=CycleObjective(**own),
     )
-
-
-def assert_gradients(module: nn.Module, loss: torch.Tensor, twin: nn.Module) -> None:
-    expected = torch.autograd.grad(loss, list(twin.parameters()), retain_graph=True)
-    for (name, p), gradient in zip(module.named_parameters(), expected, strict=True):
-        torch.testing.assert_close(p.grad, gradient, **within(torch.float32, 100, 10), msg=name)
 
 
 def test_the_step_is_that_of_cyclegan():

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from tolerance import within
+from tolerance import assert_gradients, within
 from torch import nn
 
 from fastgan.data import ImageDataset
@@ -32,12 +32,6 @@ def made(discriminator: bool = True, data: ImageDataset | None = None, **setting
         TrainConfig(batch_size=8, sample_count=4, device="cpu", **settings),
         objective=TranslationObjective(**own),
     )
-
-
-def assert_gradients(module: nn.Module, loss: torch.Tensor, twin: nn.Module) -> None:
-    expected = torch.autograd.grad(loss, list(twin.parameters()), retain_graph=True)
-    for (name, p), gradient in zip(module.named_parameters(), expected, strict=True):
-        torch.testing.assert_close(p.grad, gradient, **within(torch.float32, 100, 10), msg=name)
 
 
 def test_the_step_is_pix2pix_with_features():

@@ -6,7 +6,7 @@ Errors are the largest deviation from a float64 reference, over the largest magn
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastgan.ops.core.tolerance import FLOOR
 
@@ -60,6 +60,13 @@ def within(dtype: torch.dtype, relative: float, absolute: float) -> dict[str, fl
     """rtol and atol of `torch.testing.assert_close`, in floors of a dtype: for two runs of which
     neither is the exact one."""
     return {"rtol": relative * FLOOR[dtype], "atol": absolute * FLOOR[dtype]}
+
+
+def assert_gradients(module: nn.Module, loss: Tensor, twin: nn.Module) -> None:
+    """Holds the gradients in a module of float32 to those of a loss of its copy."""
+    expected = torch.autograd.grad(loss, list(twin.parameters()), retain_graph=True)
+    for (name, p), gradient in zip(module.named_parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, gradient, **within(torch.float32, 100, 10), msg=name)
 
 
 def assert_as_exact_on_average(name: str, actual: Tensor, eager: Tensor, exact: Tensor) -> None:

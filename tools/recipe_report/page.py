@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bench.harness.page import filled
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "recipes.json"
 PICTURES = ROOT / "docs" / "pictures"
@@ -21,7 +23,7 @@ _HEADINGS = {
     "ssim_y": "SSIM of Y",
     "sharpness": "sharpness",
 }
-BEGIN, END = "<!-- made by tools/recipe_report -->\n", "<!-- end -->\n"
+MARK = "made by tools/recipe_report"
 
 Result = dict[str, Any]
 
@@ -175,15 +177,12 @@ def table_of(found: Result) -> str | None:
 
 def renew_table(text: str, table: str) -> str:
     """The page of an application with its `table_of` between its marks."""
-    before, _, rest = text.partition(BEGIN)
-    return before + BEGIN + table + END + rest.partition(END)[2]
+    return filled(text, MARK, table.rstrip())
 
 
 def renew(text: str, results: dict[str, Result]) -> str:
     """``text`` with what stands between its marks made anew."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return before + BEGIN + render(results) + "\n" + END + after
+    return filled(text, MARK, render(results).rstrip())
 
 
 def main() -> None:
