@@ -6,6 +6,7 @@ By what the system counts: tracemalloc may crash where it stops while another th
 
 from __future__ import annotations
 
+import ctypes
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ def memory_at_most(touched: int, reserved: int = 0) -> Iterator[None]:
     if not (_PROCESS / "clear_refs").exists():
         yield
         return
+    _give_back()
     (_PROCESS / "clear_refs").write_text(_RESET_PEAK)
     before = _status("VmHWM")
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
@@ -36,6 +38,13 @@ def memory_at_most(touched: int, reserved: int = 0) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
     grown = _status("VmHWM") - before
     assert grown <= touched, f"{grown / 2**20:.0f} MB were touched, of {touched / 2**20:.0f}"
+
+
+def _give_back() -> None:
+    """Memory that was freed and that the heap keeps would be taken without being counted."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
 
 
 def _status(name: str) -> int:
