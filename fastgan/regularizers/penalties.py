@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastgan.ops.conv.second_order import differentiated_twice
+
 Discriminator = Callable[..., Tensor]
 """Images `[N, C, H, W]`, and labels where it is conditional, to logits of any shape."""
 
@@ -26,7 +28,7 @@ def logits_of(discriminator: Discriminator, images: Tensor, labels: Tensor | Non
 
 def _gradient(discriminator: Discriminator, images: Tensor, labels: Tensor | None) -> Tensor:
     """∇ D at each of `images`, as a function of D's parameters; at least float32."""
-    with torch.enable_grad():
+    with torch.enable_grad(), differentiated_twice():
         images = images.detach().requires_grad_()
         logits = logits_of(discriminator, images, labels)
         (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)

@@ -192,7 +192,7 @@ class _Eager(Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
         operator, needed, needs = ctx.operator, ctx.needs_input_grad, set()
         for i, (node, _) in zip(ctx.given, ctx.next_functions, strict=True):
-            if needed[i] and not (operator.asks_engine and not _will_run(node)):
+            if needed[i] and not (operator.asks_engine and not will_run(node)):
                 needs.add(operator.tensor_names[i])
         found = operator.backward(ctx, needs, *gradients)
         return (
@@ -204,7 +204,7 @@ class _Eager(Function):
 _NO_TENSORS = None, None, None, None  # the operator, its arguments, the backend, what runs it
 
 
-def _will_run(node: Any) -> bool:
+def will_run(node: Any) -> bool:
     """Whether this backward goes on to `node`: `torch.autograd.grad` of other inputs does not."""
     try:
         will_run: bool = torch._C._will_engine_execute_node(node)

@@ -14,6 +14,7 @@ from fastgan.ops.bias_act.autograd import BACKWARD as ACTIVATION_BACKWARD
 from fastgan.ops.bias_act.autograd import FORWARD as ACTIVATION
 from fastgan.ops.conv.aten import reads_beyond
 from fastgan.ops.conv.geometry import aten_arguments, output_shape
+from fastgan.ops.conv.second_order import Arguments, gradients
 from fastgan.ops.conv_block.reference import channels_last_empty
 from fastgan.ops.core import dispatch
 from fastgan.ops.core.activation import is_identity
@@ -197,13 +198,12 @@ def _differentiable(a: Backward, backend: str) -> tuple[Any, ...]:
     need_dz = a.need_x or a.need_affine
     beyond = reads_beyond(x.shape, a.weight.shape, spec.geometry, x.dtype, x.device.type)
     own = torch.float32 if beyond else x.dtype
-    dz, g_weight, _ = torch.ops.aten.convolution_backward(
-        dy.to(own), z.to(own), a.weight.to(own), None, *aten_arguments(*spec.geometry),
-        [need_dz, a.need_weight, False],
-    )  # fmt: skip
-    if a.need_weight:
+    geometry = Arguments(*aten_arguments(*spec.geometry))
+    needs = need_dz, a.need_weight, False
+    dz, g_weight, _ = gradients(dy.to(own), z.to(own), a.weight.to(own), geometry, needs)
+    if g_weight is not None:
         g_weight = g_weight.to(x.dtype)
-    if not need_dz:
+    if dz is None:
         return None, g_weight, g_bias, None, None
     dz = dz.to(x.dtype)
     mean, var, gamma, beta = a.norm
