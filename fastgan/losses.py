@@ -14,16 +14,17 @@ differentiable to any order, and none waits for the device or branches on a valu
 | relativistic_average | E s(E f - r) + E s(f - E r)       | E s(E r - f) + E s(r - E f) |
 | relativistic_pairing | E s(f - r)                        | E s(r - f)                  |
 
-with r the logits of real and f those of generated images, and s = softplus. Sources: Goodfellow et
-al. 2014 (non-saturating, saturating or minimax; softplus is binary cross-entropy on logits), Mao et
-al. 2017 (least squares, labels 0 and 1), Lim and Ye 2017 (hinge), Arjovsky et al. 2017
-(Wasserstein; the critic needs a Lipschitz constraint besides), Jolicoeur-Martineau 2018
-(relativistic average), Huang et al. 2024 (R3GAN's relativistic pairing; it needs R1 and R2 besides
-to converge).
+with r the logits of real and f those of generated images, and s = softplus. Sources, with their
+arXiv numbers: Goodfellow et al. 2014, 1406.2661 (non-saturating, saturating or minimax; softplus is
+binary cross-entropy on logits), Mao et al. 2017, 1611.04076 (least squares, labels 0 and 1), Lim
+and Ye 2017, 1705.02894 (hinge), Arjovsky et al. 2017, 1701.07875 (Wasserstein; the critic needs a
+Lipschitz constraint besides), Jolicoeur-Martineau 2018, 1807.00734 (relativistic average), Huang
+et al. 2024, 2501.05441 (R3GAN's relativistic pairing; it needs R1 and R2 besides to converge).
 
 Label smoothing moves the discriminator's target of real images from 1 to 1 - smooth_real (Salimans
-et al. 2016, one-sided) and that of fakes from 0 to smooth_fake (two-sided). It is defined where the
-loss has a target for each side: cross-entropy and least squares. Generator losses keep theirs.
+et al. 2016, 1606.03498, one-sided) and that of fakes from 0 to smooth_fake (two-sided). It is
+defined where the loss has a target for each side: cross-entropy and least squares. Generator losses
+keep theirs.
 
 Of networks that encode: `reconstruction_loss` and `kl_divergence`, whose sum is minus the evidence
 lower bound of a variational autoencoder (Kingma and Welling 2014).

@@ -1,7 +1,8 @@
 """Adaptive discriminator augmentation.
 
-Source: Karras et al. 2020, "Training Generative Adversarial Networks with Limited Data": the
-pipeline of appendix B in its order and with its strengths, and the control of p of section 3.
+Source: Karras et al. 2020, "Training Generative Adversarial Networks with Limited Data"
+(arXiv:2006.06676): the pipeline of appendix B in its order and with its strengths, and the control
+of p of section 3.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """DiffAugment: colour, translation and cutout.
 
-Source: Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training", section 3
-and the authors' settings.
+Source: Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training"
+(arXiv:2006.10738), section 3 and the authors' settings.
 """
 
 from __future__ import annotations

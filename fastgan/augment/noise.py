@@ -12,8 +12,9 @@ from fastgan.checks import check_int
 def instance_noise(images: Tensor, sigma: Tensor | float) -> Tensor:
     """`images` + sigma · N(0, 1), in their dtype. A sigma on their device is not read by the host.
 
-    Source: Arjovsky and Bottou 2017, "Towards Principled Methods for Training GANs", section 3;
-    Sønderby et al. 2017, "Amortised MAP Inference for Image Super-resolution", section 3.
+    Source: Arjovsky and Bottou 2017, "Towards Principled Methods for Training GANs"
+    (arXiv:1701.04862), section 3; Sønderby et al. 2017, "Amortised MAP Inference for Image
+    Super-resolution" (arXiv:1610.04490), section 3.
     """
     wide = checked(images)
     return (wide + sigma * torch.randn_like(wide)).to(images.dtype)

@@ -55,7 +55,27 @@ class Source(Protocol):
     """A set that the engine trains on: `ImageDataset`, `ImageStream`, what `from_torch` returns, or
     any object with these members.
 
-    An item ("image" in this package, whatever it is) is [C, L], [C, H, W] or [C, D, H, W].
+    An item ("image" in this package, whatever it is) is [C, L], [C, H, W] or [C, D, H, W]. One that
+    simulates on the device:
+
+    >>> class Simulator:
+    ...     name, shape, dtype = "simulator", (0, 1, 16, 16, 16), torch.float32
+    ...     value_range, labels = (-1.0, 1.0), None
+    ...
+    ...     def some(self, count):
+    ...         return simulate(torch.arange(count))
+    ...
+    ...     def fingerprint(self):
+    ...         return "simulator 1.0"
+    ...
+    ...     def batches(self, batch_size, seed, device, flip=False, rank=0, world_size=1):
+    ...         return SimulatedBatches(batch_size, seed, device, rank)
+    >>> class SimulatedBatches:
+    ...     def rows(self, step):
+    ...         return (torch.tensor([self.seed, step, self.rank], device=self.device),)
+    ...
+    ...     def gather(self, seeds):
+    ...         return simulate(seeds), None
     """
 
     @property

@@ -62,7 +62,8 @@ def init_from(
 
 
 def freeze_first(module: nn.Module, layers: int) -> None:
-    """The first ``layers`` layers of ``module`` are not trained (FreezeD, Mo et al. 2020).
+    """The first ``layers`` layers of ``module`` are not trained (FreezeD, Mo et al. 2020,
+    arXiv:2002.10964).
 
     A layer is a module that itself holds a weight of two dimensions or more, in the order in which
     they were made, with what follows it up to the next one (its norm, say). A frozen norm's running

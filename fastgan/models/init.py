@@ -33,10 +33,11 @@ def initialize(
     | orthogonal     | gain · orthonormal rows or columns       | 1          | Saxe et al. 2014    |
     | xavier_uniform | U(-a, a), a = gain √(6 / (fan in + out)) | 1          | Glorot, Bengio 2010 |
 
-    Biases of these layers become zero; statistics and all other parameters are left alone. The
-    norms are the affine batch and instance norms of torch.nn and fastgan.nn. The orthogonal matrix
-    is the weight with its first axis as rows. Layers under `spectral_norm` get the weight that is
-    to be normalised, and their norm is estimated anew.
+    (In order: arXiv:1511.06434, arXiv:1312.6120, AISTATS.) Biases of these layers become zero;
+    statistics and all other parameters are left alone. The norms are the affine batch and instance
+    norms of torch.nn and fastgan.nn. The orthogonal matrix is the weight with its first axis as
+    rows. Layers under `spectral_norm` get the weight that is to be normalised, and their norm is
+    estimated anew.
 
     Raises:
         ValueError: an unknown scheme, a negative std or gain, or a weight with a parametrization of

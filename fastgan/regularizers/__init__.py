@@ -2,22 +2,22 @@
 
 The functions take a discriminator, real and generated images, and return a scalar that can be
 differentiated with respect to the discriminator's parameters. A conditional discriminator is called
-as `discriminator(images, labels)`. With d = ∇ D at an image, and |.| the norm over its pixels:
+as `discriminator(images, labels)`. With d = ∇ D at an image, and ‖·‖ the norm over its pixels:
 
-| name    | penalty                                       | source, usual weight          |
-|---------|-----------------------------------------------|-------------------------------|
-| r1      | ½ E |d(real)|²                                | Mescheder et al. 2018, γ = 10 |
-| r2      | ½ E |d(fake)|²                                | Mescheder et al. 2018, γ = 10 |
-| r1_r2   | r1 + r2, zero-centred on both sides           | Huang et al. 2024, γ = 10     |
-| wgan_gp | E (|d(u real + (1 - u) fake)| - 1)²           | Gulrajani et al. 2017, λ = 10 |
-| dragan  | E (|d(real + noise)| - 1)²                    | Kodali et al. 2017, λ = 10    |
-| r1_finite, r2_finite, r1_r2_finite | the same without second order, below | as theirs |
-| lecam   | E (D(real) - a_fake)² + E (D(fake) - a_real)² | Tseng et al. 2021, λ = 0.3    |
+| name    | penalty                                       | source (arXiv); usual weight          |
+|---------|-----------------------------------------------|---------------------------------------|
+| r1      | ½ E ‖d(real)‖²                                | Mescheder et al. 2018, 1801.04406; 10 |
+| r2      | ½ E ‖d(fake)‖²                                | Mescheder et al. 2018; 10             |
+| r1_r2   | r1 + r2, zero-centred on both sides           | Huang et al. 2024, 2501.05441; 10     |
+| wgan_gp | E (‖d(u real + (1 - u) fake)‖ - 1)²           | Gulrajani et al. 2017, 1704.00028; 10 |
+| dragan  | E (‖d(real + noise)‖ - 1)²                    | Kodali et al. 2017, 1705.07215; 10    |
+| lecam   | E (D(real) - a_fake)² + E (D(fake) - a_real)² | Tseng et al. 2021, 2104.03310; 0.3    |
 
-The finite ones are ½ E ((D(x + ε z) - D(x)) / ε)² with z normal for each pixel: in the mean over
-z that is ½ E |d(x)|² but for terms of ε² ("approximated R1" of Lin et al. 2025, "Diffusion
-Adversarial Post-Training"). Two forward passes and a backward one take the place of a backward
-pass through a backward pass.
+`r1_finite`, `r2_finite` and `r1_r2_finite` are the first three without a second order, as
+½ E ((D(x + ε z) - D(x)) / ε)² with z normal for each pixel: in the mean over z that is
+½ E ‖d(x)‖² but for terms of ε² ("approximated R1" of Lin et al. 2025, "Diffusion Adversarial
+Post-Training"). Two forward passes and a backward one take the place of a backward pass through a
+backward pass.
 
 Logits may have any shape; those of one image are summed before the gradient is taken. Batch norm
 couples the images of a batch, so that d is the gradient of the batch's summed logits with respect
@@ -38,8 +38,9 @@ uses one, at every discriminator update whose number is divisible by `every`:
     loss = loss + regularizer.scale * penalty
 
 `scale` is weight · every: lazy regularisation keeps the mean strength (Karras et al. 2020,
-StyleGAN2, appendix B). A checkpoint holds the module's state_dict, which is empty but for LeCam's
-anchors. After an update, `clip_weights_` is the constraint of Arjovsky et al. 2017.
+StyleGAN2, arXiv:1912.04958, appendix B). A checkpoint holds the module's state_dict, which is empty
+but for LeCam's anchors. After an update, `clip_weights_` is the constraint of Arjovsky et al. 2017
+(arXiv:1701.07875).
 """
 
 from __future__ import annotations
