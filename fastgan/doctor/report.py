@@ -34,6 +34,7 @@ _EXTRAS = {
     "efficientnet": "efficientnet_lite_pytorch",
     "plot": "matplotlib",
     "video": "av",
+    "preview": "textual_image",
 }
 
 

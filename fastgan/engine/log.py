@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from rich.progress import (
 
 from fastgan.engine import records
 from fastgan.engine.loggers import Logger, Loggers
+from fastgan.engine.preview import Preview, terminal_preview
 from fastgan.engine.run_folder import RunFolder
 from fastgan.metrics import Score
 from fastgan.system import listening, to_json, whole_file
@@ -157,6 +159,7 @@ class Reporter(Protocol):
     def start(self, total: int, done: int) -> None: ...
     def update(self, step: int, values: dict[str, float] | None) -> None: ...
     def note(self, text: str) -> None: ...
+    def picture(self, path: Path) -> None: ...
     def stop(self) -> None: ...
 
 
@@ -166,13 +169,16 @@ class SilentReporter:
     def start(self, total: int, done: int) -> None: ...
     def update(self, step: int, values: dict[str, float] | None) -> None: ...
     def note(self, text: str) -> None: ...
+    def picture(self, path: Path) -> None: ...
     def stop(self) -> None: ...
 
 
 class BarReporter:
-    """One live line with rich: progress, rate, losses and time left."""
+    """One live line with rich: progress, rate, losses and time left; above it what ``preview``
+    makes of the samples."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, preview: Preview | None = None) -> None:
+        self._preview = preview
         self._progress = Progress(
             TextColumn("training"),
             BarColumn(bar_width=12),
@@ -198,6 +204,11 @@ class BarReporter:
     def note(self, text: str) -> None:
         self._progress.console.print(text, highlight=False)
 
+    def picture(self, path: Path) -> None:
+        if self._preview is not None:
+            with suppress(Exception):  # the file is there; that it cannot be shown ends no run
+                self._progress.console.print(self._preview(path))
+
     def stop(self) -> None:
         self._progress.stop()
         self._listening.__exit__(None, None, None)
@@ -222,13 +233,15 @@ class LineReporter:
     def note(self, text: str) -> None:
         print(text, flush=True)
 
+    def picture(self, path: Path) -> None: ...
     def stop(self) -> None: ...
 
 
 def default_reporter() -> Reporter:
     """A live bar on a terminal, plain lines elsewhere."""
     if sys.stdout.isatty():
-        return BarReporter(Console())
+        console = Console()
+        return BarReporter(console, terminal_preview(console))
     return LineReporter()
 
 

@@ -215,6 +215,7 @@ class Loop:
         for step, name, path in self._gallery.written():
             if path.suffix == ".png":  # loggers take no arrays
                 self._record.picture(step, name, path)
+                self.reporter.picture(path)
         for path in made:
             self.checkpoint = path
             for callback in self.callbacks:
