@@ -141,6 +141,9 @@ class TrainConfig:
     package.module:attribute."""
     stop_after: int = 0
     """End the run after so many evaluations in a row without a better one. 0 goes on to the end."""
+    watch_every: int | str = 0
+    """Steps between looks at the run's stability (accuracy, gradients, spectral norms, copies; see
+    docs/metrics.md), or a time such as 10min. 0 looks at nothing."""
     report_every: int | str = 0
     """Steps between writings of the run's report.html (see `fastgan report`), or a time such as
     10min. 0 writes none."""
@@ -195,7 +198,7 @@ class TrainConfig:
         return dataclasses.asdict(self)
 
 
-_INTERVALS = ("sample_every", "checkpoint_every", "eval_every", "report_every")
+_INTERVALS = ("sample_every", "checkpoint_every", "eval_every", "watch_every", "report_every")
 
 # More images than any set in memory or batch of a paper; what fits a device is looked at with it.
 _MAX_IMAGES = 10**6
@@ -231,7 +234,7 @@ RESUMABLE_FIELDS = frozenset(
     {
         "steps", "log_every", "sample_every", "checkpoint_every", "tensorboard", "loggers",
         "device", "capture", "deterministic", "nan_policy", "max_rollbacks", "keep_last",
-        "keep_best", "keep_activations", "eval_every", "stop_after", "report_every",
+        "keep_best", "keep_activations", "eval_every", "stop_after", "report_every", "watch_every",
     }
 )  # fmt: skip
 
@@ -287,4 +290,4 @@ class TrainResult:
     best_score: Score | None = None
     """Its score."""
     warnings: tuple[str, ...] = ()
-    """Signs of a collapse or of a discriminator that has won, as they were reported."""
+    """Signs of trouble, such as a discriminator that has won, as they were reported."""

@@ -13,6 +13,8 @@ from fastgan.engine.train_state import TrainState
 # The discriminator's loss, as a share of that of one that cannot tell, below which it has won; and
 # for how many log points in a row it must stay there.
 _WON, _PATIENCE = 0.01, 5
+WON, ALIKE = "the discriminator has won", "are alike"
+"""The words by which these are known to have been told."""
 # Images that a discriminator learns by heart, in the papers on augmentation.
 _FEW = 10_000
 # Distance of a sample to the sample nearest to it, as a share of the same among real images.
@@ -49,15 +51,19 @@ class Health:
         if self._low != _PATIENCE:
             return None
         return self.warn(
-            f"the discriminator has won by step {self._trainer.step}: its loss is {loss:.2g}, "
-            f"where one that cannot tell has {self._equal:.2g}. {self._remedy()}A lower lr_d, "
-            "smooth_real or a regularizer (r1) may help, too"
+            f"{WON} by step {self._trainer.step}: its loss is {loss:.2g}, where one that cannot "
+            f"tell has {self._equal:.2g}. {self.won_hint()}",
+            once=WON,
         )
 
-    def _remedy(self) -> str:
+    def won_hint(self) -> str:
+        """What may help against a discriminator that has won."""
         count = self._trainer.dataset.shape[0]
         known = f"It may know its {count:,} images by heart: " if 0 < count < _FEW else ""
-        return f"{known}augment diffaugment or ada is the first thing to try. "
+        return (
+            f"{known}augment diffaugment or ada is the first thing to try. A lower lr_d, "
+            "smooth_real or a regularizer (r1) may help, too"
+        )
 
     def samples(self, images: Tensor) -> str | None:
         """At a sample point, of images [N, ...]: what to tell, if there is anything new."""
@@ -73,13 +79,17 @@ class Health:
         if self._alike != 2:
             return None
         return self.warn(
-            f"the samples of step {self._trainer.step} are alike: the nearest of them are "
+            f"the samples of step {self._trainer.step} {ALIKE}: the nearest of them are "
             f"{self.diversity:.2g} times as far apart as real images. The generator may have "
-            "collapsed to a few pictures"
+            "collapsed to a few pictures",
+            once=ALIKE,
         )
 
-    def warn(self, text: str) -> str:
-        """``text`` as a person is told it, and kept with the run."""
+    def warn(self, text: str, once: str = "") -> str | None:
+        """``text`` as a person is told it, and kept with the run; None where a warning with the
+        words ``once`` was told before."""
+        if once and any(once in told for told in self.warnings):
+            return None
         self.warnings.append(text)
         return f"warning: {text}"
 

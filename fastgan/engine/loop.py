@@ -41,6 +41,7 @@ from fastgan.engine.state import (
     save_state,
 )
 from fastgan.engine.train_state import TrainState
+from fastgan.engine.watching import Watch
 from fastgan.engine.writer import Writer
 from fastgan.ops.core.cuda_libraries import cuda_libraries
 
@@ -78,6 +79,7 @@ class Loop:
         if self.group.is_first:
             self._loggers += named_loggers(trainer.config)
         self.health = Health(trainer)
+        self._watch = Watch(trainer, self.health)
         self._unlike = unlike(trainer) if trainer.step == 0 else []
         self.samples: Path | None = None
         self.checkpoint: Path | None = None
@@ -128,10 +130,9 @@ class Loop:
         self.reporter.start(config.steps, first)
         if trainer.device.type == "cuda":
             self.reporter.note(trainer.on_device())
-        for note in trainer.notes:
+        for note in trainer.notes + self._watch.left_out:
             self.reporter.note(note)
-        for text in self._unlike if first == 0 else ():
-            self._warn(self.health.warn(text))
+        self._warn(*(self.health.warn(text) for text in self._unlike if first == 0))
         try:
             stopped_by = self._agreement.signal(at_log_point=True)
             while not self._over() and stopped_by is None:
@@ -163,6 +164,9 @@ class Loop:
         for callback in self.callbacks:
             callback.on_step(trainer)
         at_log_point = trainer.step % config.log_every == 0 or trainer.step == config.steps
+        if clock.due("watch_every", trainer.step, together=at_log_point):
+            with spent.on("watch"):
+                self._warn(*self._watch.look())
         values = None
         if at_log_point:
             with spent.on("log"):
@@ -282,6 +286,7 @@ class Loop:
             values["memory"] = memory
         if self.health.diversity is not None:
             values["diversity"] = self.health.diversity
+        values |= self._watch.take()
         self._marked = trainer.step, now
         for callback in self.callbacks:
             callback.on_log(trainer, values)
@@ -293,8 +298,8 @@ class Loop:
         self._warn(self.health.losses(values))
         return values
 
-    def _warn(self, text: str | None) -> None:
-        if text is not None:
+    def _warn(self, *texts: str | None) -> None:
+        for text in filter(None, texts):
             self.reporter.note(text)
             if self.group.is_first:
                 self._write_facts(finished=False)

@@ -88,7 +88,7 @@ def discriminator_phase(
             seen_fakes = fakes.detach() if shown is None else shown(fakes.detach(), gan.group)
             real, fake = gan.outputs_of_both(part, seen_fakes)
             loss, found = gan.loss_and_metrics(real.logits, fake.logits)
-            loss = _with_further(gan, loss, found, real, fake)
+            loss = with_further(gan, loss, found, real, fake)
             for penalty in on_logits:
                 value = penalty.penalty(real.logits, fake.logits)  # type: ignore[attr-defined]
                 loss = loss + value * (penalty.weight * penalty.every)
@@ -145,7 +145,7 @@ def generator_phase(gan: GAN, batch: Batch, fakes: Tensor | None = None) -> Metr
                 output = gan.outputs(images, part.labels)
                 real_logits = partial(gan.discriminate, part.images, part.labels)
                 loss = gan.generator_loss(output.logits, real_logits)
-                total = _with_further(gan, loss, {}, output)
+                total = with_further(gan, loss, {}, output)
             gan.update_g.backward(_part(gan, total))
             metrics.append({"loss_g": loss.detach()})
     gan.update_g.finish()
@@ -169,8 +169,8 @@ def simultaneous_phase(gan: GAN, batch: Batch, penalties: Sequence[Penalty] = ()
             loss_d, found = gan.loss_and_metrics(real.logits, fake.logits)
             loss_g = gan.generator_loss(fake.logits, real.logits.detach)
             found["loss_g"] = loss_g.detach()
-            total_d = _with_further(gan, loss_d, found, real, fake)
-            total_g = _with_further(gan, loss_g, {}, fake)
+            total_d = with_further(gan, loss_d, found, real, fake)
+            total_g = with_further(gan, loss_g, {}, fake)
         if gan.update_rule == "one_stage":
             if fake.class_loss is not None:
                 raise ValueError("update_rule one_stage has no place for class outputs")
@@ -208,7 +208,7 @@ def _one_stage_ratio(gan: GAN, real_logits: Tensor, fake_logits: Tensor) -> Tens
     return up / down * (gan.update_g.scale / gan.update_d.scale)
 
 
-def _with_further(gan: GAN, loss: Tensor, found: Metrics, *outputs: DiscriminatorOutput) -> Tensor:
+def with_further(gan: GAN, loss: Tensor, found: Metrics, *outputs: DiscriminatorOutput) -> Tensor:
     """The loss and the weighted further losses that the outputs have, noted in ``found``."""
     further = {
         "loss_class": ([v.class_loss for v in outputs], gan.class_weight),

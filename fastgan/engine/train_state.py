@@ -301,12 +301,12 @@ class TrainState:
     @property
     def fixed_images(self) -> tuple[Tensor, Tensor | None]:
         """As many images of the data as the sample grid has, and their other halves, if any."""
-        return self._some_images(len(self.fixed_noise))
+        return self.some_images(len(self.fixed_noise))
 
     def conditions(self, count: int) -> Tensor | None:
         """Of ``count`` samples: all classes in turn, some of the data's, or made of its images."""
         if isinstance(self.step_function, TranslationStep):
-            return self.step_function.fixed(*self._some_images(count), self.config.seed)
+            return self.step_function.fixed(*self.some_images(count), self.config.seed)
         if not self.config.conditional:
             return None
         labels = self.dataset.labels
@@ -316,7 +316,8 @@ class TrainState:
         classes = getattr(self.generator, "num_classes", 0) or int(labels.max()) + 1
         return torch.arange(count, device=self.device) % classes
 
-    def _some_images(self, count: int) -> tuple[Tensor, Tensor | None]:
+    def some_images(self, count: int) -> tuple[Tensor, Tensor | None]:
+        """``count`` images of the data, and their conditions, if any."""
         images, labels = normalised(self.dataset.some(count), self.dataset.value_range), None
         rows = torch.arange(count) % len(images)
         if self.config.conditional and self.dataset.labels is not None:

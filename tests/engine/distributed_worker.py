@@ -64,6 +64,7 @@ RUN: dict[str, Any] = {
     "checkpoint_every": 4,
     "sample_every": 0,
     "sample_count": 4,
+    "watch_every": 5,
     "device": "cpu",
 }
 

@@ -18,7 +18,9 @@ from fastgan.augment import ADA, Chain, InstanceNoise
 from fastgan.engine import CaptureError, TrainConfig, Trainer, find_checkpoint, gan_step
 from fastgan.engine.capture import StepRunner
 from fastgan.engine.device import take_device
+from fastgan.engine.health import Health
 from fastgan.engine.validate import capture_of
+from fastgan.engine.watching import Watch
 from fastgan.nn import BatchNormAct2d, norm_act
 from fastgan.ops import convolution_form
 
@@ -246,6 +248,21 @@ class TestCheckpointsOnGpu:
                 trainer.train_step()
             trainer.gan.penalties[0].weight = 1000.0
         assert_same_run(captured, eager, 6)
+
+    def test_a_look_between_captured_steps_changes_nothing(self, deterministic):
+        looked, alone = (cuda_trainer("on", steps=12, watch_every=1) for _ in range(2))
+        watch = Watch(looked, Health(looked))
+        for trainer in (alone, looked):
+            torch.manual_seed(1)
+            for step in range(12):
+                trainer.train_step()
+                if trainer is looked:
+                    graphs = [*looked._runner._graphs.values()]
+                    watch.look()
+                    assert [*looked._runner._graphs.values()] == graphs, step
+        assert looked._runner._graphs
+        for name, value in all_tensors(alone).items():
+            assert torch.equal(all_tensors(looked)[name], value), name
 
     @pytest.mark.parametrize("exact", [True, False])
     def test_a_captured_run_resumes(self, tmp_path, recorder, exact):

@@ -1,4 +1,7 @@
-"""Every recipe, at tiny width: it trains, its images have their shape, and it resumes exactly."""
+"""Every recipe, at tiny width: it trains, its images have their shape, and it resumes exactly.
+
+The whole run is watched and the one in parts is not: looking leaves every tensor as it is.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +27,13 @@ NAMES = [recipe.name for recipe in list_recipes()]
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_trains_samples_and_resumes(name, tmp_path):
     recipe = tiny(name)
-    whole = train(recipe, out=tmp_path / "whole", steps=3, reporter=SilentReporter(), **SHORT)
+    watched = {"steps": 3, "watch_every": 1, "reporter": SilentReporter()}
+    whole = train(recipe, out=tmp_path / "whole", **watched, **SHORT)
     lines = [json.loads(line) for line in (whole.out / "metrics.jsonl").read_text().splitlines()]
     assert len(lines) == 3
     assert all(math.isfinite(value) for line in lines for value in line.values())
     assert lines[-1]["skipped"] == 0
+    assert lines[0]["spectral_g"] > 0
 
     generator = load_generator(whole.checkpoint)
     conditions = None

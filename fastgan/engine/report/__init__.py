@@ -11,7 +11,7 @@ from typing import Any
 from fastgan.data.dataset import spread
 from fastgan.engine.config import TrainConfig
 from fastgan.engine.report.advice import advise
-from fastgan.engine.report.curves import chart, number
+from fastgan.engine.report.curves import WATCHED, chart, number
 from fastgan.engine.report.page import (
     as_text,
     facts,
@@ -61,6 +61,7 @@ def report_of(record: RunRecord) -> str:
         section("Samples", *_scrubbers(record)),
         section("Quality", *score_charts(record), kind="charts"),
         section("Training", *_training_charts(record), kind="charts"),
+        section("Stability", *_watched_charts(record), kind="charts"),
         section("Time and memory", _time(record), *_speed_charts(record)),
         section("What was run", *_settings(record)),
     ]
@@ -141,6 +142,13 @@ def _training_charts(record: RunRecord) -> list[str]:
         chart("Losses", losses),
         chart("The discriminator's mean logits", {k: record.series(n) for k, n in logits.items()}),
         chart("Diversity (1: as far apart as real images)", {"diversity": diversity}),
+    ]
+
+
+def _watched_charts(record: RunRecord) -> list[str]:
+    return [
+        chart(title, {label: record.series(name) for label, name in lines.items()})
+        for title, lines in WATCHED.items()
     ]
 
 

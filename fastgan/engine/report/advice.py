@@ -85,7 +85,8 @@ def _time(record: RunRecord) -> Iterator[Advice]:
             "more --workers, or images stored at the size that is trained on.",
         )
     flags = {"grids": "--sample-every", "checkpoints": "--checkpoint-every"}
-    for name, flag in (flags | {"evaluation": "--eval-every"}).items():
+    flags |= {"evaluation": "--eval-every", "watch": "--watch-every"}
+    for name, flag in flags.items():
         if (share := spent.get(name, 0) / total) > _LONG_PAUSES:
             yield Advice(f"{share:.0%} of the time goes into {name}", f"A larger {flag} saves it.")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from fastgan.engine.config import OF_SCORES, RESUMABLE_FIELDS
 from fastgan.engine.report import duration, status_of
-from fastgan.engine.report.curves import chart, number
+from fastgan.engine.report.curves import WATCHED, chart, number
 from fastgan.engine.report.page import as_text, embedded, section, table, whole_page
 from fastgan.engine.report.record import RunRecord
 from fastgan.metrics import Score, difference
@@ -40,7 +40,7 @@ def comparison(runs: Sequence[RunRecord]) -> dict[str, Rows]:
     rows += [(metric, *(_best(run, metric) for run in runs)) for metric in metrics]
     rows.append(("images a second", *(_rate(run) for run in runs)))
     rows.append(("time", *(duration(run.seconds()) for run in runs)))
-    rows.append(("warnings", *(str(len(run.facts.get("warnings", []))) for run in runs)))
+    rows.append(("warnings", *(_warnings(run) for run in runs)))
     flat = [_flat(run) for run in runs]
     names = dict.fromkeys(name for settings in flat for name in settings)
     settings = [(name, *(as_text(s.get(name)) for s in flat)) for name in names]
@@ -86,6 +86,7 @@ def _charts(runs: Sequence[RunRecord], labels: list[str]) -> list[str]:
     names = dict.fromkeys(name for run in runs for name in run.names("loss_"))
     titles = {name: f"Loss {name.removeprefix('loss_')}" for name in names}
     titles |= {"diversity": "Diversity", "img_per_s": "Images a second"}
+    titles |= {n: f"{t}: {k}" for t, lines in WATCHED.items() for k, n in lines.items()}
     for name, title in titles.items():
         lines = {label: run.series(name) for label, run in zip(labels, runs, strict=True)}
         charts.append(chart(title, lines))
@@ -107,6 +108,11 @@ def _require_alike(metric: str, runs: Sequence[RunRecord]) -> None:
 def _best(run: RunRecord, metric: str) -> str:
     best = run.best(metric)
     return "—" if best is None else f"{number(best[1].value)} (step {best[0]:,})"
+
+
+def _warnings(run: RunRecord) -> str:
+    told = [text.partition(". ")[0] for text in run.facts.get("warnings", [])]
+    return "; ".join(told) or "none"
 
 
 def _rate(run: RunRecord) -> str:

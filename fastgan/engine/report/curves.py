@@ -15,6 +15,22 @@ _MAX_POINTS = 320
 _SHOWN = 0.99
 
 
+WATCHED = {
+    "The discriminator's accuracy": {
+        "real images": "accuracy_real",
+        "generated": "accuracy_fake",
+    },
+    "Norms of gradients": {"generator": "grad_g", "discriminator": "grad_d"},
+    "Largest spectral norms": {"generator": "spectral_g", "discriminator": "spectral_d"},
+    "Samples beside real images (1: as far apart)": {
+        "from each other": "spread",
+        "from the nearest real one": "nearest",
+    },
+    "Samples that are all but copies of the data": {"share": "copied"},
+}
+"""What --watch-every measures, by charts: a line's label and its name in metrics.jsonl."""
+
+
 def chart(title: str, lines: Mapping[str, Points], *, mark: float | None = None) -> str:
     """A figure with a line a series over the steps; "" where no value is finite.
 
