@@ -6,6 +6,8 @@ import errno
 import json
 import math
 import os
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -124,6 +126,34 @@ def tell(what: str, done: int, total: int) -> None:
     """Tells who listens, if anybody does, how far something is that may take long."""
     if _listener is not None:
         _listener(what, done, total)
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Inside, who listens is told twice a second that something goes on whose end is not known: the
+    seconds that it has taken, of a total of 0."""
+    if _listener is None:
+        yield
+        return
+    began, ended = time.monotonic(), threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(0.5):
+            tell(what, round(time.monotonic() - began), 0)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        tell(what, 1, 1)
+
+
+def how_far(done: int, total: int) -> str:
+    """As a person reads what `tell` says: of a total of 0, seconds."""
+    return f"{done}/{total}" if total else f"{done} s"
 
 
 @contextmanager

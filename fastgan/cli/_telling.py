@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from fastgan.system import listening
+from fastgan.system import how_far, listening
 
 # After which something has taken long, and between two looks at it.
 _LONG, _OFTEN = 2.0, 0.1
@@ -44,9 +44,9 @@ class Line:
             self._what, self._began = what, now
         if now - self._began >= _LONG and now - self._shown >= _OFTEN:
             self._shown = now
-            sys.stderr.write(f"\r{what} {done}/{total}\x1b[K")
+            sys.stderr.write(f"\r{what} {how_far(done, total)}\x1b[K")
             sys.stderr.flush()
-        if done >= total:
+        if total and done >= total:
             self.clear()
 
     def clear(self) -> None:

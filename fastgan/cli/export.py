@@ -18,6 +18,7 @@ from fastgan.engine.checkpoint import find_checkpoint
 from fastgan.engine.restoring import towards
 from fastgan.fusion import export
 from fastgan.fusion.exporting import SUFFIXES
+from fastgan.system import working
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,9 @@ def run(arguments: list[str]) -> int:
     if generator is not both:
         described["to"] = chosen.to or "b"
     any_length = hasattr(generator, "mel")
-    export(generator, (_example(generator, manifest),), out, chosen.format, described, any_length)
+    example = (_example(generator, manifest),)
+    with working("exporting"):
+        export(generator, example, out, chosen.format, described, any_length)
     print(named)
     return 0
 

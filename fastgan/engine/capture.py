@@ -14,7 +14,7 @@ from fastgan.checks import check_choice
 from fastgan.engine.config import Capture
 from fastgan.engine.device import resolve_device
 from fastgan.engine.distributed import DistributedGroup
-from fastgan.system import first_line
+from fastgan.system import first_line, working
 
 Inputs = Sequence[tuple[Tensor | None, ...]]
 StepFunction = Callable[[Inputs, Hashable], dict[str, Tensor]]
@@ -90,11 +90,12 @@ class StepRunner:
         if variant in self._graphs:
             self._graphs[variant].replay()
             return
-        if self._made[variant] < self.WARM_UP:
-            self._warm_up(held, variant)
-        else:
-            self._graphs[variant] = self._record(held, variant)
-            self._graphs[variant].replay()
+        with working("compiling and capturing the step"):
+            if self._made[variant] < self.WARM_UP:
+                self._warm_up(held, variant)
+            else:
+                self._graphs[variant] = self._record(held, variant)
+                self._graphs[variant].replay()
         # After the function: what its own Python counts is no change from outside.
         self._read = self._settings()
 

@@ -23,7 +23,7 @@ from fastgan.engine.loggers import Logger, Loggers
 from fastgan.engine.preview import Preview, terminal_preview
 from fastgan.engine.run_folder import RunFolder
 from fastgan.metrics import Score
-from fastgan.system import listening, to_json, whole_file
+from fastgan.system import how_far, listening, to_json, whole_file
 
 _LINE = records.record({"step": records.whole()})
 _SCORES = records.record(
@@ -214,7 +214,7 @@ class BarReporter:
         self._listening.__exit__(None, None, None)
 
     def _busy(self, what: str, done: int, total: int) -> None:
-        self._progress.update(self._task, status=f"{what} {done}/{total}")
+        self._progress.update(self._task, status=f"{what} {how_far(done, total)}")
 
 
 class LineReporter:

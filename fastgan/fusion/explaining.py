@@ -27,6 +27,7 @@ from fastgan.ops.conv_block import Deferred, backend_of
 from fastgan.ops.core import dispatch
 from fastgan.ops.core.tensors import autocast_dtype, is_channels_last, stat_dtype
 from fastgan.ops.norm_act_conv import fused, with_statistics
+from fastgan.system import tell
 
 
 class Row(NamedTuple):
@@ -238,7 +239,9 @@ def tune(
     forms = forms or tuning.compiled_forms(first.device, autocast_dtype(first))
     forms = tuple(map(tuning.convolution_form.current, forms))
     measured: dict[str, dict[str, timing.Times]] = {}
-    for run in traced(module, *inputs)[0]:
+    runs = traced(module, *inputs)[0]
+    for number, run in enumerate(runs):
+        tell("measuring layers", number, len(runs))
         block, x = run.block, run.input
         if not run.form or block.conv is None:
             continue
@@ -246,6 +249,7 @@ def tune(
         if layer not in measured:
             calls = {form: _call(run, form) for form in forms}
             measured[layer] = timing.measure(calls, x.device, rounds)
+    tell("measuring layers", len(runs), len(runs))
     tuning.store(tuning.device_name(first.device), autocast_dtype(first), measured)
     return measured
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 import warnings
 
 import pytest
@@ -12,7 +14,9 @@ from torch import nn
 from fastgan import TrainConfig, Trainer
 from fastgan.cli import _telling, main
 from fastgan.engine.log import SilentReporter
-from fastgan.system import tell
+from fastgan.fusion import tune
+from fastgan.ops.conv import tuning
+from fastgan.system import how_far, listening, tell, working
 
 MODULE = """
 from torch import nn
@@ -80,6 +84,30 @@ def test_progress_is_told_of_what_takes_long_on_a_terminal(capsys, monkeypatch):
     assert shown.endswith("\r\x1b[K")
     tell("nobody", 1, 2)  # listens
     assert capsys.readouterr().err == ""
+
+
+def test_work_whose_end_is_not_known_tells_its_seconds():
+    told = []
+    with listening(lambda *progress: told.append(progress)), working("exporting"):
+        until = time.monotonic() + 20
+        while not told and time.monotonic() < until:
+            time.sleep(0.05)
+    what, seconds, total = told[0]
+    assert (what, total) == ("exporting", 0)
+    assert how_far(seconds, total) == f"{seconds} s"
+    assert told[-1] == ("exporting", 1, 1)
+    with working("nobody listens"):
+        assert not [t for t in threading.enumerate() if t.name.endswith("(beat)")]
+
+
+def test_tuning_tells_how_many_layers_it_has_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "user_table", lambda: tmp_path / "tuning.json")
+    told = []
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.LeakyReLU(0.2))
+    with listening(lambda *progress: told.append(progress)):
+        tune(model, torch.randn(2, 3, 8, 8), rounds=1)
+    assert told[-1][0] == "measuring layers"
+    assert told[-1][1] == told[-1][2]
 
 
 def test_own_networks_are_sampled_and_exported_by_name(run, monkeypatch, capsys):
