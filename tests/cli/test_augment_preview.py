@@ -63,7 +63,9 @@ def test_what_cannot_be_shown_is_said_and_nothing_is_written(tmp_path, capsys, a
 
 def test_a_source_that_is_not_there_and_a_file_that_stands_are_errors(tmp_path, capsys):
     assert main(["augment-preview", str(tmp_path / "no")]) == 2
-    assert "neither a path that exists" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.startswith("fastgan: error: source ")
+    assert "neither a path that exists" in told
     (tmp_path / "grid.png").write_text("precious")
     assert main(["augment-preview", "mnist5k", "-o", str(tmp_path / "grid.png")]) == 2
     assert "stands already: --force" in capsys.readouterr().err
