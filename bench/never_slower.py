@@ -34,11 +34,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from bench.harness import peers
+from bench.harness.case import CHANNELS_LAST, LAYOUTS, laid, laid_model
+from bench.harness.source import ROOT
 from bench.paired import Clock, host_clock, interleave, ratio_interval
 from fastgan import fold, fuse
 from fastgan.nn.planner import Form
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests" / "helpers"), str(ROOT / "tests" / "zoo")]
 from zoo import ZOO  # noqa: E402
 
@@ -50,7 +51,6 @@ HELD_OUT = {  # width, batch: sizes that no choice was made on
     "srgan-discriminator": (16, 32), "esrgan-discriminator": (16, 16), "dac-bands": (24, 4),
     "darknet-53": (16, 4), "nnunet-2d": (24, 8), "nnunet-3d": (8, 8),
 }  # fmt: skip
-LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 PROCESSES = 5
 PARTS = ("training", "evaluation", "inference")
 DTYPES = ("float32", "bfloat16")  # the latter by autocast
@@ -78,7 +78,7 @@ def rows(chosen: argparse.Namespace) -> Iterator[Row]:
         for name, width in sizes:
             if chosen.models and name not in chosen.models:
                 continue
-            for layout in ("contiguous", "channels last"):
+            for layout in LAYOUTS:
                 for batch in chosen.batch:
                     for dtype in chosen.dtype:
                         for part in chosen.part:
@@ -98,13 +98,11 @@ def measured(row: Row, frozen: bool, clock: Clock) -> dict[str, Any]:
     torch.manual_seed(0)
     original = ZOO[row.model].build(width=row.width)
     arguments = [torch.randn(row.batch, *shape) for shape in ZOO[row.model].inputs]
-    if row.layout == "channels last":
-        layout = LAYOUTS.get(max(p.dim() for p in original.parameters()))
-        if layout is None:
+    if row.layout == CHANNELS_LAST:
+        if max(p.dim() for p in original.parameters()) < 4:
             return {"why": "there is no such layout"}
-        original.to(memory_format=layout)
-        kept = torch.preserve_format
-        arguments = [x.to(memory_format=LAYOUTS.get(x.dim(), kept)) for x in arguments]
+        laid_model(original, row.layout)
+        arguments = [laid(x, row.layout) for x in arguments]
     if row.part != "training":
         original.eval()
     make = fold if row.part == "inference" else fuse

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import product
+from math import prod
 from typing import NamedTuple
 
 import pytest
@@ -18,11 +19,12 @@ from torch import Tensor
 
 from bench.conftest import Compared
 from bench.harness.case import FORWARD, Case
-from bench.harness.cost import Cost
+from bench.harness.cost import Cost, of_passes
 from bench.harness.peers import PEERS
 from bench.harness.workload import Call, Implementation, Workload
 from fastgan.ops import conv
 from fastgan.ops.conv.geometry import Geometry, aten_arguments, output_shape
+from fastgan.ops.conv.problem import describe
 from fastgan.ops.core.activation import LEAKY_RELU, TANH
 
 BATCH = 64
@@ -89,13 +91,14 @@ def own(layer: Layer, part: str) -> Function:
     return forward if part == FORWARD else backward
 
 
-def cost(layer: Layer, size: tuple[int, ...], part: str, itemsize: int) -> Cost:
-    """x, weight and y (or their gradients) once each."""
-    x, weight, y = (torch.Size(s).numel() for s in ((BATCH, *layer.x), layer.weight, size))
-    pixels = torch.Size(layer.x[1:] if layer.geometry.transposed else size[2:]).numel()
-    written = dict(zip(PARTS, (y, x, weight), strict=True))[part]
-    read = x + weight + y - written
-    return Cost(2 * BATCH * weight * pixels, read * itemsize, written * itemsize)
+def cost(layer: Layer, part: str, dtype: torch.dtype) -> Cost:
+    x, weight = (
+        torch.empty(s, dtype=dtype, device="meta") for s in ((BATCH, *layer.x), layer.weight)
+    )
+    problem = describe(FORWARD, x, weight, layer.geometry)
+    of_y = prod(problem.y) * dtype.itemsize
+    passes = of_passes(problem.operations, x.nbytes, of_y, weight.nbytes)
+    return passes[PARTS.index(part)]
 
 
 def workload(case: Case) -> Workload:
@@ -112,7 +115,7 @@ def workload(case: Case) -> Workload:
         "eager": Implementation(PEERS["eager"], "contiguous"),
         "eager (channels last)": Implementation(PEERS["eager"], "channels last"),
     }
-    costs = cost(layer, size, case.part, getattr(torch, case.dtype).itemsize)
+    costs = cost(layer, case.part, getattr(torch, case.dtype))
     peer = Call(aten(layer, case.part))
     return Workload(case, peer, draw, ways, costs, input_gradients=False)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +27,7 @@ def laid_model(model: nn.Module, layout: str) -> nn.Module:
     return model
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """One line of a table: every implementation does this work, at this precision."""
 
     op: str
@@ -41,6 +39,3 @@ class Case:
 
     def __str__(self) -> str:
         return f"{self.op} {self.shape} {self.dtype} {self.layout} {self.part}"
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)

@@ -18,10 +18,9 @@ from typing import Any
 import torch
 
 from bench.harness.clock import clock_of
-from bench.harness.source import source_hash
+from bench.harness.source import ROOT, source_hash
 from bench.paired import interleave
 
-ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("torch", "triton", "numpy")
 _ALLOCATORS = re.compile("GLIBC_TUNABLES$|LD_PRELOAD$|PYTORCH_(CUDA_)?ALLOC_CONF$|MALLOC_")
 _VARIABLES = re.compile(

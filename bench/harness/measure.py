@@ -55,7 +55,7 @@ class Measurement:
         return [self._row(name, ceilings) for name in (*self.times, *self.left_out)]
 
     def _row(self, name: str, ceilings: dict[str, float]) -> Row:
-        row: Row = {"kind": "case", "case": self.case.as_dict(), "implementation": name}
+        row: Row = {"kind": "case", "case": self.case._asdict(), "implementation": name}
         row["own"] = name in self.own
         if name in self.left_out:
             return {**row, "left_out": self.left_out[name]}
@@ -80,12 +80,12 @@ class Measurement:
         return row
 
 
-def measure(work: Work, plan: Plan, only: set[str] | None = None) -> Measurement:
+def measure(work: Work, plan: Plan) -> Measurement:
     """Check, then time. What cannot run or is wrong is left out, with the reason.
 
     Peak memory and saved bytes are taken once, before the clock starts.
     """
-    runners, left_out = _built(work, only)
+    runners, left_out = _built(work)
     found = Measurement(work.case, work.cost, work.own, {}, left_out, sets=work.sets)
     for name, runner in runners.items():
         run = runner.ready(0)
@@ -111,13 +111,11 @@ def measure(work: Work, plan: Plan, only: set[str] | None = None) -> Measurement
     return found
 
 
-def _built(work: Work, only: set[str] | None) -> tuple[dict[str, Run], dict[str, str]]:
+def _built(work: Work) -> tuple[dict[str, Run], dict[str, str]]:
     """The implementations that can run and whose results on every set are right."""
     runners: dict[str, Run] = {}
     left_out: dict[str, str] = {}
     for name in work.implementations:
-        if only is not None and name not in only:
-            continue
         if (reason := work.why_not(name)) is not None:
             left_out[name] = reason
             continue

@@ -95,6 +95,12 @@ def steps(rows: list[Row]) -> str:
     for case, group in cases(rows):
         batch = int(str(case["shape"]).removeprefix("batch "))
         title, body = f"**{case['op']}, {case['shape']}, {case['dtype']}**", []
+        shares = [r["share_of_roofline"] for r in group if r["own"] and "share_of_roofline" in r]
+        if shares:
+            title += (
+                f": fused takes {1 / shares[0]:.2f} times what its convolutions, as defined, need "
+                "at the rates measured in the run"
+            )
         for row in group:
             name = f"**{row['implementation']}**" if row["own"] else row["implementation"]
             if "left_out" in row:
@@ -104,11 +110,6 @@ def steps(rows: list[Row]) -> str:
             over = [_interval(row["ratio"].get(own)) for own in ("fused", "fused, joint")]
             peak = f"{row['peak_bytes'] / 2**20:.0f}"
             body.append([name, f"{middle * 1e3:.0f}", f"{batch / middle:.0f}", *over, peak])
-            if "share_of_roofline" in row and row["own"] and title.endswith("**"):
-                title += (
-                    f": fused takes {1 / row['share_of_roofline']:.2f} times what its convolutions,"
-                    " as defined, need at the rates measured in the run"
-                )
         parts.append(f"{title}\n\n{table(heading, body)}")
     return "\n\n".join(parts)
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,7 +36,7 @@ class Session:
 
     def why_not(self, module: str, case: Case) -> str | None:
         """Why a case is not to be measured now; None where it is."""
-        if any(row.get("case") == case.as_dict() for row in self.before(module, case.device)):
+        if any(row.get("case") == case._asdict() for row in self.before(module, case.device)):
             return f"its results stand in {self.folder}"
         return "out of time (--time-limit)" if time.monotonic() > self.deadline else None
 
@@ -44,19 +45,20 @@ class Session:
         torch.manual_seed(0)
         ceilings = self.ceilings(case.device)
         work = make(case)
-        only = set(self.of_quick(work)) if self.quick else None
-        found = measure(work, QUICK if self.quick else Plan(), only)
+        if self.quick:
+            work.implementations = self.of_quick(work)
+        found = measure(work, QUICK if self.quick else Plan())
         del work
         gc.collect()
         self.add(module, *found.rows(ceilings))
         return found
 
-    def of_quick(self, work: Work) -> list[str]:
+    def of_quick(self, work: Work) -> dict[str, Any]:
         """The implementations of a quick run: ours, eager and, where compiling takes seconds and
         not minutes, compiled; in every layout."""
         quick = peers.QUICK[:1] if work.network else peers.QUICK
-        short = [name for name in work.implementations if name.partition(" (")[0] in quick]
-        return [*work.own, *short]
+        known = work.implementations.items()
+        return {n: how for n, how in known if how.own or n.partition(" (")[0] in quick}
 
     def add(self, module: str, *rows: Row) -> None:
         """Keep rows of a module and write its file."""

@@ -8,8 +8,8 @@ import sys
 from typing import get_args
 
 from bench.roofline.peaks import find_gpu
-from bench.roofline.step import fused_kernels, measured_lines
-from bench.roofline.table import lines, print_step
+from bench.roofline.step import measured_lines, sheet_lines
+from bench.roofline.table import print_step
 from fastgan.engine.device import take_device
 from fastgan.engine.precision import LOWER, Precision
 from fastgan.ops.conv.tuning import device_name
@@ -37,11 +37,9 @@ def _print(chosen: argparse.Namespace) -> None:
     title = f"{recipe.name}, batch {batch}, {precision}, "
     if chosen.gpu:
         name, peak = find_gpu(chosen.gpu)
-        kernels = fused_kernels(recipe, batch, precision, peak.tma)
         modelled = peak if peak.multiprocessors and precision in LOWER else None
-        print_step(
-            f"{title}{name} ({peak.source})", lines(kernels, peak.rates(precision)), modelled
-        )
+        counted = sheet_lines(recipe, batch, peak, precision)
+        print_step(f"{title}{name} ({peak.source})", counted, modelled)
         return
     device = take_device(chosen.device)
     timed, rates = measured_lines(recipe, batch, device, precision)

@@ -15,29 +15,23 @@ import torch
 from bench.harness.machine import ROOT
 from bench.harness.page import filled, table
 from bench.roofline.model import CAUSES, total
-from bench.roofline.peaks import Peak, find_gpu
-from bench.roofline.step import fused_kernels, measured_lines
-from bench.roofline.table import Line, lines, rows, step_bound
+from bench.roofline.peaks import GPUS
+from bench.roofline.step import measured_lines, sheet_lines
+from bench.roofline.table import rows, step_bound
 from fastgan.engine.precision import Precision
 from fastgan.recipes import get_recipe
 
 PAGE = ROOT / "docs" / "roofline.md"
 RECIPE = get_recipe("dcgan-64")
-GPUS, BATCHES = ("H100 SXM", "H200 SXM"), (128, 1024)
+MODELLED, BATCHES = ("H100 SXM", "H200 SXM"), (128, 1024)
 DTYPES: tuple[Precision, ...] = ("float32", "bfloat16")
 CPU_BATCH = 64
 
 
-def on_gpu(gpu: str, batch: int) -> tuple[list[Line], Peak]:
-    """A step in bfloat16 by a data sheet."""
-    peak = find_gpu(gpu)[1]
-    kernels = fused_kernels(RECIPE, batch, "bfloat16", tma=True)
-    return lines(kernels, peak.rates("bfloat16")), peak
-
-
 def gpu_table() -> str:
     """Every kernel on the last GPU at the smaller batch."""
-    heading, *body = rows(*on_gpu(GPUS[-1], BATCHES[0]))
+    peak = GPUS[MODELLED[-1]]
+    heading, *body = rows(sheet_lines(RECIPE, BATCHES[0], peak, "bfloat16"), peak)
     return table(heading, body)
 
 
@@ -45,9 +39,9 @@ def model_table() -> str:
     """What a step should take in bfloat16, µs, and what is left of it beyond its bounds."""
     heading = ["GPU", "batch", "bound", "estimate", "of the bound", *CAUSES.values()]
     body = []
-    for gpu, batch in product(GPUS, BATCHES):
-        found, peak = on_gpu(gpu, batch)
-        left = total([line.kernel for line in found], peak)
+    for gpu, batch in product(MODELLED, BATCHES):
+        found = sheet_lines(RECIPE, batch, GPUS[gpu], "bfloat16")
+        left = total([line.kernel for line in found], GPUS[gpu])
         bound = step_bound(found)
         takes = bound + left.left
         sums = [f"{bound:.0f}", f"{takes:.0f}", f"{bound / takes:.0%}"]

@@ -9,7 +9,7 @@ import torch
 
 from bench.harness.machine import ceilings, rate
 from bench.roofline.kernels import DISCRIMINATOR, GENERATOR, Kernel, step_kernels
-from bench.roofline.peaks import Rates
+from bench.roofline.peaks import Peak, Rates
 from bench.roofline.table import Line, lines, measured
 from fastgan.engine.precision import LOWER, Precision, autocast
 from fastgan.ops.conv import tuning
@@ -40,15 +40,15 @@ def measured_lines(
         return measured(lines(kernels, rates), device), rates
 
 
-def fused_kernels(
-    recipe: Recipe, batch_size: int, precision: Precision, tma: bool = False
-) -> dict[str, list[Kernel]]:
-    """The kernels of a step in the fused form, counted for a GPU that need not be there; tma: it
-    has TMA, by which 16 bits are served. ValueError for a batch below 2."""
+def sheet_lines(recipe: Recipe, batch_size: int, peak: Peak, precision: Precision) -> list[Line]:
+    """Every kernel of a step in the fused form, counted for a GPU that need not be there, with its
+    bound by the data sheet. ValueError for a batch below 2."""
     if batch_size < 2:
         raise ValueError(f"batch_size must be at least 2, got {batch_size}")
+    tma = peak.tma and precision in LOWER
     with tuning.convolution_form("fused"):
-        return _step(recipe, 2, torch.device("cpu"), precision, batch_size, tma)
+        kernels = _step(recipe, 2, torch.device("cpu"), precision, batch_size, tma)
+    return lines(kernels, peak.rates(precision))
 
 
 def _step(
@@ -63,5 +63,5 @@ def _step(
     models = networks(recipe, batch_size, device)
     for (role, times), (model, inputs) in zip(passes.items(), models, strict=False):
         with autocast(device, precision):
-            found[role] = step_kernels(model, inputs, times, counted, tma and precision in LOWER)
+            found[role] = step_kernels(model, inputs, times, counted, tma)
     return found
