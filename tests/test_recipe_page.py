@@ -8,6 +8,7 @@ from fastgan.recipes import list_recipes
 from tools.recipe_report import page
 from tools.recipe_report.__main__ import CHECKS
 
+FOUND = {"steps": 9, "batch_size": 4, "minutes": 6, "threads": 1, "setting": {"reals": 377}}
 RESULTS = json.loads(page.RESULTS.read_text(encoding="utf-8"))
 
 
@@ -18,9 +19,10 @@ def test_the_page_is_made_from_the_results():
 
 def test_the_pages_of_applications_are_too():
     for name, found in RESULTS.items():
-        if (table := page.table_of(found)) is not None:
-            text = (page.APPLICATIONS / f"{name}.md").read_text(encoding="utf-8")
-            assert page.renew_table(text, table) == text
+        if (path := page.application(name)).exists():
+            text = path.read_text(encoding="utf-8")
+            assert page.table_of(found) in text, name
+            assert page.renew_table(text, name, found) == text, name
 
 
 def test_every_result_has_its_picture():
@@ -37,12 +39,24 @@ def test_results_are_of_the_settings_that_are_trained():
         assert found["goals"].keys() == dict(checks[name].goals).keys(), name
 
 
+def test_scores_stand_beside_those_that_they_are_compared_with():
+    scores = {"kl2": 0.5, "kl2_floor": 0.25, "copied": 0.0, "kl2_in_order": 1234.0}
+    table = page.table_of({**FOUND, "before": {"steps": 1000}, "threads": 2, "scores": scores})
+    assert table.splitlines() == [
+        "After 1,000 + 9 updates of batch 4, 6 minutes of 2 CPU threads:",
+        "",
+        "|  | generated | `_floor` | `_in_order` |",
+        "| --- | --- | --- | --- |",
+        "| `kl2` | 0.5 | 0.25 | 1234 |",
+        "| `copied` | 0 |  |  |",
+    ]
+
+
 def test_a_style_is_told_beside_the_image_and_the_picture():
     kinds = {"content": 0.05, "style": 0.2}
     ways = {"": 1, "_unchanged": 2, "_picture": 3}
     scores = {f"{kind}{way}": n * v for kind, v in kinds.items() for way, n in ways.items()}
-    found = {"scores": scores, "steps": 9, "batch_size": 4, "minutes": 6, "setting": {"reals": 377}}
-    table = page.table_of(found)
-    assert "After 9 updates of 4 images in 6 minutes of one CPU thread, 377 held-out" in table
+    table = page.table_of({**FOUND, "scores": scores})
+    assert "After 9 updates of batch 4, 6 minutes of one CPU thread, 377 held-out" in table
     assert "| the image as it is | 0.1000 | 0.4000 |" in table
     assert "| the picture | 0.1500 | 0.6000 |" in table

@@ -1,6 +1,7 @@
-"""What docs/recipes.md shows of docs/recipes.json: a table, and a picture of each recipe.
+"""What pages show of docs/recipes.json: docs/recipes.md tables and a picture of each recipe, the
+pages of applications what their recipes measure.
 
-python -m tools.recipe_report.page    # writes the part of the page between its two marks
+python -m tools.recipe_report.page    # writes what stands between the pages' marks
 """
 
 from __future__ import annotations
@@ -9,13 +10,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bench.harness.page import filled
+from bench.harness.page import filled, table
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "recipes.json"
 PICTURES = ROOT / "docs" / "pictures"
 PAGE = ROOT / "docs" / "recipes.md"
 APPLICATIONS = ROOT / "docs" / "applications"
+TOGETHER = {"text-gan": "text", "text-rnn": "text"}  # recipes that share a page
+_COLUMNS = (
+    *("recipe", "updates", "minutes", "FID", "KID", "IS"),
+    *("sure", "classes", "right", "reconstruction"),
+)
 _HEADINGS = {
     "psnr": "PSNR, dB",
     "ssim": "SSIM",
@@ -29,16 +35,14 @@ Result = dict[str, Any]
 
 
 def render(results: dict[str, Result]) -> str:
-    columns = "updates | minutes | FID | KID | IS | sure | classes | right | reconstruction"
-    lines = [
-        f"| recipe | {columns} |",
-        "|" + "---|" * 10,
-        *(_row(name, found) for name, found in results.items() if not _is_own(found)),
-        "",
-    ]
+    rows = [_row(name, found) for name, found in results.items() if not _is_own(found)]
+    lines = [table(_COLUMNS, rows), ""]
     if own := [_own_row(name, found) for name, found in results.items() if _is_own(found)]:
-        lines += ["Of what is no image, what its recipe measures; each has a page of its own:", ""]
-        lines += ["| recipe | updates | minutes | measured |", "|---|---|---|---|", *own, ""]
+        lines += [
+            "Recipes with scores of their own; their pages say what these are compared with:",
+            "",
+        ]
+        lines += [table(["recipe", "updates", "minutes", "measured"], own), ""]
     for name, found in results.items():
         data, commands, start = f"--data {found['data']}", [], []
         data += f" --data-b {found['data_b']}" if "data_b" in found else ""
@@ -67,14 +71,19 @@ def _is_own(found: Result) -> bool:
     return not found["scores"].keys() & {"fid", "kid", "psnr"}
 
 
-def _own_row(name: str, found: Result) -> str:
-    measured = ", ".join(f"{metric} {value:.4g}" for metric, value in found["scores"].items())
+def _updates(found: Result, times: str = "×") -> str:
     before = f"{found['before']['steps']:,} + " if "before" in found else ""
-    updates = f"{before}{found['steps']:,} × {found['batch_size']}"
-    return f"| `{name}` | {updates} | {found['minutes']:g} | {measured} |"
+    return f"{before}{found['steps']:,} {times} {found['batch_size']}"
 
 
-def _row(name: str, found: Result) -> str:
+def _own_row(name: str, found: Result) -> list[str]:
+    scores = found["scores"]
+    measured = ", ".join(f"{metric} {scores[metric]:.4g}" for metric in _of_generated(scores))
+    link = f"[`{name}`](applications/{TOGETHER.get(name, name)}.md)"
+    return [link, _updates(found), f"{found['minutes']:g}", measured]
+
+
+def _row(name: str, found: Result) -> list[str]:
     scores, goals = found["scores"], found["goals"]
 
     def cell(metric: str, form: str) -> str:
@@ -86,9 +95,9 @@ def _row(name: str, found: Result) -> str:
     forms = {"psnr": "{:.1f} dB", "ssim": "SSIM {:.3f}", "elbo": "{:.1f} nats"}
     forms["gain"] = f"{{:+.2f}} dB against {found.get('baseline', '').replace('_', ' ')}"
     rebuilt = [cell(metric, form) for metric, form in forms.items()]
-    cells = [
+    return [
         f"`{name}`",
-        f"{found['steps']:,} × {found['batch_size']}",
+        _updates(found),
         f"{found['minutes']:g}",
         cell("fid", "{:.1f}"),
         cell("kid", "{:.4f}"),
@@ -98,7 +107,13 @@ def _row(name: str, found: Result) -> str:
         cell("accuracy", "{:.1%}"),
         ", ".join(filter(None, rebuilt)),
     ]
-    return "| " + " | ".join(cells) + " |"
+
+
+def _told(found: Result, reals: str = "") -> str:
+    """What a table is of."""
+    threads = "one CPU thread" if found["threads"] == 1 else f"{found['threads']} CPU threads"
+    updates = _updates(found, "updates of batch")
+    return f"After {updates}, {found['minutes']:g} minutes of {threads}{reals}:"
 
 
 def ways(found: Result) -> str:
@@ -107,23 +122,16 @@ def ways(found: Result) -> str:
     baselines += [n.removeprefix("psnr_y_") for n in found["scores"] if n.startswith("psnr_y_")]
     forms = {"psnr": "{:.2f}", "ssim": "{:.4f}", "psnr_y": "{:.2f}", "ssim_y": "{:.4f}"}
     forms |= {"sharpness": "{:.1f}"} if "sharpness" in scores else {}
-    lines = [
-        f"After {found['steps']:,} updates of {found['batch_size']} images in {found['minutes']:g} "
-        f"minutes of one CPU thread, {found['setting']['reals']} images:",
-        "",
-        "| | " + " | ".join(_HEADINGS[metric] for metric in forms) + " |",
-        "|" + "---|" * (len(forms) + 1),
-    ]
+    body = []
     for name in baselines:
-        cells = [
-            form.format(scores[f"{metric}_{name}" if name else metric])
-            for metric, form in forms.items()
-        ]
-        lines.append(f"| {name.replace('_', ' ') or 'the network'} | " + " | ".join(cells) + " |")
+        names = [f"{metric}_{name}" if name else metric for metric in forms]
+        cells = [form.format(scores[n]) for n, form in zip(names, forms.values(), strict=True)]
+        body.append([name.replace("_", " ") or "the network", *cells])
     if "sharpness_real" in scores:
-        blank = " | " * (len(forms) - 1)
-        lines.append(f"| the images | {blank}{scores['sharpness_real']:.1f} |")
-    return "\n".join(lines) + "\n"
+        blank = [""] * (len(forms) - 1)
+        body.append(["the images", *blank, f"{scores['sharpness_real']:.1f}"])
+    told = _told(found, f", {found['setting']['reals']} images")
+    return f"{told}\n\n{table(['', *(_HEADINGS[metric] for metric in forms)], body)}"
 
 
 def both_ways(found: Result) -> str:
@@ -136,48 +144,57 @@ def both_ways(found: Result) -> str:
         "SSIM of what came back": ("{:.4f}", "ssim_a", "ssim_b"),
         "PSNR of what was made, dB": ("{:.2f}", "kept_b", "kept_a"),
     }
-    lines = [
-        f"After {found['steps']:,} updates of {found['batch_size']} images of each set in "
-        f"{found['minutes']:g} minutes of one CPU thread, {found['setting']['reals']} held-out "
-        f"images, of which the classifier is right about {scores['accuracy']:.1%}:",
-        "",
-        "| | A to B | B to A |",
-        "|---|---|---|",
-    ]
-    for name, (form, *ways) in rows.items():
-        lines.append(f"| {name} | " + " | ".join(form.format(scores[way]) for way in ways) + " |")
-    return "\n".join(lines) + "\n"
+    body = [[name, *(form.format(scores[w]) for w in ways)] for name, (form, *ways) in rows.items()]
+    right = f"of which the classifier is right about {scores['accuracy']:.1%}"
+    told = _told(found, f", {found['setting']['reals']} held-out images, {right}")
+    return f"{told}\n\n{table(['', 'A to B', 'B to A'], body)}"
 
 
 def in_style(found: Result) -> str:
     """A generator towards a style beside what needs no training: a table of both losses."""
-    scores = found["scores"]
     rows = {"the network": "", "the image as it is": "_unchanged", "the picture": "_picture"}
-    lines = [
-        f"After {found['steps']:,} updates of {found['batch_size']} images in {found['minutes']:g} "
-        f"minutes of one CPU thread, {found['setting']['reals']} held-out images:",
-        "",
-        "| | content | style |",
-        "|---|---|---|",
+    kinds = ("content", "style")
+    body = [[n, *(f"{found['scores'][k + way]:.4f}" for k in kinds)] for n, way in rows.items()]
+    told = _told(found, f", {found['setting']['reals']} held-out images")
+    return f"{told}\n\n{table(['', *kinds], body)}"
+
+
+def beside(found: Result) -> str:
+    """Each score of what was generated, beside the same of what it is to be compared with."""
+    scores, names = found["scores"], _of_generated(found["scores"])
+    others = [n.removeprefix(name) for name in names for n in scores if n.startswith(f"{name}_")]
+    columns = ["", *dict.fromkeys(others)]
+    body = [
+        [f"`{name}`", *(f"{scores[name + c]:.4g}" if name + c in scores else "" for c in columns)]
+        for name in names
     ]
-    for name, way in rows.items():
-        content, style = (scores[f"{metric}{way}"] for metric in ("content", "style"))
-        lines.append(f"| {name} | {content:.4f} | {style:.4f} |")
-    return "\n".join(lines) + "\n"
+    heading = ["", *(f"`{column}`" if column else "generated" for column in columns)]
+    return f"{_told(found)}\n\n{table(heading, body)}"
 
 
-def table_of(found: Result) -> str | None:
-    """What stands between the marks of an application's page, if it has them."""
+def _of_generated(scores: dict[str, float]) -> list[str]:
+    """The scores but those of what is not generated: `kl2`, not `kl2_floor`."""
+    return [n for n in scores if not any(n.startswith(f"{other}_") for other in scores)]
+
+
+def table_of(found: Result) -> str:
+    """What stands between the marks of an application's page."""
     if "style" in found["scores"]:
         return in_style(found)
     if "fooled_a" in found["scores"]:
         return both_ways(found)
-    return ways(found) if "gain" in found["scores"] else None
+    return ways(found) if "gain" in found["scores"] else beside(found)
 
 
-def renew_table(text: str, table: str) -> str:
-    """The page of an application with its `table_of` between its marks."""
-    return filled(text, MARK, table.rstrip())
+def application(name: str) -> Path:
+    """The page of a recipe's application, which not all have."""
+    return APPLICATIONS / f"{TOGETHER.get(name, name)}.md"
+
+
+def renew_table(text: str, name: str, found: Result) -> str:
+    """The page of an application with a recipe's `table_of` between its marks."""
+    mark = f"{MARK}: {name}" if name in TOGETHER else MARK
+    return filled(text, mark, table_of(found))
 
 
 def renew(text: str, results: dict[str, Result]) -> str:
@@ -189,9 +206,8 @@ def main() -> None:
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
     PAGE.write_text(renew(PAGE.read_text(encoding="utf-8"), results), encoding="utf-8")
     for name, found in results.items():
-        if (table := table_of(found)) is not None:
-            page = APPLICATIONS / f"{name}.md"
-            text = renew_table(page.read_text(encoding="utf-8"), table)
+        if (page := application(name)).exists():
+            text = renew_table(page.read_text(encoding="utf-8"), name, found)
             page.write_text(text, encoding="utf-8")
 
 
