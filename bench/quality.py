@@ -1,14 +1,16 @@
-"""Quality over time: one recipe, the same seconds, three ways to train it. `make bench-quality`.
+"""Quality over time: one data set, the same seconds, ways to train on it. `make bench-quality`.
 
-    python -m bench.quality [--seconds 180] [--seeds 0] [--recipe digits] [--keep]
+    python -m bench.quality [--seconds 180] [--seeds 0 1 2] [--recipe digits] [--keep]
 
 fused        fastgan as it is
 reference    fastgan on the reference backend: the same engine over plain PyTorch formulas
 tutorial     the loop of PyTorch's DCGAN tutorial over the same networks, run by torch.nn's layers
+torchgan     TorchGAN's DCGAN by its own trainer; with --arms, where that package is installed
 
-Each arm trains in a process of its own, with the recipe's losses, rates and batch, from the same
-seed. Snapshots of the generator's weights, not averaged, are kept at fixed times; the clock stands
-while one is taken, and they are measured when training has ended.
+Each arm trains in a process of its own, with the recipe's losses, rates and batch (torchgan: its
+documentation's), from the same seed. Snapshots of the generator's weights, not averaged, are kept
+at fixed times; the clock stands while one is taken, and they are measured when training has ended,
+all by one function.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from bench import peer_torchgan
 from bench.harness import machine, results
 from bench.harness.results import Row
 from fastgan.engine import Callback, Trainer
@@ -44,7 +47,8 @@ from fastgan.recipes import get_recipe
 from fastgan.recipes.run import build_trainer, override
 
 ARMS = ("fused", "reference", "tutorial")
-METRIC, METRICS = "fid", ("fid", "kid", "classes")
+PEERS = ("torchgan",)
+METRIC, METRICS = "kid", ("fid", "kid", "classes")
 MARKS = (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0)  # of the seconds
 SAMPLES = 2000
 
@@ -96,8 +100,9 @@ def by_tutorial(trainer: Trainer, snapshots: Snapshots) -> None:
     also where the generator learns, images through a DataLoader."""
     config, g, d = trainer.config, trainer.generator, trainer.discriminator
     assert d is not None
-    images = trainer.dataset.images.float().div_(127.5).sub_(1.0)  # type: ignore[union-attr]
-    loader = DataLoader(TensorDataset(images), config.batch_size, shuffle=True, drop_last=True)
+    loader = DataLoader(
+        TensorDataset(images_of(trainer)), config.batch_size, shuffle=True, drop_last=True
+    )
     betas = (config.beta1, config.beta2)
     of_d = torch.optim.Adam(d.parameters(), config.lr_d, betas)
     of_g = torch.optim.Adam(g.parameters(), config.lr_g, betas)
@@ -118,6 +123,23 @@ def by_tutorial(trainer: Trainer, snapshots: Snapshots) -> None:
             snapshots.after_step(g)
 
 
+def by_torchgan(trainer: Trainer, snapshots: Snapshots) -> None:
+    def after_step(generator: nn.Module) -> None:
+        trainer.generator = generator
+        snapshots.after_step(generator)
+
+    peer_torchgan.train(images_of(trainer), trainer.config.batch_size, after_step)
+
+
+def images_of(trainer: Trainer) -> Tensor:
+    """The training set, float32 in [-1, 1]."""
+    images: Tensor = trainer.dataset.images  # type: ignore[union-attr]
+    return images.float().div_(127.5).sub_(1.0)
+
+
+WAYS = {"tutorial": by_tutorial, "torchgan": by_torchgan}
+
+
 def arm(name: str, recipe: str, seconds: float, seed: int) -> Iterator[Row]:
     """Train one arm and measure its snapshots."""
     keep_freed_memory()  # as `fastgan train` does; here for all arms
@@ -128,7 +150,7 @@ def arm(name: str, recipe: str, seconds: float, seed: int) -> Iterator[Row]:
     snapshots = Snapshots(seconds)
     try:
         with backend("reference" if name == "reference" else "auto"):
-            (by_tutorial if name == "tutorial" else by_engine)(trainer, snapshots)
+            WAYS.get(name, by_engine)(trainer, snapshots)
     except Ended:
         pass
     generator, network = copy.deepcopy(trainer.generator).eval(), get_network("lenet")
@@ -164,7 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--recipe", default="digits")
     parser.add_argument("--seconds", type=float, default=180.0, help="of training, for each arm")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS)
+    parser.add_argument("--arms", nargs="+", default=ARMS, choices=(*ARMS, *PEERS))
     parser.add_argument("--keep", action="store_true", help="results to bench/results/MACHINE")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)

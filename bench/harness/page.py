@@ -10,8 +10,9 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from statistics import geometric_mean
+from statistics import geometric_mean, mean
 from typing import NamedTuple
 
 from bench.harness import results
@@ -175,14 +176,38 @@ def whole(rows: list[Row]) -> str:
 
 
 def quality(rows: list[Row]) -> str:
-    """The last point of each arm."""
-    heading = ["arm", "seed", "seconds", "steps", "images/s", *rows[0]["metrics"]]
+    """Each arm: its last point, and the mean of its metric over the seconds; of several seeds the
+    mean, the least and the greatest."""
+    curves: dict[str, dict[int, list[Row]]] = {}
+    for row in rows:
+        curves.setdefault(row["arm"], {}).setdefault(row["seed"], []).append(row)
+    metric = rows[0]["metric"]
+    means = {a: [_over_seconds(c, metric) for c in of.values()] for a, of in curves.items()}
+    base = "tutorial" if "tutorial" in means else next(iter(means))
+    heading = ["arm", "seeds", "seconds", "steps", "images/s", *rows[0]["metrics"]]
+    heading += [f"{metric} over the seconds", f"of {base}'s"]
     body = []
-    for row in {(row["arm"], row["seed"]): row for row in rows}.values():
-        speed = row["steps"] * row["batch"] / row["seconds"]
-        line = [row["arm"], str(row["seed"]), f"{row['seconds']:.0f}", str(row["steps"])]
-        body.append([*line, f"{speed:.0f}", *(f"{v:.4g}" for v in row["metrics"].values())])
+    for arm, of in curves.items():
+        last = [points[-1] for points in of.values()]
+        speed = mean(row["steps"] * row["batch"] / row["seconds"] for row in last)
+        line = [arm, str(len(of)), f"{last[0]['seconds']:.0f}"]
+        line += [f"{mean(row['steps'] for row in last):.0f}", f"{speed:.0f}"]
+        line += [_band([row["metrics"][name] for row in last]) for name in last[0]["metrics"]]
+        body.append([*line, _band(means[arm]), f"{mean(means[arm]) / mean(means[base]):.2f}"])
     return table(heading, body)
+
+
+def _over_seconds(points: list[Row], metric: str) -> float:
+    """The area under a curve over its seconds, straight between its points."""
+    ends = [(point["seconds"], point["metrics"][metric]) for point in points]
+    area = sum((b - a) * (x + y) / 2 for (a, x), (b, y) in pairwise(ends))
+    return area / (ends[-1][0] - ends[0][0]) if len(ends) > 1 else ends[0][1]
+
+
+def _band(values: list[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.4g}"
+    return f"{mean(values):.4g} ({min(values):.4g}–{max(values):.4g})"
 
 
 # What stands between two marks: a text of the rows of modules.

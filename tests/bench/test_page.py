@@ -50,6 +50,23 @@ def test_the_committed_page_is_what_the_committed_results_give():
     assert page.made(text, page.committed()) == text, "make bench-docs, and commit what it writes"
 
 
+def test_quality_is_a_mean_over_seconds_with_the_band_of_seeds():
+    points = [
+        ("a", 0, (4.0, 2.0, 2.0)),
+        ("a", 1, (8.0, 4.0, 4.0)),
+        ("tutorial", 0, (8.0, 8.0, 8.0)),
+    ]
+    rows = [
+        {"arm": arm, "seed": seed, "seconds": s, "steps": 10 * s, "batch": 4, "metric": "kid",
+         "metrics": {"kid": value}}
+        for arm, seed, values in points for s, value in zip((1.0, 2.0, 5.0), values, strict=True)
+    ]  # fmt: skip
+    table = page.quality(rows)
+    # One second at a mean of 3, three at 2: 2.25, and twice that; the tutorial's is 8.
+    assert "| a | 2 | 5 | 50 | 40 | 3 (2–4) | 3.375 (2.25–4.5) | 0.42 |" in table
+    assert "| tutorial | 1 | 5 | 50 | 40 | 8 | 8 | 1.00 |" in table
+
+
 def test_each_machine_has_tables_of_its_own(folder):
     marks = "<!-- made: layers -->\n<!-- end -->\n"
     alone = page.made(marks, page.committed(folder))

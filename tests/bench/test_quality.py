@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
+from importlib.util import find_spec
 
 import pytest
+import torch
 from torch import nn
 
-from bench import quality
+from bench import peer_torchgan, quality
 from bench.harness import results
 
 
@@ -26,6 +29,24 @@ def test_an_arm_trains_and_is_measured(name):
     assert last["seconds"] >= 0.05
     assert last["metrics"]["fid"] > 0
     assert last["batch"] == 64
+
+
+@pytest.mark.skipif(find_spec("torchgan") is None, reason="torchgan is not installed")
+def test_torchgan_trains_on_the_same_images_and_is_measured_alike():
+    _, last = quality.arm("torchgan", "digits", seconds=0.05, seed=0)
+    assert last["metrics"]["fid"] > 0
+
+
+def test_torchgan_where_it_is_not_installed_is_an_error_in_words(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torchgan.losses", None)
+    with pytest.raises(SystemExit):
+        quality.main(["--here", "--arms", "torchgan", "--seconds", "0.05"])
+    assert "the arm torchgan needs the package torchgan" in capsys.readouterr().err
+
+
+def test_torchgan_refuses_images_that_it_could_not_be_given():
+    with pytest.raises(ValueError, match=r"expected squares of an even side, got \(2, 1, 27, 27\)"):
+        peer_torchgan.train(torch.zeros(2, 1, 27, 27), 2, lambda _: None)
 
 
 def test_snapshots_are_of_their_time_and_the_clock_stands_for_them(monkeypatch):
