@@ -13,7 +13,7 @@ from bench.harness import machine
 from bench.harness.case import BACKWARD, Case
 from bench.harness.clock import clock_of, gpu_state
 from bench.harness.cost import Cost
-from bench.harness.memory import peak_bytes, saved_bytes
+from bench.harness.memory import peak_bytes, saved_sizes
 from bench.harness.parity import Reference
 from bench.harness.results import Row
 from bench.harness.workload import Run, Work
@@ -90,7 +90,7 @@ def measure(work: Work, plan: Plan) -> Measurement:
     for name, runner in runners.items():
         run = runner.ready(0)
         found.peak[name] = peak_bytes(run, work.case.device)
-        found.saved[name] = saved_bytes(partial(runner.forward, 0), runner.parameters)
+        found.saved[name] = sum(saved_sizes(partial(runner.forward, 0), runner.parameters))
     candidates: Candidates = {name: runner.ready for name, runner in runners.items()}
     if work.case.device == "cuda":
         found.gpu.append(gpu_state())

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 
-def saved_bytes(forward: Callable[[], object], parameters: Iterable[Tensor] = ()) -> int:
-    """Bytes of the tensors that autograd keeps for backward, each storage once, parameters apart.
-
-    An input that is kept counts: without backward it could be freed.
+def saved_sizes(forward: Callable[[], object], apart: Iterable[Tensor] = ()) -> list[int]:
+    """Bytes of each storage that autograd keeps for backward but those of the tensors `apart`, such
+    as parameters. An input that is kept counts: without backward it could be freed.
     """
-    known = {p.untyped_storage().data_ptr() for p in parameters}
+    known = {t.untyped_storage().data_ptr() for t in apart}
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -27,7 +26,7 @@ def saved_bytes(forward: Callable[[], object], parameters: Iterable[Tensor] = ()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         alive = forward()  # held until the count is done: a freed block's address may come again
     del alive
-    return sum(kept.values())
+    return list(kept.values())
 
 
 def peak_bytes(run: Callable[[], object], device: str) -> int:

@@ -13,6 +13,7 @@ from originals import Skipping, as_chosen, assert_equal, image, reasons, sequent
 from torch import Tensor, nn
 
 import fastgan
+from bench.harness.memory import saved_sizes
 from fastgan.fusion import plan
 from fastgan.nn.planner import kind_of
 
@@ -127,15 +128,7 @@ def test_what_changes_between_calls_is_noticed(change: Callable[[nn.Sequential],
 
 
 def saved_bytes(model: nn.Module, x: Tensor) -> int:
-    kept: dict[int, int] = {}
-
-    def note(t: Tensor) -> Tensor:
-        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-        return t
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-        model(x)
-    return sum(kept.values())
+    return sum(saved_sizes(lambda: model(x)))
 
 
 @pytest.mark.parametrize("form", ["auto"], indirect=True)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import fastgan
+from bench.harness.memory import saved_sizes
 from fastgan.cli import main
 from fastgan.fusion import explained, tune
 from fastgan.models import create_model
@@ -40,18 +41,8 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def saved_bytes(model: nn.Module, x: Tensor) -> int:
     """Of the distinct storages kept for backward, parameters and a few statistics aside."""
-    kept = {}
-
-    def note(t: Tensor) -> Tensor:
-        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-        return t
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-        y = model(x)
-    for p in model.parameters():
-        kept.pop(p.untyped_storage().data_ptr(), None)
-    assert y.requires_grad
-    return sum(size for size in kept.values() if size > 300)
+    sizes = saved_sizes(lambda: model(x), model.parameters())
+    return sum(size for size in sizes if size > 300)
 
 
 @pytest.mark.parametrize("network", ["generator", "discriminator"])

@@ -1,20 +1,17 @@
-"""One process of the tests of synchronised statistics: `sync_worker.py RANK WORLD FOLDER`.
-
-FOLDER holds cases.pt, takes the rendezvous file and gets one result file from each process.
-"""
+"""One process of the tests of synchronised statistics; its folder holds cases.pt."""
 
 from __future__ import annotations
 
 import copy
 import sys
 from contextlib import ExitStack
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
 import torch.distributed as dist
+from processes import WORLD, worker
 from torch import Tensor, nn
 
 import fastgan.nn as fnn
@@ -161,28 +158,18 @@ def adapt(logits: list[Tensor]) -> Result:
     return {**ada.state_dict(), **lecam.state_dict()}
 
 
-def main(rank: int, world: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/rendezvous",
-        rank=rank,
-        world_size=world,
-        timeout=timedelta(seconds=60),
-    )
-    cases = torch.load(folder / "cases.pt")
-    results = {
+def compute(rank: int) -> Result:
+    cases = torch.load(Path(sys.argv[2]) / "cases.pt")
+    return {
         "train": {
             k: train(c["parts"][rank], c["segments"], True) for k, c in cases["train"].items()
         },
         "normalise": {k: normalise(parts[rank], True) for k, parts in cases["normalise"].items()},
         "edges": edges(rank),
         "recorded": recorded(rank),
-        "adapt": adapt([logits.chunk(world)[rank] for logits in cases["adapt"]]),
+        "adapt": adapt([logits.chunk(WORLD)[rank] for logits in cases["adapt"]]),
     }
-    torch.save(results, folder / f"result{rank}.pt")
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    worker(compute)

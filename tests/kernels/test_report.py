@@ -203,19 +203,12 @@ def test_two_compilers_side_by_side(
 
 
 @needs_compiler
-def test_widths_in_ptx_are_those_of_the_machine_code(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_widths_in_ptx_are_those_of_the_machine_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
     part = importlib.import_module("tools.kernel_report.triton_part")
     machine_code = importlib.import_module("tools.kernel_report.machine_code")
     if reason := part.unavailable():
         pytest.skip(reason)
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    disassembler = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm"
     suffix = {16: ".128", 8: ".64", 4: "", 2: ".U16"}
     seen = set()
     for launch in part.launches():
@@ -223,17 +216,8 @@ def test_widths_in_ptx_are_those_of_the_machine_code(
         if row not in (("apply_kernel", 16), ("apply_kernel", 1)) or row in seen:
             continue
         seen.add(row)
-        source = ASTSource(
-            fn=launch.function,
-            signature=launch.signature,
-            constexprs=launch.constexprs,
-            attrs=launch.attributes,
-        )
-        compiled = triton.compile(source, GPUTarget("cuda", 90, 32), options=launch.options)
-        path = tmp_path / "kernel.cubin"
-        path.write_bytes(compiled.asm["cubin"])
-        command = [str(disassembler), "-c", "-ndf", str(path)]
-        code = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        compiled = machine_code.compiled_launch(launch, "sm_90")
+        code = machine_code.told(compiled, "nvdisasm", "-c", "-ndf")
         figures = machine_code._read_nvidia(compiled)
         assert f"LDG.E{suffix[figures['load']]} " in code
         assert f"STG.E{suffix[figures['store']]} " in code

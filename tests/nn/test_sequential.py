@@ -15,6 +15,7 @@ from tolerance import FLOOR, assert_as_exact, within
 from torch import Tensor, nn
 
 import fastgan.nn as fnn
+from bench.harness.memory import saved_sizes
 from fastgan.nn import FusedSequential
 from fastgan.nn.recording import recording
 from fastgan.ops import backend, conv
@@ -160,20 +161,10 @@ def test_gradient_penalty(mode: str) -> None:
     )
 
 
-def saved_sizes(model: nn.Module, x: Tensor) -> list[int]:
+def saved_by(model: nn.Module, x: Tensor) -> list[int]:
     """Sizes of the distinct storages that backward keeps, parameters, statistics and x aside."""
-    kept = {}
-
-    def note(t: Tensor) -> Tensor:
-        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-        return t
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-        y = model(x)
-    for t in (x, *model.parameters()):
-        kept.pop(t.untyped_storage().data_ptr(), None)
-    assert y.requires_grad
-    return sorted(size for size in kept.values() if size > 4 * 8 * 8 * 2)
+    sizes = saved_sizes(lambda: model(x), (x, *model.parameters()))
+    return sorted(size for size in sizes if size > 4 * 8 * 8 * 2)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -188,10 +179,10 @@ def test_one_activation_a_block(mode: str, network: str) -> None:
         layer._forward_hooks.clear()
     of_blocks = [size for m, size in outputs if "Conv" in type(m).__name__ and size > 1024]
     twice = sorted(of_blocks + [size for m, size in outputs if type(m) is nn.BatchNorm2d])
-    assert saved_sizes(model, x) == twice
-    assert saved_sizes(fused(model), x) == sorted(of_blocks)
+    assert saved_by(model, x) == twice
+    assert saved_by(fused(model), x) == sorted(of_blocks)
     if mode == "recompute":
-        assert saved_sizes(fused(model, keep_activations=True), x) == twice
+        assert saved_by(fused(model, keep_activations=True), x) == twice
 
 
 def test_no_weight_gradient_of_a_frozen_discriminator(

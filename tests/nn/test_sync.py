@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import sync_worker
 import torch
 import torch.distributed as dist
+from processes import in_two_processes
 from tolerance import FLOOR
 from torch import Tensor, nn
 
 import fastgan.nn as fnn
 from fastgan.ops import backend, norm_act, sync_norm_act
 
-WORKER = Path(sync_worker.__file__)
 # name: sizes of the segments in each process
 SPLITS = {
     "halves": ([4], [4]),
@@ -70,24 +66,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two gloo processes computed."""
     folder = tmp_path_factory.mktemp("sync")
     torch.save(make_cases(), folder / "cases.pt")
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, WORKER, str(rank), "2", folder],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [worker.communicate(timeout=120)[0] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-    assert [w.returncode for w in workers] == [0, 0], "\n".join(outputs)
-    return [torch.load(folder / f"result{rank}.pt") for rank in range(2)]
+    return in_two_processes(sync_worker.__file__, folder)
 
 
 def flat(result: dict[str, Any]) -> dict[str, Tensor]:

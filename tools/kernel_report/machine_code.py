@@ -80,8 +80,8 @@ def _is_lean(launch: Launch, target: str) -> bool:
     return conv_part.is_lean(launch.kernel, launch.variant) and target == "sm_90"
 
 
-def compile_launch(launch: Launch, target: str) -> Row:
-    """Compiles one launch for one target and reads the machine code."""
+def compiled_launch(launch: Launch, target: str) -> Any:
+    """What Triton's compiler makes of one launch for one target."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -92,7 +92,12 @@ def compile_launch(launch: Launch, target: str) -> Row:
         constexprs=launch.constexprs,
         attrs=launch.attributes,
     )
-    compiled = triton.compile(source, target=GPUTarget(*TARGETS[target]), options=launch.options)
+    return triton.compile(source, target=GPUTarget(*TARGETS[target]), options=launch.options)
+
+
+def compile_launch(launch: Launch, target: str) -> Row:
+    """Compiles one launch for one target and reads the machine code."""
+    compiled = compiled_launch(launch, target)
     nvidia = TARGETS[target][0] == "cuda"
     figures = (_read_nvidia if nvidia else _read_amd)(compiled)
     if _is_matrix(launch, target):
@@ -109,15 +114,20 @@ def tool(name: str) -> Path:
     return Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
 
 
+def told(compiled: Any, by: str, *options: str) -> str:
+    """What one of NVIDIA's tools, which come with Triton, tells of the machine code."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        command = [str(tool(by)), *options, file.name]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
 def _read_nvidia(compiled: Any) -> dict[str, int]:
     """Registers and stack from the machine code; widths from the PTX, which ptxas keeps (one of the
     tests disassembles to see it): a disassembly takes longer than the compilation.
     """
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
-        file.flush()
-        command = [str(tool("cuobjdump")), "-res-usage", file.name]
-        usage = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    usage = told(compiled, "cuobjdump", "-res-usage")
     figures = {name: int(n) for name, n in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage)}
     ptx = compiled.asm["ptx"]
     return {
@@ -131,12 +141,7 @@ def _read_nvidia(compiled: Any) -> dict[str, int]:
 
 def _read_loop(compiled: Any) -> dict[str, int]:
     """Figures of the main loop; ValueError where there is none."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
-        file.flush()
-        command = [str(tool("nvdisasm")), "-c", file.name]
-        code = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    found = matrix_loop(code, compiled.metadata.num_warps)
+    found = matrix_loop(told(compiled, "nvdisasm", "-c"), compiled.metadata.num_warps)
     if found is None:
         raise ValueError(f"{compiled.metadata.name}: no loop with matrix instructions")
     return found._asdict()
