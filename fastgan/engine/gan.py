@@ -21,6 +21,7 @@ from fastgan.engine.reduction import bytes_at_once
 from fastgan.engine.update import Update
 from fastgan.losses import GANLoss
 from fastgan.nn import segments
+from fastgan.nn.spectral import SpectralNorms
 from fastgan.system import renamed
 
 Metrics = dict[str, Tensor]
@@ -112,6 +113,7 @@ class GAN:
     ranks: InitVar[DistributedGroup | None] = None  # what `group` was called in the last release
 
     _rounding: Rounding = field(init=False, repr=False)
+    _spectral: SpectralNorms = field(init=False, repr=False, default_factory=SpectralNorms)
 
     def __post_init__(self, ranks: DistributedGroup | None) -> None:
         if ranks is not None:
@@ -141,8 +143,20 @@ class GAN:
     def _lower(self) -> torch.dtype | None:
         return LOWER.get(self.precision) if self.update_g.device.type == "cuda" else None
 
+    def running(self, network: nn.Module) -> AbstractContextManager[None]:
+        """Within, which is one forward pass, a network has its weights as that needs them: rounded
+        for autocast, and on GPUs under spectral norm estimated, each for all layers together."""
+        if self.update_g.device.type in self._spectral.devices:
+            return self._estimating(network)
+        return self._rounding.within(network)
+
+    @contextmanager
+    def _estimating(self, network: nn.Module) -> Iterator[None]:
+        with self._spectral.within(network), self._rounding.within(network):
+            yield
+
     def generate(self, batch: Batch) -> Tensor:
-        with self._rounding.within(self.generator):
+        with self.running(self.generator):
             return self.generator(*inputs_of(batch.noise, batch.labels))
 
     def discriminate(self, images: Tensor, labels: Tensor | None) -> Tensor:
@@ -181,7 +195,7 @@ class GAN:
     def _rebuilt(self, images: Tensor) -> DiscriminatorOutput:
         discriminator: Any = self.discriminator
         seen = self.augmented(images)
-        with self._rounding.within(discriminator):
+        with self.running(discriminator):
             logits, loss = discriminator.judge_and_rebuild(seen)
         return DiscriminatorOutput(logits, reconstruction_loss=loss)
 
@@ -230,6 +244,6 @@ class GAN:
     def _outputs(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, ...]:
         """The logits, and the class logits where the discriminator has them."""
         given = (images,) if labels is None else (images, labels)
-        with self._rounding.within(self.discriminator):
+        with self.running(self.discriminator):
             out = self.discriminator(*given)
         return (out,) if isinstance(out, Tensor) else out

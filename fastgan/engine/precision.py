@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fastgan.nn.layers import layer_kind
+from fastgan.nn.layers import is_compiled, is_product
 
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 PrecisionSetting = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
@@ -46,8 +46,8 @@ class RoundedWeights:
 
     To be made anew for each region of autocast, whose copies it keeps as autocast does. The bits
     are autocast's, but that a kernel that would read the float32 weight itself gets a rounded one.
-    A weight that is not a float32 parameter of its layer (spectral norm's, say) and a network that
-    was compiled are left to autocast.
+    A weight that is not a float32 parameter of its layer (weight norm's, say; of spectral norm see
+    `fastgan.nn.spectral`) and a network that was compiled are left to autocast.
 
     Args:
         current: copies of weights that are there already, as `WrittenCopies` has them.
@@ -179,17 +179,11 @@ class Rounding:
 
 def _rounded_by_autocast(network: nn.Module) -> list[tuple[nn.Module, Tensor]]:
     """The layers whose weight may be rounded for them, and that."""
-    layers = list(network.modules())
-    if any(m._compiled_call_impl or "_orig_mod" in m._modules for m in layers):
+    if is_compiled(network):
         return []
-    found = [(m, m._parameters["weight"]) for m in layers if _is_product(m)]
+    layers = [m for m in network.modules() if is_product(m) and "weight" in m._parameters]
+    found = [(m, m._parameters["weight"]) for m in layers]
     return [(m, w) for m, w in found if w is not None and w.dtype is torch.float32]
-
-
-def _is_product(layer: nn.Module) -> bool:
-    """Whether all that a layer does with its weight is a convolution or a product."""
-    known = layer_kind(layer) in ("conv", "linear") or getattr(layer, "is_product", False)
-    return known and "weight" in layer._parameters
 
 
 @torch.no_grad()

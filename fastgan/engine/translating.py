@@ -109,8 +109,9 @@ class TranslationStep(nn.Module):
             found["loss_g"] = self.adversarial_weight, gan.generator_loss(logits, reals)
         if self.feature_weight:
             discriminator: Any = gan.discriminator
-            with torch.no_grad():
+            with torch.no_grad(), gan.running(discriminator):
                 seen = discriminator.features(part.images, part.labels)
-            features = discriminator.features(made, part.labels)
+            with gan.running(discriminator):
+                features = discriminator.features(made, part.labels)
             found["loss_features"] = self.feature_weight, (features - seen).abs().mean()
         return found

@@ -60,8 +60,9 @@ class VocoderStep(TranslationStep):
         if not self.adversarial_weight:
             return found
         discriminator: Any = gan.discriminator
-        logits, features = discriminator.judge(made)
-        with torch.no_grad():
+        with gan.running(discriminator):
+            logits, features = discriminator.judge(made)
+        with torch.no_grad(), gan.running(discriminator):
             real_logits, seen = discriminator.judge(part.images)
         apart = [(a - b).abs().mean() for a, b in zip(features, seen, strict=True)]
         fooled = gan.generator_loss(logits, lambda: real_logits)

@@ -23,7 +23,8 @@ def spectral_norm(module: _Module, n_power_iterations: int = 1, eps: float = 1e-
     checkpoint that was written with it, and before making the optimizer. A transposed convolution's
     matrix has its output channels as rows, as torch has it. Copies (`copy.deepcopy`), memory
     formats and devices work as ever. `torch.nn.utils.parametrize.remove_parametrizations(layer,
-    "weight")` leaves the plain, divided weight. Autocast on CUDA estimates in the lower precision.
+    "weight")` leaves the plain, divided weight. Autocast on CUDA estimates in the lower precision,
+    but for the engine's steps, which on GPUs estimate all norms of a network together, in float32.
 
     Raises ValueError if there is no such layer, or if one has a parametrized weight already.
     Source: Miyato et al. 2018, "Spectral Normalization for Generative Adversarial Networks".

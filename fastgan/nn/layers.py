@@ -52,6 +52,17 @@ def layer_kind(module: nn.Module | None) -> str | None:
     return _KINDS.get(getattr(type(module), "forward", None))
 
 
+def is_product(module: nn.Module) -> bool:
+    """Whether all that a layer does with its weight is a convolution or a product."""
+    return layer_kind(module) in ("conv", "linear") or getattr(module, "is_product", False)
+
+
+def is_compiled(network: nn.Module) -> bool:
+    """Whether a network or a part of it was compiled."""
+    parts = network.modules()
+    return any(part._compiled_call_impl or "_orig_mod" in part._modules for part in parts)
+
+
 def why_not_layer(module: nn.Module) -> str | None:
     """Why a layer of a known kind cannot be part of a block; None where it can."""
     name = type(module).__name__

@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 import math
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
+from torch import Tensor
 
 import fastgan
 from fastgan.checks import sides
 from fastgan.data import ImageDataset
-from fastgan.engine import Trainer, validate
+from fastgan.engine import Trainer, styling, validate
 from fastgan.engine.capture import StepRunner
 from fastgan.engine.precision import Precision
 from fastgan.ops import convolution_form
@@ -62,13 +65,15 @@ def record(recipe: Recipe, variant: Variant, **overrides: Any) -> Recorded:
     before = _WARM_UP * math.lcm(config.reg_every, updates) // updates
     count = config.batch_size * updates * 3
     shape = count, recipe.channels, *sides(recipe.image_size)
-    labels = torch.arange(count) % 10 if config.conditional else None
+    labels = _conditions(recipe, count) if config.conditional else None
     dataset = ImageDataset(torch.zeros(shape, dtype=torch.uint8), labels)
     with (
+        _own_settings(),
         virtual(variant.gpu) as cuda,
         convolution_form(variant.form),
         patch.object(StepRunner, "WARM_UP", _WARM_UP),
         patch.object(validate, "_check_labels", lambda *_: None),  # it reads values
+        patch.object(styling, "read_style", _style),  # so does it
         recording(variant.backend, lambda: cuda.capturing) as recorder,
     ):
         with torch.device("cuda"):
@@ -80,6 +85,29 @@ def record(recipe: Recipe, variant: Variant, **overrides: Any) -> Recorded:
         recorder.calls.clear()
         trainer.train_step()
         return Recorded(list(recorder.launches), list(recorder.calls))
+
+
+@contextmanager
+def _own_settings() -> Iterator[None]:
+    """Within, torch is as a process finds it: deterministic algorithms, which a test may have asked
+    for, are other launches."""
+    before = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warns)
+
+
+def _conditions(recipe: Recipe, count: int) -> Tensor:
+    """What images are of: numbers where the generator takes some, else classes."""
+    numbers = recipe.generator.arguments.get("conditions", 0)
+    return torch.zeros(count, numbers) if numbers else torch.arange(count) % 10
+
+
+def _style(style: str, size: int, channels: int) -> Tensor:
+    return torch.zeros(channels, size, size, dtype=torch.uint8)
 
 
 def place(error: BaseException) -> str:
