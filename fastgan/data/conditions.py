@@ -27,14 +27,16 @@ def grey(images: Tensor) -> Tensor:
     """Luma [N, 1, H, W], in [-1, 1]; images of one channel as they are."""
     if images.shape[1] != 3:
         return images.mean(1, keepdim=True)
-    weights = torch.tensor(LUMA, dtype=images.dtype, device=images.device)
+    # Not copied from the host, which a graph that is recorded would refuse.
+    weights = torch.stack([images.new_full((), weight) for weight in LUMA])
     return (images * weights.view(3, 1, 1)).sum(1, keepdim=True)
 
 
 def edges(images: Tensor) -> Tensor:
     """Edges [N, 1, H, W]: 1 where the Sobel gradient of the luma is large, -1 where it is flat."""
-    kernel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 8
-    kernels = torch.stack([kernel, kernel.T])[:, None].to(images)
+    across = torch.arange(-1, 2, dtype=images.dtype, device=images.device)
+    kernel = (2 - across.abs())[:, None] * across / 8
+    kernels = torch.stack([kernel, kernel.T])[:, None]
     padded = F.pad(grey(images), (1, 1, 1, 1), mode="replicate")
     slope = F.conv2d(padded, kernels).square().sum(1, keepdim=True).add(1e-12).sqrt()
     return (slope / _FULL_EDGE).clamp(max=1) * 2 - 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -21,6 +23,14 @@ def test_grey_is_pillows_luma():
     found = grey(pixels.permute(2, 0, 1)[None].float() / 127.5 - 1)
     assert ((found.flatten() + 1) * 127.5 - luma).abs().max() <= 0.51
     assert torch.equal(grey(found), found)
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_nothing_comes_from_the_host(name: str, no_host_sync: Any) -> None:
+    """A CUDA graph that is being recorded would refuse it."""
+    images = torch.rand(2, 3, 16, 16)
+    with no_host_sync():
+        CONDITIONS[name](images)
 
 
 def test_edges_are_where_the_grey_steps():
