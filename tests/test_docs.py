@@ -22,7 +22,16 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 FOREIGN = {
     *("--nproc-per-node", "--standalone", "--max-restarts", "--no-build-isolation", "--rcfile"),
     *("--benchmark", "--continue", "--time-limit", "--long", "--check", "--all", "--targets"),
-    *("--record", "--archs", "--held-out", "--measure", "--only", "--strict", "--seconds"),
+    *(
+        "--record",
+        "--archs",
+        "--arms",
+        "--held-out",
+        "--measure",
+        "--only",
+        "--strict",
+        "--seconds",
+    ),
 }
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 

@@ -17,7 +17,8 @@ class MLflow(Logger):
 
     Args:
         experiment: its name; made where there is none.
-        tracking_uri: a server, or a folder (``file:...``); by default ``MLFLOW_TRACKING_URI``.
+        tracking_uri: a server, or a folder (``file:mlruns``, which MLflow 3 takes with
+            ``MLFLOW_ALLOW_FILE_STORE=true``); by default ``MLFLOW_TRACKING_URI``.
         checkpoints: send every checkpoint.
 
     Raises:
