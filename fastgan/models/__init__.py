@@ -14,6 +14,7 @@ from .few_shot import FewShotDiscriminator, FewShotGenerator
 from .hifigan import HiFiGANDiscriminator, HiFiGANGenerator
 from .init import init_weights, initialize
 from .mlp import MLPDiscriminator, MLPGenerator
+from .modern import ModernDiscriminator, ModernGenerator
 from .r3gan import R3GANDiscriminator, R3GANGenerator
 from .resnet import ResNetDiscriminator, ResNetGenerator
 from .restoration import Inpainter, InpaintingDiscriminator, SRResNet
@@ -45,6 +46,8 @@ __all__ = [
     "InpaintingDiscriminator",
     "MLPDiscriminator",
     "MLPGenerator",
+    "ModernDiscriminator",
+    "ModernGenerator",
     "PatchDiscriminator",
     "PhaseShuffle",
     "R3GANDiscriminator",

@@ -14,6 +14,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "tf_dcgan": {"image_size": 12, "channels": 3, "width": 4},
     "mlp": {"image_size": 9, "channels": 3, "hidden": (8,)},
     "resnet": {"image_size": 16, "channels": 3, "width": 4},
+    "modern": {"image_size": 16, "channels": 3, "width": 4},
     "r3gan": {"image_size": 16, "channels": 3, "width": 4, "group_width": 4},
 }
 families = pytest.mark.parametrize("family", SMALL)

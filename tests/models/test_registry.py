@@ -14,6 +14,7 @@ FAMILIES = [
     "few_shot",
     "hifigan",
     "mlp",
+    "modern",
     "r3gan",
     "resnet",
     "text",

@@ -26,7 +26,7 @@ TEXT = Path(__file__).resolve().parents[2] / "LICENSE"
 # The recipes of large images train at the smallest size of their family.
 SIZES = {"dcgan-64": 16, "dcgan-128": 32, "pix2pix": 16, "text-gan": (8,), "text-rnn": (8,)}
 SIZES |= dict.fromkeys(("super-resolution", "srgan", "inpainting", "few-shot"), 32)
-SIZES |= {"wavegan": (256,), "vocoder": (512,), "cyclegan": 8, "style": 16}
+SIZES |= {"modern-64": 16, "wavegan": (256,), "vocoder": (512,), "cyclegan": 8, "style": 16}
 # Of spectrograms and waveforms: a block a stage, and few discriminators.
 VOCODER = {
     "hifigan_generator": {"kernels": [3], "dilations": [[1, 2]]},

@@ -6,9 +6,10 @@
     python -m tools.recipe_report --only vae --trained  # measure the run that stands in --runs
 
 Needs the full MNIST (`fastgan data fetch mnist`, or `examples/data/fetch.py mnist`), for
-`dcgan-32`, `dcgan-64`, `dcgan-128`, `cyclegan` and `style` the emoji (`examples/data/fetch.py
-emoji` and `fluent-emoji`), for `few-shot` the faces (`fluent-faces`), for `tile-gan` the levels
-(`sokoban`), for `vocoder` the `speech`, and `fastgan[metrics,efficientnet]`. Results go to
+`dcgan-32`, `dcgan-64`, `dcgan-128`, `modern-64`, `cyclegan` and `style` the emoji
+(`examples/data/fetch.py emoji` and `fluent-emoji`), for `few-shot` the faces (`fluent-faces`), for
+`tile-gan` the levels (`sokoban`), for `vocoder` the `speech`, and `fastgan[metrics,efficientnet]`.
+Results go to
 docs/recipes.json and docs/recipes.md, pictures to docs/pictures/. The exit status is 1 if a goal is
 missed.
 """
@@ -51,6 +52,7 @@ class Check:
 
     Attributes:
         goals: the least value of a metric (of a score's name).
+        limits: the largest one, of metrics that are distances.
     """
 
     recipe: str
@@ -58,6 +60,7 @@ class Check:
     metrics: tuple[str, ...] | None = ("fid", "classes", "prdc")
     """None: all that the recipe measures of items that are no images."""
     goals: tuple[tuple[str, float], ...] = ()
+    limits: tuple[tuple[str, float], ...] = ()
     split: str = "train"
     flags: tuple[str, ...] = ()
     """Settings for few minutes on a CPU, in place of the recipe's own."""
@@ -108,6 +111,22 @@ CHECKS = (
         flags=("--batch-size", "32", "--precision", "bfloat16"),
         data="fluent-emoji-256",
         **(_RGB | {"metrics": ("kid", "is", "prdc")}),
+    ),
+    Check(
+        "modern-28",
+        10,
+        goals=(("classes", 10), ("confident", 0.93)),
+        limits=(("fid", 5),),
+        flags=("--precision", "bfloat16"),
+    ),
+    Check(
+        "modern-64",
+        60,
+        goals=(("recall", 0.2),),
+        limits=(("kid", 0.05),),
+        flags=("--precision", "bfloat16"),
+        data="emoji-64",
+        **_RGB,
     ),
     Check("mlp-gan", 3),
     Check("lsgan", 3),
@@ -276,6 +295,8 @@ def measure(check: Check, run: Path) -> dict[str, Any]:
     goals = {
         name: {"least": least, "reached": values[name] >= least} for name, least in check.goals
     }
+    for name, most in check.limits:
+        goals[name] = {"most": most, "reached": values[name] <= most}
     return {"scores": values, "setting": setting, "goals": goals}
 
 

@@ -17,7 +17,8 @@ RESULTS = ROOT / "docs" / "recipes.json"
 PICTURES = ROOT / "docs" / "pictures"
 PAGE = ROOT / "docs" / "recipes.md"
 APPLICATIONS = ROOT / "docs" / "applications"
-TOGETHER = {"text-gan": "text", "text-rnn": "text"}  # recipes that share a page
+# Recipes that share a page.
+TOGETHER = {"text-gan": "text", "text-rnn": "text", "modern-28": "modern", "modern-64": "modern"}
 _COLUMNS = (
     *("recipe", "updates", "minutes", "FID", "KID", "IS"),
     *("sure", "classes", "right", "reconstruction"),
@@ -172,6 +173,22 @@ def beside(found: Result) -> str:
     return f"{_told(found)}\n\n{table(heading, body)}"
 
 
+def beside_goals(found: Result) -> str:
+    """Each score of samples, beside what was to be reached."""
+
+    def asked(goal: dict[str, Any]) -> str:
+        bound = f"≥ {goal['least']:g}" if "least" in goal else f"≤ {goal['most']:g}"
+        return bound if goal["reached"] else f"{bound}: missed"
+
+    body = [
+        [f"`{name}`", f"{value:.4g}", asked(found["goals"][name]) if name in found["goals"] else ""]
+        for name, value in found["scores"].items()
+    ]
+    setting = found["setting"]
+    told = _told(found, f", {setting['fakes']:,} samples against {setting['reals']:,} images")
+    return f"{told}\n\n{table(['', 'reached', 'goal'], body)}"
+
+
 def _of_generated(scores: dict[str, float]) -> list[str]:
     """The scores but those of what is not generated: `kl2`, not `kl2_floor`."""
     return [n for n in scores if not any(n.startswith(f"{other}_") for other in scores)]
@@ -183,6 +200,8 @@ def table_of(found: Result) -> str:
         return in_style(found)
     if "fooled_a" in found["scores"]:
         return both_ways(found)
+    if any("most" in goal for goal in found.get("goals", {}).values()):
+        return beside_goals(found)
     return ways(found) if "gain" in found["scores"] else beside(found)
 
 
