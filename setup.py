@@ -3,6 +3,7 @@
 The library has no Python in it: it registers operators with torch when it is loaded, by torch's
 stable ABI, so one build serves every Python and every torch from 2.11 on. `fastgan/_autograd.so`,
 the derivatives of two ops in C++, serves the torch it was built with; elsewhere Python has them.
+Where Python's headers are, it is a module of every Python with a GIL, too.
 torch is never imported, fetched or replaced here: its headers are found in the environment that
 runs this file.
 
@@ -224,26 +225,50 @@ def build_native(output: Path, objects: Path) -> dict[str, object]:
         linker.append("-Xlinker=--as-needed,--exclude-libs,ALL")
         libraries.append("-ltorch_cuda")
     link([*linker, *(str(target) for target, _ in commands), *libraries], output)
-    reason = build_autograd(torch, cxx, output.with_name("_autograd.so"))
     record = {"cuda": nvcc is not None, "cuda_reason": cuda_reason, "torch": torch.version}
     if nvcc is not None:
         record |= {"cuda_version": nvcc_version(nvcc), "cuda_archs": archs}
         record["cuda_ptx"] = newest_plain(archs)
-    return {**record, "autograd": not reason, "autograd_reason": reason}
+    return record | build_autograd(torch, cxx, output.with_name("_autograd.so"), objects)
 
 
-def build_autograd(torch: Torch, cxx: list[str], output: Path) -> str:
-    """Compiles csrc/autograd.cpp, which fastgan can do without; "" or why that failed."""
-    source, headers = ROOT / "csrc" / "autograd.cpp", torch.root / "include"
-    includes = [f"-isystem{headers}", f"-isystem{headers / 'torch/csrc/api/include'}"]
+def autograd_commands(
+    torch: Torch, cxx: list[str], objects: Path
+) -> tuple[list[tuple[Path, list[str]]], bool]:
+    """(object, command) of csrc/eager, and whether the way in from Python is among them."""
+    python = Path(sysconfig.get_path("include"))
+    with_python = (
+        (python / "Python.h").is_file()
+        and (torch.root / "lib" / "libtorch_python.so").is_file()
+        and not sysconfig.get_config_var("Py_GIL_DISABLED")
+    )
+    headers = [torch.root / "include", torch.root / "include/torch/csrc/api/include", python]
     flags = ["-std=c++20", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-array-bounds"]
-    libraries = [f"-L{torch.root / 'lib'}", "-ltorch_cpu", "-lc10"]
+    flags += [f"-I{ROOT / 'csrc'}", *(f"-isystem{path}" for path in headers)]
+    commands = []
+    for source in sorted((ROOT / "csrc" / "eager").glob("*.cpp")):
+        if source.stem != "python" or with_python:
+            target = objects / f"eager_{source.stem}.o"
+            commands.append((target, [*cxx, *flags, "-c", str(source), "-o", str(target)]))
+    return commands, with_python
+
+
+def autograd_link(torch: Torch, cxx: list[str], parts: list[Path], with_python: bool) -> list[str]:
+    libraries = ["-ltorch_cpu", "-lc10", *(["-ltorch_python"] if with_python else [])]
+    return [*cxx, "-shared", *map(str, parts), f"-L{torch.root / 'lib'}", *libraries]
+
+
+def build_autograd(torch: Torch, cxx: list[str], output: Path, objects: Path) -> dict[str, object]:
+    """Compiles csrc/eager, which fastgan can do without; what came of it, or why nothing."""
+    commands, with_python = autograd_commands(torch, cxx, objects)
     try:
-        link([*cxx, *flags, *includes, "-shared", str(source), *libraries], output)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(run, (command for _, command in commands)))
+        link(autograd_link(torch, cxx, [target for target, _ in commands], with_python), output)
     except NotBuildable as error:
         output.unlink(missing_ok=True)
-        return str(error)
-    return ""
+        return {"autograd": False, "autograd_reason": str(error), "python": False}
+    return {"autograd": True, "autograd_reason": "", "python": with_python}
 
 
 class BuildNative(build_ext):
@@ -296,7 +321,9 @@ class BuildPython(build_py):
 
 
 class PlatformWheel(bdist_wheel):
-    """Any Python 3, for the library holds no Python C API; any platform where it was not built."""
+    """Any Python 3, for only the stable part of its C API is used; any platform where no library
+    was built.
+    """
 
     def run(self) -> None:
         self.run_command("build")

@@ -37,7 +37,7 @@ def ours(training: bool, x: Tensor) -> tuple[list[Call], nn.Module]:
     rest = training, 0.1, 1e-5, 0, SLOPE, 1, False, False, "auto"
 
     def operator() -> Tensor:
-        found: Tensor = native.WITH_AUTOGRAD.norm_act_eager(x, *given, *rest)
+        found: Tensor = native.WITH_AUTOGRAD.norm_act(x, *given, *rest)
         return found
 
     return [

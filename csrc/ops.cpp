@@ -28,6 +28,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fastgan, m) {
       "bool need_dbias) -> (Tensor dx, Tensor dbias)");
   // Bytes of freed blocks that the caching CPU allocator holds; with limit, at most so many.
   m.def("cached_memory(int? limit) -> int");
+  // The address of a table: csrc/cpu/runtime/entries.h.
+  m.def("cpu_entries() -> int");
   // uint8 (N, H, W, C) to (B, H, W, C) of dtype, x / 127.5 - 1, mirrored along W where flips says so.
   m.def(
       "gather_images.kernel(Tensor images, Tensor index, Tensor? flips, ScalarType dtype) "

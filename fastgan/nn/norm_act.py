@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastgan.ops import instance_norm_act, norm_act, sync_norm_act
-from fastgan.ops.core import dispatch
+from fastgan.ops.core import dispatch, native
 from fastgan.ops.core.tensors import (
     activation_code,
     check_factory,
@@ -167,9 +167,10 @@ _COUNTS = Queue(_count_all)
 
 
 def _count(batches: Tensor, passes: int, at_once: bool) -> None:
-    waiting = _COUNTS.items
-    if waiting is None or at_once or torch.compiler.is_compiling() or dispatch.is_transformed():
-        batches.add_(passes)
+    waiting, compiling = _COUNTS.items, torch.compiler.is_compiling()
+    if waiting is None or at_once or compiling or dispatch.is_transformed():
+        if compiling or not native.WITH_AUTOGRAD.count(batches, passes):
+            batches.add_(passes)
     else:
         waiting.append((batches, passes))
 

@@ -303,3 +303,9 @@ def test_a_library_for_another_torch_is_not_loaded(monkeypatch: pytest.MonkeyPat
     record = {**native.build_record(), "torch": "2.11.0"}
     monkeypatch.setattr(native, "build_record", lambda: record)
     assert "built for torch 2.11.0" in str(native.why_no_autograd.__wrapped__())
+
+
+def test_a_library_of_earlier_sources_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = {key: value for key, value in native.build_record().items() if key != "python"}
+    monkeypatch.setattr(native, "build_record", lambda: record)
+    assert "earlier sources: build it again" in str(native.why_no_autograd.__wrapped__())

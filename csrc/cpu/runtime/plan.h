@@ -14,6 +14,7 @@
 #include <optional>
 #include <vector>
 
+#include "cpu/runtime/entries.h"
 #include "cpu/runtime/allocator.h"
 #include "cpu/runtime/tiles.h"
 #include "elementwise.h"
@@ -37,12 +38,6 @@ inline Dtype dtype_of(const Tensor& x, const char* name = "x") {
 inline ScalarType stat_type(const Tensor& x) {
   return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
-
-// Memory of x as N x C x S: `columns` where channels are innermost (or S is 1).
-struct Layout {
-  int64_t batch, channels, size;
-  bool columns;
-};
 
 inline Layout layout_of(const Tensor& x, const char* name = "x") {
   STD_TORCH_CHECK(x.dim() >= 2, name, ": expected at least 2 dimensions, got ", x.dim());
@@ -177,16 +172,24 @@ Scratch<P> scratch(int64_t n) {
   return Scratch<P>(static_cast<P*>(take(sizeof(P) * static_cast<size_t>(n))));
 }
 
-// Sets how the tiles of a tensor like x are written.
-inline void set_writing(const Tensor& x, Tile& t) {
-  const int64_t size = static_cast<int64_t>(x.element_size()), bytes = x.numel() * size;
+inline int64_t size_of(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::kFloat32: return 4;
+    case Dtype::kFloat64: return 8;
+    default: return 2;
+  }
+}
+
+// Sets how the tiles of a tensor are written.
+inline void set_writing(Dtype dtype, const Layout& l, Tile& t) {
+  const int64_t size = size_of(dtype), bytes = l.batch * l.channels * l.size * size;
   t.blocked = bytes <= (size == 2 ? kBlockedBytesOfHalves : kBlockedBytes);
   t.streamed = bytes >= kStreamedBytes;
 }
 
-template <typename P>
-const P* data_or_null(const std::optional<Tensor>& t) {
-  return t.has_value() ? static_cast<const P*>(t->data_ptr()) : nullptr;
+// Its memory, or null where it is not given.
+inline const void* pointer(const std::optional<Tensor>& t) {
+  return t.has_value() ? t->data_ptr() : nullptr;
 }
 
 // A convolution's bias, checked.
@@ -194,9 +197,15 @@ inline const float* bias_or_null(const std::optional<Tensor>& bias, int64_t chan
   STD_TORCH_CHECK(!bias.has_value() || (bias->scalar_type() == ScalarType::Float &&
                                         bias->is_contiguous() && bias->numel() == channels),
                   "bias: expected ", channels, " contiguous values in float32");
-  return data_or_null<float>(bias);
+  return static_cast<const float*>(pointer(bias));
 }
 
+inline const char* at(const void* p, Dtype dtype, int64_t elements) {
+  return static_cast<const char*>(p) + elements * size_of(dtype);
+}
+inline char* at(void* p, Dtype dtype, int64_t elements) {
+  return static_cast<char*>(p) + elements * size_of(dtype);
+}
 inline const char* at(const Tensor& t, int64_t elements) {
   return static_cast<const char*>(t.data_ptr()) + elements * static_cast<int64_t>(t.element_size());
 }

@@ -35,13 +35,25 @@ def bias_act(
     Errors: TypeError, ValueError for a wrong dtype, shape, device, activation or slope;
     RuntimeError if the backend asked for cannot run.
     """
-    check_input(x)
     code, slope = activation_code(activation, negative_slope)
-    x, bias, backend = dense(x), parameter("bias", bias, x), dispatch.setting()
-    is_eager = dispatch.is_eager(x, bias)
-    if is_eager and dispatch.in_cpp(backend, x):
-        z: Tensor = native.WITH_AUTOGRAD.bias_act_eager(x, bias, code, slope, backend)
+    backend = dispatch.setting()
+    z = _in_cpp(x, bias, code, slope, backend)
+    if z is not None:
         return z
+    check_input(x)
+    x, bias = dense(x), parameter("bias", bias, x)
+    z = _in_cpp(x, bias, code, slope, backend)
+    if z is not None:
+        return z
+    is_eager = dispatch.is_eager(x, bias)
     if is_eager and dispatch.in_torch(backend, x.device.type):
         return aten.bias_act(x, bias, code, slope)
     return FORWARD(Forward(x, bias, code, slope), backend, is_eager)
+
+
+def _in_cpp(x: Tensor, bias: Tensor | None, code: int, slope: float, backend: str) -> Tensor | None:
+    """The op with its derivative in C++, or None where that does not serve these arguments."""
+    if not dispatch.in_cpp(backend, x):
+        return None
+    z: Tensor | None = native.WITH_AUTOGRAD.bias_act(x, bias, code, slope, backend)
+    return z

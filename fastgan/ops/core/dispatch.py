@@ -25,7 +25,8 @@ from fastgan.ops.core.setting import Setting
 _LOG = logging.getLogger(__name__)
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 _PREFERENCE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
-_PLAIN = frozenset((torch.Tensor, torch.nn.Parameter, NoneType))
+_TENSORS = frozenset((torch.Tensor, torch.nn.Parameter))
+_PLAIN = _TENSORS | {NoneType}
 # Names of this module: looking them up by torch's takes as long as calling them.
 _is_compiling = torch.compiler.is_compiling
 _watching_modes = torch._C._len_torch_dispatch_stack
@@ -149,8 +150,13 @@ def in_onnx_export() -> bool:
 
 
 def in_cpp(name: str, x: torch.Tensor) -> bool:
-    """Whether norm_act and bias_act of x have their derivatives in C++ (`csrc/autograd.cpp`)."""
-    if not x.is_cpu:
+    """Whether norm_act and bias_act of x are to be tried in C++, with their derivatives
+    (`csrc/eager`): there is looked for the rest of what `is_eager` and the checks look for.
+    """
+    if (
+        _is_compiling() or _watching_modes() or _are_transforms_active()
+        or type(x) not in _TENSORS or not x.is_cpu
+    ):  # fmt: skip
         return False
     known = choices.get(("cpu", x.dtype)) if name == "auto" else None
     chosen = known[0] if known else resolve(name, x)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sysconfig
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -18,9 +22,10 @@ LEFT_OUT = "FASTGAN_NATIVE=0 was set"
 def build_record() -> dict[str, Any]:
     """What the installation recorded in `_build.json`.
 
-    native, cuda, autograd: what was built, with a reason beside each that was not. torch,
-    cuda_version: what with. cuda_archs: the architectures that have machine code, and cuda_ptx the
-    one whose PTX later ones compile when they load it.
+    native, cuda, autograd: what was built, with a reason beside each that was not. python: whether
+    the last one is a module of Python, too. torch, cuda_version: what with. cuda_archs: the
+    architectures that have machine code, and cuda_ptx the one whose PTX later ones compile when
+    they load it.
     """
     path = _PACKAGE / "_build.json"
     if not path.is_file():
@@ -42,24 +47,61 @@ def load() -> str | None:
     return None
 
 
-class _Compiled:
-    """An overload of each compiled operator, by its name, for plain eager calls: what an overload's
-    own call, a function of Python, would call.
+class _Kernels:
+    """The overload `kernel` of each compiled operator, by its name, for plain eager calls: what the
+    overload's own call, a function of Python, would call.
     """
 
-    def __init__(self, overload: str) -> None:
-        self._overload = overload
-
     def __getattr__(self, name: str) -> Any:
-        call = getattr(getattr(torch.ops.fastgan, name), self._overload)._op
+        call = getattr(torch.ops.fastgan, name).kernel._op
         setattr(self, name, call)
         return call
 
 
-KERNELS = _Compiled("kernel")
-"""The kernels alone."""
-WITH_AUTOGRAD = _Compiled("default")
-"""Those with their derivatives in C++."""
+KERNELS = _Kernels()
+
+
+class _WithAutograd:
+    """norm_act and bias_act with their derivatives in C++, and `count`, which adds to a number of a
+    layer: of plain eager calls whose arguments need no conversion. Of another one they do nothing
+    and give None, or False.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        call = _from_python(name) or _by_operator(name)
+        setattr(self, name, call)
+        return call
+
+
+WITH_AUTOGRAD = _WithAutograd()
+
+
+def _from_python(name: str) -> Any:
+    """The function of `_autograd.so` as a module, where it is one of this Python."""
+    if why_no_autograd() is not None or not build_record().get("python"):
+        return None
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):  # whose objects begin otherwise
+        return None
+    try:
+        return getattr(importlib.import_module("fastgan._autograd"), name)
+    except ImportError:
+        return None
+
+
+_TENSORS = {"norm_act": 5, "bias_act": 2}  # that an operator is called with first
+_PLAIN = frozenset((torch.Tensor, torch.nn.Parameter, NoneType))
+
+
+def _by_operator(name: str) -> Callable[..., Any]:
+    if name not in _TENSORS:
+        return lambda *_: False
+    run = getattr(torch.ops.fastgan, f"{name}_eager").default._op
+    count = _TENSORS[name]
+
+    def call(*given: Any) -> Any:
+        return run(*given) if _PLAIN.issuperset(map(type, given[:count])) else None
+
+    return call
 
 
 @cache
@@ -74,6 +116,8 @@ def why_no_autograd() -> str | None:
         return reason
     if not library.is_file():
         return str(record.get("autograd_reason") or f"{library.name} is missing from the package")
+    if "python" not in record:
+        return f"{library.name} was built from earlier sources: build it again"
     if record["torch"] != torch.__version__:
         return f"built for torch {record['torch']}, this is {torch.__version__}"
     try:

@@ -78,7 +78,9 @@ def norm_act(
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167; Chan, Golub and LeVeque 1979 for the merging.
     """
     given = running_mean, running_var, weight, bias
-    is_eager = x is not None and dispatch.is_eager(x, *given)
+    backend = dispatch.setting()
+    in_cpp = dispatch.in_cpp(backend, x)
+    is_eager = in_cpp or (x is not None and dispatch.is_eager(x, *given))
     settings = (
         order, activation, negative_slope, training, momentum, eps, segments, average_segments
     )  # fmt: skip
@@ -86,12 +88,12 @@ def norm_act(
         momentum, spec = _known(*settings) if is_eager else _checked(*settings)
     except TypeError:  # of the cache, where one has no hash: the check says which it is
         momentum, spec = _checked(*settings)
-    backend = dispatch.setting()
     how = training, momentum, spec, average_segments, backend
-    if is_eager:
+    if in_cpp:
         z = _in_cpp(x, given, how)
         if z is not None:
             return z
+        is_eager = dispatch.is_eager(x, *given)
     check_input(x)
     affine = parameter("weight", weight, x), parameter("bias", bias, x)
     running = running_pair(x, running_mean, running_var)
@@ -147,16 +149,13 @@ def _in_cpp(
     given: tuple[Tensor | None, ...],  # running mean and variance, weight, bias
     how: tuple[Any, ...],  # training, momentum, a Spec's fields, average, backend
 ) -> Tensor | None:
-    """The op with its derivative in C++, or None where that does not serve this backend or these
-    arguments.
+    """The op with its derivative in C++, or None where that does not serve these arguments.
 
-    It does not where an argument is wrong or has to be converted, which is done here then: looking
-    for that in Python takes as long as the kernels of a small layer.
+    It does not where one is wrong or has to be converted, which is done here then: looking for that
+    in Python takes as long as the kernels of a small layer.
     """
     training, momentum, spec, average, backend = how
-    if not dispatch.in_cpp(backend, x):
-        return None
-    z: Tensor | None = native.WITH_AUTOGRAD.norm_act_eager(
+    z: Tensor | None = native.WITH_AUTOGRAD.norm_act(
         x, *given, training, momentum, *spec, average, backend
     )
     return z
@@ -169,11 +168,10 @@ def _eagerly(
     how: tuple[Any, ...],
 ) -> Tensor | None:
     """The op of arguments as the kernels take them, in C++ or by PyTorch; None by neither."""
-    z = _in_cpp(x, (*running, *affine), how)
-    if z is None and x.numel():
-        training, momentum, spec, average, backend = how
-        if dispatch.in_torch(backend, x.device.type):
-            z = aten.norm_act(x, running, *affine, training, momentum, Spec(*spec), average)
+    training, momentum, spec, average, backend = how
+    z = _in_cpp(x, (*running, *affine), how) if dispatch.in_cpp(backend, x) else None
+    if z is None and x.numel() and dispatch.in_torch(backend, x.device.type):
+        z = aten.norm_act(x, running, *affine, training, momentum, Spec(*spec), average)
     return z
 
 
