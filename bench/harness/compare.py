@@ -32,7 +32,7 @@ import torch
 from torch import nn
 
 from bench.harness import machine
-from bench.harness.case import BOTH, CHANNELS_LAST, FORWARD, Case
+from bench.harness.case import CHANNELS_LAST, CONTIGUOUS, FORWARD, Case
 from bench.harness.machine import ROOT
 from bench.harness.peers import PEERS
 from bench.paired import ratio_interval, take_turns
@@ -41,18 +41,28 @@ HISTORY = ROOT / "bench" / "history" / "cpu.jsonl"
 DROP, RERUNS = 0.7, 2
 PAIRS, ROUNDS = 5, 9
 
-# By name: kind, shape of the input, dtype and layout.
-CASES = {
-    "norm 16x16": ("norm", (32, 128, 16, 16), "float32", "channels last"),
-    "norm 16x16 bfloat16": ("norm", (32, 128, 16, 16), "bfloat16", "channels last"),
-    "norm of one image": ("norm", (1, 64, 8, 8), "float32", "channels last"),
-    "norm 8x8 contiguous": ("norm", (32, 256, 8, 8), "float32", "contiguous"),
-    "to RGB": ("to RGB", (16, 64, 32, 32), "float32", "channels last"),
-    "discriminator blocks": ("blocks", (16, 3, 64, 64), "float32", "channels last"),
-}
-STEP = "DCGAN-64 step"  # of batch 16, on one thread too long for CI
 Row = dict[str, Any]
 Ratios = dict[str, float]
+
+CASES = {
+    "norm 16x16": Case("norm", "32×128×16×16", "float32", CHANNELS_LAST),
+    "norm 16x16 bfloat16": Case("norm", "32×128×16×16", "bfloat16", CHANNELS_LAST),
+    "norm of one image": Case("norm", "1×64×8×8", "float32", CHANNELS_LAST),
+    "norm 8x8 contiguous": Case("norm", "32×256×8×8", "float32", CONTIGUOUS),
+    "to RGB": Case("to RGB", "16×64×32×32", "float32", CHANNELS_LAST, FORWARD),
+    "discriminator blocks": Case("blocks", "16×3×64×64", "float32", CHANNELS_LAST),
+}
+_LEAKY = partial(nn.LeakyReLU, 0.2, inplace=True)
+# By a case's op, from the channels of its input.
+LAYERS: dict[str, Callable[[int], list[nn.Module]]] = {
+    "norm": lambda channels: [nn.BatchNorm2d(channels), _LEAKY()],
+    "to RGB": lambda channels: [nn.ConvTranspose2d(channels, 3, 4, 2, 1), nn.Tanh()],
+    "blocks": lambda channels: [
+        *(nn.Conv2d(channels, 32, 4, 2, 1), _LEAKY()),
+        *(nn.Conv2d(32, 64, 4, 2, 1, bias=False), nn.BatchNorm2d(64), _LEAKY()),
+    ],
+}
+STEP = "DCGAN-64 step"  # of batch 16, on one thread too long for CI
 
 
 def workload(name: str) -> Any:
@@ -62,29 +72,20 @@ def workload(name: str) -> Any:
     from fastgan.fusion import fuse
 
     if name == STEP:
-        step = Case("step", "batch 16", "float32", CHANNELS_LAST, BOTH)
+        step = Case("step", "batch 16", "float32", CHANNELS_LAST)
         both = {
             "fused": StepImplementation(fuse, CHANNELS_LAST, own=True),
             "eager": StepImplementation(PEERS["eager"], CHANNELS_LAST),
         }
         return StepWorkload(step, both, batch=16, width=64)
-    kind, shape, dtype, layout = CASES[name]
-    leaky = partial(nn.LeakyReLU, 0.2, inplace=True)
-    layers: dict[str, list[nn.Module]] = {
-        "norm": [nn.BatchNorm2d(shape[1]), leaky()],
-        "to RGB": [nn.ConvTranspose2d(64, 3, 4, 2, 1), nn.Tanh()],
-        "blocks": [
-            *(nn.Conv2d(3, 32, 4, 2, 1), leaky()),
-            *(nn.Conv2d(32, 64, 4, 2, 1, bias=False), nn.BatchNorm2d(64), leaky()),
-        ],
-    }
-    part = FORWARD if kind == "to RGB" else BOTH
-    case = Case(kind, "×".join(map(str, shape)), dtype, layout, part)
+    case = CASES[name]
+    shape = tuple(map(int, case.shape.split("×")))
     ways = {
-        "fused": Implementation(fuse, layout, own=True),
-        "eager": Implementation(PEERS["eager"], layout),
+        "fused": Implementation(fuse, case.layout, own=True),
+        "eager": Implementation(PEERS["eager"], case.layout),
     }
-    return Workload(case, nn.Sequential(*layers[kind]), [shape], ways, network=kind != "norm")
+    model = nn.Sequential(*LAYERS[case.op](shape[1]))
+    return Workload(case, model, [shape], ways, network=case.op != "norm")
 
 
 def measured(names: list[str]) -> Ratios:
