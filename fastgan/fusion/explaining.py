@@ -317,7 +317,7 @@ def _tma_call(
     affine = [] if block.norm is None else list(block.norm.parameters())
 
     def call() -> object:
-        y, _ = with_statistics(
+        y, *_ = with_statistics(
             x, weight, None, block.norm_arguments(x, 1), companions,
             pre_activation=block.before.name, pre_slope=block.before.slope,
             **block.geometry._asdict(), activation=block.after.name,

@@ -7,7 +7,7 @@ the tensor between two blocks is a raw convolution output. Any other layer is a 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -36,6 +36,14 @@ def described(conv: _ConvNd) -> tuple[tuple[int, ...], Geometry]:
     return weight, Geometry(each(conv.stride), each(conv.padding), each(added), transposed)
 
 
+def held(module: nn.Module, name: str) -> Any:
+    """A parameter of a module, or what a parametrization makes of one; past a module's slow lookup
+    of those.
+    """
+    parameters = module._parameters
+    return parameters[name] if name in parameters else getattr(module, name)
+
+
 class Block(NamedTuple):
     """Children that run together; `other` alone runs as it is."""
 
@@ -53,7 +61,7 @@ class Block(NamedTuple):
     @property
     def conv_bias(self) -> Tensor | None:
         assert self.conv is not None
-        return self.conv.bias if self.bias is None else self.bias.bias
+        return held(self.conv if self.bias is None else self.bias, "bias")
 
     @property
     def before_conv(self) -> int:

@@ -30,6 +30,7 @@ from fastgan.ops.conv.problem import FORWARD, Problem, describe
 from fastgan.ops.core import dispatch
 from fastgan.ops.core.setting import Setting
 from fastgan.ops.core.tensors import autocast_dtype
+from fastgan.ops.norm_act_conv.repeated import Repeated
 
 _LOG = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Form(NamedTuple):
 
 
 Leaf = tuple[str, nn.Module]
+Steps = list[Repeated | None]  # of each block what makes its call again, where something does
 
 
 class Shared(NamedTuple):
@@ -97,6 +99,7 @@ class Planned:
         forms: how each block runs, by the kind of call.
         plain: the kinds of which every block runs as the layers it is made of, so that nothing has
             to be known of those.
+        again: by the kind of call, what makes those of each block again.
         converted: the kinds that run on a channels-last copy of their input (see `layout`).
         last: the forms of the last call; None where it did not ask for any.
         converts: whether the last call did.
@@ -108,6 +111,7 @@ class Planned:
         self._states: list[tuple[Any, ...]] = []
         self._blocks: list[Block] = []
         self.forms: dict[Hashable, list[Form]] = {}
+        self.again: dict[Hashable, Steps] = {}
         self.plain: set[Hashable] = set()
         self.converted: set[Hashable] = set()
         self.last: list[Form] | None = None
@@ -126,6 +130,7 @@ class Planned:
 
     def _forget(self) -> None:
         self.forms.clear()
+        self.again.clear()
         self.plain.clear()
         self.converted.clear()
 

@@ -13,11 +13,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import _has_any_global_hook
 
 from fastgan.nn import layout
-from fastgan.nn.blocks import Block
+from fastgan.nn.blocks import Block, held
 from fastgan.nn.keeping import activations_kept
 from fastgan.nn.layers import hooked
 from fastgan.nn.norm_act import Segmented
-from fastgan.nn.planner import Form, Leaf, Planned, choose, form_of, kind_of, kind_of_call
+from fastgan.nn.planner import (
+    Form,
+    Leaf,
+    Planned,
+    Steps,
+    choose,
+    form_of,
+    kind_of,
+    kind_of_call,
+)
 from fastgan.nn.recording import Run, is_recording, record, recorded_as_converted
 from fastgan.ops import conv_block, norm_act
 from fastgan.ops.conv.geometry import output_shape
@@ -37,11 +46,31 @@ from fastgan.ops.norm_act import move_running_stats
 from fastgan.ops.norm_act.autograd import settle_for
 from fastgan.ops.norm_act_conv import Norm, fused, with_statistics
 from fastgan.ops.norm_act_conv.fused import Companions, Statistics
+from fastgan.ops.norm_act_conv.repeated import Repeated
 
 # What comes with a block's input: mean and variance, or what `norm_act_conv.fused` made of them.
 _Pair = tuple[Tensor, Tensor]
 _Moments = _Pair | Statistics
 _Following = tuple[Block, str | None] | None  # the next block, and its form where that is known
+
+
+class _Convolved(NamedTuple):
+    """What came of a block with a convolution.
+
+    Attributes:
+        moments: of y, for the next block.
+        step: what makes the call again, if anything does.
+        pieces: whether it ran by `norm_act_conv.fused`.
+        apart: whether its norm took a pass of its own.
+    """
+
+    y: Tensor
+    moments: _Moments | None
+    step: Repeated | None
+    pieces: bool = False
+    apart: bool = False
+
+
 _KEEPING = ("unfused", "norm_fused")  # forms that keep for backward what torch.nn's layers keep
 
 
@@ -150,29 +179,43 @@ class Runner(NamedTuple):
             return self._as_they_are((child for _, child in leaves), x)
         blocks = planned.blocks(leaves)
         planned.last = planned.forms.get(kind)
+        again: Steps | None = None
+        if kind is not None and not is_recording() and dispatch.is_eager(x):
+            again = planned.again.setdefault(kind, [None] * len(blocks))
         if planned.last is not None:
             planned.converts = kind in planned.converted
-            return self._run_in(planned.converts, x, blocks, planned.last)[0]
+            return self._run_in(planned.converts, x, blocks, planned.last, again)[0]
         converts = kind is not None and layout.pays(blocks, x)
-        x, forms = self._run_in(converts, x, blocks, None)
+        x, forms = self._run_in(converts, x, blocks, None, again)
         if kind is not None:
             planned.keep(kind, forms, converts)
         return x
 
     def _run_in(
-        self, converted: bool, x: Tensor, blocks: list[Block], forms: list[Form] | None
+        self,
+        converted: bool,
+        x: Tensor,
+        blocks: list[Block],
+        forms: list[Form] | None,
+        again: Steps | None,
     ) -> tuple[Tensor, list[Form]]:
         """As _run; converted: on a channels-last copy of x, with an output as of x itself."""
         if not converted:
-            return self._run(x, blocks, forms)
+            return self._run(x, blocks, forms, again)
         with recorded_as_converted():
-            y, forms = self._run(layout.converted(x), blocks, forms)
+            y, forms = self._run(layout.converted(x), blocks, forms, again)
         return layout.restored(y), forms
 
     def _run(
-        self, x: Tensor, blocks: list[Block], forms: list[Form] | None
+        self, x: Tensor, blocks: list[Block], forms: list[Form] | None, again: Steps | None
     ) -> tuple[Tensor, list[Form]]:
-        """(the output, how each block ran); forms: how they are to run, if that is known."""
+        """(the output, how each block ran).
+
+        Args:
+            forms: how they are to run, if that is known.
+            again: of plain eager calls of this kind, what makes each block's call again; filled as
+                blocks run.
+        """
         found: list[Form] = []
         moments: _Moments | None = None
         for i, block in enumerate(blocks):
@@ -180,39 +223,75 @@ class Runner(NamedTuple):
             if i + 1 < len(blocks):
                 following = blocks[i + 1], None if forms is None else forms[i + 1].name
             chosen = form_of(block, x, self.keep_activations) if forms is None else forms[i]
-            form = chosen.name
-            given = x
-            pieces = self._pieces(block, x, form, moments)
-            gathers = form == "fused" and pieces is None
-            pair = None if isinstance(moments, Statistics) else moments
-            apart = gathers and block.trains() and pair is None
+            form, given, ran = chosen.name, x, None
             if form == "norm_act":
-                x, moments = self._norm_act(block, x), None
+                x, moments = self._norm_act(block, x, self._norm(block, x)), None
             elif form == "norm_fused" and block.norm is not None:
-                x, moments = self._norm_act(block, x), None
+                x, moments = self._norm_act(block, x, self._norm(block, x)), None
                 x = self._as_they_are(block.children[block.before_conv :], x)
             elif form in ("", "unfused", "norm_fused"):
                 x, moments = self._as_they_are(block.children, x), None
             else:
-                if apart:  # no statistics came with x: its norm takes a pass of its own
-                    x, block = self._norm_act(block, x), block.without_norm()
-                assert block.conv is not None
-                weight = block.conv.weight  # read once: spectral norm takes a step at each reading
-                x = laid_out(x, weight)
-                if gathers:
-                    x, moments = self._conv_block(block, x, weight, pair, following)
-                else:
-                    x, moments = self._norm_act_conv(block, x, weight, pieces, following)
+                step = None if again is None else again[i]
+                ran = self._convolve(block, x, form, moments, following, step, fresh=i > 0)
+                x, moments = ran.y, ran.moments
+                if again is not None:
+                    again[i] = ran.step
             found.append(chosen)
             if is_recording():
-                ran = chosen
-                if form == "fused" and pieces and not self._serves(block, given, given.shape):
-                    ran = Form("recompute", "none but the gather of Triton's kernels serves it")
-                keeps = apart or form in _KEEPING
-                kept = ran.name == "recompute" or pieces is not None
-                keeps = keeps or (kept and self.keep_activations)
-                record(Run(blocks[i], given, x, *ran, keeps))
+                record(self._recorded(block, given, x, chosen, ran))
         return x, found
+
+    def _recorded(
+        self, block: Block, x: Tensor, y: Tensor, form: Form, ran: _Convolved | None
+    ) -> Run:
+        pieces, apart = (False, False) if ran is None else (ran.pieces, ran.apart)
+        keeps = apart or form.name in _KEEPING
+        if form.name == "fused" and pieces and not self._serves(block, x, x.shape):
+            form = Form("recompute", "none but the gather of Triton's kernels serves it")
+        kept = form.name == "recompute" or pieces
+        return Run(block, x, y, *form, keeps or (kept and self.keep_activations))
+
+    def _convolve(
+        self,
+        block: Block,
+        x: Tensor,
+        form: str,
+        moments: _Moments | None,
+        following: _Following,
+        step: Repeated | None,
+        fresh: bool,
+    ) -> _Convolved:
+        """A block in the forms "fused" and "recompute".
+
+        Args:
+            step: what makes the block's last call of this kind again.
+            fresh: x is an output of the chain's own.
+        """
+        assert block.conv is not None
+        weight = held(block.conv, "weight")  # read once: spectral norm takes a step at each reading
+        norm = self._norm(block, x)
+        of_x = moments if isinstance(moments, Statistics) else None
+        if step is not None:
+            wanted = self._rows(block, following, x, in_pieces=True)
+            again = step.again(x, weight, block.conv_bias, norm, of_x, wanted, fresh)
+            if again is not None:
+                return _Convolved(*again, step, pieces=True)
+        pieces = self._pieces(block, x, form, of_x)
+        x = laid_out(x, weight) if pieces is None else x
+        if form == "recompute" or pieces is not None:
+            ran = self._norm_act_conv(block, x, weight, norm, pieces, following, step)
+            return _Convolved(*ran, pieces=pieces is not None)
+        pair = None if isinstance(moments, Statistics) else moments
+        apart = block.trains() and pair is None
+        if apart:  # no statistics came with x: its norm takes a pass of its own
+            x, norm, block = self._norm_act(block, x, norm), None, block.without_norm()
+        y, pair = self._conv_block(block, x, weight, norm, pair, following)
+        return _Convolved(y, pair, None, apart=apart)
+
+    def _norm(self, block: Block, x: Tensor) -> Norm | None:
+        """The arguments of a block's norm, for one use: the batch is counted as they are read."""
+        return block.norm_arguments(x, self.segments)
 
     def _as_they_are(self, children: Iterable[nn.Module], x: Tensor) -> Tensor:
         for child in children:
@@ -223,9 +302,8 @@ class Runner(NamedTuple):
                 x = child(x)
         return x
 
-    def _norm_act(self, block: Block, x: Tensor) -> Tensor:
+    def _norm_act(self, block: Block, x: Tensor, norm: Norm | None) -> Tensor:
         """A norm that no convolution follows."""
-        norm = block.norm_arguments(x, self.segments)
         assert norm is not None
         mean, var, weight, bias, training, momentum, eps, segments, average = norm
         activation, slope = block.before
@@ -239,28 +317,29 @@ class Runner(NamedTuple):
         block: Block,
         x: Tensor,
         weight: Tensor,
+        norm: Norm | None,
         pieces: Companions | None,
         following: _Following,
-    ) -> tuple[Tensor, Statistics | None]:
+        step: Repeated | None,
+    ) -> tuple[Tensor, Statistics | None, Repeated | None]:
         """The recompute form: the statistics of x are taken, and z made, before the convolution;
         and the fused one on GPUs with TMA, where statistics came with x, and come with y.
         """
         if pieces is not None:
             pieces = pieces._replace(segments=self._rows(block, following, x, in_pieces=True))
         return with_statistics(
-            x, weight, block.conv_bias, block.norm_arguments(x, self.segments), pieces,
+            x, weight, block.conv_bias, norm, pieces, step,
             pre_activation=block.before.name, pre_slope=block.before.slope,
             **block.geometry._asdict(), activation=block.after.name,
             negative_slope=block.after.slope, keep_z=self.keep_activations,
         )  # fmt: skip
 
     def _pieces(
-        self, block: Block, x: Tensor, form: str, moments: _Moments | None
+        self, block: Block, x: Tensor, form: str, of_x: Statistics | None
     ) -> Companions | None:
         """What a block is called with that runs by `norm_act_conv.fused`: one in the fused form
         whose convolution runs there, or one whose input came with statistics in pieces.
         """
-        of_x = moments if isinstance(moments, Statistics) else None
         if form == "recompute" and of_x is not None:
             return Companions(of_x)
         if form != "fused" or torch.compiler.is_compiling():
@@ -275,13 +354,13 @@ class Runner(NamedTuple):
         block: Block,
         x: Tensor,
         weight: Tensor,
+        norm: Norm | None,
         moments: _Pair | None,
         following: _Following,
     ) -> tuple[Tensor, _Pair | None]:
         """The fused form elsewhere: x is normalised as it is loaded, by statistics that came with
         it.
         """
-        norm = block.norm_arguments(x, self.segments)
         deferred = _deferred(block, x, norm, moments)
         if norm is not None and norm.training and moments is not None:
             running = norm.running_mean, norm.running_var

@@ -150,8 +150,15 @@ def geometry(x: torch.Tensor, segments: int = 1) -> Geometry:
     return Geometry(True, segments, c, 1, planes * spatial)
 
 
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
 def is_channels_last(x: torch.Tensor) -> bool:
-    return x.movedim(1, -1).is_contiguous()
+    known = _CHANNELS_LAST.get(x.dim())
+    if known is None:
+        return x.movedim(1, -1).is_contiguous()
+    # A tenth of what a view takes; of an empty tensor torch says no.
+    return x.is_contiguous(memory_format=known) or x.numel() == 0
 
 
 def flat(x: torch.Tensor) -> Geometry:
@@ -300,4 +307,13 @@ def require_same_layout(
 
 def device_guard(x: torch.Tensor) -> contextlib.AbstractContextManager[object]:
     """Makes x's device current, so that a launch goes to that device's current stream."""
-    return torch.cuda.device_of(x) if x.is_cuda else contextlib.nullcontext()
+    return torch.cuda.device_of(x) if x.is_cuda and _several_devices() else _NO_GUARD
+
+
+_NO_GUARD = contextlib.nullcontext()
+
+
+@functools.cache
+def _several_devices() -> bool:
+    """Whether another device than x's may be current: a guard takes longer than to ask."""
+    return torch.cuda.device_count() > 1

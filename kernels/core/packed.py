@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -118,23 +118,28 @@ def packed_weights(*, check: bool = False) -> Iterator[PackedWeights]:
         scope.forget()
 
 
-@contextmanager
-def eager_call() -> Iterator[None]:
+class _EagerCall:
+    def __enter__(self) -> None:
+        _call.depth = getattr(_call, "depth", 0) + 1
+
+    def __exit__(self, *_: object) -> None:
+        _call.depth -= 1
+
+
+_EAGER = _EagerCall()
+
+
+def eager_call() -> AbstractContextManager[None]:
     """Inside, launches of this thread are those of a plain eager call: `kept` may keep for them.
 
     In a compiled graph a weight may change between two calls with neither trace nor hook.
     """
-    before = getattr(_call, "eager", False)
-    _call.eager = True
-    try:
-        yield
-    finally:
-        _call.eager = before
+    return _EAGER
 
 
 def kept(weight: Tensor, kind: Hashable, make: Callable[[], Tensor]) -> Tensor:
     """`make()`, a copy of ``weight`` of some ``kind``, or the one that the open scope has kept."""
-    scope = next(reversed(_open), None) if getattr(_call, "eager", False) else None
+    scope = next(reversed(_open), None) if getattr(_call, "depth", 0) else None
     return make() if scope is None else scope.get(weight, kind, make)
 
 

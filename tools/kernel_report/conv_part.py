@@ -254,9 +254,11 @@ def _passes(kernels: Any, x: Any, g_x: Any, rows: Any, sums: list[Any], act: Any
     affine = rows.new_empty(channels)
     for average in (False, True):
         running = affine, affine
-        kernels.norm_input(x, pieces, affine, affine, 1e-5, act, running, 0.1, average)
+        norm = kernels.NormInput(x.shape, *pieces[0].shape, 1e-5, act, average)
+        norm(x, pieces, affine, affine, running, 0.1)
     for need_affine in (False, True):
-        kernels.norm_gradient_(g_x, x, rows[:, 0], rows, *sums, 1e-5, need_affine)
+        gradient = kernels.NormGradient(x.shape, *sums[0].shape[:2], 1e-5)
+        gradient(g_x, x, rows[:, 0], rows, *sums, need_affine)
 
 
 def _rows(layer: Layer, geo: Any, like: Any) -> tuple[Any, Any]:

@@ -188,13 +188,13 @@ def _fused(call: Call) -> Functions:
 
 def _fused_backward(a: Backward) -> tuple[Tensor | None, ...]:
     g_x, g_weight, *rest = fused.backward(a, "triton", rows=None)
-    return g_x, g_weight.to(a.weight.dtype), *rest
+    return g_x, None if g_weight is None else g_weight.to(a.weight.dtype), *rest
 
 
 def _fused_forward(a: Forward, beside: Companions) -> tuple[Tensor | None, ...]:
-    y, mean, var, z, rows, *statistics = fused.forward(a, "triton", companions=beside)
+    y, mean, var, z, rows, statistics = fused.forward(a, "triton", companions=beside)
     moved = beside.running if rows is not None else None  # else the caller moves them
-    of_y = _merged(*statistics) if beside.segments else (None, None)
+    of_y = _merged(*statistics) if statistics else (None, None)
     return y, mean, var, z, *(moved or (None, None)), *of_y
 
 

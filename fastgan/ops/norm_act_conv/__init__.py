@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
 
 from torch import Tensor
 
@@ -29,23 +28,10 @@ from fastgan.ops.norm_act import copy_back_running_stats
 from fastgan.ops.norm_act.arguments import NormTensors
 from fastgan.ops.norm_act.autograd import settle_for
 from fastgan.ops.norm_act_conv import aten
-from fastgan.ops.norm_act_conv.arguments import Spec
+from fastgan.ops.norm_act_conv.arguments import Norm, Spec
 from fastgan.ops.norm_act_conv.autograd import run
 from fastgan.ops.norm_act_conv.fused import Companions, Statistics
-
-
-class Norm(NamedTuple):
-    """A batch norm that is still to be applied: the arguments of `norm_act` that concern it."""
-
-    running_mean: Tensor | None = None
-    running_var: Tensor | None = None
-    weight: Tensor | None = None
-    bias: Tensor | None = None
-    training: bool = True
-    momentum: float = 0.1
-    eps: float = 1e-5
-    segments: int = 1
-    average_segments: bool = False
+from fastgan.ops.norm_act_conv.repeated import Repeated, kind_of
 
 
 def norm_act_conv(
@@ -101,6 +87,7 @@ def with_statistics(
     bias: Tensor | None,
     norm: Norm | None,
     companions: Companions | None = None,
+    earlier: Repeated | None = None,
     *,
     pre_activation: str,
     pre_slope: float,
@@ -111,13 +98,15 @@ def with_statistics(
     activation: str,
     negative_slope: float,
     keep_z: bool,
-) -> tuple[Tensor, Statistics | None]:
-    """`norm_act_conv`, and the statistics of y that companions ask for.
+) -> tuple[Tensor, Statistics | None, Repeated | None]:
+    """`norm_act_conv`, the statistics of y that companions ask for, and what makes the call again
+    with other tensors alike, where it ran by companions' kernels.
 
     Args:
         companions: unless None, the kernels for GPUs with TMA run, where the call is a plain eager
-            one (see `fused`; the norm's running statistics need not be in it). They give those of
-            the statistics that their convolution takes. Gradients are the same.
+            one (see `fused`): of it `of_x` and `segments` are read. They give those of the
+            statistics that their convolution takes. Gradients are the same.
+        earlier: what an earlier call gave: its plan serves where this one is alike.
     """
     check_input(x)
     check_weight(weight, x)
@@ -136,11 +125,13 @@ def with_statistics(
         channels, momentum, count, spec = (_known if eager else _checked)(*settings)
     except TypeError:  # of the cache, where one has no hash: the check says which it is
         channels, momentum, count, spec = _checked(*settings)
+    given = x, bias, gamma, beta, running_mean, running_var
     x = x.to(autocast_dtype(x))
     x = dense(x) if companions is None else channels_last(x)
     bias = convolution_bias(bias, channels, x)
     running = running_pair(x, running_mean, running_var)
     known: tuple[Tensor | None, Tensor | None] = (None, None)
+    statistics, alike = None, None
     if not training and running is not None:
         settle_for(running[0])
         known = running[0].reshape(1, -1), running[1].reshape(1, -1)
@@ -150,20 +141,29 @@ def with_statistics(
     moves = running if training and count else None
     if moves is not None and eager:
         check_apart(x, running_mean, running_var, gamma, beta)
-    if companions is not None:
-        companions = companions.of_norm(moves, momentum, average, spec.segments)
-    if eager and x.numel() and in_torch(setting(), x.device.type):
+    norms = NormTensors(*known, *affine)
+    if companions is not None and eager:
+        of_x, wanted = companions.of_x, companions.segments
+        of_norm = None if norm is NO_NORM else norm
+        of_kind = kind_of(given[0], weight, given[1], of_norm, of_x, wanted)
+        alike = earlier
+        if alike is None or alike.kind != of_kind:
+            alike = Repeated(
+                spec, keep_z, setting(), wanted, (x, weight, bias, *affine), momentum, count,
+                average,
+            )  # fmt: skip
+            taken = bias, *affine, *(running or (None, None))
+            alike.converts = any(a is not b for a, b in zip(given[1:], taken, strict=True))
+            alike.kind = of_kind
+        y, statistics = alike(x, weight, bias, norms, moves, of_x)
+    elif eager and x.numel() and in_torch(setting(), x.device.type):
         pair = moves if training else running
         y = aten.norm_act_conv(x, weight, bias, pair, affine, spec, momentum, average)
-        statistics = None
     else:
-        y, statistics = run(
-            x, weight, bias, NormTensors(*known, *affine), spec, keep_z, moves,
-            (momentum, count, average), companions, eager,
-        )  # fmt: skip
+        y = run(x, weight, bias, norms, spec, keep_z, moves, (momentum, count, average), eager)
     if moves is not None:
         copy_back_running_stats((running_mean, running_var), moves)
-    return y, statistics
+    return y, statistics, alike
 
 
 def _checked(

@@ -15,6 +15,20 @@ from fastgan.ops.norm_act import arguments as norm_act
 from fastgan.ops.norm_act.arguments import NormTensors
 
 
+class Norm(NamedTuple):
+    """A batch norm that is still to be applied: the arguments of `norm_act` that concern it."""
+
+    running_mean: Tensor | None = None
+    running_var: Tensor | None = None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    training: bool = True
+    momentum: float = 0.1
+    eps: float = 1e-5
+    segments: int = 1
+    average_segments: bool = False
+
+
 class Spec(NamedTuple):
     """What is no tensor of the op."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from fastgan.ops.norm_act import arguments as norm_arguments
 from fastgan.ops.norm_act import autograd as norm_ops
 from fastgan.ops.norm_act import reference as norm_reference
 from fastgan.ops.norm_act.arguments import NormTensors
-from fastgan.ops.norm_act_conv import fused, kernels, reference
+from fastgan.ops.norm_act_conv import kernels, reference
 from fastgan.ops.norm_act_conv.arguments import (
     Backward,
     Forward,
@@ -32,7 +32,6 @@ from fastgan.ops.norm_act_conv.arguments import (
     check_backward,
     check_forward,
 )
-from fastgan.ops.norm_act_conv.fused import Companions, Statistics
 
 Five = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -46,38 +45,21 @@ def run(
     keep_z: bool,
     running: tuple[Tensor, Tensor] | None,
     moving: tuple[float, int, bool],
-    companions: Companions | None,
     is_eager: bool,
-) -> tuple[Tensor, Statistics | None]:
+) -> Tensor:
     """y = act(conv(pre_act(norm(x))) + bias); in training `running` moves to the statistics.
 
     weight is in any dtype: kernels that round it as they read it are given it as it is. moving:
-    momentum, count and average, of `norm_act.autograd.move`. companions: of the kernels for GPUs
-    with TMA, to have them run (`fused`), for plain eager calls alone; then the statistics of y that
-    they ask for come with it. is_eager: `dispatch.is_eager` of the tensors.
+    momentum, count and average, of `norm_act.autograd.move`. is_eager: `dispatch.is_eager` of the
+    tensors.
     """
     backend = dispatch.setting()
-    if companions is not None and is_eager:
-        return _run_fused(Forward(x, weight, bias, norm, spec, keep_z), backend, companions, moving)
     if not (is_eager and kernels.reads_float32(x, weight, spec, backend)):
         weight = weight.to(x.dtype)
     y, mean, var, _ = FORWARD(Forward(x, weight, bias, norm, spec, keep_z), backend, is_eager)
     if running is not None:
         norm_ops.move(running, mean, var, *moving, backend, is_eager)
-    return y, None
-
-
-def _run_fused(
-    a: Forward, backend: str, companions: Companions, moving: tuple[float, int, bool]
-) -> tuple[Tensor, Statistics | None]:
-    if companions.running is not None:
-        norm_ops.settle_for(companions.running[0])
-    run = partial(fused.forward, companions=companions)
-    y, mean, var, _, rows, *statistics = FORWARD(a, backend, True, run)
-    running = companions.running
-    if running is not None and rows is None:  # else they were moved where the pieces were merged
-        norm_ops.move(running, mean, var, *moving, backend, True)
-    return y, None if statistics[0] is None else Statistics(*statistics)
+    return y
 
 
 def _forward(a: Forward, backend: str) -> tuple[Tensor, ...]:
@@ -152,39 +134,53 @@ BACKWARD = Operator(
 
 
 def _save(ctx: Any, a: Forward, backend: str, output: tuple[Tensor, ...]) -> None:
-    y, mean, var, z, *companions = output  # the latter of `fused`: rows of the norm, statistics
-    of_input = mean, var, z, *companions
-    ctx.mark_non_differentiable(*(t for t in of_input if t is not None))
+    y, mean, var, z = output
+    ctx.mark_non_differentiable(*(t for t in (mean, var, z) if t is not None))
     if not a.spec.training:
         mean, var = norm_ops.snapshot(a.norm.mean, a.norm.var)  # type: ignore[assignment]
     is_plain = is_identity(*a.spec.after)
     kept = None if z is None or not (a.keep_z and a.has_prologue) else z
     ctx.save_for_backward(
-        a.x, None if is_plain else y, kept, a.weight, *companions[:1],
-        mean, var, a.norm.gamma, a.norm.beta,
-    )  # fmt: skip
-    ctx.rest = a.spec, backend, bool(companions)
+        a.x, None if is_plain else y, kept, a.weight, mean, var, a.norm.gamma, a.norm.beta
+    )
+    ctx.rest = a.spec, backend
 
 
 def _gradients(ctx: Any, needs: Needs, g_y: Tensor | None, *_: Any) -> Gradients:
     if g_y is None:
         return {}
     x, y, z, weight, *norm = ctx.saved_tensors
-    spec, backend, is_fused = ctx.rest
-    run = partial(fused.backward, rows=norm.pop(0)) if is_fused else None
+    spec, backend = ctx.rest
     need_affine = "gamma" in needs or "beta" in needs
     a = Backward(
         g_y, x, y, z, weight, NormTensors(*norm), spec, "x" in needs, "weight" in needs,
         "bias" in needs, need_affine,
     )  # fmt: skip
-    again, is_eager = torch.is_grad_enabled(), dispatch.is_eager(g_y)
-    if again or not is_eager:
-        a = a._replace(weight=weight.to(x.dtype))
-    found = _differentiable(a, backend) if again else BACKWARD(a, backend, is_eager, run)
-    g_x, g_weight, g_bias, g_gamma, g_beta = found
-    if a.need_weight:
-        g_weight = g_weight.to(weight.dtype)
+    g_x, g_weight, g_bias, g_gamma, g_beta = all_gradients(a, backend)
     return {"x": g_x, "weight": g_weight, "bias": g_bias, "gamma": g_gamma, "beta": g_beta}
+
+
+def all_gradients(
+    a: Backward, backend: str, run: Callable[[Backward, str], Any] | None = None
+) -> tuple[Any, ...]:
+    """Those of (x, weight, bias, gamma, beta), differentiable under `create_graph`.
+
+    Args:
+        run: for a plain eager call in place of the operator.
+    """
+    weight, again, is_eager = a.weight, torch.is_grad_enabled(), dispatch.is_eager(a.g_y)
+    if again or not is_eager:
+        a = a._replace(weight=weight.to(a.x.dtype))
+    if again:
+        found = _differentiable(a, backend)
+    elif run is not None and is_eager:
+        found = run(a, backend)
+    else:
+        found = BACKWARD(a, backend, is_eager)
+    if a.need_weight and found[1].dtype is not weight.dtype:
+        g_x, g_weight, *rest = found
+        found = g_x, g_weight.to(weight.dtype), *rest
+    return found
 
 
 def _differentiable(a: Backward, backend: str) -> tuple[Any, ...]:

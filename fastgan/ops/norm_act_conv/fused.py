@@ -9,7 +9,7 @@ gradient in the same way. The kernels of few channels and plain products leave n
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +22,7 @@ from fastgan.ops.conv.algorithms import is_triton
 from fastgan.ops.conv.geometry import Geometry
 from fastgan.ops.conv.problem import FORWARD, Problem, describe
 from fastgan.ops.core import dispatch
-from fastgan.ops.core.tensors import channels_last, own_output
+from fastgan.ops.core.tensors import channels_last, is_channels_last, own_output
 from fastgan.ops.norm_act_conv import kernels
 from fastgan.ops.norm_act_conv.arguments import Backward, Forward
 
@@ -50,26 +50,16 @@ class Companions(NamedTuple):
     average: bool = False
     segments: int = 0
 
-    def of_norm(
-        self, running: tuple[Tensor, Tensor] | None, momentum: float, average: bool, segments: int
-    ) -> Companions:
-        """These of a norm's call; without the statistics of x where they are of other slices."""
-        of_x = self.of_x
-        fits = of_x is not None and of_x.counts.shape[0] == segments
-        return Companions(of_x if fits else None, running, momentum, average, self.segments)
-
 
 class Outputs(NamedTuple):
-    """Of one call; the last four are for the backward and for the next block."""
+    """Of one call; the last two are for the backward and for the next block."""
 
     y: Tensor
     mean: Tensor | None
     var: Tensor | None
     z: Tensor | None
     rows: Tensor | None  # of the norm, as the data gradient reads it
-    counts: Tensor | None
-    means: Tensor | None
-    m2s: Tensor | None
+    statistics: Statistics | None  # of y
 
 
 def serves(
@@ -92,74 +82,80 @@ def _described(
     return describe(FORWARD, like, torch.empty(weight, dtype=dtype, device="meta"), geometry)
 
 
-def forward(a: Forward, backend: str, *, companions: Companions) -> Outputs:
-    """x channels-last, as y and z are; a weight of any dtype."""
+def forward(
+    a: Forward, backend: str, *, companions: Companions, plan: Plan | None = None
+) -> Outputs:
+    """x channels-last, as y and z are; a weight of any dtype; the rest contiguous.
+
+    Args:
+        plan: of calls of this kind, where there is one.
+    """
+    plan = plan or Plan(a, companions)
     with eager_call():
-        return _forward(a, backend, companions)
+        return _forward(a, backend, companions, plan)
 
 
-def _forward(a: Forward, backend: str, companions: Companions) -> Outputs:
+def _forward(a: Forward, backend: str, companions: Companions, plan: Plan) -> Outputs:
     x, weight, bias, norm, spec, keep_z = a
     mean = var = rows = statistics = None
-    if spec.training and companions.of_x is not None:
-        launchers, act = _launchers(), _activation(spec.before)
-        z, mean, var, rows = launchers.norm_input(
-            x, companions.of_x, norm.gamma, norm.beta, spec.eps, act, companions.running,
-            companions.momentum, companions.average,
-        )  # fmt: skip
-        if companions.running is not None:  # so that autograd sees it, as in norm_act
-            torch.autograd.graph.increment_version(companions.running)
+    if plan.norm_input is not None:
+        z, mean, var, rows = plan.norm_input(
+            x, companions.of_x, norm.gamma, norm.beta, companions.running, companions.momentum
+        )
     elif spec.training:
         launchers = dispatch.kernels(backend, "norm_act", x)
         z, mean, var = launchers.norm_act_train(x, norm.gamma, norm.beta, *spec.norm)
     else:
         z = kernels.recompute(x, norm, spec, backend)
-    geometry = _geometry(a)
-    if geometry is not None:
-        y, statistics = _launchers().tma_convolve(
-            z, weight, bias, geometry, _activation(spec.after), companions.segments
-        )
+    if plan.product is not None:
+        y, *pieces = plan.product(z, weight, bias)
+        statistics = Statistics(*pieces) if companions.segments else None
     else:
         weight = _as_read(x, weight, spec.geometry)
-        y = conv.forward(z, weight, bias, spec.geometry, *spec.after, triton=True)
+        y = own_output(conv.forward(z, weight, bias, spec.geometry, *spec.after, triton=True))
     kept = z if keep_z and z is not x else None
-    return Outputs(own_output(y), mean, var, kept, rows, *(statistics or (None, None, None)))
+    return Outputs(y, mean, var, kept, rows, statistics)
+
+
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
 def backward(
-    a: Backward, backend: str, *, rows: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """As `kernels.backward`. rows: of the norm, from the forward pass, unless None."""
-    geometry = _geometry(a)
-    if geometry is None:
+    a: Backward, backend: str, *, rows: Tensor | None, plan: Plan | None = None
+) -> Gradients:
+    """As `kernels.backward`; what is not needed may be None.
+
+    Args:
+        rows: of the norm, from the forward pass, unless None.
+        plan: of the forward pass, where there is one.
+    """
+    plan = plan or Plan(a)
+    if plan.geometry is None:
         weight = _as_read(a.x, a.weight, a.spec.geometry)
         return kernels.backward(a._replace(weight=weight), backend, triton=True)
     with eager_call():
-        return _backward(a, geometry, backend, rows)
+        return _backward(a, backend, rows, plan)
 
 
-def _backward(
-    a: Backward, geometry: Any, backend: str, rows: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    x, weight, norm, spec = a.x, a.weight, a.norm, a.spec
-    launchers = _launchers()
-    none = x.new_empty(0, dtype=torch.float32)
-    g_x, g_weight, g_gamma, g_beta = x.new_empty(0), x.new_empty(0), none, none
-    dy, g_bias = kernels.through_output(a, backend)
-    dy = channels_last(dy.to(x.dtype))
+def _backward(a: Backward, backend: str, rows: Tensor | None, plan: Plan) -> Gradients:
+    x, norm, spec = a.x, a.norm, a.spec
+    g_x = g_weight = g_bias = g_gamma = g_beta = None
+    dy = a.g_y
+    if a.y is not None or a.need_bias:
+        dy, g_bias = kernels.through_output(a, backend)
+    if dy.dtype is not x.dtype or not is_channels_last(dy):
+        dy = channels_last(dy.to(x.dtype))
     if rows is None and norm.mean is not None and norm.var is not None:
         known = norm.mean, norm.var, norm.gamma, norm.beta, spec.eps
         rows, _ = dispatch.module("fastgan.kernels.conv_block.forward").conv_rows(known, None)
-    act = _activation(spec.before)
     if a.need_weight:
-        z = launchers.form_input(x, rows, act) if a.z is None else a.z
-        g_weight = launchers.tma_weight_gradient(z, dy, weight, geometry)
+        z = plan.launchers.form_input(x, rows, plan.before) if a.z is None else a.z
+        g_weight = plan.weight_gradient(z, dy, a.weight)
     if a.need_x or a.need_affine:
-        g_x, *sums = launchers.tma_data_gradient(dy, weight, geometry, x, rows, act)
+        g_x, _, *sums = plan.data_gradient(dy, a.weight, None, x, rows)
         if norm.mean is not None and spec.training:
-            g_gamma, g_beta = launchers.norm_gradient_(
-                g_x, x, norm.var, rows, *sums, spec.eps, a.need_affine
-            )
+            through = plan.norm_gradient(sums[0].shape[1])
+            g_gamma, g_beta = through(g_x, x, norm.var, rows, *sums, a.need_affine)
         elif norm.mean is not None and a.need_affine:
             partials = dispatch.module("fastgan.kernels.conv_block.partials")
             *_, g_gamma, g_beta = partials.conv_norm_gradients(
@@ -168,21 +164,61 @@ def _backward(
     return g_x, g_weight, g_bias, g_gamma, g_beta
 
 
-def _geometry(a: Forward | Backward) -> Any:
-    """The TMA kernels' geometry of a call's convolution; None where they do not run it."""
-    x = a.x
-    return tma.served_geometry(x.shape, x.dtype, x.device, a.weight.shape, a.spec.geometry)
-
-
 def _as_read(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     """A weight for the passes of x, which may round it themselves."""
     return weight if conv.reads_float32(x, weight, geometry, triton=True) else weight.to(x.dtype)
 
 
-def _launchers() -> Any:
-    return dispatch.module("fastgan.kernels.conv_block.tma")
+class Plan:
+    """What calls of one kind decide by shapes, dtypes and options, once for all: their launchers.
 
+    Args:
+        a: one of the calls.
+        companions: those of a forward pass.
+    """
 
-@cache
-def _activation(act: tuple[int, float]) -> Any:
-    return dispatch.module("fastgan.kernels.conv_block.forward").Activation(*act)
+    def __init__(self, a: Forward | Backward, companions: Companions | None = None) -> None:
+        x, spec, companions = a.x, a.spec, companions or Companions()
+        self._shape, self._of = x.shape, (x.dtype, x.device)
+        self._spec, self._wanted = spec, companions.segments
+        # Slices of x whose rows the data gradient reads; 0: there is no norm.
+        self._segments = spec.segments if spec.training or a.norm.mean is not None else 0
+        self.geometry = tma.served_geometry(
+            x.shape, x.dtype, x.device, a.weight.shape, spec.geometry
+        )  # None where TMA's kernels do not run it
+        self.launchers: Any = None
+        self.norm_input: Any = None
+        if self.geometry is not None or companions.of_x is not None:
+            self.launchers = dispatch.module("fastgan.kernels.conv_block.tma")
+            forms = dispatch.module("fastgan.kernels.conv_block.forward")
+            self.before, self._after = forms.Activation(*spec.before), forms.Activation(*spec.after)
+        if spec.training and companions.of_x is not None:
+            self.norm_input = self.launchers.NormInput(
+                x.shape, *companions.of_x.means.shape[:2], spec.eps, self.before, companions.average
+            )
+
+    @cached_property
+    def product(self) -> Any:
+        if self.geometry is None:
+            return None
+        return self.launchers.product_of(self.geometry, *self._of, self._after, self._wanted)
+
+    @cached_property
+    def data_gradient(self) -> Any:
+        return self.launchers.data_gradient_of(
+            self.geometry, *self._of, self.before, self._segments
+        )
+
+    @cached_property
+    def weight_gradient(self) -> Any:
+        return self.launchers.weight_gradient_of(self.geometry, *self._of)
+
+    def norm_gradient(self, partials: int) -> Any:
+        """Of sums in so many partials, as the data gradient leaves them."""
+        if self._norm_gradient is None:
+            self._norm_gradient = self.launchers.NormGradient(
+                self._shape, self._segments, partials, self._spec.eps
+            )
+        return self._norm_gradient
+
+    _norm_gradient: Any = None

@@ -22,72 +22,114 @@ MERGED, FOLDED = 64, 32
 TILE, WARPS, PROGRAMS = 4096, 4, 528
 
 
-def norm_input(
-    x: Tensor,
-    statistics: Partials,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    eps: float,
-    act: Activation,
-    running: tuple[Tensor, Tensor] | None = None,
-    momentum: float = 0.0,
-    average: bool = False,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(z, mean, var, rows): z = act(norm(x)) by the statistics of x, whose partials came with it.
+class NormInput:
+    """The launcher of z = act(norm(x)) by the statistics of x, whose partials came with it.
 
-    x (N, C, *spatial) channels-last, C a multiple of 16; statistics in segments that divide N;
-    gamma, beta and the running statistics (C,) float32 or None. mean and biased var (segments, C);
-    rows (segments, 3, C) as of `conv_rows`, for `tma_data_gradient`. The running statistics are
-    moved as by `update_running_stats_`.
+    Args:
+        shape: of x (N, C, *spatial), C a multiple of 16.
+        segments, partials: of the statistics; segments divide N.
+        average: as of `update_running_stats_`.
     """
-    counts, means, m2s = statistics
-    segments, partials, channels = means.shape
-    if partials > MERGED:
-        counts, means, m2s = fold_statistics(counts, means, m2s, segments, cdiv(partials, FOLDED))
-    z = torch.empty_like(x)
-    mean, var = means.new_empty((2, segments, channels))
-    rows = means.new_empty((segments, 3, channels))
-    moved = running if segments <= MERGE_GROUPS else None
-    grid, arguments = _launch(x.shape, segments, means.shape[1])
-    gamma, beta = (None if t is None else t.contiguous() for t in (gamma, beta))
-    with device_guard(x):
-        norm_input_kernel[grid](
-            x, counts, means, m2s, gamma, beta, *(moved or (None, None)), z, mean, var, rows, eps,
-            momentum, act.slope, **arguments, AVERAGE=average, ACT=act.kernel_code,
-        )  # fmt: skip
-    if running is not None and moved is None:
-        count = x.numel() // (segments * channels)
-        update_running_stats_(*running, mean, var, momentum, count, average)
-    return z, mean, var, rows
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        segments: int,
+        partials: int,
+        eps: float,
+        act: Activation,
+        average: bool = False,
+    ) -> None:
+        channels = shape[1]
+        self._segments, self._average = segments, average
+        self._chunk = cdiv(partials, FOLDED) if partials > MERGED else 0
+        self._count = prod(shape) // (segments * channels)
+        self._moments = (segments, channels), (channels, 1)
+        self._rows = (segments, 3, channels), (3 * channels, channels, 1)
+        self._apart = segments > MERGE_GROUPS  # the running statistics take a launch of their own
+        self._scalars = eps, act.slope
+        partials = cdiv(partials, self._chunk) if self._chunk else partials
+        self._grid, arguments = _launch(tuple(shape), segments, partials)
+        self._arguments = {**arguments, "AVERAGE": average, "ACT": act.kernel_code}
+
+    def __call__(
+        self,
+        x: Tensor,
+        statistics: Partials,
+        gamma: Tensor | None,
+        beta: Tensor | None,
+        running: tuple[Tensor, Tensor] | None = None,
+        momentum: float = 0.0,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(z, mean, var, rows): mean and biased var (segments, C); rows (segments, 3, C) as of
+        `conv_rows`, for the data gradient.
+
+        x channels-last; gamma, beta and the running statistics (C,) float32, contiguous, or None.
+        The latter are moved as by `update_running_stats_`.
+        """
+        z = torch.empty_like(x)
+        with device_guard(x):
+            counts, means, m2s = statistics
+            if self._chunk:
+                counts, means, m2s = fold_statistics(
+                    counts, means, m2s, self._segments, self._chunk
+                )
+            mean = means.new_empty_strided(*self._moments)
+            var = torch.empty_like(mean)
+            rows = means.new_empty_strided(*self._rows)
+            moved = _NONE if running is None or self._apart else running
+            eps, slope = self._scalars
+            norm_input_kernel[self._grid](
+                x, counts, means, m2s, gamma, beta, *moved, z, mean, var, rows, eps, momentum,
+                slope, **self._arguments,
+            )  # fmt: skip
+            if running is not None and self._apart:
+                update_running_stats_(*running, mean, var, momentum, self._count, self._average)
+        return z, mean, var, rows
 
 
-def norm_gradient_(
-    g: Tensor,
-    x: Tensor,
-    var: Tensor,
-    rows: Tensor,
-    sum_a: Tensor,
-    sum_ax: Tensor,
-    eps: float,
-    need_affine: bool,
-) -> tuple[Tensor | None, Tensor | None]:
-    """(g_gamma, g_beta) or Nones; g, the first result of `tma_data_gradient`, becomes the gradient
-    of x through the statistics of its batch. rows and var are those of `norm_input`.
-    """
-    segments, partials, channels = sum_a.shape
-    g_gamma = g_beta = None
-    if need_affine and segments <= MERGE_GROUPS:
-        g_gamma, g_beta = var.new_empty((2, channels))
-    with device_guard(x):
-        if need_affine and g_gamma is None:
-            gradients = conv_norm_gradients(sum_a, sum_ax, var, None, eps)
-        if partials > MERGED:
-            sum_a, sum_ax = fold_sums(sum_a, sum_ax, cdiv(partials, FOLDED))
-        grid, arguments = _launch(x.shape, segments, sum_a.shape[1])
-        norm_gradient_kernel[grid](
-            g, x, var, rows, sum_a, sum_ax, g_gamma, g_beta, eps, **arguments
-        )
-    return gradients[2:] if need_affine and g_gamma is None else (g_gamma, g_beta)
+_NONE = None, None
+
+
+class NormGradient:
+    """The launcher of the gradient through the statistics of a batch, of `NormInput`."""
+
+    def __init__(self, shape: tuple[int, ...], segments: int, partials: int, eps: float) -> None:
+        self._eps, self._channels = eps, (shape[1],)
+        self._apart = segments > MERGE_GROUPS  # those of gamma and beta take a launch of their own
+        self._chunk = cdiv(partials, FOLDED) if partials > MERGED else 0
+        partials = cdiv(partials, self._chunk) if self._chunk else partials
+        self._grid, self._arguments = _launch(tuple(shape), segments, partials)
+
+    def __call__(
+        self,
+        g: Tensor,
+        x: Tensor,
+        var: Tensor,
+        rows: Tensor,
+        sum_a: Tensor,
+        sum_ax: Tensor,
+        need_affine: bool,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """(g_gamma, g_beta) or Nones; g, the first result of the data gradient, becomes the
+        gradient of x. rows and var are those of `NormInput`, the sums the data gradient's.
+        """
+        g_gamma = g_beta = None
+        with device_guard(x):
+            if need_affine and self._apart:
+                gradients = conv_norm_gradients(sum_a, sum_ax, var, None, self._eps)
+            elif need_affine:
+                g_gamma = var.new_empty_strided(self._channels, _DENSE)
+                g_beta = torch.empty_like(g_gamma)
+            if self._chunk:
+                sum_a, sum_ax = fold_sums(sum_a, sum_ax, self._chunk)
+            norm_gradient_kernel[self._grid](
+                g, x, var, rows, sum_a, sum_ax, g_gamma, g_beta, self._eps, **self._arguments
+            )
+        return gradients[2:] if need_affine and self._apart else (g_gamma, g_beta)
+
+
+_DENSE = (1,)
 
 
 @functools.cache

@@ -1,16 +1,19 @@
 """What the launchers of the TMA kernels decide before they launch: boxes, tiles, slices."""
 
 import functools
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from itertools import product as pairs
 from math import gcd, prod
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from fastgan.kernels.conv_block.geometry import ConvConfig, ConvGeometry, Target
 from fastgan.kernels.conv_block.weight_plan import MULTIPROCESSORS, Product, split
 from fastgan.kernels.core.geometry import cdiv
+
+Launcher = TypeVar("Launcher")
 
 # Channels come in multiples of this: 32 bytes, the narrowest that TMA swizzles.
 CHANNELS = 16
@@ -110,8 +113,22 @@ def boxes(positions: int, images: int, height: int, width: int) -> Boxes:
     return min(near, key=lambda b: (b.tiles[1] * b.tiles[2], b.count, -b.size[2]))
 
 
+class _Launched:
+    """A plan that keeps the launchers made for it, by what they were made with."""
+
+    @functools.cached_property
+    def _launchers(self) -> dict[Hashable, Any]:
+        return {}
+
+    def launcher(self, key: Hashable, make: Callable[[], Launcher]) -> Launcher:
+        found: Launcher | None = self._launchers.get(key)
+        if found is None:
+            found = self._launchers[key] = make()
+        return found
+
+
 @dataclass(frozen=True)
-class ProductPlan:
+class ProductPlan(_Launched):
     """One launch of `tma_conv_kernel`, the batch in ``segments``; or, of a layer with so few
     positions that multiprocessors would idle, one of `tma_slice_kernel` in ``slices``.
     """
@@ -214,7 +231,7 @@ def product_plan(
 
 
 @dataclass(frozen=True)
-class WeightPlan:
+class WeightPlan(_Launched):
     """One launch of `tma_weight_kernel`: ``work`` in ``slices`` of ``length`` boxes."""
 
     work: Product

@@ -10,9 +10,9 @@ from conv_case import GRADIENTS, NORM, ConvCase, Shape, run_block
 from torch import Tensor
 
 from fastgan.kernels import conv_block
-from fastgan.kernels.conv_block import tma
 from fastgan.kernels.conv_block.geometry import ConvConfig
 from fastgan.kernels.conv_block.tma import plan as tma_plan
+from fastgan.kernels.conv_block.tma import products
 
 # Several boxes of positions, tiles of channels and steps of either, none of them full.
 SMALL = (ConvConfig(32, 16, 16, 1, 2),)
@@ -159,15 +159,15 @@ def test_few_positions_are_summed_in_slices(name: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(tma_plan, "ADD_LAUNCH", 0.0)
     monkeypatch.setattr(tma_plan, "ADD_VALUES", 1 << 40)
     sliced = []
-    original = tma.tma_add_slices_kernel
+    original = products.tma_add_slices_kernel
 
     class Counting:
         def __getitem__(self, grid: tuple[int]) -> Any:
             sliced.append(grid)
             return original[grid]
 
-    monkeypatch.setattr(tma, "tma_add_slices_kernel", Counting())
-    monkeypatch.setattr(tma, "ADD_COLUMNS", 8)
+    monkeypatch.setattr(products, "tma_add_slices_kernel", Counting())
+    monkeypatch.setattr(products, "ADD_COLUMNS", 8)
     c = ConvCase(
         shape_of(*SLICED[name]), torch.float16, segments=(2, 1), post=(1, 0.0), biased=True
     )

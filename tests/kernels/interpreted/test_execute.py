@@ -120,7 +120,8 @@ def test_statistics_that_travel_and_move_are_held_too(monkeypatch: pytest.Monkey
     def moved_twice(a: Any, backend: str, *, companions: Companions) -> Any:
         found = forward(a, backend, companions=companions)
         companions.running[1].mul_(1.1)  # type: ignore[index]
-        return found._replace(m2s=found.m2s * 1.1)
+        of_y = found.statistics
+        return found._replace(statistics=of_y._replace(m2s=of_y.m2s * 1.1))
 
     monkeypatch.setattr(fused, "forward", moved_twice)
     told = execute(FORWARD)

@@ -141,6 +141,25 @@ def test_evaluation_by_the_running_statistics() -> None:
     check(model, fused, x, g)
 
 
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_a_call_made_again_is_as_a_first(training: bool) -> None:
+    """Of other values, of weights that a step changed, and of others that took their place."""
+    fused, (x, g) = half_model().train(training), images()
+    fused(x.half())  # plans
+    for change in (torch.Tensor.neg_, torch.Tensor.half):
+        for p in fused.parameters():
+            p.data = change(p.data) if p.dim() > 1 else p.data
+        alike, results = copy.deepcopy(fused), []
+        for model in (fused, alike):
+            z = x.flip(0).half().requires_grad_()
+            y = model(z)
+            y.backward(g.half())
+            held = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+            model.zero_grad()
+            results.append([y, z.grad, *held, *model.buffers()])
+        assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
 def test_gradients_under_create_graph_are_the_same_and_go_on() -> None:
     fused, (x, g) = half_model(), images()
     x = x.half().requires_grad_()
