@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from fastgan.augment import list_augmentations
 from fastgan.checks import check_choice, check_int, check_name, check_share, did_you_mean
+from fastgan.engine.class_weights import parse_class_weights
 from fastgan.engine.intervals import MAX_STEPS, Interval, parse_interval
 from fastgan.engine.keeping import KeepActivations
 from fastgan.engine.optimizers import OptimizerName
@@ -90,6 +91,9 @@ class TrainConfig:
     discriminator."""
     class_weight: float = 1.0
     """What the class loss of a discriminator with class outputs is multiplied by."""
+    class_weights: str = "off"
+    """What images weigh in that loss by their class: off, balanced (rare classes as much as common
+    ones), or a number for each class, 1,2,0.5."""
     ema_decay: float = 0.999
     """Decay of the generator's moving average, which samples are drawn from. 0 turns it off."""
     flip: bool = False
@@ -131,14 +135,14 @@ class TrainConfig:
     """Steps between evaluations of samples, or a time such as 10min (needs fastgan[metrics]). The
     best checkpoint is kept. 0 evaluates nothing."""
     eval_metrics: str = "fid"
-    """fid, kid, is, prdc, nearest or classes of samples, psnr, ssim or elbo of reconstructions;
-    several with commas between. The first number of the first decides which checkpoint is the
-    best."""
+    """fid, kid, sliced, is, prdc, nearest or classes of samples, psnr, ssim or elbo of
+    reconstructions; several with commas between. The first number of the first decides which
+    checkpoint is the best."""
     eval_samples: int = 2000
     """Images to draw for an evaluation."""
     eval_features: str = "lenet"
-    """The feature network: lenet (digits), efficientnet-lite0, inception, or
-    package.module:attribute."""
+    """The feature network: lenet (digits), efficientnet-lite0, inception, timm:NAME,
+    torchvision:NAME, onnx:FILE#OUTPUT, or package.module:attribute."""
     stop_after: int = 0
     """End the run after so many evaluations in a row without a better one. 0 goes on to the end."""
     watch_every: int | str = 0
@@ -171,6 +175,9 @@ class TrainConfig:
                 f"reg_fraction is of gradient penalties, and regularizer is {self.regularizer}"
             )
         check_share("balance", self.balance, "[0, 1]")
+        parse_class_weights(self.class_weights)
+        if self.class_weights != "off" and not self.conditional:
+            raise ValueError(f"class_weights {self.class_weights} needs conditional")
         for name in ("beta1", "beta2", "ema_decay"):
             check_share(name, getattr(self, name))
         if self.optimizer not in (names := get_args(OptimizerName)):

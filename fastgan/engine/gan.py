@@ -103,6 +103,8 @@ class GAN:
     treats images apart (no batch norm)."""
     class_weight: float = 1.0
     """What the class loss is multiplied by."""
+    class_weights: tuple[float, ...] | None = None
+    """What an image of each class weighs in it; None weighs all alike."""
     reconstruction_weight: float = 0.0
     """What the discriminator's reconstruction of real images adds to its loss, so many times; its
     `judge_and_rebuild` gives it with their logits."""
@@ -114,6 +116,8 @@ class GAN:
 
     _rounding: Rounding = field(init=False, repr=False)
     _spectral: SpectralNorms = field(init=False, repr=False, default_factory=SpectralNorms)
+    # On the device, by their values: made in a step that is not captured, read by those that are.
+    _weights: dict[tuple[float, ...], Tensor] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self, ranks: DistributedGroup | None) -> None:
         if ranks is not None:
@@ -165,7 +169,7 @@ class GAN:
 
     def outputs(self, images: Tensor, labels: Tensor | None) -> DiscriminatorOutput:
         """The output for ``images``, augmented if the run augments."""
-        return output_of(self._outputs(self.augmented(images), labels), labels)
+        return self._output_of(self._outputs(self.augmented(images), labels), labels)
 
     def augmented(self, images: Tensor) -> Tensor:
         """``images`` as the discriminator is to see them."""
@@ -173,7 +177,7 @@ class GAN:
 
     def logits_of(self, images: Tensor, labels: Tensor | None) -> Tensor:
         """The logits of ``images`` as they are."""
-        return output_of(self._outputs(images, labels), labels).logits
+        return self._output_of(self._outputs(images, labels), labels).logits
 
     def outputs_of_both(
         self, batch: Batch, fakes: Tensor
@@ -190,7 +194,7 @@ class GAN:
         with segments(self.discriminator, 2):
             outputs = self._outputs(torch.cat(both), twice)
         real, fake = zip(*map(halves, outputs), strict=True)
-        return output_of(real, labels), output_of(fake, labels)
+        return self._output_of(real, labels), self._output_of(fake, labels)
 
     def _rebuilt(self, images: Tensor) -> DiscriminatorOutput:
         discriminator: Any = self.discriminator
@@ -236,6 +240,12 @@ class GAN:
         augment = self.augment.modules() if self.augment else ()
         found: list[Any] = list(host_values(self, *updates, *self.penalties, *augment))
         return found + [settings_of(update.optimizer) for update in updates]
+
+    def _output_of(self, outputs: tuple[Tensor, ...], labels: Tensor | None) -> DiscriminatorOutput:
+        values = self.class_weights
+        if values is not None and values not in self._weights:
+            self._weights = {values: torch.tensor(values, device=self.update_d.device)}
+        return output_of(outputs, labels, None if values is None else self._weights[values])
 
     @property
     def _relativistic(self) -> bool:

@@ -24,7 +24,15 @@ class DiscriminatorOutput(NamedTuple):
     reconstruction_loss: Tensor | None = None
 
 
-def output_of(outputs: tuple[Tensor, ...], labels: Tensor | None) -> DiscriminatorOutput:
+def output_of(
+    outputs: tuple[Tensor, ...], labels: Tensor | None, weights: Tensor | None = None
+) -> DiscriminatorOutput:
+    """The logits, and the class loss where there are class logits.
+
+    Args:
+        weights: float32 [classes]: what an image of each class weighs; a mean over images, not over
+            weights, so that that of a batch is the mean of those of its parts.
+    """
     if len(outputs) == 1:
         return DiscriminatorOutput(outputs[0])
     logits, classes = outputs
@@ -33,7 +41,15 @@ def output_of(outputs: tuple[Tensor, ...], labels: Tensor | None) -> Discriminat
             "conditional must be on: the discriminator gives (logits, class logits), and these are "
             "held to labels"
         )
-    return DiscriminatorOutput(logits, F.cross_entropy(classes.float(), labels))
+    if weights is None:
+        return DiscriminatorOutput(logits, F.cross_entropy(classes.float(), labels))
+    if len(weights) != classes.shape[1]:
+        raise ValueError(
+            f"class_weights must be {classes.shape[1]} numbers, one a class of the discriminator's "
+            f"outputs, got {len(weights)}"
+        )
+    losses = F.cross_entropy(classes.float(), labels, weights, reduction="none")
+    return DiscriminatorOutput(logits, losses.mean())
 
 
 def halves(t: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from fastgan.data import Data, as_source
 from fastgan.data.dataset import spread
 from fastgan.data.source import conditions_of, gathered, normalised
 from fastgan.engine.capture import Inputs, StepRunner, host_values
+from fastgan.engine.class_weights import check_class_outputs, class_weights_of
 from fastgan.engine.config import TrainConfig
 from fastgan.engine.device import take_device
 from fastgan.engine.distributed import DistributedGroup
@@ -134,6 +135,9 @@ class TrainState:
             if isinstance(part, nn.Module):
                 part.to(self.device)
         self.ema = Ema(self.generator, config.ema_decay) if config.ema_decay else None
+        weights = class_weights_of(config.class_weights, config.balance, generator, dataset)
+        if weights is not None:
+            check_class_outputs(self.discriminator, *self.some_images(2))
         self._given = check_given(config, optimizers, (self.generator, self.discriminator))
         self.schedulers = Schedulers(schedulers, optimizers)
         self._parts["rates"] = [rates_of(optimizer) for optimizer in optimizers]
@@ -153,6 +157,7 @@ class TrainState:
             share_fakes=config.share_fakes,
             update_rule=getattr(objective, "update_rule", "alternating"),
             class_weight=config.class_weight,
+            class_weights=weights,
             reconstruction_weight=getattr(objective, "reconstruction_weight", 0.0),
             accumulate=config.accumulate,
         )
@@ -283,6 +288,8 @@ class TrainState:
         facts: dict[str, Any] = {"config": self.config.as_dict()}
         facts |= {"objective": asdict(self.objective), "data": self._data_facts}
         facts |= {"latent_dim": self.latent_dim, **self.description}
+        if (weights := self.gan.class_weights) is not None:
+            facts["class_weights"] = list(weights)
         return facts | {"parts": self._parts, "rollbacks": self.rollbacks}
 
     @property

@@ -38,6 +38,11 @@ def check_choices(
     _check_sizes(config, dataset, group, device)
     _check_shape(generator, dataset)
     objective.check(config, generator, discriminator)
+    if config.class_weights != "off" and objective.objective != "gan":
+        raise ValueError(
+            "class_weights are of objective gan, whose discriminator may have class outputs, got "
+            f"{objective.objective}"
+        )
     _check_labels(config, generator, discriminator, dataset)
     discriminator = nn.Module() if discriminator is None else discriminator
     share = group.share(config.batch_size, "batch_size")

@@ -103,6 +103,7 @@ CHANGES = {
     "weight of a penalty": lambda t: setattr(t.gan.penalties[0], "weight", 3.0),
     "option of a penalty": lambda t: t.gan.penalties[0].options.update(noise=0.25),
     "class weight": lambda t: setattr(t.gan, "class_weight", 0.5),
+    "weights of classes": lambda t: setattr(t.gan, "class_weights", (1.0, 2.0)),
     "clipping": lambda t: setattr(t.gan.update_d, "clip", 1.0),
     "Adam": lambda t: t.optimizer_g.param_groups[0].update(betas=(0.0, 0.9)),
     "augmentation": lambda t: setattr(t.gan.augment.augmentations[1], "interval", 2),
