@@ -40,8 +40,9 @@ def test_an_empty_environment_gets_the_pinned_torch_first(
     assert torch[-4:] == ["--constraint", "constraints.txt", "torch", "triton"]
     assert tools[-1].startswith("setuptools")
     assert package[-4:] == ["--config-settings", "editable_mode=compat", "--editable", ".[dev]"]
-    assert beside[-5:] == [
+    assert beside[-6:] == [
         "--no-deps", "--upgrade", "--target", str(tmp_path / "torch-fidelity"), "torch-fidelity",
+        "timm",
     ]  # fmt: skip
     assert (tmp_path / "constraints.txt").read_text() == "torch==2.13.0+cpu\ntriton==3.7.1\n"
 

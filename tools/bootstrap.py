@@ -18,9 +18,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST_PYTHON = (3, 10)
-# For tests/metrics/test_inception.py, in a folder of its own and without what it requires: the
-# index's torchvision does not import beside a torch without CUDA, nor torchmetrics beside the two.
-BESIDE = "torch-fidelity"
+# For tests/metrics, in a folder of their own and without what they require: the index's torchvision
+# does not import beside a torch without CUDA, nor torchmetrics beside the two.
+BESIDE, OTHERS = "torch-fidelity", ("timm",)
 # By a path instead of an import hook: beside a clone called fastgan Python would find that folder
 # first, and take it for an empty package.
 EDITABLE = ["--config-settings", "editable_mode=compat", "--editable"]
@@ -64,7 +64,11 @@ def install(python: str, folder: Path) -> int:
     kept.write_text("".join(f"{name}=={v}\n" for name, v in versions.items() if v))
     package = [*pip, "--constraint", str(kept.resolve()), "--no-build-isolation", *EDITABLE]
     beside = [*pip, "--no-deps", "--upgrade", "--target", str((folder / BESIDE).resolve())]
-    return run([*pip, "setuptools>=77"]) or run([*package, ".[dev]"]) or run([*beside, BESIDE])
+    return (
+        run([*pip, "setuptools>=77"])
+        or run([*package, ".[dev]"])
+        or run([*beside, BESIDE, *OTHERS])
+    )
 
 
 def installed_version(python: str, package: str) -> str | None:

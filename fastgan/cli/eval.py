@@ -14,6 +14,7 @@ from fastgan.cli._output import output_file
 from fastgan.engine.device import take_device
 from fastgan.metrics import difference, load_scores, save_scores
 from fastgan.recipes.evaluation import Evaluation, evaluate_checkpoint
+from fastgan.system import renamed
 
 # Their noise and their features are held at once; scores are of 50,000 at most, as a rule.
 _MAX_SAMPLES = 10**6
@@ -33,6 +34,8 @@ class Arguments:
     """Write over the file that stands there."""
     device: str = "auto"
     """cpu, cuda, cuda:1 ...; auto takes a GPU where there is one."""
+    inception_weights: Path | None = None
+    """The old name of feature_weights."""
     evaluation: Evaluation = field(default_factory=Evaluation)
 
 
@@ -46,11 +49,11 @@ def run(arguments: list[str]) -> int:
     others = (
         {score.metric: score for score in load_scores(chosen.against)} if chosen.against else {}
     )
-    scores = evaluate_checkpoint(
-        chosen.checkpoint,
-        replace(chosen.evaluation, metrics=names),
-        take_device(chosen.device),
-    )
+    evaluation = replace(chosen.evaluation, metrics=names)
+    if chosen.inception_weights is not None:
+        renamed("--inception-weights", "--feature-weights")
+        evaluation = replace(evaluation, feature_weights=chosen.inception_weights)
+    scores = evaluate_checkpoint(chosen.checkpoint, evaluation, take_device(chosen.device))
     for score in scores:
         print(score)
     if out is not None:

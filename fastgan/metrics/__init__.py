@@ -14,6 +14,7 @@ from .prdc import PRDC, prdc
 from .pretrained import get_network
 from .reconstruction import Reconstruction, sharpness, video_luma
 from .score import LOWER_IS_BETTER, Score, difference, load_scores, save_scores
+from .sliced import sliced_distance
 from .sokoban import playable
 from .two_sample import area_under_curve, two_sample_auc, wasserstein
 
@@ -47,6 +48,7 @@ __all__ = [
     "save_scores",
     "score_digits",
     "sharpness",
+    "sliced_distance",
     "train_lenet",
     "two_sample_auc",
     "video_luma",

@@ -14,13 +14,14 @@ from fastgan.metrics.features import FeatureNetwork
 from fastgan.metrics.nearest import nearest_real
 from fastgan.metrics.prdc import prdc
 from fastgan.metrics.score import Score
+from fastgan.metrics.sliced import sliced_distance
 from fastgan.metrics.statistics import cached
 from fastgan.system import tell
 
-METRICS = ("fid", "kid", "is", "prdc", "nearest", "classes")
-_NEEDS_REALS = {"fid", "kid", "prdc", "nearest"}
+METRICS = ("fid", "kid", "sliced", "is", "prdc", "nearest", "classes")
+_NEEDS_REALS = {"fid", "kid", "sliced", "prdc", "nearest"}
 _NEEDS_CLASSES = {"is", "classes"}
-_NEEDS_FEATURES = {"kid", "prdc", "nearest"}
+_NEEDS_FEATURES = {"kid", "sliced", "prdc", "nearest"}
 
 
 class Images(Protocol):
@@ -45,6 +46,8 @@ class Options:
     kid_subsets: int = 100
     kid_subset_size: int = 1000
     """Of the features in a subset; fewer where there are fewer images."""
+    directions: int = 1000
+    """Of the sliced distance."""
     neighbours: int = 5
     """k of precision, recall, density and coverage."""
     batch_size: int = 250
@@ -75,7 +78,7 @@ def evaluate(
     Args:
         fakes: batches [N, C, H, W], float in [-1, 1].
         reals: the images that they are compared with, of the fakes' size and channels; needed for
-            fid, kid, prdc and nearest. Their statistics are cached by content.
+            fid, kid, sliced, prdc and nearest. Their statistics are cached by content.
         network: measures images.
         metrics: of METRICS. "is" is the Inception Score of the network's classes; "classes" the
             share of fakes that the network is sure of (probability ≥ 0.9), the number of classes
@@ -84,8 +87,8 @@ def evaluate(
         labels: int64, the class asked for, of each fake.
         setting: what else a number depends on, to be kept with it, such as the sampling seed.
 
-    Memory holds a batch of images, and of all of them features (kid, prdc, nearest) or logits (is,
-    classes).
+    Memory holds a batch of images, and of all of them features (kid, sliced, prdc, nearest) or
+    logits (is, classes).
 
     Raises:
         ValueError: an unknown metric, images that are not finite or do not fit the reals or the
@@ -112,6 +115,7 @@ def evaluate(
         "features": network.name,
         "features_sha256": network.digest,
         "resize": network.resize,
+        **network.facts,
         "fakes": seen.count,
         **(setting or {}),
     }
@@ -155,6 +159,10 @@ def _against(
         subsets = {"subsets": options.kid_subsets, "subset_size": size}
         value = kernel_distance(known["features"], fakes, seed=options.seed, **subsets)
         scores.append(Score("kid", *value, common | subsets))
+    if "sliced" in metrics:
+        sliced = {"directions": options.directions}
+        distance = sliced_distance(known["features"], fakes, seed=options.seed, **sliced)
+        scores.append(Score("sliced", distance, None, common | sliced))
     if "prdc" in metrics:
         # As many of each: the measures depend on the counts. Evenly spaced over the source.
         chosen = torch.linspace(0, len(reals) - 1, min(len(reals), len(fakes))).long()
@@ -188,7 +196,8 @@ def real_statistics(
         made = fid.real_statistics()
         return made | ({"features": torch.cat(kept)} if keep_features else {})
 
-    parts = ("statistics.1", reals.fingerprint(), network.digest, network.resize)
+    facts = (f"{name} {value}" for name, value in network.facts.items())
+    parts = ("statistics.1", reals.fingerprint(), network.digest, network.resize, *facts)
     return cached((*parts, f"features {keep_features}"), make)
 
 

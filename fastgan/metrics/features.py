@@ -7,12 +7,15 @@ digest of its weights, and one that is asked for is never replaced by another.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from fastgan.checks import check_choice
 
 
 class Features(NamedTuple):
@@ -31,9 +34,13 @@ class FeatureNetwork:
         module: images, float32 [N, channels, image_size, image_size] in [-1, 1], to features
             [N, D], to (features, logits), or to Features. It is run in eval mode.
         channels, image_size: of its input. Grey images are repeated for three channels; colours are
-            never thrown away. Other sizes are resized, bilinear and antialiased; 0 takes any size.
+            never thrown away. Other sizes are resized, antialiased; 0 takes any size.
         classes: whether it gives logits of classes.
         own_resize: what the module itself does with a size that it was not made for, for print.
+        interpolation: of resizing, bilinear or bicubic.
+        facts: what else its numbers depend on, such as a mean that is taken off: part of every
+            score's setting, so that numbers of another are not compared.
+        digest: by default `weights_digest` of the module.
     """
 
     name: str
@@ -42,18 +49,21 @@ class FeatureNetwork:
     image_size: int
     classes: bool = True
     own_resize: str = "none"
-    digest: str = field(init=False)
+    interpolation: str = "bilinear"
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    digest: str = ""
 
     def __post_init__(self) -> None:
+        check_choice("interpolation", self.interpolation, ("bilinear", "bicubic"))
         self.module.eval().requires_grad_(False)
-        object.__setattr__(self, "digest", weights_digest(self.module))
+        object.__setattr__(self, "digest", self.digest or weights_digest(self.module))
 
     @property
     def resize(self) -> str:
         """How images are brought to its size, for print."""
         if not self.image_size:
             return self.own_resize
-        return f"{self.image_size}x{self.image_size} bilinear antialiased"
+        return f"{self.image_size}x{self.image_size} {self.interpolation} antialiased"
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:
@@ -91,7 +101,8 @@ class FeatureNetwork:
         size = (self.image_size, self.image_size)
         if not self.image_size or images.shape[2:] == size:
             return images
-        return F.interpolate(images, size, mode="bilinear", antialias=True)
+        # Bicubic goes beyond the values that it is given.
+        return F.interpolate(images, size, mode=self.interpolation, antialias=True).clamp(-1, 1)
 
 
 class NonFiniteImagesError(ValueError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,8 @@ from fastgan.checks import imported, unknown
 from fastgan.metrics._packages import needed
 from fastgan.metrics.digits import LeNet
 from fastgan.metrics.features import FeatureNetwork
+from fastgan.metrics.libraries import timm_network, torchvision_network
+from fastgan.metrics.onnx_network import onnx_network
 
 LENET_FILE = Path(__file__).with_name("lenet.safetensors")
 
@@ -27,6 +30,11 @@ INCEPTION_URL = (
 )
 INCEPTION_SHA256 = "6726825d"
 
+_LIBRARIES: dict[str, Callable[[str, Path | None], FeatureNetwork]] = {
+    "timm": timm_network,
+    "torchvision": torchvision_network,
+}
+
 
 def get_network(name: str, weights: Path | None = None) -> FeatureNetwork:
     """The feature network of that name.
@@ -34,27 +42,49 @@ def get_network(name: str, weights: Path | None = None) -> FeatureNetwork:
     Args:
         name: "lenet" (digits, 28x28 grey; ships with the package), "efficientnet-lite0" (ImageNet;
             fastgan[efficientnet]), "inception" (the network of published FID and Inception Score;
-            fastgan[inception]), or "package.module:attribute", a FeatureNetwork of your own or a
-            function that makes one.
-        weights: a file for inception, in place of a download.
+            fastgan[inception]), "timm:NAME" or "torchvision:NAME", a model of these libraries,
+            "onnx:FILE#OUTPUT" (all three fastgan[features]), or "package.module:attribute", a
+            FeatureNetwork of your own or a function that makes one. Behind an @ may stand the first
+            8 digits or more of its digest, as scores print it: another one is then refused.
+        weights: a file for inception, timm or torchvision, in place of a download.
 
     Raises:
-        ValueError: there is no such network, or `weights` is of another one.
+        ValueError: there is no such network, or `weights` or the digest is of another one.
         FileNotFoundError: `weights` is not there.
         ModuleNotFoundError: a package is missing; the message names the extra.
         OSError: weights that are neither here nor to be had.
     """
-    if ":" in name:
-        return foreign(name)
+    name, digest = _parted(name)
+    network = _named(name, weights)
+    if not network.digest.startswith(digest):
+        raise ValueError(
+            f"features: the SHA-256 of {name} begins with {network.digest[:12]}, expected {digest}"
+        )
+    return network
+
+
+def _parted(name: str) -> tuple[str, str]:
+    """A name and the digest behind its last @, or ""."""
+    found = re.fullmatch(r"(.+)@([0-9a-f]{8,64})", name)
+    return (found[1], found[2]) if found else (name, "")
+
+
+def _named(name: str, weights: Path | None) -> FeatureNetwork:
+    kind, colon, rest = name.partition(":")
+    if kind in _LIBRARIES and colon:
+        return _LIBRARIES[kind](rest, weights)
+    if weights is not None and name != "inception":
+        raise ValueError(f"weights: {name} has its own, got {weights}")
+    if colon:
+        return onnx_network(rest) if kind == "onnx" else foreign(name)
     makers: dict[str, Callable[[], FeatureNetwork]] = {
         "lenet": lenet,
         "efficientnet-lite0": efficientnet_lite0,
         "inception": lambda: inception(weights),
     }
     if name not in makers:
-        raise unknown("feature network", name, [*makers, "package.module:attribute"])
-    if weights is not None and name != "inception":
-        raise ValueError(f"weights: {name} has its own, got {weights}")
+        others = "timm:NAME", "torchvision:NAME", "onnx:FILE#OUTPUT", "package.module:attribute"
+        raise unknown("feature network", name, [*makers, *others])
     return makers[name]()
 
 
@@ -135,7 +165,7 @@ def inception_weights(weights: Path | None) -> Path:
             except (OSError, RuntimeError) as error:
                 raise OSError(
                     f"Inception's weights are not here and could not be fetched ({error}). Fetch "
-                    f"{INCEPTION_URL} where there is a network and give it as --inception-weights, "
+                    f"{INCEPTION_URL} where there is a network and give it as --feature-weights, "
                     "or choose another network with --features"
                 ) from error
     if not weights.is_file():

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastgan.system import to_json, whole_file
 
-LOWER_IS_BETTER = frozenset({"fid", "kid", "reconstruction", "kl"})
+LOWER_IS_BETTER = frozenset({"fid", "kid", "sliced", "reconstruction", "kl"})
 """Of the metrics' names; of the others, larger is better."""
 
 

@@ -49,10 +49,10 @@ class Evaluation:
     """What to measure of a checkpoint, and how."""
 
     metrics: tuple[str, ...] | None = None
-    """fid, kid, is, prdc, nearest and classes of samples; psnr, ssim and elbo of reconstructions.
-    By default fid and kid; of images that are made of others psnr and ssim; of images of two
-    domains also fooled, unchanged, kept and accuracy; in the style of a picture content and style;
-    of what is no image all that its recipe measures."""
+    """fid, kid, sliced, is, prdc, nearest and classes of samples; psnr, ssim and elbo of
+    reconstructions. By default fid and kid; of images that are made of others psnr and ssim; of
+    images of two domains also fooled, unchanged, kept and accuracy; in the style of a picture
+    content and style; of what is no image all that its recipe measures."""
     data: str | None = None
     """The real images, or other items; by default those of the run."""
     split: Split = "train"
@@ -64,9 +64,11 @@ class Evaluation:
     seed: int = 0
     """Of the noise, and of random subsets and splits."""
     features: str = "lenet"
-    """The feature network: lenet, efficientnet-lite0, inception, or package.module:attribute."""
-    inception_weights: Path | None = None
-    """A file with Inception's weights, where they cannot be downloaded."""
+    """The feature network: lenet, efficientnet-lite0, inception, timm:NAME, torchvision:NAME,
+    onnx:FILE#OUTPUT, or package.module:attribute; NAME@DIGITS refuses other weights."""
+    feature_weights: Path | None = None
+    """A file with the weights of inception, timm:NAME or torchvision:NAME, where they cannot be
+    downloaded."""
     model: str | None = None
     """Of a run of your own networks: package.module:attribute that is the generator, or makes it
     without arguments."""
@@ -99,7 +101,7 @@ def evaluate_checkpoint(
     reals = _reals(generator, chosen, run_data) if needs_reals(metrics) else None
     scores: list[Score] = []
     if of_samples:
-        network = get_network(chosen.features, chosen.inception_weights)
+        network = get_network(chosen.features, chosen.feature_weights)
         noise = draw_noise(generator, chosen.samples, chosen.seed)
         labels = fitting_labels(generator, chosen.samples, None)
         given = to_draw(generator, chosen.samples), reals, network, of_samples

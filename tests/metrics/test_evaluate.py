@@ -32,11 +32,11 @@ def fakes(count: int = 80, seed: int = 1) -> Tensor:
 
 def test_scores_carry_their_setting():
     network, data = make_pixels(), reals()
-    metrics = ("fid", "kid", "is", "prdc", "nearest", "classes")
+    metrics = ("fid", "kid", "sliced", "is", "prdc", "nearest", "classes")
     scores = evaluate(fakes().split(30), data, network, metrics, SMALL, setting={"seed": 7})
     by_name = {score.metric: score for score in scores}
     assert list(by_name) == [
-        "fid", "kid", "precision", "recall", "density", "coverage",
+        "fid", "kid", "sliced", "precision", "recall", "density", "coverage",
         "authentic", "nearest", "nearest_real", "is", "confident", "classes",
     ]  # fmt: skip
     fid = by_name["fid"]
@@ -46,6 +46,7 @@ def test_scores_carry_their_setting():
         "data": "noise", "data_sha256": data.fingerprint(),
     }  # fmt: skip
     assert by_name["kid"].setting["subset_size"] == 80
+    assert by_name["sliced"].setting["directions"] == 1000
     assert by_name["is"].setting["splits"] == 2
     assert by_name["classes"].value == 2
     direct = FrechetDistance(64)

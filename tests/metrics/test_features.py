@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fastgan.cli import eval as eval_command
 from fastgan.data import load
 from fastgan.metrics import (
     FeatureNetwork,
@@ -119,7 +120,7 @@ def test_without_a_network_inception_says_what_to_do(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
     with pytest.raises(
-        OSError, match=r"not be fetched \(no route\)\. Fetch https://.*--inception-weights"
+        OSError, match=r"not be fetched \(no route\)\. Fetch https://.*--feature-weights"
     ):
         get_network("inception")
 
@@ -156,3 +157,13 @@ def test_efficientnet_gives_features_and_classes():
     features, logits = network(torch.rand(2, 1, 32, 32) * 2 - 1)
     assert (features.shape, logits.shape) == ((2, 1280), (2, 1000))
     assert network.resize == "224x224 bilinear antialiased"
+
+
+def test_the_old_name_of_the_flag_is_taken_with_a_warning(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(
+        eval_command, "evaluate_checkpoint", lambda path, chosen, device: seen.append(chosen) or []
+    )
+    with pytest.warns(DeprecationWarning, match="--inception-weights is now --feature-weights"):
+        eval_command.run([str(tmp_path), "--inception-weights", "a.pth", "--device", "cpu"])
+    assert seen[0].feature_weights == Path("a.pth")

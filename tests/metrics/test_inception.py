@@ -203,7 +203,7 @@ def test_eval_prints_the_formulas_of_the_networks_outputs(
     arguments = [
         "eval", str(checkpoint), "--metrics", "is,fid,kid", "--samples", str(count),
         "--data", str(tmp_path / "reals.npy"), "--features", "inception",
-        "--inception-weights", str(weights), "--seed", str(seed), "--device", "cpu",
+        "--feature-weights", str(weights), "--seed", str(seed), "--device", "cpu",
         "-o", str(tmp_path / "scores.json"),
     ]  # fmt: skip
     assert main(arguments) == 0
