@@ -17,7 +17,7 @@ from fastgan.data import ImageDataset
 from fastgan.engine import TrainConfig, Trainer, VAEObjective, gan_step
 from fastgan.engine.health import Health
 from fastgan.engine.watching import Watch
-from fastgan.engine.watching.measures import Reals, SpectralNorms
+from fastgan.engine.watching.measures import LargestSingular, Reals
 from fastgan.engine.watching.signs import Signs
 from fastgan.models import create_model
 
@@ -145,7 +145,7 @@ def test_accuracy_is_the_share_on_the_right_side():
     ids=lambda layer: type(layer).__name__,
 )
 def test_spectral_norms_are_those_of_the_matrices(layer):
-    norms = SpectralNorms(nn.Sequential(layer, nn.BatchNorm1d(3)))
+    norms = LargestSingular(nn.Sequential(layer, nn.BatchNorm1d(3)))
     for _ in range(30):  # each goes on from the one before
         found = norms.largest()
     weight = layer.weight.detach()
@@ -164,11 +164,11 @@ def test_spectral_norms_are_those_of_the_matrices(layer):
 def test_a_weight_of_zeros_is_seen_once_it_is_none():
     layer = nn.Linear(3, 3)
     nn.init.zeros_(layer.weight)
-    norms = SpectralNorms(layer)
+    norms = LargestSingular(layer)
     assert norms.largest() == 0
     nn.init.eye_(layer.weight)
     torch.testing.assert_close(norms.largest(), torch.tensor(1.0))
-    assert SpectralNorms(nn.ReLU()).largest() is None
+    assert LargestSingular(nn.ReLU()).largest() is None
 
 
 def images_of(data: ImageDataset) -> torch.Tensor:

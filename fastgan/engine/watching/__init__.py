@@ -15,7 +15,7 @@ from fastgan.engine.latents import draw_noise
 from fastgan.engine.step import gan_step
 from fastgan.engine.train_state import TrainState
 from fastgan.engine.translating import TranslationStep
-from fastgan.engine.watching.measures import Play, Reals, SpectralNorms, play, undisturbed
+from fastgan.engine.watching.measures import LargestSingular, Play, Reals, play, undisturbed
 from fastgan.engine.watching.signs import Signs
 
 # Samples of a look, and images of its one pass forward and back, which is no larger than a step's.
@@ -47,7 +47,7 @@ class Watch:
         if not self.on:
             return
         networks = {"g": trainer.generator, "d": trainer.discriminator}
-        self._spectral = {name: SpectralNorms(network) for name, network in networks.items()}
+        self._spectral = {name: LargestSingular(network) for name, network in networks.items()}
         self._plays, self._from = self._what_is_played()
         self._compares = self._what_is_compared()
 

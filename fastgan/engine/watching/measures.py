@@ -108,7 +108,7 @@ def _norm_of_gradient(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor | No
     return torch.stack([norm.float() for norm in norms]).norm() if norms else loss.new_zeros(())
 
 
-class SpectralNorms:
+class LargestSingular:
     """Largest singular values of a network's weights, each as a matrix [outputs, all else].
 
     Estimated from below by power iterations, each of which goes on from the one before. The weights
