@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import _GeneratorContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -144,12 +144,14 @@ class BatchNormActBase(ActivatedNorm, nn.modules.batchnorm._BatchNorm):
         return copied
 
 
-def batches_counted_together() -> _GeneratorContextManager[None]:
+@contextmanager
+def batches_counted_together() -> Iterator[None]:
     """Within, `num_batches_tracked` of batch norms moves when the outermost block ends, by one
     launch for all layers; that of a layer whose momentum is None, which reads it, at once. Running
     statistics on a GPU wait as well, unless an op reads them before.
     """
-    return together()
+    with together():
+        yield
 
 
 def _count_all(counts: list[tuple[Tensor, int]]) -> None:
