@@ -357,3 +357,20 @@ def test_a_child_in_two_places_a_norm_after_an_activation_and_spectral_norm(mode
     other = FusedSequential(*copy.deepcopy(model))
     for _ in range(2):  # spectral norm takes a step of its iteration at each call
         torch.testing.assert_close(other(x), model(x), **within(torch.float32, 100, 10))
+
+
+def test_a_norm_is_fused_from_fewer_values_on_where_a_backward_follows(native: None) -> None:
+    layers = [nn.BatchNorm2d(8), nn.LeakyReLU(0.2), nn.Conv2d(8, 8, 1)]
+    model = FusedSequential(*layers, keep_activations=True)
+    forms = {}
+    for side in (16, 64):  # 2048 and 32768 values
+        for backward in (True, False):
+            with recording() as runs, torch.set_grad_enabled(backward):
+                model(torch.randn(1, 8, side, side, requires_grad=True))
+            forms[side, backward] = runs[0].form
+    assert forms == {
+        (16, True): "unfused",
+        (16, False): "unfused",
+        (64, True): "norm_fused",
+        (64, False): "unfused",
+    }

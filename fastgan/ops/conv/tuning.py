@@ -144,11 +144,12 @@ def _fastest(entry: dict[str, Any], allowed: list[str]) -> str | None:
     return min(measured, key=lambda form: measured[form]) if measured else None
 
 
-# Values from which norm_act is faster than batch norm and activation by themselves, contiguous and
-# channels-last, and for instance norm; by measurement in whole networks, forward and backward, on
-# two threads of a CPU with AVX-512. By itself it is ahead from about an eighth of that on; behind a
-# convolution, which leaves the caches empty, a call's Python seems to take some 200 us, not 25.
-_NORM_PAYS = {(False, False): 1 << 19, (False, True): 1 << 20}
+# Values from which norm_act is faster than batch norm and activation by themselves, and than
+# instance norm; by measurement in whole networks, forward and backward, on a CPU with AVX-512. By
+# itself it is ahead at any size; what a chain knows of a block that it does not run as it is takes
+# about what a small one gains without a backward pass, contiguous and channels-last.
+_NORM_PAYS = 1 << 15
+_NORM_PAYS_FORWARD = {False: 1 << 19, True: 1 << 20}
 _INSTANCE_NORM_PAYS = 1 << 13
 _FORWARD_ALONE_PAYS = 1 << 16  # contiguous, without a backward pass
 _MIN_PLANE = 16  # positions: on smaller contiguous planes norm_act is slower at any size
@@ -168,10 +169,12 @@ def norm_pays(x: torch.Tensor, instances: bool, activated: bool) -> bool:
     channels_last = is_channels_last(x)
     if not channels_last and x.numel() < _MIN_PLANE * x.shape[0] * x.shape[1]:
         return False
+    forward_alone = not (torch.is_grad_enabled() and x.requires_grad)
     if instances:
-        forward_alone = not channels_last and not (torch.is_grad_enabled() and x.requires_grad)
-        return x.numel() >= (_FORWARD_ALONE_PAYS if forward_alone else _INSTANCE_NORM_PAYS)
-    return activated and x.numel() >= _NORM_PAYS[instances, channels_last]
+        contiguous_alone = forward_alone and not channels_last
+        return x.numel() >= (_FORWARD_ALONE_PAYS if contiguous_alone else _INSTANCE_NORM_PAYS)
+    least = _NORM_PAYS_FORWARD[channels_last] if forward_alone else _NORM_PAYS
+    return activated and x.numel() >= least
 
 
 @cache
