@@ -106,12 +106,15 @@ def _step(recipe: Recipe, variant: Variant, compiler: check.Compiler | None) -> 
         launches = record(recipe, variant, joint_batch=joint).launches
     except Exception as error:  # a value is read on the host, among others
         told = f"{recipe.name}, {variant}: {type(error).__name__}: {error} ({place(error)})"
+        print(f"\n{told}", flush=True)
         return Step(recipe.name, str(variant), {}, 0, [told])
     print(f"\n{recipe.name}: {variant}{', joint batch' if joint else ''}")
     print(report.table(launches, variant.capture), flush=True)
     problems = check.problems(launches)
     if compiler:
         problems += compiler.problems(launches, variant.gpu)
+    for problem in problems:
+        print(f"        problem: {problem}", flush=True)
     nodes = report.counted(launches, variant.capture)
     return Step(
         recipe.name, str(variant), {f"{kind} {name}": n for (kind, name), n in nodes.items()},

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 from fastgan.nn import BatchNormAct2d, batches_counted_together
 from fastgan.recipes import get_recipe
 from tools.kernel_report.compare import Row
-from tools.rehearse import check, report
+from tools.rehearse import check, rehearsal, report
 from tools.rehearse.gpus import GPUS, virtual
 from tools.rehearse.record import Launch, recording
 from tools.rehearse.rehearsal import Step, executed, rehearse
@@ -87,6 +87,28 @@ def test_norms_and_penalties_take_no_more_launches_whatever_ran_before():
     for name, most in reversed(MAX_OF_RECIPES.items()):
         assert nodes(name) == first[name]
         assert first[name].total() <= most, first[name]
+
+
+@pytest.mark.parametrize("name", ["pix2pix", "style", "volume-gan"])
+def test_conditions_of_every_kind(name):
+    """Made of images, a picture's statistics, and numbers."""
+    step = record(get_recipe(name), Variant(H200, capture=True), batch_size=2)
+    assert step.launches
+    assert not check.problems(step.launches)
+
+
+def test_a_problem_is_told_as_it_is_found(monkeypatch, capsys):
+    """A rehearsal of everything takes long."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ValueError("no such step")
+
+    monkeypatch.setattr(rehearsal, "record", refuse)
+    found = rehearse(["digits"], [], compiles=False, quick=True)
+    told = capsys.readouterr().out
+    assert len(found) == 2
+    assert all(problem in told for step in found for problem in step.problems)
+    assert told.count("digits, captured, bfloat16, ") == told.count("ValueError: no such step") == 2
 
 
 def test_a_recipe_runs_by_its_own_objective():
