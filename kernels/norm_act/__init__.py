@@ -18,6 +18,8 @@ Bytes moved, T bytes in x:            launches  T read  T written
 Partials and per-channel values add less than 1 %.
 """
 
+import functools
+
 import torch
 
 from fastgan.kernels.core.device import merge_sums
@@ -39,6 +41,7 @@ from fastgan.kernels.core.geometry import (
     require_same_layout,
     shipped_configs,
 )
+from fastgan.kernels.core.launch import Launch
 from fastgan.kernels.norm_act.backward import backward_kernel, backward_whole_kernel
 from fastgan.kernels.norm_act.forward import (
     apply_kernel,
@@ -77,21 +80,17 @@ def norm_act_train(
     An empty x gives statistics of 0. Raises TypeError for another dtype, ValueError for memory that
     is neither layout and for segments that do not divide the batch.
     """
-    geo = geometry(x, segments)
+    act = {"ACT": activation, "ACT_FIRST": act_first}
+    kind = x.shape, x.stride(), x.dtype, x.device, segments, activation, act_first, config
+    geo, config, whole = planned("forward", *kind)
     z = torch.empty_like(x)
-    mean = x.new_empty((segments, geo.channels), dtype=torch.float32)
+    mean = x.new_empty_strided((segments, geo.channels), (geo.channels, 1), dtype=torch.float32)
     var = torch.empty_like(mean)
     if x.numel() == 0:
         return z, mean.zero_(), var.zero_()
-    config = config or configure(geo, x.element_size(), "forward")
-    act = {"ACT": activation, "ACT_FIRST": act_first}
     with device_guard(x):
-        if config.single:
-            whole = plan(geo, config, "whole")
-            train_kernel[whole.grid](
-                x, weight, bias, z, mean, var, eps, negative_slope,
-                RESIDENT=whole.tiles == 1, **act, **whole.arguments,
-            )  # fmt: skip
+        if whole is not None:
+            whole(x, weight, bias, z, mean, var, eps, negative_slope)
             return z, mean, var
         folded = geo.folded()
         _statistics(x, mean, var, negative_slope, act, plan(folded, config, "reduce"))
@@ -114,7 +113,7 @@ def norm_act_eval(
     config: Config | None = None,
 ) -> Tensor:
     """z with given statistics: (segments, C), or one row for the whole batch. float32."""
-    geo = _geometry_of_statistics(x, mean, segments)
+    geo = geometry(x, _segments_of_statistics(x, mean, segments))
     z = torch.empty_like(x)
     if x.numel():
         act = {"ACT": activation, "ACT_FIRST": act_first}
@@ -146,27 +145,27 @@ def norm_act_backward(
 
     ``training``: mean and var are norm_act_train's, of this x. dweight, dbias: (C,) float32.
     """
-    geo = _geometry_of_statistics(x, mean, segments)
-    none = x.new_empty(0, dtype=torch.float32)
+    single = training and need_dx
+    segments = _segments_of_statistics(x, mean, segments)
+    kind = x.shape, x.stride(), x.dtype, x.device, segments, activation, act_first, config
+    geo, config, whole = planned("backward" if single else "tiled", *kind)
     if x.numel() == 0:
         zeros = torch.zeros(geo.channels, dtype=torch.float32, device=x.device)
-        dparams = (zeros, zeros.clone()) if need_dparams else (none, none.clone())
+        dparams = (zeros, zeros.clone()) if need_dparams else (zeros[:0], zeros[:0].clone())
         return torch.empty_like(x) if need_dx else x.new_empty(0), *dparams
-    require_same_layout("dz", dz, "x", x)
-    if config is None and training and need_dx:
-        config = configure(geo, x.element_size(), "backward")
-    config = config or TILED[x.element_size()]
+    if dz.shape != x.shape or dz.stride() != x.stride():
+        require_same_layout("dz", dz, "x", x)
     dx = torch.empty_like(x) if need_dx else None
     constants = (x, mean, var, weight, bias)
     scalars = (eps, negative_slope)
     act = {"ACT": activation, "ACT_FIRST": act_first}
     dbias = dweight = None
     if need_dparams:
-        dbias = x.new_empty(geo.channels, dtype=torch.float32)
+        dbias = x.new_empty_strided((geo.channels,), (1,), dtype=torch.float32)
         dweight = torch.empty_like(dbias)
     with device_guard(x):
-        if training and need_dx and config.single:
-            _backward_whole(dz, constants, dx, dbias, dweight, scalars, act, geo, config)
+        if whole is not None:
+            _backward_whole(dz, constants, dx, dbias, dweight, scalars, geo, whole)
         elif training and need_dx:
             folded = geo.folded()
             s1, s2 = _sums(dz, constants, None, dbias, dweight, scalars, act, folded, config)
@@ -181,11 +180,9 @@ def norm_act_backward(
             backward_kernel[apply.grid](
                 dz, *constants, None, None, None, None, dx, *scalars, **act, **apply.arguments
             )
-    return (
-        x.new_empty(0) if dx is None else dx,
-        none if dweight is None else dweight,
-        none.clone() if dbias is None else dbias,
-    )
+    if dweight is None or dbias is None:
+        dweight, dbias = x.new_empty((2, 0), dtype=torch.float32)
+    return x.new_empty(0) if dx is None else dx, dweight, dbias
 
 
 def update_running_stats_(
@@ -203,25 +200,66 @@ def update_running_stats_(
     """
     if count < 2:
         raise ValueError(f"count: expected at least 2 values per channel, got {count}")
-    segments, channels = mean.shape
-    block = 128
     with device_guard(mean):
-        running_kernel[(cdiv(channels, block),)](
-            running_mean, running_var, mean, var, momentum, count / (count - 1), segments, channels,
-            AVERAGE=average, BLOCK=block, num_warps=4,
-        )  # fmt: skip
+        move = _move(*mean.shape, average, mean.device)
+        move(running_mean, running_var, mean, var, momentum, count / (count - 1))
 
 
-def _geometry_of_statistics(x: Tensor, mean: Tensor, segments: int) -> Geometry:
+@functools.cache
+def _move(segments: int, channels: int, average: bool, device: torch.device) -> Launch:
+    block = 128
+    named = {
+        "segments": segments, "C": channels, "AVERAGE": average, "BLOCK": block, "num_warps": 4,
+    }  # fmt: skip
+    return Launch(running_kernel, (cdiv(channels, block),), named, varying=(0, 1, 2, 3))
+
+
+def _segments_of_statistics(x: Tensor, mean: Tensor, segments: int) -> int:
     """One row of statistics serves every segment: then the batch is one segment."""
     channels = x.shape[1] if x.dim() > 1 else 0
     if mean.numel() == channels:
-        segments = 1
-    elif mean.numel() != channels * segments:
+        return 1
+    if mean.numel() != channels * segments:
         raise ValueError(
             f"mean: expected ({segments}, {channels}) or ({channels},), got {tuple(mean.shape)}"
         )
-    return geometry(x, segments)
+    return segments
+
+
+@functools.cache
+def planned(
+    direction: str,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    segments: int,
+    activation: int,
+    act_first: bool,
+    config: Config | None,
+) -> tuple[Geometry, Config, Launch | None]:
+    """(geometry, configuration, what launches it all where one program does a channel block).
+
+    Args:
+        direction: "forward", "backward", or "tiled" for a pass that reads all values once.
+        config: the configuration, if not the shipped one.
+    """
+    x = torch.empty_strided(shape, strides, dtype=dtype, device="meta")
+    geo = geometry(x, segments)
+    if config is None:
+        tiled = direction == "tiled" or x.numel() == 0
+        config = TILED[dtype.itemsize] if tiled else configure(geo, dtype.itemsize, direction)
+    if not config.single or direction == "tiled" or x.numel() == 0:
+        return geo, config, None
+    whole = plan(geo, config, "whole")
+    named = {
+        "RESIDENT": whole.tiles == 1, "ACT": activation, "ACT_FIRST": act_first, **whole.arguments,
+    }  # fmt: skip
+    if direction == "forward":  # x, weight and bias may be of other kinds
+        return geo, config, Launch(train_kernel, whole.grid, named, varying=(0, 1, 2))
+    # So may dz, x, the statistics and parameters, and the gradients of these be asked for or not.
+    varying = (0, 1, 2, 3, 4, 5, 6)
+    return geo, config, Launch(backward_whole_kernel, whole.grid, named, varying)
 
 
 def _statistics(
@@ -318,17 +356,12 @@ def _backward_whole(
     dbias: Tensor | None,
     dweight: Tensor | None,
     scalars: tuple[float, float],
-    act: dict[str, int],
     geo: Geometry,
-    config: Config,
+    whole: Launch,
 ) -> None:
-    whole = plan(geo, config, "whole")
     s1, s2 = dbias, dweight
     if dbias is not None and geo.segments > 1:
         s1, s2 = dz.new_empty((2, geo.segments, geo.channels), dtype=torch.float32)
-    backward_whole_kernel[whole.grid](
-        dz, *constants, s1, s2, dx, *scalars,
-        RESIDENT=whole.tiles == 1, **act, **whole.arguments,
-    )  # fmt: skip
+    whole(dz, *constants, s1, s2, dx, *scalars)
     if dbias is not None and geo.segments > 1:
         merge(s1, s2, (dbias, dweight), (None, None), 1, geo.segments, geo.channels, MERGE_BLOCK_K)

@@ -62,7 +62,7 @@ def product_of(
     def make() -> Product:
         return Product(plan, dtype, post, counted=counted)
 
-    return plan.launcher((dtype, post, counted), make)
+    return plan.launcher((dtype, device, post, counted), make)
 
 
 def data_gradient_of(
@@ -80,14 +80,16 @@ def data_gradient_of(
     back = geo.reversed()
     plan = product_plan(back, common_segments(segments), device_target(device), config)
     masked = segments > 0 or pre.kernel_code != IDENTITY
-    return plan.launcher((dtype, pre, masked), lambda: Product(plan, dtype, pre, masked=masked))
+    return plan.launcher(
+        (dtype, device, pre, masked), lambda: Product(plan, dtype, pre, masked=masked)
+    )
 
 
 def weight_gradient_of(
     geo: ConvGeometry, dtype: torch.dtype, device: torch.device, config: ConvConfig | None = None
 ) -> WeightGradient:
     plan = weight_plan(geo, device_target(device), config)
-    return plan.launcher(dtype, lambda: WeightGradient(plan, dtype))
+    return plan.launcher((dtype, device), lambda: WeightGradient(plan, dtype))
 
 
 def tma_forward(

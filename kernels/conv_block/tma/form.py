@@ -1,5 +1,8 @@
 """Operands written once, in a pass over memory: what the TMA kernels read needs no arithmetic."""
 
+import functools
+from math import prod
+
 import torch
 import triton
 import triton.language as tl
@@ -7,6 +10,7 @@ import triton.language as tl
 from fastgan.kernels.conv_block.forward import Activation
 from fastgan.kernels.conv_block.tiles import IDENTITY, load_gradient, load_input, round_operand
 from fastgan.kernels.core.geometry import cdiv, device_guard
+from fastgan.kernels.core.launch import Launch
 
 Tensor = torch.Tensor
 
@@ -82,13 +86,22 @@ def _form(
     operand: str, x: Tensor, y: Tensor | None, rows: Tensor | None, act: Activation
 ) -> Tensor:
     segments = 1 if rows is None else rows.shape[0]
-    out, channels = torch.empty_like(x), x.shape[1]
-    length = x.numel() // (segments * channels)
-    tiles, column_tiles = cdiv(length, BLOCK_M), cdiv(channels, BLOCK_C)
+    out = torch.empty_like(x)
+    launch = _launch(operand, x.shape, segments, act.kernel_code, x.device)
     with device_guard(x):
-        form_kernel[(segments * tiles * column_tiles,)](
-            x, y, rows, out, act.slope, channels // 16, length, tiles, column_tiles,
-            OPERAND=operand, ACT=act.kernel_code, BLOCK_M=BLOCK_M, BLOCK_C=BLOCK_C,
-            num_warps=WARPS,
-        )  # fmt: skip
+        launch(x, y, rows, out, act.slope)
     return out
+
+
+@functools.cache
+def _launch(
+    operand: str, shape: tuple[int, ...], segments: int, act: int, device: torch.device
+) -> Launch:
+    channels = shape[1]
+    length = prod(shape) // (segments * channels)
+    tiles, column_tiles = cdiv(length, BLOCK_M), cdiv(channels, BLOCK_C)
+    named = {
+        "units": channels // 16, "length": length, "tiles": tiles, "column_tiles": column_tiles,
+        "OPERAND": operand, "ACT": act, "BLOCK_M": BLOCK_M, "BLOCK_C": BLOCK_C, "num_warps": WARPS,
+    }  # fmt: skip
+    return Launch(form_kernel, (segments * tiles * column_tiles,), named, varying=(0, 1, 2))

@@ -10,6 +10,7 @@ from fastgan.kernels.conv_block.forward import Activation
 from fastgan.kernels.conv_block.partials import conv_norm_gradients, fold_statistics, fold_sums
 from fastgan.kernels.conv_block.tma.norm import norm_gradient_kernel, norm_input_kernel
 from fastgan.kernels.core.geometry import MERGE_GROUPS, cdiv, device_guard
+from fastgan.kernels.core.launch import Launch
 from fastgan.kernels.norm_act import update_running_stats_
 
 Tensor = torch.Tensor
@@ -49,8 +50,10 @@ class NormInput:
         self._apart = segments > MERGE_GROUPS  # the running statistics take a launch of their own
         self._scalars = eps, act.slope
         partials = cdiv(partials, self._chunk) if self._chunk else partials
-        self._grid, arguments = _launch(tuple(shape), segments, partials)
-        self._arguments = {**arguments, "AVERAGE": average, "ACT": act.kernel_code}
+        grid, arguments = _launch(tuple(shape), segments, partials)
+        named = {**arguments, "AVERAGE": average, "ACT": act.kernel_code}
+        # Of x, gamma, beta and the running statistics.
+        self._launch = Launch(norm_input_kernel, grid, named, varying=(0, 4, 5, 6, 7))
 
     def __call__(
         self,
@@ -79,10 +82,9 @@ class NormInput:
             rows = means.new_empty_strided(*self._rows)
             moved = _NONE if running is None or self._apart else running
             eps, slope = self._scalars
-            norm_input_kernel[self._grid](
-                x, counts, means, m2s, gamma, beta, *moved, z, mean, var, rows, eps, momentum,
-                slope, **self._arguments,
-            )  # fmt: skip
+            self._launch(
+                x, counts, means, m2s, gamma, beta, *moved, z, mean, var, rows, eps, momentum, slope
+            )
             if running is not None and self._apart:
                 update_running_stats_(*running, mean, var, momentum, self._count, self._average)
         return z, mean, var, rows
@@ -99,7 +101,9 @@ class NormGradient:
         self._apart = segments > MERGE_GROUPS  # those of gamma and beta take a launch of their own
         self._chunk = cdiv(partials, FOLDED) if partials > MERGED else 0
         partials = cdiv(partials, self._chunk) if self._chunk else partials
-        self._grid, self._arguments = _launch(tuple(shape), segments, partials)
+        grid, arguments = _launch(tuple(shape), segments, partials)
+        # Of x, and whether the gradient of gamma is asked for.
+        self._launch = Launch(norm_gradient_kernel, grid, arguments, varying=(1, 6))
 
     def __call__(
         self,
@@ -123,9 +127,7 @@ class NormGradient:
                 g_beta = torch.empty_like(g_gamma)
             if self._chunk:
                 sum_a, sum_ax = fold_sums(sum_a, sum_ax, self._chunk)
-            norm_gradient_kernel[self._grid](
-                g, x, var, rows, sum_a, sum_ax, g_gamma, g_beta, self._eps, **self._arguments
-            )
+            self._launch(g, x, var, rows, sum_a, sum_ax, g_gamma, g_beta, self._eps)
         return gradients[2:] if need_affine and self._apart else (g_gamma, g_beta)
 
 

@@ -15,6 +15,7 @@ from fastgan.kernels.conv_block.tma.split import tma_add_slices_kernel, tma_slic
 from fastgan.kernels.conv_block.tma.weight import tma_weight_kernel
 from fastgan.kernels.conv_block.weight import add_slices, weight_like
 from fastgan.kernels.core.geometry import device_guard, is_channels_last
+from fastgan.kernels.core.launch import Launch
 from fastgan.kernels.core.packed import kept
 
 Tensor = torch.Tensor
@@ -61,7 +62,9 @@ class Product:
         self._act = act.slope
         epilogue = "gradient" if masked else "output"
         self._kind = {"EPILOGUE": epilogue, "ACT": act.kernel_code}
-        self._arguments = self._kind | plan.arguments
+        named = self._kind | plan.arguments
+        # Of the bias, and of x and the rows of its norm.
+        self._launch = Launch(tma_conv_kernel, plan.grid, named, varying=(2, 4, 5))
 
     def __call__(
         self,
@@ -88,7 +91,7 @@ class Product:
         with device_guard(x):
             operands = self._view(x), self._matrix(_as_read(weight, self._dtype))
             if self._plan.slices == 1:
-                tma_conv_kernel[self._plan.grid](*operands, *ends, **self._arguments)
+                self._launch(*operands, *ends)
             else:
                 self._in_slices(x, operands, ends)
         return out, counts, first, second
@@ -124,6 +127,7 @@ class WeightGradient:
         shape = geo.images, work.channels, *work.gathered_size[1:]
         size = *plan.boxes.size, config.block_n
         self._gathered = _View(dtype, shape, geo.dims, geo.stride[1:], size)
+        self._launch = Launch(tma_weight_kernel, plan.grid, plan.arguments, varying=(2,))
 
     def __call__(self, z: Tensor, dy: Tensor, weight: Tensor) -> Tensor:
         """The gradient of ``weight``, in its dtype and layout; the weight is not read."""
@@ -138,7 +142,7 @@ class WeightGradient:
         dense, gathered = (z, dy) if self._transposed else (dy, z)
         with device_guard(z):
             operands = self._dense(dense), self._gathered(gathered)
-            tma_weight_kernel[plan.grid](*operands, out, **plan.arguments)
+            self._launch(*operands, out)
             if out is not g_weight:
                 add_slices(out, g_weight, work.geo.taps, channels_last)
         return g_weight
