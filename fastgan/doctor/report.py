@@ -32,6 +32,7 @@ _EXTRAS = {
     "metrics": "torchmetrics",
     "inception": "torch_fidelity",
     "efficientnet": "efficientnet_lite_pytorch",
+    "features": "timm",
     "plot": "matplotlib",
     "video": "av",
     "preview": "textual_image",

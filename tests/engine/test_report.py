@@ -205,6 +205,21 @@ def test_runs_are_compared_by_what_differs(tmp_path, capsys):
     assert len(Page(out.read_text()).pictures) == 2
 
 
+def test_what_a_watched_run_measured_stands_in_reports_and_comparisons(tmp_path):
+    seen = {"accuracy_real": 0.5, "accuracy_fake": 1.0, "grad_g": 3.0, "spread": 0.9, "copied": 0.1}
+    lines = [line(10), line(20, **seen), line(30), line(40, **seen)]
+    one = folder(tmp_path / "one", lines, warnings=["it copies. Try this"])
+    two = folder(tmp_path / "two", [line(10)])
+    words = page_of(one).words
+    for text in ("Stability", "The discriminator's accuracy", "it copies", "Try this"):
+        assert text in words
+    assert "Largest spectral norms" not in words
+    assert "Stability" not in page_of(two).words
+    records = [read_record(one), read_record(two)]
+    assert ("warnings", "it copies", "none") in comparison(records)["Results"]
+    assert "Norms of gradients: generator" in Page(comparison_page(records)).words
+
+
 def test_unlike_metrics_are_refused(tmp_path, capsys):
     one = folder(tmp_path / "one", [line(10)], {10: fid(30.0)})
     two = folder(tmp_path / "two", [line(20)], {20: fid(20.0, fakes=50)})
