@@ -9,6 +9,7 @@ from torch import nn
 
 from fastgan.engine import load_generator
 from fastgan.engine.device import take_device
+from fastgan.engine.latents import takes_no_noise
 from fastgan.engine.sampling import fitting_labels
 
 
@@ -23,6 +24,6 @@ def load_drawing(
             f"model {model!r}: {checkpoint} does not say how many values of noise it takes: give "
             "the module an attribute latent_dim"
         )
-    if generator.latent_dim == 0:
+    if takes_no_noise(generator):
         fitting_labels(generator, 1, None)  # which says what to do instead
     return generator

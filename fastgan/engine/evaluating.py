@@ -17,7 +17,7 @@ from fastgan.data import ImageDataset, Source
 from fastgan.engine.autoencoding import binarized, encoded_and_back
 from fastgan.engine.checkpoint import checkpoint_path
 from fastgan.engine.intervals import parse_interval
-from fastgan.engine.latents import draw_noise
+from fastgan.engine.latents import draw_noise, takes_no_noise
 from fastgan.engine.log import read_scores
 from fastgan.engine.sampling import images_of
 from fastgan.engine.train_state import TrainState
@@ -45,7 +45,7 @@ def metrics_named(names: Sequence[str], generator: nn.Module) -> tuple[list[str]
     Raises:
         ValueError: none, one that does not exist, or one that needs an encoder that is not there.
     """
-    if getattr(generator, "latent_dim", None) == 0:
+    if takes_no_noise(generator):
         raise ValueError(
             f"{type(generator).__name__} makes images of others, which fastgan eval measures with "
             "--metrics psnr,ssim, and a run as it goes on does not: leave eval_every at 0"

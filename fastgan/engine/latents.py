@@ -8,6 +8,11 @@ import torch
 from torch import Tensor, nn
 
 
+def takes_no_noise(generator: nn.Module) -> bool:
+    """Whether a generator draws nothing by itself, but makes something of what it is given."""
+    return getattr(generator, "latent_dim", None) == 0
+
+
 def inputs_of(noise: Tensor, labels: Tensor | None) -> list[Tensor]:
     """What a generator is called with: noise [N, 0], of one that draws nothing, is left out."""
     rows = [noise] if noise.shape[1] else []

@@ -16,6 +16,7 @@ from fastgan.engine.config import MAX_STEPS, TrainConfig, check_number
 from fastgan.engine.cycling import CycleStep
 from fastgan.engine.gan import UpdateRule
 from fastgan.engine.language import language_step
+from fastgan.engine.latents import takes_no_noise
 from fastgan.engine.records import RecordError, build
 from fastgan.engine.step import Step, gan_step
 from fastgan.engine.styling import StyleObjective
@@ -56,7 +57,7 @@ class GANObjective:
         """ValueError where the networks or the configuration are not for this."""
         if discriminator is None:
             raise ValueError("objective gan needs a discriminator, got None")
-        if getattr(generator, "latent_dim", None) == 0 and not config.conditional:
+        if takes_no_noise(generator) and not config.conditional:
             raise ValueError(
                 f"{type(generator).__name__} takes conditions alone: objective translation makes "
                 "them, or conditional takes the data's"
@@ -203,7 +204,7 @@ class TranslationObjective:
         self, config: TrainConfig, generator: nn.Module, discriminator: nn.Module | None
     ) -> None:
         """ValueError where the networks or the configuration are not for this."""
-        if getattr(generator, "latent_dim", None) != 0:
+        if not takes_no_noise(generator):
             raise ValueError(
                 "objective translation needs a generator that takes conditions alone (latent_dim "
                 f"0), such as unet, got {type(generator).__name__}"

@@ -19,7 +19,7 @@ from fastgan.engine.checkpoint import (
     find_checkpoint,
     load_module,
 )
-from fastgan.engine.latents import draw_noise, inputs_of
+from fastgan.engine.latents import draw_noise, inputs_of, takes_no_noise
 from fastgan.engine.records import RecordError
 from fastgan.fusion import fold
 from fastgan.models import create_model
@@ -181,7 +181,7 @@ def fitting_labels(generator: nn.Module, count: int, labels: Tensor | None) -> T
             raise ValueError(f"labels: {type(generator).__name__} draws no classes")
         if hasattr(generator, "default_conditions"):
             return generator.default_conditions(count)  # type: ignore[operator]
-        if getattr(generator, "latent_dim", None) == 0:
+        if takes_no_noise(generator):
             raise ValueError(
                 f"{type(generator).__name__} draws nothing by itself: it makes images of others "
                 "(fastgan translate, upscale, inpaint), or sounds of spectrograms (vocode)"

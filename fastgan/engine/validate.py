@@ -15,6 +15,7 @@ from fastgan.engine.capture import CaptureError
 from fastgan.engine.config import Capture, TrainConfig
 from fastgan.engine.distributed import DistributedGroup
 from fastgan.engine.grid import check_picture, scale_of
+from fastgan.engine.latents import takes_no_noise
 from fastgan.engine.memory import require_memory
 from fastgan.engine.objectives import Objective
 from fastgan.engine.optimizers import check_optimizer, not_capturable
@@ -189,7 +190,7 @@ def _check_labels(
                 "conditional, on data that has labels"
             )
         return
-    takes = (generator if getattr(generator, "latent_dim", None) != 0 else None), discriminator
+    takes = (None if takes_no_noise(generator) else generator), discriminator
     for network in takes:
         if network is not None and not _takes_two(network):
             raise ValueError(
