@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from onnx_files import NEEDS_ONNX, assert_onnx
 from safetensors import safe_open
 from tolerance import assert_as_exact
 from torch import Tensor, nn
@@ -134,16 +135,10 @@ def test_torch_export_runs_without_fastgan_for_any_batch(generator, tmp_path):
     assert_images(program.module()(z), generator, z)
 
 
+@NEEDS_ONNX
 def test_onnx_gives_the_same_images(generator, tmp_path):
-    for name in ("onnx", "onnxscript"):
-        pytest.importorskip(name)
-    onnxruntime = pytest.importorskip("onnxruntime")
     path = export(generator, (torch.randn(2, 8),), tmp_path / "g.onnx")
-    session = onnxruntime.InferenceSession(path)
-    (argument,) = session.get_inputs()
-    z = torch.randn(5, 8)
-    (images,) = session.run(None, {argument.name: z.numpy()})
-    assert_images(torch.from_numpy(images), generator, z)
+    assert_onnx(path, generator, torch.randn(5, 8))
 
 
 def test_what_cannot_be_exported_is_said(generator, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from onnx_files import NEEDS_ONNX, assert_onnx
 from PIL import Image
 
 from fastgan.cli import main
@@ -109,17 +110,12 @@ def test_data_that_do_not_fit_are_refused(folders, tmp_path):
             train(tiny("cyclegan"), out=tmp_path / "run", reporter=SilentReporter(), **settings)
 
 
+@NEEDS_ONNX
 def test_a_way_runs_as_onnx(run, tmp_path):
-    for name in ("onnx", "onnxscript"):
-        pytest.importorskip(name)
-    onnxruntime = pytest.importorskip("onnxruntime")
     path = tmp_path / "back.onnx"
     assert main(["export", str(run), "--to", "a", "-o", str(path)]) == 0
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     images = torch.rand(3, 3, 16, 16) * 2 - 1  # a batch of another size than the example's
-    (found,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
-    expected = load_generator(run).back(images).detach()
-    assert (torch.from_numpy(found) - expected).abs().max() < 1e-4
+    assert_onnx(path, load_generator(run).back, images)
 
 
 def test_explain_tells_of_the_blocks(capsys):

@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tolerance import assert_as_exact
+from onnx_files import NEEDS_ONNX, assert_onnx
 from torch import nn
 
 from fastgan.fusion import export
 
-pytest.importorskip("onnx")
-pytest.importorskip("onnxscript")
-onnxruntime = pytest.importorskip("onnxruntime")
+pytestmark = NEEDS_ONNX
 
 CASES = {
     "1d": ([nn.ConvTranspose1d(3, 4, 3, 2, 1, output_padding=1), nn.BatchNorm1d(4)], (3, 5)),
@@ -37,12 +35,4 @@ def test_the_size_and_the_values_are_torchs(name: str, tmp_path: Path):
     for p in model.parameters():
         nn.init.normal_(p, std=0.5)
     x = torch.randn(3, *shape)
-    with torch.no_grad():
-        path = export(model, (x,), tmp_path / "model.onnx")
-        session = onnxruntime.InferenceSession(path)
-        (argument,) = session.get_inputs()
-        (found,) = session.run(None, {argument.name: x.numpy()})
-        expected = model(x)
-        assert found.shape == tuple(expected.shape)
-        exact = copy.deepcopy(model).double()(x.double())
-        assert_as_exact("output", torch.from_numpy(found), expected, exact)
+    assert_onnx(export(model, (x,), tmp_path / "model.onnx"), model, x)
