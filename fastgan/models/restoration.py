@@ -25,8 +25,6 @@ from .translation import PatchDiscriminator, UNet
 _SLOPE = 0.2
 # A deep sum of blocks starts near its input, and the whole near bicubic interpolation.
 _GAIN = 0.1
-# Pixels on each side that bicubic interpolation looks at.
-_BICUBIC = 2
 
 
 def _conv(c_in: int, c_out: int, gain: float = 1.0, *, bias: bool = True) -> nn.Conv2d:
@@ -94,8 +92,10 @@ class SRResNet(Translator):
             raise ValueError(f"scale must be 2, 4 or 8, got {scale!r}")
         self.scale = scale
         doublings = scale.bit_length() - 1
-        # A convolution at a doubled resolution reaches half as far.
-        self.reach = 2 + 2 * blocks + doublings + 1 + _BICUBIC
+        # A pixel a convolution at the low resolution: the first, two a block, the tail, the first
+        # doubling's. Those behind reach half as far as the one before, less than one in all;
+        # bicubic interpolation, beside them, two.
+        self.reach = 2 * blocks + 4
         self.input = conv_block(_conv(channels, width), batch_norm=False, negative_slope=_SLOPE)
         self.blocks = nn.ModuleList(_ResidualBlock(width, norm == "batch") for _ in range(blocks))
         self.tail = _conv(width, width)
