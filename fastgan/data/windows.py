@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastgan.data.dataset import spread
 from fastgan.data.order import Order
+from fastgan.data.resident import HeldLoader
 from fastgan.data.source import DataError, ValueRange, check_flip
 
 
@@ -94,28 +95,18 @@ class Windows:
         return WindowLoader(self, order, torch.device(device))
 
 
-class WindowLoader:
-    """Shuffled windows as a pure function of (seed, step); the values are held on the device."""
+class WindowLoader(HeldLoader):
+    """Shuffled windows as a pure function of (seed, step); their places are where they start."""
 
     def __init__(self, windows: Windows, order: Order, device: torch.device) -> None:
-        self.order, self.device = order, device
+        super().__init__(order, device)
         self._values, self._starts = windows.values.to(device), windows.starts
         self._offsets = torch.arange(windows.length, device=device)
         self._items = windows.items
-        self._epoch, self._drawn = -1, windows.starts
 
-    def batch(self, step: int) -> tuple[Tensor, None]:
-        """The items of `step`; see `ResidentLoader.batch`."""
-        return self.gather(*self.rows(step))
+    def gather(self, index: Tensor, flips: Tensor | None) -> tuple[Tensor, None]:
+        """Return the batch of what `rows` gave: a function of tensors alone."""
+        return self._items(self._values[index[:, None] + self._offsets]), None
 
-    def rows(self, step: int) -> tuple[Tensor]:
-        """Where the windows of `step` start: int64 [B]."""
-        epoch, chosen = self.order.place(step)
-        if epoch != self._epoch:
-            self._drawn = self._starts[self.order.draw(epoch)[0]].to(self.device)
-            self._epoch = epoch
-        return (self._drawn[chosen],)
-
-    def gather(self, starts: Tensor) -> tuple[Tensor, None]:
-        """The batch of what `rows` gave."""
-        return self._items(self._values[starts[:, None] + self._offsets]), None
+    def _draw(self, epoch: int) -> tuple[Tensor, None]:
+        return self._starts[self.order.draw(epoch)[0]], None
