@@ -6,6 +6,7 @@ import torch
 
 from fastgan.metrics.sound import SpectralDistance, log_mel_features, sound_distance
 from fastgan.nn.mel import LogMel
+from fastgan.ops.core.tolerance import FLOOR
 
 
 def noise(seed: int, count: int = 40) -> torch.Tensor:
@@ -17,6 +18,7 @@ def test_like_sounds_are_near():
     like = sound_distance(noise(0), noise(1), 8000)
     softer = sound_distance(noise(0), noise(1) / 10, 8000)
     low = sound_distance(noise(0), noise(1).cumsum(2) / 10, 8000)
+    # The root of a covariance in it halves the digits of its least eigenvalues.
     assert sound_distance(noise(0), noise(0), 8000) == pytest.approx(0, abs=1e-6)
     assert like < softer / 5
     assert like < low / 5
@@ -28,7 +30,8 @@ def test_spectral_distances_by_their_definitions():
     distance = SpectralDistance(mel)
     for part in (slice(0, 2), slice(2, 5)):
         distance.update(real[part], made[part])
-    assert distance.mel() == pytest.approx(float((mel(real) - mel(made)).abs().mean()), rel=1e-5)
+    near = pytest.approx(float((mel(real) - mel(made)).abs().mean()), rel=FLOOR[torch.float32])
+    assert distance.mel() == near
     expected = []
     for size in (128, 256, 512):
         window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
@@ -45,7 +48,7 @@ def test_spectral_distances_by_their_definitions():
         )
         logs = np.abs(np.log(np.maximum(a, 1e-5)) - np.log(np.maximum(b, 1e-5))).mean()
         expected.append(np.linalg.norm(a - b) / np.linalg.norm(a) + logs)
-    assert distance.stft() == pytest.approx(np.mean(expected), rel=1e-4)
+    assert distance.stft() == pytest.approx(np.mean(expected), rel=FLOOR[torch.float32])
     same = SpectralDistance(mel)
     same.update(real, real)
     assert (same.mel(), same.stft()) == (0, 0)
