@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from cases import act, channels_last, normals
 from tolerance import assert_as_exact
 from torch import Tensor
 
@@ -18,16 +19,6 @@ GRADIENTS = ("g_x", "g_weight", "g_bias", "g_mean", "g_var", "g_gamma", "g_beta"
 
 # (transposed, x, C_out, kernel, stride, padding, output padding)
 Shape = tuple[bool, tuple[int, ...], int, list[int], list[int], list[int], list[int]]
-
-
-def act(u: Tensor, code: int, slope: float) -> Tensor:
-    if code == 1:
-        return torch.tanh(u)
-    return torch.sigmoid(u) if code == 2 else F.leaky_relu(u, slope)
-
-
-def channels_last(t: Tensor) -> Tensor:
-    return t.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
 @dataclass
@@ -50,11 +41,7 @@ class ConvCase:
     inputs: dict[str, Tensor] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        generator = torch.Generator().manual_seed(self.seed)
-
-        def random(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=generator).to(self.device)
-
+        random = normals(self.seed, self.device)
         transposed, x_shape, c_out, kernel, *_ = self.shape
         c_in = x_shape[1]
         ends = (c_in, c_out) if transposed else (c_out, c_in)

@@ -6,23 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from cases import act, channels_last, normals
+from conv_case import CONV, TRANSPOSED
 from kernel_case import assert_close
 from torch import Tensor
 
-FORWARD = {
-    False: {1: F.conv1d, 2: F.conv2d, 3: F.conv3d},
-    True: {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d},
-}
 NONE = (0, 1.0)  # activation and slope: the identity
-
-
-def channels_last(t: Tensor) -> Tensor:
-    return t.movedim(1, -1).contiguous().movedim(-1, 1)
-
-
-def act(u: Tensor, code: int, slope: float) -> Tensor:
-    return (F.leaky_relu(u, slope), torch.tanh(u), torch.sigmoid(u))[code]
 
 
 def grad_from_output(y: Tensor, code: int, slope: float) -> Tensor:
@@ -54,11 +43,7 @@ class WeightCase:
     x: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        generator = torch.Generator().manual_seed(self.seed)
-
-        def random(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=generator).to(self.device)
-
+        random = normals(self.seed, self.device)
         c_in = self.x_shape[1]
         self.x = channels_last(random(*self.x_shape) * self.scale + self.shift).to(self.dtype)
         ends = (c_in, self.c_out) if self.transposed else (self.c_out, c_in)
@@ -78,7 +63,7 @@ class WeightCase:
             self.dy_rows = random(self.rows[1], 3, self.c_out)
 
     def convolve(self, z: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        forward = FORWARD[self.transposed][len(self.kernel)]
+        forward = (TRANSPOSED if self.transposed else CONV)[len(self.kernel)]
         extra = (self.output_padding,) if self.transposed else ()
         return forward(z, weight, bias, self.stride, self.padding, *extra)
 

@@ -8,6 +8,7 @@ from itertools import product
 
 import torch
 import torch.nn.functional as F
+from cases import channels_last
 from tolerance import assert_as_exact
 from torch import Tensor
 
@@ -19,10 +20,6 @@ from fastgan.ops.core.activation import IDENTITY, LEAKY_RELU, act
 from fastgan.ops.core.tensors import dense_like, is_channels_last
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
-
-
-def channels_last(x: Tensor) -> Tensor:
-    return x.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
 def torch_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:

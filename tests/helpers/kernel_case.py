@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from cases import act, channels_last, normals
 from tolerance import assert_as_exact
 from torch import Tensor
 
@@ -33,25 +34,19 @@ class Case:
     dz: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        generator = torch.Generator().manual_seed(self.seed)
-
-        def random(shape: tuple[int, ...]) -> Tensor:
-            return torch.randn(shape, generator=generator).to(self.device)
-
+        random = normals(self.seed, self.device)
         c = self.shape[1]
-        self.x = self.laid_out(random(self.shape) * self.scale + self.shift)
-        self.dz = self.laid_out(random(self.shape))
+        self.x = self.laid_out(random(*self.shape) * self.scale + self.shift)
+        self.dz = self.laid_out(random(*self.shape))
         # gamma of either sign, and zero
-        self.weight = random((c,)).index_fill_(0, torch.tensor([c - 1], device=self.device), 0.0)
-        self.bias = random((c,))
-        self.mean = random((self.segments, c)) * 0.1 + self.shift
-        self.var = random((self.segments, c)).square() + 0.5 * self.scale**2
+        self.weight = random(c).index_fill_(0, torch.tensor([c - 1], device=self.device), 0.0)
+        self.bias = random(c)
+        self.mean = random(self.segments, c) * 0.1 + self.shift
+        self.var = random(self.segments, c).square() + 0.5 * self.scale**2
 
     def laid_out(self, t: Tensor) -> Tensor:
         t = t.to(self.dtype)
-        if self.channels_last:
-            return t.movedim(1, -1).contiguous().movedim(-1, 1)
-        return t.contiguous()
+        return channels_last(t) if self.channels_last else t.contiguous()
 
     @property
     def parameters(self) -> tuple[Tensor | None, Tensor | None]:
@@ -62,9 +57,7 @@ class Case:
         return self.eps, self.activation, self.slope, self.segments, self.act_first
 
     def act(self, t: Tensor) -> Tensor:
-        if self.activation == 1:
-            return torch.tanh(t)
-        return torch.sigmoid(t) if self.activation == 2 else F.leaky_relu(t, self.slope)
+        return act(t, self.activation, self.slope)
 
     def compose(self, dtype: torch.dtype, parameters: torch.dtype) -> dict[str, Tensor]:
         """z and the gradients by PyTorch's own layers and autograd."""

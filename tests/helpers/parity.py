@@ -6,6 +6,7 @@ from typing import Any
 
 import eager
 import torch
+from cases import channels_last
 from tolerance import assert_as_exact
 from torch import Tensor
 
@@ -24,10 +25,6 @@ LAYERS = [
     (6, 24, 5, 9, 11),
     (128, 1000),
 ]
-
-
-def channels_last(x: Tensor) -> Tensor:
-    return x.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
 LAYOUTS = {"contiguous": Tensor.contiguous, "channels_last": channels_last}
