@@ -32,6 +32,7 @@ from fastgan.metrics import (
     evaluate,
     get_network,
 )
+from fastgan.metrics.score import setting_of
 from fastgan.system import tell
 
 _LOG = logging.getLogger(__name__)
@@ -125,7 +126,7 @@ def reconstruction_scores(
                 noise = torch.randn(len(images), generator.latent_dim, device=device)
                 pair = torch.stack(encoded_and_back(generator, images, noise)).double().cpu()
                 terms += pair * len(images)
-    setting = {"reals": len(reals), "data": reals.name, "data_sha256": reals.fingerprint()}
+    setting = setting_of(reals, len(reals))
     scores = []
     if "psnr" in metrics:
         scores.append(Score("psnr", near.psnr(), None, setting | {"unit": "dB"}))

@@ -13,7 +13,7 @@ from fastgan.metrics.distribution import FrechetDistance, inception_score, kerne
 from fastgan.metrics.features import FeatureNetwork
 from fastgan.metrics.nearest import nearest_real
 from fastgan.metrics.prdc import prdc
-from fastgan.metrics.score import Score
+from fastgan.metrics.score import Score, setting_of
 from fastgan.metrics.sliced import sliced_distance
 from fastgan.metrics.statistics import cached
 from fastgan.system import tell
@@ -122,9 +122,7 @@ def evaluate(
     scores: list[Score] = []
     if _NEEDS_REALS.intersection(metrics):
         assert reals is not None
-        common_reals = {
-            **common, "reals": len(reals), "data": reals.name, "data_sha256": reals.fingerprint(),
-        }  # fmt: skip
+        common_reals = common | setting_of(reals, len(reals))
         scores += _against(reals, network, metrics, options, fid, seen, common_reals)
     if "is" in metrics:
         value = inception_score(torch.cat(seen.logits), splits=options.splits, seed=options.seed)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from fastgan.system import to_json, whole_file
 
@@ -50,6 +50,19 @@ class Score:
         """The score that :meth:`as_dict` has given; TypeError for anything else."""
         score = cls(**entry)
         return replace(score, value=math.nan) if score.value is None else score
+
+
+class Reals(Protocol):
+    """A set of real images that scores name."""
+
+    @property
+    def name(self) -> str: ...
+    def fingerprint(self) -> str: ...
+
+
+def setting_of(reals: Reals, count: int) -> dict[str, Any]:
+    """What the settings of scores say of `count` real images."""
+    return {"reals": count, "data": reals.name, "data_sha256": reals.fingerprint()}
 
 
 def difference(score: Score, other: Score) -> float:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fastgan.data import ImageDataset, Unpaired
 from fastgan.engine.sampling import images_of, in_batches
 from fastgan.metrics import Reconstruction, Score, domain_classifier
+from fastgan.metrics.score import setting_of
 
 Sets = tuple[ImageDataset, ImageDataset]
 _AT_ONCE = 64
@@ -33,9 +34,7 @@ def cycle_scores(generator: Any, train: Sets, reals: Sets, seed: int = 0) -> lis
     device = next(generator.parameters()).device
     classifier = domain_classifier(*(part.images.to(device) for part in train), seed=seed)
     setting = {
-        "reals": sum(map(len, reals)),
-        "data": Unpaired(*reals).name,
-        "data_sha256": Unpaired(*reals).fingerprint(),
+        **setting_of(Unpaired(*reals), sum(map(len, reals))),
         "classifier_trained_on": sum(map(len, train)),
         "seed": seed,
     }

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fastgan.data import ImageDataset
 from fastgan.engine.translating import TranslationStep
 from fastgan.metrics import Reconstruction, Score, sharpness, video_luma
+from fastgan.metrics.score import setting_of
 
 # Of an image in [-1, 1] and what is made of it: [N, C, H, W] of both.
 Way = Callable[[Tensor, Tensor], Tensor]
@@ -50,9 +51,7 @@ def translation_scores(
             found[name].update(images, way(given, images), given[:, -1:] if hole else None)
     setting: dict[str, Any] = {
         "condition": step.condition,
-        "reals": len(reals),
-        "data": reals.name,
-        "data_sha256": reals.fingerprint(),
+        **setting_of(reals, len(reals)),
         "seed": seed,
     }
     setting |= {"inside": "hole"} if hole else {}

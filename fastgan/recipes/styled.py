@@ -12,6 +12,7 @@ from fastgan.engine.checkpoint import Checkpoint
 from fastgan.engine.objectives import objective_of
 from fastgan.engine.styling import StyleObjective, StyleStep
 from fastgan.metrics import Score
+from fastgan.metrics.score import setting_of
 
 _AT_ONCE = 64
 
@@ -46,9 +47,7 @@ def style_scores(generator: nn.Module, step: StyleStep, reals: ImageDataset) -> 
             losses: tuple[Tensor, Tensor] = step.apart(step.maps(made), images)
             total += torch.stack([loss.double().sum() for loss in losses]).cpu()
     setting = {
-        "reals": len(reals),
-        "data": reals.name,
-        "data_sha256": reals.fingerprint(),
+        **setting_of(reals, len(reals)),
         "style_sha256": hashlib.sha256(step.picture.cpu().numpy().tobytes()).hexdigest(),
         "style_size": min(step.picture.shape[1:]),
         "scales": step.features.scales,
