@@ -19,7 +19,7 @@ pytest.importorskip("triton")
 
 import fastgan.nn.sequential as sequential
 from bench.host_cost import chain, images, no_launches
-from fastgan.nn import FusedSequential, planner, segments
+from fastgan.nn import BatchNormAct2d, FusedSequential, planner, segments
 from fastgan.nn.keeping import activations_kept
 from fastgan.ops import backend, convolution_form
 from fastgan.ops.norm_act_conv import fused
@@ -196,3 +196,33 @@ def test_what_is_converted_each_time_is_planned_once(converted: str, planned: Co
     model(x)
     assert planned["with_statistics"] == (converted == "norm")
     assert not planned["__init__"]
+
+
+@pytest.mark.parametrize("affine", [True, False], ids=["affine", "plain"])
+def test_a_norm_alone_is_checked_once(affine: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    norm_act = importlib.import_module("fastgan.ops.norm_act")
+    norm, x, checked = BatchNormAct2d(16, affine=affine, eps=1.25e-5), images(), []
+    own = norm_act.check_input
+    monkeypatch.setattr(norm_act, "check_input", lambda x: checked.append(None) or own(x))
+
+    def checks() -> int:
+        checked.clear()
+        run(norm, x)
+        return len(checked)
+
+    assert [checks() for _ in range(3)] == [1, 0, 0]
+    norm.momentum = 0.25
+    assert [checks() for _ in range(2)] == [1, 0]
+    x = x.detach()[:1]
+    assert [checks() for _ in range(2)] == [1, 0]
+    with backend("reference"):
+        assert [checks() for _ in range(2)] == [1, 0]
+    norm.running_mean = norm.running_var
+    with pytest.raises(ValueError, match="running_mean: shares memory with running_var"):
+        norm(x)
+    norm.running_mean = torch.zeros(15)
+    with pytest.raises(ValueError, match="running_mean"):
+        norm(x)
+    norm.eval()
+    with pytest.raises(ValueError, match="running_mean"):
+        norm(x)

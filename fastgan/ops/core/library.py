@@ -109,7 +109,9 @@ class Operator(Generic[A]):
                 tensors = self.tensors(arguments)
                 for t in tensors:
                     if t is not None and t.requires_grad:
-                        return _apply(*tensors, self, arguments, backend)
+                        beside: list[Any] = []
+                        first = _apply(*tensors, self, arguments, backend, beside)
+                        return (first, *beside) if beside else first
             return self.run(arguments, backend)
         if self.composition is not None and dispatch.is_composite(backend):
             return self.composition(arguments)
@@ -120,12 +122,15 @@ class Operator(Generic[A]):
         save: Callable[[Any, A, str, Any], None],
         backward: Callable[..., Gradients],
         asks_engine: bool = False,
+        first_alone: bool = False,
     ) -> None:
         """Derivatives by a formula: save(ctx, arguments, backend, outputs) keeps what
         backward(ctx, needs, *gradients) reads; a gradient of zeros may be None. asks_engine: leave
         out what a backward does not go on to, which takes longer to find out than a norm's sums.
+        first_alone: of several outputs the first alone has a gradient.
         """
         self.save, self.backward, self.asks_engine = save, backward, asks_engine
+        self.first_alone = first_alone
 
         def save_flat(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             *values, backend = inputs
@@ -168,11 +173,13 @@ def _is_differentiated(args: tuple[Any, ...]) -> bool:
 
 
 class _Eager(Function):
-    """A plain eager call, of the operator's tensors, the operator, its arguments and a backend."""
+    """A plain eager call, of the operator's tensors, the operator, its arguments, a backend, and a
+    list for the outputs that have no gradient.
+    """
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Any:
-        *tensors, operator, arguments, backend = args
+        *tensors, operator, arguments, backend, beside = args
         ctx.operator = operator
         ctx.given = [i for i, t in enumerate(tensors) if t is not None]
         ctx.set_materialize_grads(False)
@@ -182,7 +189,11 @@ class _Eager(Function):
         else:
             output = own_output(output)
         operator.save(ctx, arguments, backend, output)
-        return output
+        if not operator.first_alone:
+            return output
+        first, *rest = output
+        beside += rest
+        return first
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
@@ -197,7 +208,7 @@ class _Eager(Function):
         )
 
 
-_NO_TENSORS = None, None, None  # the operator, its arguments, the backend
+_NO_TENSORS = None, None, None, None  # the operator, its arguments, the backend, the list
 
 
 def plain_apply(function: type[Function]) -> Callable[..., Any]:

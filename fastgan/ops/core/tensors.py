@@ -170,6 +170,11 @@ def check_device(name: str, t: Tensor, x: Tensor) -> None:
         raise ValueError(f"{name}: is on {t.device}, x is on {x.device}")
 
 
+def lies(t: Tensor | None) -> tuple[object, ...] | None:
+    """What of a tensor the checks of an op and its plans depend on, beside where it lies."""
+    return None if t is None else (type(t), t.shape, t.stride(), t.dtype, t.device)
+
+
 def spatial_size(x: Tensor) -> int:
     size = 1
     for extent in x.shape[2:]:
@@ -245,6 +250,9 @@ def running_pair(
     return mean, var
 
 
+_MOVED = "running_mean", "running_var"
+
+
 def check_apart(
     x: Tensor,
     running_mean: Tensor | None,
@@ -256,17 +264,15 @@ def check_apart(
 
     Of tensors with memory alone.
     """
-    names = "running_mean", "running_var", "x", "weight", "bias"
-    given = [
-        (name, t)
-        for name, t in zip(names, (running_mean, running_var, x, weight, bias), strict=True)
-        if t is not None
-    ]
-    for name, t in given[:2]:
-        if t.numel() > 1 and t.stride(0) == 0:
+    tensors = running_mean, running_var, x, weight, bias
+    for name, t in zip(_MOVED, tensors[:2], strict=True):
+        if t is not None and t.stride(0) == 0 and t.numel() > 1:
             raise ValueError(f"{name}: its channels share one element, got strides {t.stride()}")
-    if len({t.untyped_storage().data_ptr() for _, t in given}) == len(given):
+    held = [t for t in tensors if t is not None]
+    if len({t.untyped_storage().data_ptr() for t in held}) == len(held):
         return
+    names = *_MOVED, "x", "weight", "bias"
+    given = [(name, t) for name, t in zip(names, tensors, strict=True) if t is not None]
     for i, (name, t) in enumerate(given[:2]):
         for other, u in given[i + 1 :]:
             if _overlap(t, u):

@@ -16,6 +16,7 @@ from fastgan.ops.core.tensors import (
     check_input,
     check_order,
     dense,
+    lies,
     norm_scalars,
     parameter,
     running_pair,
@@ -94,6 +95,11 @@ def norm_act(
         if z is not None:
             return z
         is_eager = dispatch.is_eager(x, *given)
+    kind = _kind(x, given, how) if training and is_eager else None
+    if kind is not None:
+        count = _alike.get(kind)
+        if count is not None:
+            return _trained(x, given, how, count)
     check_input(x)
     affine = parameter("weight", weight, x), parameter("bias", bias, x)
     running = running_pair(x, running_mean, running_var)
@@ -112,15 +118,63 @@ def norm_act(
         running = None
     if running is not None and is_eager:
         check_apart(x, *given)
-    x = dense(x)
-    z = _eagerly(x, running or (None, None), affine, how) if is_eager else None
+    taken = dense(x)
+    z = _eagerly(taken, running or (None, None), affine, how) if is_eager else None
     if z is None:
-        z, mean, var = TRAIN(Train(x, *affine, Spec(*spec)), backend, is_eager)
+        z, mean, var = TRAIN(Train(taken, *affine, Spec(*spec)), backend, is_eager)
         if running is not None:
             move(running, mean, var, momentum, count, average_segments, backend, is_eager)
+        if kind is not None:
+            _remember(kind, count, (x, *given), (taken, *(running or (None, None)), *affine))
     if running is not None:
         copy_back_running_stats((running_mean, running_var), running)
     return z
+
+
+# Values per channel of training calls, by kind, that were found right, and take their tensors as
+# they are.
+_alike: dict[tuple[object, ...], int] = {}
+_MAX_KINDS = 1024
+
+
+def _remember(
+    kind: tuple[object, ...],
+    count: int,
+    given: tuple[Tensor | None, ...],
+    taken: tuple[Tensor | None, ...],
+) -> None:
+    if all(a is b for a, b in zip(given, taken, strict=True)):
+        if len(_alike) >= _MAX_KINDS:
+            _alike.clear()
+        _alike[kind] = count
+
+
+def _trained(
+    x: Tensor, given: tuple[Tensor | None, ...], how: tuple[Any, ...], count: int
+) -> Tensor:
+    """The op of a call like an earlier one: all but where its tensors lie is known to be right."""
+    _, momentum, spec, average, backend = how
+    mean, var, weight, bias = given
+    if mean is not None and var is not None:
+        check_apart(x, mean, var, weight, bias)
+    z: Tensor
+    z, of_x, var_of_x = TRAIN(Train(x, weight, bias, Spec(*spec)), backend, True)
+    if mean is not None and var is not None:
+        move((mean, var), of_x, var_of_x, momentum, count, average, backend, True)
+    return z
+
+
+def _kind(
+    x: Tensor, given: tuple[Tensor | None, ...], how: tuple[Any, ...]
+) -> tuple[object, ...] | None:
+    asks = [t is not None and t.requires_grad for t in given[:_RUNNING]]
+    try:
+        return how, torch.is_grad_enabled() and any(asks), lies(x), *map(lies, given)
+    except RuntimeError:  # of a tensor without sizes or strides: the checks say which it is
+        return None
+
+
+_RUNNING = 2  # that many of the tensors given are running statistics
 
 
 def _checked(

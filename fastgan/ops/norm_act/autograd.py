@@ -227,6 +227,6 @@ def _double_backward(ctx: Any, needs: Needs, g_dx: Any, g_dweight: Any, g_dbias:
     return dict(zip(("dz", "x", "weight", "bias"), found, strict=True))
 
 
-TRAIN.differentiate(_save_train, _gradients)
+TRAIN.differentiate(_save_train, _gradients, first_alone=True)
 EVAL.differentiate(_save_eval, _gradients)
 BACKWARD.differentiate(_save_backward, _double_backward)

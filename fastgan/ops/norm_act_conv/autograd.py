@@ -253,5 +253,5 @@ def _no_double_backward(*_: Any) -> Gradients:
     )
 
 
-FORWARD.differentiate(_save, _gradients, asks_engine=True)
+FORWARD.differentiate(_save, _gradients, asks_engine=True, first_alone=True)
 BACKWARD.differentiate(lambda *_: None, _no_double_backward)

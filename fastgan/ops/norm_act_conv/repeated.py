@@ -12,7 +12,7 @@ from torch.autograd import Function
 
 from fastgan.ops.core.activation import is_identity
 from fastgan.ops.core.library import plain_apply, will_run
-from fastgan.ops.core.tensors import channels_last, check_apart
+from fastgan.ops.core.tensors import channels_last, check_apart, lies
 from fastgan.ops.norm_act import autograd as norm_ops
 from fastgan.ops.norm_act.arguments import NormTensors
 from fastgan.ops.norm_act_conv import fused
@@ -36,13 +36,9 @@ def kind_of(
     if norm is not None:
         mean, var, gamma, beta, *settings = norm
         running = mean is not None and mean.requires_grad, var is not None and var.requires_grad
-        own = (*settings, *running, *map(_lies, (mean, var, gamma, beta)))
+        own = (*settings, *running, *map(lies, (mean, var, gamma, beta)))
     pieces = None if of_x is None else of_x.means.shape
-    return segments, pieces, _lies(x), _lies(weight), _lies(bias), *own
-
-
-def _lies(t: Tensor | None) -> tuple[object, ...] | None:
-    return None if t is None else (type(t), t.shape, t.stride(), t.dtype, t.device)
+    return segments, pieces, lies(x), lies(weight), lies(bias), *own
 
 
 class Repeated:
