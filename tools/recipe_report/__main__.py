@@ -113,13 +113,6 @@ CHECKS = (
         **(_RGB | {"metrics": ("kid", "is", "prdc")}),
     ),
     Check(
-        "modern-28",
-        10,
-        goals=(("classes", 10), ("confident", 0.93)),
-        limits=(("fid", 5),),
-        flags=("--precision", "bfloat16"),
-    ),
-    Check(
         "modern-64",
         60,
         goals=(("recall", 0.2),),
@@ -317,7 +310,7 @@ def picture(check: Check, run: Path) -> dict[str, Any]:
         reals = load("mnist", split="test", limit=32).images.float() / 127.5 - 1
         images, columns = pictures.reconstruction_pairs(generator, reals)
     else:
-        count = {"video-gan": 16, "few-shot": 20}.get(check.recipe, 60)
+        count = {"video-gan": 16, "few-shot": 20, "modern-64": 20}.get(check.recipe, 60)
         items = sample_images(generator, count)
         images, columns = as_pictures(generator, items), 1 if len(items) == 16 else 10
     save_grid(images, PICTURES / f"{check.recipe}.png", columns, scale=screen_scale(images))

@@ -17,8 +17,7 @@ RESULTS = ROOT / "docs" / "recipes.json"
 PICTURES = ROOT / "docs" / "pictures"
 PAGE = ROOT / "docs" / "recipes.md"
 APPLICATIONS = ROOT / "docs" / "applications"
-# Recipes that share a page.
-TOGETHER = {"text-gan": "text", "text-rnn": "text", "modern-28": "modern", "modern-64": "modern"}
+TOGETHER = {"text-gan": "text", "text-rnn": "text"}  # recipes that share a page
 _COLUMNS = (
     *("recipe", "updates", "minutes", "FID", "KID", "IS"),
     *("sure", "classes", "right", "reconstruction"),
