@@ -40,7 +40,11 @@ class Arguments(NamedTuple):
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, arguments: Arguments) -> Tensor:
     """`torch.convolution`, x (N, C_in, *), of one dtype."""
-    y: Tensor = _Convolution.apply(x, weight, bias, arguments)
+    y: Tensor
+    if dispatch.is_eager(x, weight, bias):
+        y = _Convolution.apply(x, weight, bias, arguments)
+    else:  # something is to see PyTorch's own operator: a transform, forward mode, a compiler
+        y = torch.ops.aten.convolution(x, weight, bias, *arguments)
     return y
 
 
@@ -48,7 +52,17 @@ def gradients(
     dy: Tensor, x: Tensor, weight: Tensor, arguments: Arguments, needs: Needs
 ) -> Gradients:
     """`aten::convolution_backward`: of x, weight and bias, None where it is not needed."""
-    found: Gradients = _Gradients.apply(dy, x, weight, arguments, needs)
+    if dispatch.is_eager(dy, x, weight):
+        found: Gradients = _Gradients.apply(dy, x, weight, arguments, needs)
+        return found
+    return _gradients(dy, x, weight, arguments, needs)
+
+
+def _gradients(
+    dy: Tensor, x: Tensor, weight: Tensor, arguments: Arguments, needs: Needs
+) -> Gradients:
+    sizes = [dy.shape[1]] if needs[2] else None
+    found: Gradients = torch.ops.aten.convolution_backward(dy, x, weight, sizes, *arguments, needs)
     return found
 
 
@@ -76,11 +90,7 @@ class _Gradients(Function):
         ctx.save_for_backward(dy, x, weight)
         ctx.arguments = arguments
         ctx.set_materialize_grads(False)
-        sizes = [dy.shape[1]] if needs[2] else None
-        found: Gradients = torch.ops.aten.convolution_backward(
-            dy, x, weight, sizes, *arguments, needs
-        )
-        return found
+        return _gradients(dy, x, weight, arguments, needs)
 
     @staticmethod
     def backward(
