@@ -1,13 +1,17 @@
-"""norm_act_conv as PyTorch composes it at the dtype of x, the result of each layer rounded: the
-tolerance rule allows twice its error. Arguments and results as those of the op's reference.
+"""norm_act_conv and conv_block as PyTorch composes them at the dtype of x, the result of each layer
+rounded: the tolerance rule allows twice its error. Arguments and results as the references have.
 """
 
 from __future__ import annotations
+
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastgan.ops.conv.geometry import aten_arguments
+from fastgan.ops.conv_block import reference as conv_block
 from fastgan.ops.core.activation import act, d_act, d_act_from_output
 from fastgan.ops.norm_act import reference as norm_act
 from fastgan.ops.norm_act_conv.arguments import Backward, Forward
@@ -46,3 +50,45 @@ def normalise(a: Forward | Backward, training: bool) -> tuple[Tensor, Tensor | N
     if mean is None or var is None:
         return act(a.x, *a.spec.before), None, None
     return norm_act.norm_act_eval(a.x, mean, var, gamma, beta, *a.spec.norm), None, None
+
+
+def conv_block_forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    eps: float,
+    before: int,
+    before_slope: float,
+    *rest: Any,
+) -> tuple[Tensor, ...]:
+    *geometry, after, after_slope, segments = rest
+    normal = x
+    if mean is not None and var is not None:
+        options = eps, 0, 1.0, mean.shape[0], False
+        normal = norm_act.norm_act_eval(x, mean, var, gamma, beta, *options)
+    z = act(normal, before, before_slope)
+    own = None if bias is None else bias.to(z.dtype)
+    y = torch.ops.aten.convolution(z, weight.to(z.dtype), own, *aten_arguments(*geometry))
+    y = act(y, after, after_slope)
+    none = torch.empty(0)
+    return y, *(norm_act.moments(norm_act.split(y, segments)) if segments else (none, none))
+
+
+def _rounded_gradients(
+    dtype: torch.dtype, z: Tensor, dy: Tensor, weight: Tensor, *rest: Any
+) -> tuple[Tensor | None, Tensor | None]:
+    *geometry, need_input, need_weight = rest
+    dz, dweight, _ = torch.ops.aten.convolution_backward(
+        dy.to(dtype), z.to(dtype), weight.to(dtype), None, *aten_arguments(*geometry),
+        [need_input, need_weight, False],
+    )  # fmt: skip
+    return dz, dweight
+
+
+def conv_block_backward(g_y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    gradients = partial(_rounded_gradients, g_y.dtype)
+    return conv_block.conv_block_backward(g_y, *rest, gradients=gradients)

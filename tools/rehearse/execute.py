@@ -153,13 +153,15 @@ def _raw(call: Call) -> Functions:
 
         return run
 
-    return with_changed(kernel), with_changed(definition), with_changed(definition), given
+    own = getattr(composition, call.op, definition)
+    return with_changed(kernel), with_changed(own), with_changed(definition), given
 
 
 def _of_losses(call: Call) -> Functions:
     kernel = getattr(importlib.import_module("fastgan.kernels.mean_loss"), call.op)
     definition = _losses if call.op == "mean_loss" else _gradients_of_losses
-    return kernel, definition, definition, _Values(None)("", call.arguments)
+    # As x, which has a mean: of numbers around 0 that would be rounding alone.
+    return kernel, definition, definition, _Values(None)("x", call.arguments)
 
 
 def _losses(logits: tuple[Tensor, ...], terms: tuple[Any, ...]) -> tuple[Tensor, ...]:
