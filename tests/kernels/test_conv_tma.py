@@ -104,6 +104,19 @@ def test_layers_of_few_positions_are_summed_in_slices() -> None:
     assert slices(layer(16, 16, 8, 16)[2]) == 1
 
 
+def test_a_convolutions_gradient_and_the_transposed_ones_forward_pass_are_two_launches() -> None:
+    """They have one plan: a generator's layer and a discriminator's of the same sizes."""
+    down = layer(8, 64, 16, 128)[2]
+    options = torch.bfloat16, torch.device("cpu"), Activation(0, 0.2), 1
+    for _ in range(2):
+        forward = tma.product_of(down.reversed(), *options)
+        gradient = tma.data_gradient_of(down, *options)
+        assert forward._plan is gradient._plan
+        assert forward._kind["EPILOGUE"] == "output"
+        assert gradient._kind["EPILOGUE"] == "gradient"
+    assert tma.product_of(down.reversed(), *options) is forward
+
+
 @pytest.mark.parametrize("target", TARGETS, ids=str)
 def test_configurations_fit(target: Target) -> None:
     for config in [*plan.product_configs(64, target), *plan.weight_configs(target)]:

@@ -21,7 +21,7 @@ from fastgan.kernels.conv_block.partials import merge_statistics
 from fastgan.kernels.conv_block.tiles import IDENTITY
 from fastgan.kernels.conv_block.tma.form import form_gradient, form_input
 from fastgan.kernels.conv_block.tma.passes import NormGradient, NormInput
-from fastgan.kernels.conv_block.tma.plan import product_plan, serves, weight_plan
+from fastgan.kernels.conv_block.tma.plan import ProductPlan, product_plan, serves, weight_plan
 from fastgan.kernels.conv_block.tma.products import Product, WeightGradient
 from fastgan.kernels.core.geometry import device_guard
 
@@ -57,12 +57,7 @@ def product_of(
     """
     check_segments(geo, segments)
     plan = product_plan(geo, max(1, segments), device_target(device), config)
-    counted = segments > 0
-
-    def make() -> Product:
-        return Product(plan, dtype, post, counted=counted)
-
-    return plan.launcher((dtype, device, post, counted), make)
+    return _product(plan, dtype, device, post, counted=segments > 0)
 
 
 def data_gradient_of(
@@ -80,9 +75,21 @@ def data_gradient_of(
     back = geo.reversed()
     plan = product_plan(back, common_segments(segments), device_target(device), config)
     masked = segments > 0 or pre.kernel_code != IDENTITY
-    return plan.launcher(
-        (dtype, device, pre, masked), lambda: Product(plan, dtype, pre, masked=masked)
-    )
+    return _product(plan, dtype, device, pre, masked=masked)
+
+
+def _product(
+    plan: ProductPlan,
+    dtype: torch.dtype,
+    device: torch.device,
+    act: Activation,
+    *,
+    counted: bool = False,
+    masked: bool = False,
+) -> Product:
+    # One plan serves a convolution's data gradient and the transposed one's forward pass.
+    key = dtype, device, act, counted, masked
+    return plan.launcher(key, lambda: Product(plan, dtype, act, counted=counted, masked=masked))
 
 
 def weight_gradient_of(
