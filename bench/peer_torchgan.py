@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from types import ModuleType
-from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -50,11 +49,12 @@ def train(images: Tensor, batch_size: int, after_step: Callable[[nn.Module], Non
     if images.shape[3] != side or (size - side) % 2:
         raise ValueError(f"images: expected squares of an even side, got {tuple(images.shape)}")
     margin = (size - side) // 2
+    placeholders = _without_grids()
+    sys.modules.update(placeholders)
     try:
-        with mock.patch.dict(sys.modules, _without_grids()):
-            from torchgan.losses import MinimaxDiscriminatorLoss, MinimaxGeneratorLoss
-            from torchgan.models import DCGANDiscriminator, DCGANGenerator
-            from torchgan.trainer import Trainer
+        from torchgan.losses import MinimaxDiscriminatorLoss, MinimaxGeneratorLoss
+        from torchgan.models import DCGANDiscriminator, DCGANGenerator
+        from torchgan.trainer import Trainer
     except ImportError as error:
         raise ModuleNotFoundError(
             f"the arm torchgan needs the package torchgan ({error})"

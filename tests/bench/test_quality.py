@@ -37,6 +37,20 @@ def test_torchgan_trains_on_the_same_images_and_is_measured_alike():
     assert last["metrics"]["fid"] > 0
 
 
+@pytest.mark.skipif(find_spec("torchgan") is None, reason="torchgan is not installed")
+def test_torchgan_goes_on_from_epoch_to_epoch():
+    steps = []
+
+    def after_step(generator: nn.Module) -> None:
+        steps.append(generator(torch.randn(2, 100)).shape)
+        if len(steps) == 5:
+            raise quality.Ended
+
+    with pytest.raises(quality.Ended):
+        peer_torchgan.train(torch.rand(8, 1, 28, 28), 4, after_step)
+    assert steps == [(2, 1, 28, 28)] * 5
+
+
 def test_torchgan_where_it_is_not_installed_is_an_error_in_words(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torchgan.losses", None)
     with pytest.raises(SystemExit):
