@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 import torch
@@ -59,6 +60,9 @@ def train(images: Tensor, batch_size: int, after_step: Callable[[nn.Module], Non
         raise ModuleNotFoundError(
             f"the arm torchgan needs the package torchgan ({error})"
         ) from error
+    finally:  # others take what can be imported for the real one
+        for name in placeholders:
+            del sys.modules[name]
     padded = F.pad(images, (margin,) * 4, value=-1.0)
     data = TensorDataset(padded, torch.zeros(len(padded), dtype=torch.int64))
 
@@ -95,6 +99,7 @@ def _without_grids() -> dict[str, ModuleType]:
     except (ImportError, RuntimeError):
         top, utils = ModuleType("torchvision"), ModuleType("torchvision.utils")
         top.utils = utils  # type: ignore[attr-defined]
+        top.__spec__ = ModuleSpec("torchvision", None)  # for who asks whether there is one
         utils.save_image = utils.make_grid = lambda *_, **__: None  # type: ignore[attr-defined]
         return {"torchvision": top, "torchvision.utils": utils}
     return {}
