@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.data import ImageDataset, ImageStream, Source
+from fastgan.nn.modes import output_in_eval
 
 OFF, BALANCED = "off", "balanced"
 
@@ -76,15 +77,9 @@ def check_class_outputs(discriminator: nn.Module, images: Tensor, labels: Tensor
 
     An error of its own is left to the first step.
     """
-    modes = [(module, module.training) for module in discriminator.modules()]
-    discriminator.eval()
-    try:
-        found = discriminator(images, labels)
-    except Exception:
+    found = output_in_eval(discriminator, images, labels)
+    if found is None:
         return
-    finally:
-        for module, mode in modes:
-            module.training = mode
     if isinstance(found, Tensor) or not isinstance(found, Sequence) or len(found) != 2:
         raise ValueError(
             "class_weights weigh the loss of class outputs, and "

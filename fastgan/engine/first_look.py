@@ -12,6 +12,7 @@ from fastgan.engine.latents import inputs_of
 from fastgan.engine.objectives import GANObjective
 from fastgan.engine.train_state import TrainState
 from fastgan.models import Discriminator, Generator
+from fastgan.nn.modes import output_in_eval
 
 _COUNT = 4
 
@@ -45,7 +46,8 @@ def unlike(trainer: TrainState) -> list[str]:
         some = normalised(trainer.dataset.some(_COUNT), trainer.dataset.value_range)
         reals = some[torch.arange(_COUNT) % len(some)].to(trainer.device)
         # Logits grow with images; probabilities stay where they are.
-        logits = (_called(trainer.discriminator, x, labels) for x in (reals, 1000 * reals))
+        given = (inputs_of(x, labels) for x in (reals, 1000 * reals))
+        logits = (output_in_eval(trainer.discriminator, *inputs) for inputs in given)
         if all(map(_within_0_and_1, logits)):
             found.append(
                 "the discriminator gives values in [0, 1] of any image: the losses take logits, so "
@@ -65,23 +67,11 @@ def _within_0_and_1(values: Any) -> bool:
 
 
 def _drawn(generator: nn.Module, noise: Tensor, labels: Tensor | None) -> Any:
-    images, width = _called(generator, noise, labels), noise.shape[1]
-    if images is None and _called(generator, noise[:, :, None, None], labels) is not None:
+    images, width = output_in_eval(generator, *inputs_of(noise, labels)), noise.shape[1]
+    square = inputs_of(noise[:, :, None, None], labels)
+    if images is None and output_in_eval(generator, *square) is not None:
         raise ValueError(
             f"the generator takes noise [N, {width}, 1, 1], and is given [N, {width}]: put "
             f"nn.Unflatten(1, ({width}, 1, 1)) before its first layer"
         )
     return images
-
-
-def _called(network: nn.Module, x: Tensor, labels: Tensor | None) -> Any:
-    """What it gives in evaluation mode, or None where it fails."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        return network(*inputs_of(x, labels))
-    except Exception:
-        return None
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -15,6 +15,7 @@ from fastgan.fusion.report import FusionReport
 from fastgan.fusion.specialized import chains_of
 from fastgan.fusion.tracing import Untraceable
 from fastgan.nn.layers import layer_kind
+from fastgan.nn.modes import in_mode
 from fastgan.ops.core.tolerance import between_networks
 
 _Model = TypeVar("_Model", bound=nn.Module)
@@ -133,17 +134,10 @@ def _has_forward(module: nn.Module) -> bool:
 def _evaluate(model: nn.Module, inputs: Any) -> list[Tensor]:
     """The model's outputs in evaluation, at a fixed seed; its modes and the generators are kept."""
     args = inputs if isinstance(inputs, tuple) else (inputs,)
-    modes = [(m, m.training) for m in model.modules()]
     devices = {t.device for t in args if isinstance(t, Tensor) and t.is_cuda}
-    try:
-        for m, _ in modes:
-            m.training = False
-        with torch.no_grad(), torch.random.fork_rng(devices):
-            torch.manual_seed(0)
-            found = model(*(a.clone() if isinstance(a, Tensor) else a for a in args))
-    finally:
-        for m, flag in modes:
-            m.training = flag
+    with in_mode(model, False), torch.no_grad(), torch.random.fork_rng(devices):
+        torch.manual_seed(0)
+        found = model(*(a.clone() if isinstance(a, Tensor) else a for a in args))
     return [t for t in torch.utils._pytree.tree_leaves(found) if isinstance(t, Tensor)]
 
 

@@ -27,6 +27,7 @@ from fastgan.fusion.proxies import StandIn
 from fastgan.fusion.purity import is_observed
 from fastgan.fusion.watching import Watch
 from fastgan.nn.layers import hooked, layer_kind
+from fastgan.nn.modes import in_mode
 from fastgan.nn.sequential import unfused
 
 
@@ -178,7 +179,7 @@ def _trace(
         raise Untraceable(root, reason)
     try:
         with (
-            _mode(root, training), unfused(), _blaming(root), tracer.inside(root),
+            in_mode(root, training), unfused(), _blaming(root), tracer.inside(root),
             observer.observing(),
         ):  # fmt: skip
             graph = tracer.trace(root)
@@ -206,18 +207,6 @@ def _blaming(module: nn.Module) -> Iterator[None]:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].split(". ")[0]
-
-
-@contextmanager
-def _mode(root: nn.Module, training: bool) -> Iterator[None]:
-    before = [(m, m.training) for m in root.modules()]
-    try:
-        for m, _ in before:
-            m.training = training
-        yield
-    finally:
-        for m, flag in before:
-            m.training = flag
 
 
 def _modes() -> tuple[bool, ...]:

@@ -17,6 +17,7 @@ from fastgan.engine.gan import GAN, Batch
 from fastgan.engine.step import with_further
 from fastgan.engine.translating import TranslationStep
 from fastgan.engine.update import frozen
+from fastgan.nn.modes import modes_kept
 
 # Of a matrix's first estimate, and of those that start from the one before.
 _FIRST, _AGAIN = 15, 3
@@ -33,16 +34,16 @@ def undisturbed(modules: Sequence[nn.Module], device: torch.device) -> Iterator[
     """Within, networks run as in training; their buffers, modes and torch's random numbers are
     afterwards what they were.
     """
-    layers = [layer for module in modules for layer in module.modules()]
-    modes = [layer.training for layer in layers]
     buffers = [
         (layer._buffers, name, value, value.clone())
-        for layer in layers
+        for module in modules
+        for layer in module.modules()
         for name, value in layer._buffers.items()
         if value is not None
     ]
+    own = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with modes_kept(*modules), own:
             torch.manual_seed(0)
             yield
     finally:
@@ -50,8 +51,6 @@ def undisturbed(modules: Sequence[nn.Module], device: torch.device) -> Iterator[
             for owner, name, value, before in buffers:
                 # In the memory that captured steps know.
                 owner[name] = value.copy_(before)
-        for layer, mode in zip(layers, modes, strict=True):
-            layer.training = mode
 
 
 class Play(NamedTuple):
@@ -104,8 +103,8 @@ def _norm_of_gradient(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor | No
     if not parameters:
         return None
     found = torch.autograd.grad(loss, parameters, allow_unused=True)
-    norms = torch._foreach_norm([gradient for gradient in found if gradient is not None])
-    return torch.stack([norm.float() for norm in norms]).norm() if norms else loss.new_zeros(())
+    there = [gradient for gradient in found if gradient is not None]
+    return torch.nn.utils.get_total_norm(there) if there else loss.new_zeros(())
 
 
 class LargestSingular:
