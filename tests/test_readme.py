@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from PIL import Image, ImageChops
 
+from bench.harness.page import committed
 from tools import readme
 
 
@@ -12,6 +15,12 @@ def test_the_readme_is_made_from_the_results():
     assert readme.made(text) == text, "make readme"
     assert len(text.splitlines()) < 130
     assert "<!-- made: measured -->\n\n| times as fast" in text
+
+
+def test_a_machine_that_timed_neither_benchmark_has_no_column():
+    runs = committed()
+    other = replace(runs[0], folder="another-machine", module="quality")
+    assert readme.measured([*runs, other]) == readme.measured(runs)
 
 
 def test_the_picture_is_cut_from_the_recipes_samples():

@@ -17,6 +17,8 @@ from bench.harness.page import Run, committed, filled, table
 
 ROOT = Path(__file__).resolve().parent.parent
 README, PICTURE = ROOT / "README.md", ROOT / "docs" / "pictures" / "readme.png"
+# The benchmarks in the table: a machine on which neither was run has no column.
+_TIMED = ("dcgan_step", "norm_act")
 # Recipes whose samples are shown, with how much of their grids: width and height.
 _SHOWN, _CUT, _GAP = ("dcgan-28", "acgan", "projection"), (362, 242), 12
 _PEERS = {"eager (channels last)": "eager PyTorch", "compiled (channels last)": "torch.compile"}
@@ -35,6 +37,7 @@ def picture(folder: Path = PICTURE.parent) -> Image.Image:
 
 def measured(runs: Sequence[Run]) -> str:
     """How many times as fast: a row a thing that was timed, a column a machine."""
+    runs = [run for run in runs if run.module in _TIMED]
     machines = list(dict.fromkeys(run.folder for run in runs))
     rows = []
     for dtype in ("float32", "bfloat16"):
