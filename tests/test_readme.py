@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from PIL import Image, ImageChops
 
 from bench.harness.page import committed
@@ -19,7 +17,7 @@ def test_the_readme_is_made_from_the_results():
 
 def test_a_machine_that_timed_neither_benchmark_has_no_column():
     runs = committed()
-    other = replace(runs[0], folder="another-machine", module="quality")
+    other = runs[0]._replace(folder="another-machine", module="quality")
     assert readme.measured([*runs, other]) == readme.measured(runs)
 
 
