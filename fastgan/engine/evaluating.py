@@ -33,6 +33,7 @@ from fastgan.metrics import (
     get_network,
 )
 from fastgan.metrics.score import setting_of
+from fastgan.nn.modes import modes_kept
 from fastgan.system import tell
 
 _LOG = logging.getLogger(__name__)
@@ -186,13 +187,10 @@ class Evaluator:
         """Measure what the run's samples are drawn from, and tell of it; the same on all ranks."""
         trainer = self._trainer
         model = trainer.ema.average if trainer.ema else trainer.generator
-        was_training, started = model.training, time.monotonic()
-        model.eval()
-        try:
-            with self._own_random():
-                scores = trainer.group.from_first(lambda: self._measure(model))
-        finally:
-            model.train(was_training)
+        started = time.monotonic()
+        with modes_kept(model), self._own_random():
+            model.eval()
+            scores = trainer.group.from_first(lambda: self._measure(model))
         _LOG.debug("the evaluation took %.1f s", time.monotonic() - started)
         self.take(trainer.step, scores)
         found = ", ".join(f"{score.metric} {score.value:.4g}" for score in scores)

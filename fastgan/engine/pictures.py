@@ -23,6 +23,7 @@ from fastgan.engine.sampling import fitting_labels, images_of, sample_images
 from fastgan.engine.styling import StyleStep
 from fastgan.engine.train_state import TrainState
 from fastgan.engine.translating import TranslationStep
+from fastgan.nn.modes import modes_kept
 
 
 def by_class(generator: nn.Module, columns: int = 8, *, seed: int = 0) -> tuple[Tensor, int]:
@@ -120,10 +121,8 @@ def reconstructions(trainer: TrainState) -> tuple[Tensor, int] | None:
         return None
     data = trainer.dataset
     reals = normalised(data.some(trainer.config.sample_count), data.value_range)
-    was_training = model.training
-    pairs = reconstruction_pairs(model.eval(), reals)
-    model.train(was_training)
-    return pairs
+    with modes_kept(model):
+        return reconstruction_pairs(model.eval(), reals)
 
 
 def projections(

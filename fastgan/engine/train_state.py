@@ -44,6 +44,7 @@ from fastgan.engine.validate import (
 )
 from fastgan.losses import GANLoss, get_loss
 from fastgan.nn import batches_counted_together, convert_sync_batchnorm
+from fastgan.nn.modes import modes_kept
 from fastgan.ops.core.tensors import CHANNELS_LAST
 from fastgan.regularizers import get_regularizer
 from fastgan.system import renamed
@@ -240,14 +241,11 @@ class TrainState:
     def sample(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images of the averaged generator (the plain one where averaging is off), in eval mode."""
         model = self.ema.average if self.ema else self.generator
-        was_training = model.training
-        try:
+        parts = zip(*(r.split(_SAMPLED_AT_ONCE) for r in inputs_of(noise, labels)), strict=True)
+        with modes_kept(model):
             model.eval()
-            parts = zip(*(r.split(_SAMPLED_AT_ONCE) for r in inputs_of(noise, labels)), strict=True)
             images = [model(*part) for part in parts]
-            return images[0] if len(images) == 1 else torch.cat(images)
-        finally:
-            model.train(was_training)
+        return images[0] if len(images) == 1 else torch.cat(images)
 
     def keep_precision(self, recorded: Mapping[str, Any]) -> None:
         """A run that goes on keeps the precision of its configuration, where none is asked for."""

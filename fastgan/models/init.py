@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from fastgan.nn.modes import modes_kept
+
 LINEAR = (
     nn.Linear,
     nn.Conv1d,
@@ -101,8 +103,7 @@ def _settle(layer: nn.Module) -> None:
     """Let the vectors of a spectral norm follow a new weight."""
     made_by = _parametrizations(layer)
     if made_by is not None:
-        was_training = made_by.training
-        made_by.train()
-        for _ in range(_SETTLING):
-            made_by()
-        made_by.train(was_training)
+        with modes_kept(made_by):
+            made_by.train()
+            for _ in range(_SETTLING):
+                made_by()

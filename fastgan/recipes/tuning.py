@@ -14,6 +14,7 @@ from fastgan.engine.memory import require_memory
 from fastgan.engine.train_state import channels_last_of
 from fastgan.engine.translating import TranslationStep
 from fastgan.fusion import explain, tune
+from fastgan.nn.modes import modes_kept
 from fastgan.ops.conv import tuning
 from fastgan.ops.conv.timing import ranked
 from fastgan.recipes.recipe import Recipe
@@ -70,11 +71,10 @@ def _bytes_at_once(model: nn.Module, given: tuple[Tensor, ...]) -> int:
         most = max(most, sum(t.nbytes for t in (*inputs, output) if isinstance(t, Tensor)))
 
     handles = [m.register_forward_hook(look) for m in model.modules() if not any(m.children())]
-    was_training = model.training
     try:
-        model.eval()(*given)
+        with modes_kept(model):
+            model.eval()(*given)
     finally:
-        model.train(was_training)
         for handle in handles:
             handle.remove()
     return most

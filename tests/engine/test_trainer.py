@@ -308,3 +308,11 @@ def test_images_of_any_channel_count_make_a_grid(tmp_path, recorder):
     config = TrainConfig(steps=1, batch_size=4, sample_count=2)
     trainer = Trainer(generator, discriminator, data, config, latent_dim=3)
     assert trainer.fit(tmp_path / "run", reporter=recorder).samples.exists()
+
+
+def test_a_part_that_was_put_in_evaluation_mode_stays_in_it_after_samples():
+    trainer = tiny_trainer(ema_decay=0)
+    norm = next(m for m in trainer.generator.modules() if isinstance(m, nn.BatchNorm2d)).eval()
+    trainer.sample(trainer.fixed_noise)
+    assert trainer.generator.training
+    assert not norm.training
