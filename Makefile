@@ -45,7 +45,7 @@ types: setup ## mypy
 docs: setup ## the documentation as a site, build/site/index.html; broken links are errors
 	$(BIN)/mkdocs build --strict
 
-bench: setup ## the performance suite on this machine; results go to bench/results/
+bench: setup ## the performance suite; says how long; complete results go to bench/results/
 	$(BIN)/fastgan bench --keep
 
 bench-check: setup ## CPU ratios against bench/history: fails where one fell by 30 %, thrice

@@ -38,7 +38,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--long", action="store_true", help="run the tests that take minutes, too")
     group.addoption(
-        "--keep", action="store_true", help="with --benchmark: results to bench/results/MACHINE"
+        "--keep",
+        action="store_true",
+        help="with --benchmark: results to bench/results/MACHINE, once they are complete",
     )
 
 
@@ -49,6 +51,8 @@ def pytest_configure(config: pytest.Config) -> None:
             f"fastgan is not built in {ROOT}, whose folder comes before an installed fastgan: "
             "run `make setup`, or `pip install --editable .` in your environment"
         )
+    if config.getoption("--keep") and config.getoption("--quick"):
+        raise pytest.UsageError("--quick does not go with --keep: what is kept is the full suite")
     by_itself = config.args_source is not pytest.Config.ArgsSource.ARGS
     if config.getoption("--benchmark") and by_itself:
         config.args = [str(ROOT / "bench")]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.harness import page
+from bench.harness import drafts, page
 from bench.harness.case import Case
 from bench.harness.machine import in_words, slug
 from bench.harness.measure import QUICK, Plan
@@ -80,13 +80,15 @@ def suite(request: pytest.FixtureRequest) -> Session:
     """The run, into which a test may put rows of its own."""
     config = request.config
     if SESSION not in config.stash:
-        folder = config.getoption("--results")
-        if config.getoption("--keep"):
-            folder = FOLDER / slug("cuda" if torch.cuda.is_available() else "cpu")
+        keep = config.getoption("--keep")
+        kept = FOLDER / slug("cuda" if torch.cuda.is_available() else "cpu") if keep else None
         limit = config.getoption("--time-limit")
-        deadline = math.inf if limit is None else time.monotonic() + limit
         config.stash[SESSION] = Session(
-            folder, config.getoption("--quick"), deadline, config.getoption("--continue")
+            drafts.folder_of(kept) if kept else config.getoption("--results"),
+            kept,
+            config.getoption("--quick"),
+            math.inf if limit is None else time.monotonic() + limit,
+            config.getoption("--continue") or keep,
         )
     return config.stash[SESSION]
 
@@ -109,9 +111,11 @@ def compared(request: pytest.FixtureRequest, suite: Session) -> Compared:
     return measure
 
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+def pytest_terminal_summary(
+    terminalreporter: Any, exitstatus: pytest.ExitCode, config: pytest.Config
+) -> None:
     session = config.stash.get(SESSION, None)
-    if session is None or not session.rows:
+    if session is None:
         return
     terminalreporter.section("fastgan")
     for module, rows in session.rows.items():
@@ -119,4 +123,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         run = session.run(max(devices))
         terminalreporter.write_line(f"{module}: {in_words(run)}")
         terminalreporter.write_line(page.tables([page.Run("", module, run, rows)]))
-        terminalreporter.write_line(f"results: {session.path(module)}\n")
+    by_name = config.option.keyword or config.option.markexpr or config.option.deselect
+    whole = not by_name and [Path(arg).resolve() for arg in config.args] == [HERE]
+    for line in session.finish(exitstatus == pytest.ExitCode.OK, whole):
+        terminalreporter.write_line(line)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -34,7 +35,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from bench import peer_torchgan
-from bench.harness import machine, results
+from bench.harness import drafts, machine, results
 from bench.harness.results import Row
 from fastgan.engine import Callback, Trainer
 from fastgan.engine.log import SilentReporter
@@ -196,11 +197,15 @@ def main(arguments: list[str] | None = None) -> int:
                 print(json.dumps(row), flush=True)
         return 0
     path = results.FOLDER / (machine.slug() if chosen.keep else "local") / "quality.jsonl"
-    known = kept(path, chosen)
+    draft = drafts.folder_of(path.parent) / path.name if chosen.keep else path
+    known = kept(draft, chosen) or kept(path, chosen)
     for seed in chosen.seeds:
         for name in chosen.arms:
             known += started(name, chosen.recipe, chosen.seconds, seed)
-            results.write(path, machine.describe(), known)  # what was trained is kept at once
+            results.write(draft, machine.describe(), known)  # what was trained is kept at once
+    if chosen.keep:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(draft, path)
     print(f"results: {path}")
     return 0
 

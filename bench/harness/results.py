@@ -39,4 +39,6 @@ def read(path: Path) -> tuple[Row, list[Row]]:
 
 def identity(row: Row) -> Row:
     """What a row of any kind tells of: measured again, it takes the place of the row before."""
-    return {k: v for k, v in row.items() if k == "case" or isinstance(v, str)}
+    told = {k: v for k, v in row.items() if k == "case" or isinstance(v, str)}
+    told.pop("left_out", None)  # a reason, which is a result
+    return told

@@ -5,14 +5,14 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.harness import machine, peers, results
+from bench.harness import drafts, machine, peers, results
 from bench.harness.case import Case
 from bench.harness.measure import QUICK, Measurement, Plan, measure
 from bench.harness.results import Row
@@ -24,9 +24,11 @@ class Session:
     """What was measured so far, by test module, and where it is to be written."""
 
     folder: Path
+    kept: Path | None = None  # the folder whose place it takes in the end, file by file
     quick: bool = False
     deadline: float = math.inf  # of time.monotonic(): no further case is begun after it
     go_on: bool = False  # keep what the folder holds of this code, and measure only the rest
+    late: bool = False  # a case was left out for the deadline
     rows: dict[str, list[Row]] = field(default_factory=dict)
     known_ceilings: dict[str, dict[str, float]] = field(default_factory=dict)
     _before: dict[str, list[Row]] = field(default_factory=dict)
@@ -36,9 +38,14 @@ class Session:
 
     def why_not(self, module: str, case: Case) -> str | None:
         """Why a case is not to be measured now; None where it is."""
-        if any(row.get("case") == case._asdict() for row in self.before(module, case.device)):
+        before = self.before(module, case.device)
+        stands = [row for row in before if row.get("case") == case._asdict()]
+        if stands and not any(row["own"] and "left_out" in row for row in stands):
             return f"its results stand in {self.folder}"
-        return "out of time (--time-limit)" if time.monotonic() > self.deadline else None
+        if time.monotonic() <= self.deadline:
+            return None
+        self.late = True
+        return "out of time (--time-limit)"
 
     def measure(self, module: str, case: Case, make: Callable[[Case], Work]) -> Measurement:
         torch._dynamo.reset()
@@ -74,14 +81,7 @@ class Session:
         if not self.go_on:
             return []
         if module not in self._before:
-            try:
-                run, rows = results.read(self.path(module))
-            except (OSError, ValueError):
-                run, rows = {}, []
-            now = machine.describe(device)
-            same = all(run.get(key) == now[key] for key in ("source", "versions", "settings"))
-            same = same and run["machine"]["name"] == now["machine"]["name"]
-            self._before[module] = rows if same else []
+            self._before[module] = drafts.begun(self.path(module), device)
         return self._before[module]
 
     def ceilings(self, device: str) -> dict[str, float]:
@@ -89,6 +89,23 @@ class Session:
         if device not in self.known_ceilings:
             self.known_ceilings[device] = machine.ceilings(device)
         return self.known_ceilings[device]
+
+    def finish(self, well: bool, whole: bool) -> Iterator[str]:
+        """Says where the results are; those to be kept take their place where the run ended well.
+
+        Args:
+            whole: nothing of the suite was left out by name.
+        """
+        if self.kept is None:
+            yield from (f"results: {self.path(module)}" for module in self.rows)
+        elif well and not self.late:
+            before = [module for module, rows in self._before.items() if rows]
+            yield from drafts.take_place(self.kept, {**self.rows, **dict.fromkeys(before)}, whole)
+        else:
+            yield (
+                f"{self.kept} is left as it is: not everything was measured. The same command goes "
+                f"on with what {self.folder} holds"
+            )
 
     def path(self, module: str) -> Path:
         """One file a test module; a module that measured nothing leaves its file as it is."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import fastgan
+
+_GRACE = 2.0  # seconds
 
 
 def find_suite() -> Path:
@@ -32,4 +35,21 @@ def in_checkout(module: str, *arguments: str, threads: int | None = None) -> int
     if threads is not None:
         variables["OMP_NUM_THREADS"] = str(threads)
     command = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(command, cwd=root, env=variables, check=False).returncode
+    with subprocess.Popen(command, cwd=root, env=variables) as process:
+        try:
+            return process.wait()
+        except BaseException:
+            _let_end(process)
+            raise
+
+
+def _let_end(process: subprocess.Popen[bytes]) -> None:
+    """Waits until a process has kept what it has and said so, when this one was told to stop.
+
+    Ctrl-C comes to both; what came to this one alone is passed on.
+    """
+    try:
+        process.wait(_GRACE)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+        process.wait()

@@ -23,7 +23,8 @@ class Arguments:
     """Benchmarks whose names match, as pytest's -k: norm_act, "dcgan_step and bfloat16" ...; with
     --compare, cases whose names hold this."""
     keep: bool = False
-    """Write results to bench/results/MACHINE, which is committed, not to bench/results/local."""
+    """Write results to bench/results/MACHINE, which is committed, not to bench/results/local: file
+    by file, once they are complete. Cut short, the same command goes on where it was."""
     results: Path | None = None
     """Write results to this folder."""
     threads: int | None = None

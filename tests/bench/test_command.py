@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -76,3 +78,33 @@ def test_what_does_not_go_with_compare_is_refused():
 def test_no_threads_is_an_error():
     with pytest.raises(ValueError, match="threads must be at least 1, got 0"):
         bench.run(["--threads", "0"])
+
+
+@pytest.mark.parametrize("to", ["both", "the command alone"])
+def test_a_signal_waits_until_the_suite_has_kept_what_it_has(tmp_path, to):
+    """`subprocess.run` kills what it runs a quarter of a second after Ctrl-C."""
+    suite = tmp_path / "bench" / "harness"
+    suite.mkdir(parents=True)
+    (suite / "__init__.py").touch()
+    (tmp_path / "slow.py").write_text(
+        "import time\ntry:\n    print('begun', flush=True)\n    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n    time.sleep(1)\n    print('kept', flush=True)\n"
+    )
+    code = "from fastgan.cli import _checkout as c; from pathlib import Path\n"
+    code += f"c.find_suite = lambda: Path({str(tmp_path)!r})\nc.in_checkout('slow')"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        if to == "both":
+            os.killpg(process.pid, signal.SIGINT)
+        else:
+            os.kill(process.pid, signal.SIGINT)
+        assert process.stdout.read() == "kept\n"

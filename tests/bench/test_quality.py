@@ -96,6 +96,30 @@ def test_rows_of_other_arms_are_kept_and_of_the_same_replaced(tmp_path, monkeypa
     assert found == {"fused": 1, "reference": 1, "tutorial": 2}
 
 
+def test_what_is_committed_is_replaced_when_every_arm_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    path = tmp_path / quality.machine.slug() / "quality.jsonl"
+    results.write(path, {"commit": "older"}, [])
+    before = path.read_text()
+    trained: list[str] = []
+
+    def started(name, recipe, seconds, seed):
+        if len(trained) == 2:
+            raise RuntimeError("cut")
+        assert path.read_text() == before
+        trained.append(name)
+        return [{"kind": "quality", "arm": name, "seed": seed, "recipe": recipe}]
+
+    monkeypatch.setattr(quality, "started", started)
+    with pytest.raises(RuntimeError, match="cut"):
+        quality.main(["--keep", "--arms", "fused", "reference", "tutorial"])
+    assert path.read_text() == before
+    trained.clear()
+    assert quality.main(["--keep", "--arms", "tutorial"]) == 0
+    _, rows = results.read(path)
+    assert [row["arm"] for row in rows] == ["fused", "reference", "tutorial"]
+
+
 def test_an_unknown_recipe_is_an_error_in_words(capsys):
     with pytest.raises(SystemExit):
         quality.main(["--here", "--arms", "fused", "--recipe", "digit"])

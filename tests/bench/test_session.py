@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,12 +11,13 @@ from types import SimpleNamespace
 import pytest
 from torch import nn
 
-from bench.harness import machine, results
+from bench.harness import drafts, machine, results
 from bench.harness.case import FORWARD, Case
 from bench.harness.clock import parse_state
 from bench.harness.session import Session
 from bench.harness.workload import Implementation, Workload
 
+ROOT = Path(__file__).resolve().parents[2]
 CASE = Case("norm", "4×3×8×8", "float32", "contiguous", FORWARD)
 OTHER_CASE = Case("norm", "2×3×8×8", "float32", "contiguous", FORWARD)
 
@@ -105,3 +108,67 @@ def test_how_long_it_will_take_is_told_before():
     )
     conftest.pytest_collection_finish(SimpleNamespace(config=config, items=items))
     assert told == ["31 cases of 4 s: about 3 min of rounds, and what is compiled for them"]
+
+
+def row(case: Case, **more: object) -> results.Row:
+    named = {"kind": "case", "case": case._asdict(), "implementation": "fused", "own": True}
+    return {**named, **more}
+
+
+@pytest.fixture
+def kept(session, tmp_path) -> Session:
+    """A session whose results are to be committed in a folder that holds older ones of CASE."""
+    folder = tmp_path / "results" / "machine"
+    results.write(folder / "m.jsonl", {}, [row(CASE, old=1)])
+    session.folder, session.kept, session.go_on = drafts.folder_of(folder), folder, True
+    return session
+
+
+def rows_in(folder: Path) -> list[results.Row]:
+    return results.read(folder / "m.jsonl")[1]
+
+
+def test_what_is_committed_is_replaced_by_what_is_complete_and_not_before(kept):
+    kept.add("m", row(CASE, new=1))
+    assert "old" in rows_in(kept.kept)[0]
+    (told,) = kept.finish(well=True, whole=False)
+    assert told == f"results: {kept.kept / 'm.jsonl'}"
+    assert "new" in rows_in(kept.kept)[0]
+    assert not kept.path("m").exists()
+
+
+@pytest.mark.parametrize("how", ["failed or interrupted", "out of time"])
+def test_a_run_that_was_cut_leaves_what_is_committed(kept, how):
+    kept.add("m", row(CASE, new=1))
+    if how == "out of time":
+        kept.deadline = 0.0
+        kept.why_not("m", OTHER_CASE)
+    (told,) = kept.finish(well=how == "out of time", whole=True)
+    assert "goes on with what" in told
+    assert "old" in rows_in(kept.kept)[0]
+    more = Session(kept.folder, kept.kept, go_on=True)
+    assert "results stand" in str(more.why_not("m", CASE))
+    assert list(more.finish(well=True, whole=False)) == [f"results: {kept.kept / 'm.jsonl'}"]
+
+
+def test_a_part_does_not_replace_the_whole(kept):
+    kept.add("m", row(OTHER_CASE, new=1))
+    (told,) = kept.finish(well=True, whole=False)
+    assert "lacks 1 of its rows" in told
+    assert "old" in rows_in(kept.kept)[0]
+    assert list(kept.finish(well=True, whole=True)) == [f"results: {kept.kept / 'm.jsonl'}"]
+
+
+def test_a_case_in_which_ours_was_wrong_is_measured_again(session, tmp_path):
+    session.add("m", row(CASE, left_out="refused"))
+    more = Session(tmp_path, go_on=True)
+    assert more.why_not("m", CASE) is None
+    more.add("m", row(CASE, rounds=3))
+    assert ["left_out" in row for row in rows_in(tmp_path)] == [False]
+
+
+def test_a_quick_run_is_not_kept():
+    command = [sys.executable, "-m", "pytest", "--benchmark", "--quick", "--keep"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "--quick does not go with --keep" in done.stderr
