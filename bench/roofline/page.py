@@ -1,37 +1,28 @@
-"""The roofline tables of docs/roofline.md: `python -m bench.roofline.page [--measure]`.
-
-The bounds of GPUs follow from the shapes alone, and a test holds the page to them. What this
-machine takes is measured, with --measure, on an otherwise idle one.
-"""
+"""The tables of docs/roofline.md: `python -m bench.roofline.page`. They follow from the shapes
+alone, and a test holds the page to them."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from itertools import product
-
-import torch
 
 from bench.harness.machine import ROOT
 from bench.harness.page import filled, table
 from bench.roofline.model import CAUSES, total
 from bench.roofline.peaks import GPUS
-from bench.roofline.step import measured_lines, sheet_lines
+from bench.roofline.step import step_lines
 from bench.roofline.table import rows, step_bound
-from fastgan.engine.precision import Precision
 from fastgan.recipes import get_recipe
 
 PAGE = ROOT / "docs" / "roofline.md"
 RECIPE = get_recipe("dcgan-64")
 MODELLED, BATCHES = ("H100 SXM", "H200 SXM"), (128, 1024)
-DTYPES: tuple[Precision, ...] = ("float32", "bfloat16")
-CPU_BATCH = 64
 
 
 def gpu_table() -> str:
     """Every kernel on the last GPU at the smaller batch."""
     peak = GPUS[MODELLED[-1]]
-    heading, *body = rows(sheet_lines(RECIPE, BATCHES[0], peak, "bfloat16"), peak)
+    heading, *body = rows(step_lines(RECIPE, BATCHES[0], peak, "bfloat16"), peak)
     return table(heading, body)
 
 
@@ -40,7 +31,7 @@ def model_table() -> str:
     heading = ["GPU", "batch", "bound", "estimate", "of the bound", *CAUSES.values()]
     body = []
     for gpu, batch in product(MODELLED, BATCHES):
-        found = sheet_lines(RECIPE, batch, GPUS[gpu], "bfloat16")
+        found = step_lines(RECIPE, batch, GPUS[gpu], "bfloat16")
         left = total([line.kernel for line in found], GPUS[gpu])
         bound = step_bound(found)
         takes = bound + left.left
@@ -49,25 +40,9 @@ def model_table() -> str:
     return table(heading, body)
 
 
-def cpu_table() -> str:
-    """What each kernel of a step takes here, by itself; GFLOP and MiB follow from the shapes."""
-    parts = []
-    for dtype in DTYPES:
-        found, rates = measured_lines(RECIPE, CPU_BATCH, torch.device("cpu"), dtype)
-        heading, *body = ([*row[:4], row[6], *row[8:]] for row in rows(found))
-        parts += [f"{dtype}, {rates}:", table(heading, body)]
-    return "\n\n".join(parts)
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--measure", action="store_true", help="measure this machine, too")
-    chosen = parser.parse_args()
     page = filled(PAGE.read_text(encoding="utf-8"), "roofline: gpu", gpu_table())
-    page = filled(page, "roofline: model", model_table())
-    if chosen.measure:
-        page = filled(page, "roofline: cpu", cpu_table())
-    PAGE.write_text(page, encoding="utf-8")
+    PAGE.write_text(filled(page, "roofline: model", model_table()), encoding="utf-8")
     return 0
 
 

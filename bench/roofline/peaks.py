@@ -5,16 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
-class Rates(NamedTuple):
-    """The most that a device does in a second: operations (two a multiply-add) and bytes."""
-
-    operations: float
-    bytes: float
-
-    def __str__(self) -> str:
-        return f"{self.operations / 1e9:.0f} GFLOP/s, {self.bytes / 1e9:.0f} GB/s measured"
-
-
 class Peak(NamedTuple):
     """Operations a second of dense matrix products (data sheets often give those of sparse ones,
     which are twice as many) with float32 sums, and bytes a second of the memory.
@@ -34,10 +24,9 @@ class Peak(NamedTuple):
     tma: bool = False
     multiprocessors: int = 0
 
-    def rates(self, precision: str) -> Rates:
-        """precision: "float32", "tf32", "bfloat16" or "float16"."""
-        operations = {"tf32": self.tf32, "float32": self.float32}.get(precision, self.half)
-        return Rates(operations, self.bytes)
+    def rates(self, precision: str) -> tuple[float, float]:
+        """Operations and bytes a second; precision: "float32", "tf32", "bfloat16", "float16"."""
+        return {"tf32": self.tf32, "float32": self.float32}.get(precision, self.half), self.bytes
 
 
 GPUS = {

@@ -26,10 +26,10 @@ class Arguments:
     """cpu, cuda, cuda:1 ...; auto takes a GPU where there is one."""
     roofline: bool = False
     """In a source checkout: instead list every kernel of a training step, with its roofline bound
-    and its measured time."""
-    gpu: str = ""
-    """With --roofline: bounds of a GPU that is not there, by its data sheet: A100 80GB SXM, H100
-    SXM, H200 SXM, B200, RTX 4090."""
+    on a GPU that need not be there."""
+    gpu: str = "H200 SXM"
+    """With --roofline: whose data sheet gives the bounds: A100 80GB SXM, H100 SXM, H200 SXM, B200,
+    RTX 4090."""
     precision: Precision = "float32"
     """With --roofline: float32, tf32, bfloat16 or float16."""
 
@@ -38,10 +38,9 @@ def run(arguments: list[str]) -> int:
     chosen = parse(Arguments, arguments, prog="fastgan explain")
     recipe = get_recipe(chosen.recipe)
     if chosen.roofline:
-        options = [f"--batch-size={chosen.batch_size}", f"--device={chosen.device}"]
-        options += [f"--precision={chosen.precision}", f"--gpu={chosen.gpu}"]
-        return in_checkout("bench.roofline", chosen.recipe, *options)
-    if chosen.gpu or chosen.precision != "float32":
+        options = [f"--batch-size={chosen.batch_size}", f"--precision={chosen.precision}"]
+        return in_checkout("bench.roofline", chosen.recipe, *options, f"--gpu={chosen.gpu}")
+    if chosen.gpu != Arguments.gpu or chosen.precision != Arguments.precision:
         raise ValueError("--gpu and --precision belong to --roofline")
     explain_recipe(recipe, chosen.batch_size, take_device(chosen.device))
     return 0

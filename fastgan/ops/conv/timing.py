@@ -49,7 +49,7 @@ def measure(calls: Calls, device: torch.device, rounds: int) -> dict[str, Times]
     RuntimeError where a call cannot be captured, as one cannot that waits for the GPU.
     """
     if device.type != "cuda":
-        return {name: Times(t, t) for name, t in by_the_host(calls, device, rounds).items()}
+        return _by_the_host(calls, rounds)
     with torch.cuda.device(device), _without_autocast_cache():
         graphs = {name: captured(name, call, device) for name, call in calls.items()}
         try:
@@ -59,25 +59,16 @@ def measure(calls: Calls, device: torch.device, rounds: int) -> dict[str, Times]
                 graph.reset()
 
 
-def by_the_host(calls: Calls, device: torch.device, rounds: int) -> dict[str, float]:
-    """Microseconds of each call as the host waits for it, launches included: of calls that cannot
-    be captured, such as the backward of a graph that stands.
-    """
-
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
+def _by_the_host(calls: Calls, rounds: int) -> dict[str, Times]:
     times: dict[str, list[float]] = {name: [] for name in calls}
     for i in range(rounds + WARM_UP):
         for name, call in calls.items():
-            wait()
             start = time.perf_counter()
             call()
-            wait()
             if i >= WARM_UP:
                 times[name].append(time.perf_counter() - start)
-    return {name: round(median(seconds) * 1e6, 2) for name, seconds in times.items()}
+    found = {name: round(median(seconds) * 1e6, 2) for name, seconds in times.items()}
+    return {name: Times(t, t) for name, t in found.items()}
 
 
 def captured(name: str, call: Callable[[], object], device: torch.device) -> torch.cuda.CUDAGraph:
