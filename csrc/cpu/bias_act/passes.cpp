@@ -33,11 +33,9 @@ void forward_pass(const BiasForward& a) {
   const Tile any = tile_of(a);
   for_tiles(plan, 1, false, [&](int64_t, int64_t i) {
     Tile t = any;
-    int64_t k;
-    const int64_t offset = plan.place(i, t, k);
+    const int64_t offset = w.place(plan, 0, i, t);
     t.x = at(a.x, a.dtype, offset);
     t.out = at(a.z, a.dtype, offset);
-    w.bind(t, 0, k);
     tile_kernels().forward(t);
   });
 }
@@ -49,12 +47,10 @@ void backward_pass(const BiasBackward& a) {
   const Tile any = tile_of(a);
   for_tiles(plan, 1, false, [&](int64_t, int64_t i) {
     Tile t = any;
-    int64_t k;
-    const int64_t offset = plan.place(i, t, k);
+    const int64_t offset = w.place(plan, 0, i, t);
     t.x = at(a.z, a.dtype, offset);
     t.dz = at(a.dz, a.dtype, offset);
     t.out = at(a.dx, a.dtype, offset);
-    w.bind(t, 0, k);
     tile_kernels().bias_backward(t);
   });
   if (!a.dbias) return;

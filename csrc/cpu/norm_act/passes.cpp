@@ -32,11 +32,9 @@ void forward_pass(const NormForward& a) {
   const auto tile = [&](int64_t segment, int64_t index, bool reversed = false) {
     Tile t = any;
     t.reversed = reversed;
-    int64_t k;
-    const int64_t offset = segment * plan.segment_elements() + plan.place(index, t, k);
+    const int64_t offset = w.place(plan, segment, index, t);
     t.x = at(a.x, a.dtype, offset);
     t.out = at(a.z, a.dtype, offset);
-    w.bind(t, segment, k);
     return t;
   };
   if (a.training) {
@@ -95,12 +93,10 @@ void backward_pass(const NormBackward& a) {
   const auto tile = [&](int64_t segment, int64_t index, bool reversed = false) {
     Tile t = any;
     t.reversed = reversed;
-    int64_t k;
-    const int64_t offset = segment * plan.segment_elements() + plan.place(index, t, k);
+    const int64_t offset = w.place(plan, segment, index, t);
     t.x = at(a.x, a.dtype, offset);
     t.dz = at(a.dz, a.dtype, offset);
     if (a.dx) t.out = at(a.dx, a.dtype, offset);
-    w.bind(t, segment, k);
     if (!a.training) t.k0 = t.k1 = nullptr;
     return t;
   };

@@ -35,6 +35,21 @@ struct Workspace {
     for (int64_t k = 0; k < partials; ++k) counts[k] = plan.count(k);
   }
 
+  // Makes `t` a tile of a segment: its rectangle, coefficients and partial results. Gives the offset
+  // of its first value from the start of the tensor.
+  int64_t place(const Plan& plan, int64_t segment, int64_t index, Tile& t) const {
+    int64_t k;
+    const int64_t offset = segment * plan.segment_elements() + plan.place(index, t, k);
+    bind(t, segment, k);
+    return offset;
+  }
+
+  int64_t period, partials;
+  P *mean, *scale, *bias, *k0 = nullptr, *k1 = nullptr;
+  P *r1 = nullptr, *r2 = nullptr, *r3 = nullptr;
+  std::vector<int64_t> counts;  // values of a column in each partial result
+
+ private:
   void bind(Tile& t, int64_t segment, int64_t k) const {
     const int64_t coefficient = segment * period, result = (segment * partials + k) * period;
     t.mean = mean + coefficient;
@@ -47,12 +62,6 @@ struct Workspace {
     if (k0) t.k0 = k0 + coefficient, t.k1 = k1 + coefficient;
   }
 
-  int64_t period, partials;
-  P *mean, *scale, *bias, *k0 = nullptr, *k1 = nullptr;
-  P *r1 = nullptr, *r2 = nullptr, *r3 = nullptr;
-  std::vector<int64_t> counts;  // values of a column in each partial result
-
- private:
   static int64_t whole_lines(int64_t n) {
     constexpr int64_t line = 64 / sizeof(P);
     return ceil_div(n, line) * line;
