@@ -46,6 +46,12 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def own_statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Statistics of real images are kept where no other test finds them."""
+    monkeypatch.setenv("FASTGAN_STATISTICS", str(tmp_path / "statistics"))
+
+
 @pytest.fixture(autouse=True)
 def _setting() -> Iterator[None]:
     with dispatch.backend("auto"):

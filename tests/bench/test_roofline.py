@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from dcgan64 import geometry
 from torch import nn
 
 from bench.harness.cost import Cost, of_passes
@@ -18,7 +19,7 @@ from bench.roofline.kernels import DISCRIMINATOR, GENERATOR, Kernel, Passes, ste
 from bench.roofline.peaks import GPUS, Peak, find_gpu
 from bench.roofline.table import lines, rows, step_bound
 from fastgan.cli import explain, main
-from fastgan.kernels.conv_block.geometry import ConvGeometry, Target, conv_geometry
+from fastgan.kernels.conv_block.geometry import Target
 from fastgan.kernels.conv_block.tma.plan import product_plan, weight_plan
 from fastgan.nn import FusedSequential
 from fastgan.ops import convolution_form
@@ -51,13 +52,6 @@ def images(batch: int = N) -> torch.Tensor:
 
 def counted(found: list[Kernel]) -> dict[tuple[str, str], tuple[int, Cost]]:
     return {(k.layer, k.name): (k.times, k.cost) for k in found}
-
-
-def geometry(n: int, c_in: int, side: int, c_out: int, transposed: bool = False) -> ConvGeometry:
-    """A layer of a DCGAN: kernel 4, stride 2, padding 1."""
-    x = torch.empty(n, c_in, side, side, device="meta")
-    weight = torch.empty(*((c_in, c_out) if transposed else (c_out, c_in)), 4, 4, device="meta")
-    return conv_geometry(x, weight, [2, 2], [1, 1], [0, 0], transposed)
 
 
 def test_costs_count_each_tensor_once() -> None:

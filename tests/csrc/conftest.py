@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases import act
 
 ROOT = Path(__file__).resolve().parents[2]
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -70,6 +71,9 @@ class Problem:
 
     def single_pass(self, kib: int = 227, cluster: int = 1) -> Problem:
         return replace(self, shared_per_block=kib * 1024, max_cluster=cluster)
+
+    def activated(self, y: torch.Tensor) -> torch.Tensor:
+        return act(y, KINDS[self.activation], self.slope)
 
     def lay(self, x: torch.Tensor) -> torch.Tensor:
         """x as the kernels see its memory: (N, S, C) for channels-last."""

@@ -12,12 +12,6 @@ from tolerance import FLOOR, assert_as_exact
 SHAPES = [(4, 8, 16), (6, 7, 9), (3, 2, 301), (32, 40, 1), (1, 1, 1), (5, 3, 64)]
 
 
-def activate(y: torch.Tensor, p: Any) -> torch.Tensor:
-    if p.activation == "leaky_relu":
-        return F.leaky_relu(y, p.slope)
-    return torch.tanh(y) if p.activation == "tanh" else torch.sigmoid(y)
-
-
 def backward_from_output(dz: torch.Tensor, z: torch.Tensor, p: Any) -> torch.Tensor:
     if p.activation == "leaky_relu":
         return torch.where(z > 0, dz, dz * p.slope)
@@ -44,8 +38,8 @@ def test_forward_and_backward(emulator, problem, shape, channels_last, dtype, ac
     laid, laid_dz = p.lay(x), p.lay(dz)
     z = emulator.blank(laid)
     assert emulator.call("bias_forward", p, laid, bias, z).launches == 1
-    truth = activate(x.double() + bias.double()[:, None], p)
-    close(p.unlay(z), truth, activate(x + bias[:, None].to(dtype), p))
+    truth = p.activated(x.double() + bias.double()[:, None])
+    close(p.unlay(z), truth, p.activated(x + bias[:, None].to(dtype)))
 
     dx, dbias = emulator.blank(laid), emulator.blank(torch.empty(p.channels))
     launches = emulator.call("bias_backward", p, laid_dz, z, dx, dbias).launches

@@ -36,12 +36,6 @@ class Result(NamedTuple):
     dbias: torch.Tensor | None
 
 
-def activate(y: torch.Tensor, p: Any) -> torch.Tensor:
-    if p.activation == "leaky_relu":
-        return F.leaky_relu(y, p.slope)
-    return torch.tanh(y) if p.activation == "tanh" else torch.sigmoid(y)
-
-
 def make_case(p: Any, affine: bool = True, offset: float = 0.5, seed: int = 0) -> Case:
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(p.shape, generator=g) + offset
@@ -62,13 +56,13 @@ def of_torch(
     w, b = (None if t is None else t.requires_grad_() for t in affine)
     out, means, variances = [], [], []
     for s, part in enumerate(x.chunk(p.segments)):
-        part = activate(part, p) if p.act_first else part
+        part = p.activated(part) if p.act_first else part
         if stats is None:
             y = F.batch_norm(part, None, None, w, b, training=True, eps=EPS)
         else:
             mean, var = (t[s].to(parameter_dtype) for t in stats)
             y = F.batch_norm(part, mean, var, w, b, training=False, eps=EPS)
-        out.append(y if p.act_first else activate(y, p))
+        out.append(y if p.act_first else p.activated(y))
         wide = part.detach().double()
         means.append(wide.mean((0, 2)))
         variances.append(wide.var((0, 2), unbiased=False))

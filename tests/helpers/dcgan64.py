@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+
+from fastgan.kernels.conv_block.geometry import ConvGeometry, conv_geometry
 
 
 def generator(width: int, latent: int = 8, smooth: bool = False, most: int = 512) -> nn.Sequential:
@@ -49,3 +52,10 @@ def trace(model: nn.Module, x: Tensor, cotangent: Tensor) -> dict[str, Tensor]:
     found |= {name: buffer.clone() for name, buffer in model.named_buffers()}
     found["eval"] = model.eval()(x)
     return found
+
+
+def geometry(n: int, c_in: int, side: int, c_out: int, transposed: bool = False) -> ConvGeometry:
+    """A layer's: kernel 4, stride 2, padding 1."""
+    x = torch.empty(n, c_in, side, side, device="meta")
+    weight = torch.empty(*((c_in, c_out) if transposed else (c_out, c_in)), 4, 4, device="meta")
+    return conv_geometry(x, weight, [2, 2], [1, 1], [0, 0], transposed)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from dcgan64 import geometry
 
 from fastgan.kernels.conv_block import geometry as geometry_module
 from fastgan.kernels.conv_block import weight_plan
@@ -23,13 +24,6 @@ from fastgan.kernels.conv_block.geometry import (
 )
 
 TARGETS = [Target(), Target(101376, 255), Target(65536)]
-
-
-def geometry(n: int, c_in: int, side: int, c_out: int, transposed: bool = False) -> ConvGeometry:
-    """A layer of a DCGAN: kernel 4, stride 2, padding 1."""
-    x = torch.empty(n, c_in, side, side, device="meta")
-    weight = torch.empty(*((c_in, c_out) if transposed else (c_out, c_in)), 4, 4, device="meta")
-    return conv_geometry(x, weight, [2, 2], [1, 1], [0, 0], transposed)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])

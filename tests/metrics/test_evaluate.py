@@ -12,12 +12,9 @@ from fastgan.metrics.distribution import FrechetDistance
 
 from .test_features import make_pixels
 
+pytestmark = pytest.mark.usefixtures("own_statistics")
+
 SMALL = Options(kid_subsets=4, batch_size=16, splits=2)
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("FASTGAN_STATISTICS", str(tmp_path / "statistics"))
 
 
 def reals(count: int = 100, seed: int = 0, size: int = 8) -> ImageDataset:

@@ -29,7 +29,7 @@ from fastgan.engine.sampling import sample_images
 from fastgan.metrics import FeatureNetwork, evaluate, get_network, load_scores, pretrained
 from fastgan.models import create_model
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_statistics")]
 
 OUTPUTS = ["2048", "logits_unbiased"]
 # Where `make setup` puts torch-fidelity, beside the environment's packages.
@@ -88,11 +88,6 @@ def direct(architecture, weights) -> nn.Module:
     path = str(weights)
     kind = architecture.FeatureExtractorInceptionV3
     return kind("direct", OUTPUTS, feature_extractor_weights_path=path).eval()
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("FASTGAN_STATISTICS", str(tmp_path / "statistics"))
 
 
 def coloured(count: int, seed: int) -> Tensor:

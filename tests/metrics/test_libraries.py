@@ -26,14 +26,11 @@ from fastgan.metrics.libraries import read_weights
 
 from .test_evaluate import SMALL
 
+pytestmark = pytest.mark.usefixtures("own_statistics")
+
 # Where `make setup` puts timm, beside the environment's packages.
 BESIDE = Path(sys.prefix) / "torch-fidelity"
 IMAGENET = {"mean": "0.485 0.456 0.406", "std": "0.229 0.224 0.225"}
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("FASTGAN_STATISTICS", str(tmp_path / "statistics"))
 
 
 def grey(count: int, seed: int = 0) -> Tensor:

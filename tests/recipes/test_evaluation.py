@@ -23,6 +23,8 @@ from fastgan.recipes.evaluation import Evaluation, evaluate_checkpoint
 
 from .tiny_recipe import tiny
 
+pytestmark = pytest.mark.usefixtures("own_statistics")
+
 SHORT = {"steps": 3, "batch_size": 8, "limit": 60, "sample_count": 9, "sample_every": 1}
 
 
@@ -32,11 +34,6 @@ def runs(tmp_path_factory) -> dict[str, Path]:
     for name in ("cdcgan", "vae", "dcgan-28-rgb"):
         train(tiny(name), out=folder / name, reporter=SilentReporter(), device="cpu", **SHORT)
     return {name: folder / name for name in ("cdcgan", "vae", "dcgan-28-rgb")}
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("FASTGAN_STATISTICS", str(tmp_path / "statistics"))
 
 
 def scores_of(runs, name: str, metrics: str, **settings) -> dict[str, Score]:
