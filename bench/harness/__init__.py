@@ -11,5 +11,5 @@ the machine can do at best, and how results are kept.
     source      which code a result is of, where there is no repository to ask
     session     a run: its cases, on disk as JSON lines (results) as soon as they are measured
     page        the tables of docs/benchmarks.md
-    compare     this tree against its history, or against another commit
+    compare     this tree against its history
 """

@@ -20,6 +20,7 @@ import torch
 from bench.harness.clock import clock_of
 from bench.harness.source import ROOT, source_hash
 from bench.paired import interleave
+from fastgan.ops.core.cuda_libraries import set_cuda_libraries
 
 _PACKAGES = ("torch", "triton", "numpy")
 _ALLOCATORS = re.compile("GLIBC_TUNABLES$|LD_PRELOAD$|PYTORCH_(CUDA_)?ALLOC_CONF$|MALLOC_")
@@ -81,9 +82,6 @@ def settings() -> dict[str, Any]:
 def equal_settings() -> None:
     """The same for every implementation, and at their best: no TF32 where float32 is compared,
     convolutions by the fastest algorithm that cuDNN finds, as in training."""
-    # Here, for older trees have it elsewhere, and `--compare` imports this file on them.
-    from fastgan.ops.core.cuda_libraries import set_cuda_libraries
-
     torch.set_float32_matmul_precision("highest")
     set_cuda_libraries("float32")
 

@@ -34,7 +34,7 @@ COMMANDS = {
     "export": "write the generator: fastgan export CKPT --format onnx -o generator.onnx",
     "explain": "how each block runs here: fastgan explain dcgan-64",
     "tune": "measure and keep the fastest form of each layer: fastgan tune dcgan-64",
-    "bench": "measure speed, in a checkout: fastgan bench [--quick] [--compare A B]",
+    "bench": "measure speed, in a checkout: fastgan bench [--quick]",
     "doctor": "versions, devices, and which backends can run here",
     "completion": "completion of commands and flags for a shell: fastgan completion bash",
 }

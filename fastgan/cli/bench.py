@@ -20,8 +20,7 @@ class Arguments:
     quick: bool = False
     """Few cases, eager and compiled peers: under two minutes on two cores."""
     only: str | None = None
-    """Benchmarks whose names match, as pytest's -k: norm_act, "dcgan_step and bfloat16" ...; with
-    --compare, cases whose names hold this."""
+    """Benchmarks whose names match, as pytest's -k: norm_act, "dcgan_step and bfloat16" ..."""
     keep: bool = False
     """Write results to bench/results/MACHINE, which is committed, not to bench/results/local: file
     by file, once they are complete. Cut short, the same command goes on where it was."""
@@ -29,8 +28,6 @@ class Arguments:
     """Write results to this folder."""
     threads: int | None = None
     """OpenMP threads; by default as many as torch takes."""
-    compare: str | None = None
-    """Instead build this commit ("main") beside this tree; both take turns on a few cases."""
 
 
 def run(arguments: list[str]) -> int:
@@ -39,12 +36,6 @@ def run(arguments: list[str]) -> int:
         check_int("threads", chosen.threads, 1, _MAX_THREADS)
     if chosen.results is not None:
         check_folder(chosen.results)
-    if chosen.compare is not None:
-        given = (k for k in ("quick", "keep", "results", "threads") if getattr(chosen, k))
-        if other := next(given, None):
-            raise ValueError(f"--{other} does not go with --compare, which takes --only alone")
-        only = [] if chosen.only is None else [f"--only={chosen.only}"]
-        return in_checkout("bench.harness.compare", chosen.compare, *only)
     options = ["bench", "--benchmark", "-q"]
     if chosen.quick:
         options.append("--quick")

@@ -64,15 +64,8 @@ def test_flags_become_options_of_pytest(monkeypatch):
         bench, "in_checkout", lambda *given, **threads: ran.append((given, threads))
     )
     bench.run(["--quick", "--only", "norm_act", "--threads", "1"])
-    bench.run(["--compare", "main", "--only", "norm"])
     assert {"bench", "--benchmark", "--quick", "norm_act"} <= set(ran[0][0])
     assert ran[0][1] == {"threads": 1}
-    assert ran[1][0] == ("bench.harness.compare", "main", "--only=norm")
-
-
-def test_what_does_not_go_with_compare_is_refused():
-    with pytest.raises(ValueError, match="--quick does not go with --compare"):
-        bench.run(["--compare", "main", "--quick"])
 
 
 def test_no_threads_is_an_error():

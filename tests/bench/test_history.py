@@ -2,26 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from pathlib import Path
-
 import pytest
 
-import fastgan.fusion
 from bench.harness import compare
-from bench.harness.compare import (
-    CASES,
-    STEP,
-    bounds,
-    chosen_cases,
-    confirmed,
-    measured,
-    read,
-    record,
-    slower,
-    timed_on,
-)
-from bench.harness.machine import ROOT
+from bench.harness.compare import CASES, bounds, confirmed, measured, read, record, slower
 
 FAST = dict.fromkeys(CASES, 2.0)
 FIRST = next(iter(CASES))
@@ -74,7 +58,7 @@ def test_records_are_appended_and_read(tmp_path):
 
 
 def test_a_wrong_result_is_no_ratio(monkeypatch):
-    monkeypatch.setattr(fastgan.fusion, "fuse", lambda model: model[0])
+    monkeypatch.setattr(compare, "fuse", lambda model: model[0])
     with pytest.raises(RuntimeError, match="refused"):
         measured([FIRST])
 
@@ -85,33 +69,12 @@ def test_the_committed_history_knows_every_case():
     assert rows[-1]["ratios"].keys() == CASES.keys()
 
 
-def test_another_tree_is_timed_by_its_own_package(tmp_path: Path) -> None:
-    (tmp_path / "fastgan").symlink_to(ROOT / "fastgan")
-    found = timed_on(tmp_path, ["norm of one image"])
-    assert found["norm of one image"] > 0
-    (tmp_path / "fastgan").unlink()
-    with pytest.raises(RuntimeError, match="AssertionError"):
-        timed_on(tmp_path, [])
-
-
-def test_a_commit_is_met_by_several_fresh_pairs(monkeypatch, tmp_path, capsys):
-    of_other = iter([2.0, 1.5, 3.0, 1.0, 2.5])  # eager takes six times as long as this tree's
-    monkeypatch.setattr(
-        compare,
-        "timed_on",
-        lambda tree, cases: dict.fromkeys(cases, 6.0 if tree == ROOT else 6.0 / next(of_other)),
-    )
-    monkeypatch.setattr(compare, "checked_out", lambda commit: nullcontext(tmp_path))
-    monkeypatch.setattr("sys.argv", ["compare", "main", "--only", "dcgan-64"])
-    assert compare.main() == 0
-    assert not list(of_other)
-    first, last = capsys.readouterr().out.splitlines()
-    assert first == f"{STEP:22} 2.00× the speed of main [1.00, 3.00]"
-    assert last.startswith("geometric mean 2.00×")
-
-
-def test_cases_are_chosen_by_their_names():
-    assert chosen_cases("") == [*CASES, STEP]
-    assert chosen_cases("BFLOAT16") == ["norm 16x16 bfloat16"]
-    with pytest.raises(ValueError, match="--only: 'what' is in no case's name; there are norm 16"):
-        chosen_cases("what")
+@pytest.mark.parametrize(("lowest", "code"), [(0.5, 0), (1e6, 1)])
+def test_the_command_fails_where_a_case_got_slower(monkeypatch, capsys, lowest, code):
+    monkeypatch.setattr(compare, "measured", lambda names: dict.fromkeys(names, 1.0))
+    monkeypatch.setattr(compare, "bounds", lambda *_: {FIRST: lowest})
+    monkeypatch.setattr("sys.argv", ["compare"])
+    assert compare.main() == code
+    out = capsys.readouterr().out
+    assert f"{FIRST:22} eager takes  1.00 times as long as ours (lowest so far {lowest:.2f})" in out
+    assert (f"slower: {FIRST}" in out) == bool(code)
