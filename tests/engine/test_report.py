@@ -180,6 +180,14 @@ def test_what_goes_wrong_is_said_with_what_to_try(tmp_path, lines, scores, seen)
     assert advice.hint
 
 
+def test_axes_begin_at_zero_where_nothing_is_below_and_hold_their_labels():
+    drawn = chart("norms", {"g": [(1, 2e-5), (2, 4e-5)]})
+    assert ">-" not in drawn
+    assert ">2e-05</text>" in drawn
+    assert ">-0.5</text>" not in chart("copied", {"share": [(1, 0.0), (2, 0.0)]})
+    assert ">-1</text>" in chart("logits", {"real": [(1, -1.0), (2, 1.0)]})
+
+
 def test_what_goes_well_is_left_alone(tmp_path):
     lines = [line(s, img_per_s=100 - s) for s in range(1, 13)]
     run = folder(tmp_path / "run", lines, {4: fid(10.0), 8: fid(10.5)})
@@ -211,7 +219,7 @@ def test_what_a_watched_run_measured_stands_in_reports_and_comparisons(tmp_path)
     one = folder(tmp_path / "one", lines, warnings=["it copies. Try this"])
     two = folder(tmp_path / "two", [line(10)])
     words = page_of(one).words
-    for text in ("Stability", "The discriminator's accuracy", "it copies", "Try this"):
+    for text in ("Stability", "The discriminator's accuracy", "It copies", "Try this."):
         assert text in words
     assert "Largest spectral norms" not in words
     assert "Stability" not in page_of(two).words

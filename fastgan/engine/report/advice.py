@@ -32,7 +32,7 @@ def advise(record: RunRecord) -> list[Advice]:
 def _warned(record: RunRecord) -> Iterator[Advice]:
     for text in record.facts.get("warnings", []):
         seen, _, hint = text.partition(". ")
-        yield Advice(seen, hint)
+        yield Advice(seen[:1].upper() + seen[1:], hint and hint.rstrip(".") + ".")
 
 
 def _not_finite(record: RunRecord) -> Iterator[Advice]:

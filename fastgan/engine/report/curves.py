@@ -11,6 +11,7 @@ from fastgan.engine.report.record import Points
 _WIDTH, _HEIGHT = 640, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 10, 10, 28
 _MAX_POINTS = 320
+_CHARACTER = 11  # at most, of a label on a phone: page.STYLE has 19 px there
 # Of the values that an axis spans: the rest, such as the first steps' peaks, is cut.
 _SHOWN = 0.99
 
@@ -41,9 +42,10 @@ def chart(title: str, lines: Mapping[str, Points], *, mark: float | None = None)
     if not values:
         return ""
     steps = [step for points in drawn.values() for step, _ in points]
-    across = _Axis(min(steps), max(steps), _LEFT, _WIDTH - _RIGHT)
     cut = int(len(values) * (1 - _SHOWN) / 2)
     up = _Axis(values[cut], values[-1 - cut], _HEIGHT - _BOTTOM, _TOP, padded=True)
+    left = max(_LEFT, 12 + _CHARACTER * up.longest_label())
+    across = _Axis(min(steps), max(steps), left, _WIDTH - _RIGHT)
     parts = [_grid(across, up)]
     if mark is not None and across.low <= mark <= across.high:
         x = across.at(mark)
@@ -76,14 +78,15 @@ class _Axis:
     def __init__(self, low: float, high: float, start: int, end: int, padded: bool = False) -> None:
         if padded:
             pad = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
-            low, high = low - pad, high + pad
+            # What is never below zero, such as a norm, has no room there.
+            low, high = max(low - pad, 0.0) if low >= 0 else low - pad, high + pad
         elif low == high:
             high = low + 1
-        self.low, self.high, self._start, self._end = low, high, start, end
+        self.low, self.high, self.start, self._end = low, high, start, end
 
     def at(self, value: float) -> float:
         share = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
-        return round(self._start + share * (self._end - self._start), 1)
+        return round(self.start + share * (self._end - self.start), 1)
 
     def ticks(self) -> list[float]:
         """About four round values."""
@@ -93,16 +96,22 @@ class _Axis:
         first = math.ceil(self.low / width)
         return [k * width for k in range(first, math.floor(self.high / width) + 1)]
 
+    def longest_label(self) -> int:
+        return max((len(number(value)) for value in self.ticks()), default=0)
+
 
 def _grid(across: _Axis, up: _Axis) -> str:
-    parts = []
+    parts, left = [], across.start
     for value in up.ticks():
         y = up.at(value)
-        parts.append(f'<line class="rule" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4}" text-anchor="end">{number(value)}</text>')
+        parts.append(f'<line class="rule" x1="{left}" x2="{_WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<text x="{left - 6}" y="{y + 4}" text-anchor="end">{number(value)}</text>')
     for value in across.ticks():
-        x, y = across.at(value), _HEIGHT - 8
-        parts.append(f'<text x="{x}" y="{y}" text-anchor="middle">{number(value)}</text>')
+        text, x = number(value), across.at(value)
+        inside = x + _CHARACTER * len(text) / 2 <= _WIDTH
+        where = f'x="{x}"' if inside else f'x="{_WIDTH}"'
+        anchor = "middle" if inside else "end"
+        parts.append(f'<text {where} y="{_HEIGHT - 8}" text-anchor="{anchor}">{text}</text>')
     return "".join(parts)
 
 

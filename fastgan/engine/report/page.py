@@ -56,6 +56,7 @@ svg { width: 100%; height: auto; display: block } svg text { fill: var(--soft); 
 table { border-collapse: collapse; width: 100%; font-size: .93rem }
 th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--rule);
   vertical-align: top; overflow-wrap: anywhere } th { font-weight: 500; color: var(--soft) }
+.cells th, .cells td { min-width: 6rem } .cells tr > :nth-child(n + 3) { min-width: 8.5rem }
 .wide { overflow-x: auto } .bar { background: var(--c0); height: .7rem; border-radius: 2px;
   min-width: 1px } td.share { width: 45% }
 summary { cursor: pointer; padding: .3rem 0 } details.box { margin-bottom: .6rem }
@@ -68,6 +69,7 @@ summary { cursor: pointer; padding: .3rem 0 } details.box { margin-bottom: .6rem
 _SCRIPT = """
 for (const box of document.querySelectorAll(".scrub")) {
   const range = box.querySelector("input"), images = box.querySelectorAll("img");
+  if (!range) continue;
   const show = () => {
     images.forEach((image, i) => { image.hidden = i != range.value; });
     const text = images[range.value].dataset.step;
@@ -116,7 +118,7 @@ def table(rows: Iterable[tuple[str, ...]], head: tuple[str, ...] = ()) -> str:
     for first, *others in rows:
         cells = "".join(f"<td>{escape(cell)}</td>" for cell in others)
         lines.append(f'<tr><th scope="row">{escape(first)}</th>{cells}</tr>')
-    return f'<div class="wide"><table>{"".join(lines)}</table></div>'
+    return f'<div class="wide"><table class="cells">{"".join(lines)}</table></div>'
 
 
 def folded(title: str, inner: str, *, opened: bool = False) -> str:
