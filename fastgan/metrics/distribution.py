@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastgan.metrics._packages import needed
+from fastgan.checks import needed
 
 _MIN_LOGIT = -600.0  # below the largest: exp of it is a normal number in float64
 

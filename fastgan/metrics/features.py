@@ -6,7 +6,6 @@ digest of its weights, and one that is asked for is never replaced by another.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastgan.checks import check_choice
+from fastgan.nn.digest import weights_digest
 
 
 class Features(NamedTuple):
@@ -117,12 +117,3 @@ def check_finite(images: Tensor) -> None:
             f"{int(bad.sum())} of {len(images)} images have pixels that are NaN or infinite: the "
             "run has diverged there; evaluate an earlier checkpoint"
         )
-
-
-def weights_digest(module: nn.Module) -> str:
-    """The SHA-256 of a module's parameters and buffers, by name, as 64 hex digits."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

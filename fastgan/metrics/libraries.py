@@ -15,8 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as decode
 from torch import Tensor, nn
 
-from fastgan.checks import did_you_mean
-from fastgan.metrics._packages import needed
+from fastgan.checks import did_you_mean, needed
 from fastgan.metrics.features import FeatureNetwork
 
 _EXTRA = "features"

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastgan.metrics._packages import needed
+from fastgan.checks import needed
 from fastgan.metrics.features import FeatureNetwork
 from fastgan.metrics.libraries import Standardized
 

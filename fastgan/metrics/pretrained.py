@@ -13,8 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fastgan.checks import imported, unknown
-from fastgan.metrics._packages import needed
+from fastgan.checks import imported, needed, unknown
 from fastgan.metrics.digits import LeNet
 from fastgan.metrics.features import FeatureNetwork
 from fastgan.metrics.libraries import timm_network, torchvision_network

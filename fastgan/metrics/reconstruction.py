@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastgan.metrics._packages import needed
+from fastgan.checks import needed
 
 
 class Reconstruction:

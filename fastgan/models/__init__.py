@@ -7,6 +7,7 @@
 from ._base import Discriminator, Generator, Translator
 from ._registry import create_model, list_models, register_model
 from .autoencoder import VAE, Autoencoder
+from .backbones import Backbone, get_backbone
 from .conditional import ACGANDiscriminator, CDCGANDiscriminator, CDCGANGenerator
 from .cycle import CycleDiscriminator, CycleGenerator, ResNetTranslator
 from .dcgan import DCGANDiscriminator, DCGANGenerator
@@ -15,6 +16,7 @@ from .hifigan import HiFiGANDiscriminator, HiFiGANGenerator
 from .init import init_weights, initialize
 from .mlp import MLPDiscriminator, MLPGenerator
 from .modern import ModernDiscriminator, ModernGenerator
+from .projected import ProjectedDiscriminator
 from .r3gan import R3GANDiscriminator, R3GANGenerator
 from .resnet import ResNetDiscriminator, ResNetGenerator
 from .restoration import Inpainter, InpaintingDiscriminator, SRResNet
@@ -30,6 +32,7 @@ __all__ = [
     "VAE",
     "ACGANDiscriminator",
     "Autoencoder",
+    "Backbone",
     "CDCGANDiscriminator",
     "CDCGANGenerator",
     "CycleDiscriminator",
@@ -50,6 +53,7 @@ __all__ = [
     "ModernGenerator",
     "PatchDiscriminator",
     "PhaseShuffle",
+    "ProjectedDiscriminator",
     "R3GANDiscriminator",
     "R3GANGenerator",
     "ResNetDiscriminator",
@@ -70,6 +74,7 @@ __all__ = [
     "WaveGANDiscriminator",
     "WaveGANGenerator",
     "create_model",
+    "get_backbone",
     "init_weights",
     "initialize",
     "list_models",

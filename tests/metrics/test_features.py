@@ -140,7 +140,7 @@ def test_a_torchvision_of_another_torch_is_named(monkeypatch):
     def fails(name: str) -> None:
         raise RuntimeError("operator torchvision::nms does not exist")
 
-    monkeypatch.setattr("fastgan.metrics._packages.import_module", fails)
+    monkeypatch.setattr("fastgan.checks.import_module", fails)
     monkeypatch.setattr(pretrained, "inception_weights", lambda _: Path("weights"))
     told = r"fails \(operator torchvision::nms .* was built for torch \d+\.\d+"
     with pytest.raises(ModuleNotFoundError, match=rf"inception needs torch_fidelity\..*{told}"):
