@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -61,6 +62,8 @@ class Backbone(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1) * 2)
         self.digest = weights_digest(self)
         super().train(False).requires_grad_(False)
+        # By dtype: autocast would round all weights again in each pass, for they are never trained.
+        self._rounded: dict[torch.dtype, nn.Module] = {}
 
     def train(self, mode: bool = True) -> Backbone:
         """Stays in eval mode."""
@@ -69,8 +72,19 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         if images.shape[1] == 1:
             images = images.expand(-1, 3, -1, -1)
-        maps: list[Tensor] = list(self.module((images - self.mean) / self.std))
-        return maps
+        images = (images - self.mean) / self.std
+        kind = images.device.type
+        if not torch.is_autocast_enabled(kind):
+            return list(self.module(images))
+        dtype = torch.get_autocast_dtype(kind)
+        if dtype not in self._rounded:
+            self._rounded[dtype] = copy.deepcopy(self.module).to(dtype)
+        with torch.autocast(kind, enabled=False):
+            return list(self._rounded[dtype](images.to(dtype)))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Backbone:
+        self._rounded = {}
+        return super()._apply(fn, recurse)
 
 
 def get_backbone(name: str) -> Backbone:
@@ -205,11 +219,12 @@ class StridedConv2d(nn.Conv2d):
         x = F.pad(x, (more // 2, more - more // 2) * 2)
         # oneDNN's gradient of a depthwise convolution of stride 2 takes 20 to 200 times as long in
         # bfloat16 as in float32.
-        lower = self.groups > 1 and x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
-        if not (lower and x.requires_grad and torch.is_grad_enabled()):
+        slow = self.groups > 1 and x.dtype == torch.bfloat16 and x.device.type == "cpu"
+        if not (slow and x.requires_grad and torch.is_grad_enabled()):
             return super().forward(x)
-        with torch.autocast("cpu", enabled=False):
-            return super().forward(x.to(self.weight.dtype))
+        assert self.bias is not None
+        y = self._conv_forward(x.float(), self.weight.float(), self.bias.float())
+        return y.to(x.dtype)
 
 
 def _single(pair: Any) -> int:

@@ -80,8 +80,9 @@ class ProjectedDiscriminator(Discriminator):
         if any(side % strides[-1] for side in self.resolution):
             near = (max(1, round(side / strides[-1])) * strides[-1] for side in self.resolution)
             raise ValueError(
-                f"resolution must be of multiples of {strides[-1]} for {backbone}, got "
-                f"{'x'.join(map(str, self.resolution))}: the nearest is {'x'.join(map(str, near))}"
+                f"resolution (by default image_size) must be multiples of {strides[-1]} for "
+                f"{backbone}, got {'x'.join(map(str, self.resolution))}: the nearest is "
+                f"{'x'.join(map(str, near))}"
             )
         self.register_buffer(f"backbone_{_tensor_name(self.backbone)}", torch.empty(0))
         widths = [width << i for i in range(len(strides))]
@@ -141,11 +142,13 @@ def _head(channels: int, side: int, max_width: int) -> FusedSequential:
     """Maps of a side to logits, over 1 / 2^i of the side that is _SMALLEST to twice that."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     while side >= 2 * _SMALLEST or not layers:
-        smaller = side >= 2 * _SMALLEST
-        wider = min(2 * channels if smaller else channels, max_width)
-        shape = (4, 2, 1) if smaller else (1,)
-        conv = nn.Conv2d(channels, wider, *shape, bias=False)
+        if side >= 2 * _SMALLEST:
+            wider, side = min(2 * channels, max_width), side // 2
+            conv = nn.Conv2d(channels, wider, 4, 2, 1, bias=False)
+        else:
+            wider = min(channels, max_width)
+            conv = nn.Conv2d(channels, wider, 1, bias=False)
         layers[f"block{len(layers)}"] = conv_block(conv, batch_norm=True, negative_slope=_SLOPE)
-        channels, side = wider, side // 2 if smaller else side
+        channels = wider
     layers["output"] = nn.Conv2d(channels, 1, 3 if side > 2 else 1)
     return FusedSequential(layers)

