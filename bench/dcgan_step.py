@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from bench.harness.case import BOTH, CONTIGUOUS, FORWARD, Case, laid, laid_model
-from bench.harness.cost import Cost, of_convolutions
+from bench.harness.case import Case, laid, laid_model
 from bench.harness.peers import Build
 from bench.harness.workload import Run, Work
 from fastgan.nn import segments
@@ -62,14 +61,13 @@ class StepWorkload(Work):
     """A step of batch `batch`, at the case's dtype by autocast. Its results are the losses and both
     networks' gradients at the first weights."""
 
-    network = True
+    way = StepImplementation
     sets = SETS
 
     def __init__(
         self, case: Case, implementations: dict[str, StepImplementation], batch: int, width: int
     ) -> None:
-        self.case, self.implementations = case, implementations
-        self.batch = batch
+        super().__init__(case, implementations, network=True)
         self.networks = generator(width).to(case.device), discriminator(width).to(case.device)
         self.given = [
             (
@@ -78,48 +76,23 @@ class StepWorkload(Work):
             )
             for _ in range(SETS)
         ]
-        self.cost = self._cost()
+        self.cost = self.operations()
 
-    def runner(self, name: str) -> StepRunner:
-        return self._build(self.implementations[name])
-
-    def _build(self, how: StepImplementation) -> StepRunner:
-        networks = [laid_model(copy.deepcopy(m), how.layout) for m in self.networks]
-        return StepRunner(self, [how.build(m) for m in networks], how)
-
-    def exact(self, i: int) -> list[Tensor]:
-        networks = [copy.deepcopy(m).double() for m in self.networks]
-        how = StepImplementation(lambda model: model, CONTIGUOUS)
-        return StepRunner(self, networks, how, torch.float64).results(i)
-
-    def eager(self, i: int, layout: str) -> list[Tensor]:
-        return self._build(StepImplementation(lambda model: model, layout)).results(i)
-
-    def _cost(self) -> Cost:
-        """Of the convolutions: G forward and backward; D twice forward and backward, then forward
-        and backward into the images alone."""
-        generator, discriminator = self.networks
-        real, noise = self.given[0]
-        enabled = self.case.dtype != "float32"
-        dtype = getattr(torch, self.case.dtype)
-        with torch.no_grad(), torch.autocast(self.case.device, dtype, enabled=enabled):
-            of_g = of_convolutions(generator, [noise], BOTH)
-            of_d = of_convolutions(discriminator, [real], BOTH)
-            once = of_convolutions(discriminator, [real], FORWARD)
-        return of_g + of_d + of_d + once + once
+    def built(
+        self, how: StepImplementation, dtype: torch.dtype | None = None, sets: slice = slice(None)
+    ) -> StepRunner:
+        return StepRunner(self, how, dtype or torch.float32, sets)
 
 
 class StepRunner(Run):
     """A step of one implementation, with its own weights and optimizers."""
 
     def __init__(
-        self,
-        work: StepWorkload,
-        networks: Sequence[nn.Module],
-        how: StepImplementation,
-        dtype: torch.dtype = torch.float32,
+        self, work: StepWorkload, how: StepImplementation, dtype: torch.dtype, sets: slice
     ) -> None:
         self.work, self.how = work, how
+        copies = (laid_model(copy.deepcopy(m).to(dtype), how.layout) for m in work.networks)
+        networks = [how.build(m) for m in copies]
         self.generator, self.discriminator = networks
         self.parameters = [p for m in networks for p in m.parameters()]
         # On a GPU capturable, so that a whole step can be replayed.
@@ -129,7 +102,7 @@ class StepRunner(Run):
             optimizer(m.parameters(), 2e-4, (0.5, 0.999), **how_adam) for m in networks
         ]
         self.given = [
-            (laid(real.to(dtype), how.layout), noise.to(dtype)) for real, noise in work.given
+            (laid(real.to(dtype), how.layout), noise.to(dtype)) for real, noise in work.given[sets]
         ]
         self.low = dtype is torch.float32 and work.case.dtype != "float32"
 
@@ -151,7 +124,7 @@ class StepRunner(Run):
         return [loss_d.detach(), loss_g.detach(), *of_d, *of_g]
 
     def ready(self, turn: int) -> Callable[[], object]:
-        real, noise = self.given[turn % SETS]
+        real, noise = self.given[turn % len(self.given)]
         return lambda: self._update(real, noise)
 
     def _update(self, real: Tensor, noise: Tensor) -> None:

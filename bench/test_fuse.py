@@ -6,13 +6,11 @@ off: what it draws depends on the layout, so results could not be checked.
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 from zoo import ZOO
 
 from bench.conftest import Compared, on_devices
 from bench.harness.case import BOTH, Case
-from bench.harness.cost import of_convolutions
 from bench.harness.peers import PEERS
 from bench.harness.workload import Implementation, Workload
 from fastgan import fuse
@@ -50,9 +48,7 @@ def workload(case: Case) -> Workload:
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
     shapes = [(batch, *shape) for shape in ZOO[case.op].inputs]
-    with torch.no_grad():
-        cost = of_convolutions(model, [torch.randn(s) for s in shapes], case.part)
-    return Workload(case, model, shapes, IMPLEMENTATIONS, cost, input_gradients=False, network=True)
+    return Workload(case, model, shapes, IMPLEMENTATIONS, input_gradients=False, network=True)
 
 
 @on_devices(cases, lambda case: case.op in QUICK)

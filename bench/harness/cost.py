@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from bench.harness.case import BACKWARD, BOTH, FORWARD
 
@@ -45,35 +46,6 @@ def of_norm_act(x: torch.Size, itemsize: int, part: str) -> Cost:
     return Cost(0, read * size, written * size)
 
 
-def of_convolutions(model: nn.Module, inputs: list[Tensor], part: str) -> Cost:
-    """The convolutions and linear layers of a model; norms and activations ride along for nothing,
-    and the first layer's x needs no gradient."""
-    seen: list[tuple[nn.Module, Tensor, Tensor]] = []
-
-    def note(module: nn.Module, given: tuple[Tensor, ...], y: Tensor) -> None:
-        seen.append((module, given[0], y))
-
-    kinds = (nn.modules.conv._ConvNd, nn.Linear)
-    hooks = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, kinds)]
-    model(*inputs)
-    for hook in hooks:
-        hook.remove()
-    firsts = {t.data_ptr() for t in inputs if not t.requires_grad}
-    layers = (_of_layer(*layer, part, layer[1].data_ptr() in firsts) for layer in seen)
-    return sum(layers, start=NOTHING)
-
-
-def _of_layer(module: nn.Module, x: Tensor, y: Tensor, part: str, first: bool) -> Cost:
-    weight: Any = module.weight
-    # Every value of the smaller side meets the weights of its output (or input) channel.
-    values = x if getattr(module, "transposed", False) else y
-    operations = 2 * values.numel() * (weight.numel() // weight.shape[0])
-    passes = of_passes(operations, x.nbytes, y.nbytes, weight.nbytes)
-    if first:
-        del passes[1]
-    return sum({FORWARD: passes[:1], BACKWARD: passes[1:], BOTH: passes}[part], start=NOTHING)
-
-
 def of_passes(operations: int, x: int, y: int, weight: int) -> list[Cost]:
     """A convolution's forward, data gradient and weight gradient, of tensors of so many bytes: two
     are read once, and the third, or its gradient, is written."""
@@ -82,3 +54,19 @@ def of_passes(operations: int, x: int, y: int, weight: int) -> list[Cost]:
         Cost(operations, y + weight, x),
         Cost(operations, x + y, weight),
     ]
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations of what runs, by PyTorch's own formulas. (Its FlopCounterMode hooks
+    into modules, and then inputs that are leaves have no gradient by torch.autograd.grad.)"""
+
+    count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func.overloadpacket)
+        if formula is not None:
+            self.count += formula(*args, **(kwargs or {}), out_val=out)
+        return out

@@ -11,7 +11,7 @@ import torch
 
 from bench.harness import machine
 from bench.harness.case import BACKWARD, Case
-from bench.harness.clock import clock_of, gpu_state
+from bench.harness.clock import clock_of
 from bench.harness.cost import Cost
 from bench.harness.memory import peak_bytes, saved_sizes
 from bench.harness.parity import Reference
@@ -48,7 +48,6 @@ class Measurement:
     left_out: dict[str, str]
     saved: dict[str, int] = field(default_factory=dict)
     peak: dict[str, int] = field(default_factory=dict)
-    gpu: list[dict[str, object]] = field(default_factory=list)
     sets: int = 1
 
     def rows(self, ceilings: dict[str, float]) -> list[Row]:
@@ -73,10 +72,9 @@ class Measurement:
             row["peak_bytes"] = self.peak[name]
         if self.cost is not None:
             bound = self.cost.bound(machine.rate(ceilings, self.case.dtype), ceilings["bytes"])
-            row |= {"bytes": self.cost.moved, "operations": self.cost.operations}
+            counted = {"bytes": self.cost.moved, "operations": self.cost.operations}
+            row |= {name: count for name, count in counted.items() if count}
             row["share_of_roofline"] = bound / row["seconds"]["p50"]
-        if self.gpu:
-            row["gpu"] = self.gpu
         return row
 
 
@@ -93,7 +91,6 @@ def measure(work: Work, plan: Plan) -> Measurement:
         found.saved[name] = sum(saved_sizes(partial(runner.forward, 0), runner.parameters))
     candidates: Candidates = {name: runner.ready for name, runner in runners.items()}
     if work.case.device == "cuda":
-        found.gpu.append(gpu_state())
         if work.case.part == BACKWARD:
             reason = "its forward cannot be kept out of the graph"
             found.left_out |= {name + GRAPHED: reason for name in runners}
@@ -106,8 +103,6 @@ def measure(work: Work, plan: Plan) -> Measurement:
         found.times[name] = [t / work.sets for t in found.times[name]]
         if name.removesuffix(GRAPHED) in work.own:
             found.own.append(name)
-    if work.case.device == "cuda":
-        found.gpu.append(gpu_state())
     return found
 
 

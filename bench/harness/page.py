@@ -83,9 +83,6 @@ def machines(runs: Sequence[Run]) -> str:
         )
     if not any("sm" in run.run["machine"] for run in runs):
         lines.append("- **No GPU has been measured yet.** `make gpu` does it, on any CUDA machine.")
-    slowed = sum(any(s.get("throttled") for s in r.get("gpu", ())) for x in runs for r in x.rows)
-    if slowed:
-        lines.append(f"- In {slowed} results the GPU was slowed down by power or heat.")
     return "\n".join(lines)
 
 

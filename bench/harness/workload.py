@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple, Protocol
 
@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from bench.harness import peers
 from bench.harness.case import BACKWARD, BOTH, CONTIGUOUS, Case, laid, laid_model
-from bench.harness.cost import Cost
+from bench.harness.cost import Cost, Operations
 from bench.harness.machine import last_level_cache
 from bench.harness.peers import PEERS, Build
 from fastgan.ops import backend
@@ -33,24 +33,47 @@ class Run(Protocol):
     def ready(self, turn: int) -> Callable[[], object]: ...
 
 
-class Work(Protocol):
+class Work:
     """A case with its implementations, its input sets, and the truth about them.
 
-    exact, eager: the results of a set in float64, and by PyTorch's own layers at the case's dtype.
-    runner: an implementation, built; whatever the build raises says why it cannot run.
+    way: what an implementation is described by, given at least what builds it and a layout.
     network: its own activations exceed the cache, so that two sets will do, and the kinks of its
     activations move all that stands behind them.
     """
 
-    case: Case
+    way: Callable[..., Any]
     cost: Cost | None
-    network: bool
     sets: int
-    implementations: Mapping[str, Any]
 
-    def runner(self, name: str) -> Run: ...
-    def exact(self, i: int) -> list[Tensor]: ...
-    def eager(self, i: int, layout: str) -> list[Tensor]: ...
+    def __init__(self, case: Case, implementations: dict[str, Any], network: bool) -> None:
+        self.case, self.implementations, self.network = case, implementations, network
+        self._plain: dict[str, Run] = {}
+
+    def built(self, how: Any, dtype: torch.dtype | None = None, sets: slice = slice(None)) -> Run:
+        """An implementation, on all input sets or some; dtype: of all tensors, by default as they
+        are. Whatever this raises says why it cannot run."""
+        raise NotImplementedError
+
+    def runner(self, name: str) -> Run:
+        return self.built(self.implementations[name])
+
+    def exact(self, i: int) -> list[Tensor]:
+        """The results of a set in float64."""
+        how = self.way(PEERS["eager"], CONTIGUOUS)
+        return self.built(how, torch.float64, slice(i, i + 1)).results(0)
+
+    def eager(self, i: int, layout: str) -> list[Tensor]:
+        """Those by PyTorch's own layers at the case's dtype."""
+        if layout not in self._plain:
+            self._plain[layout] = self.built(self.way(PEERS["eager"], layout))
+        return self._plain[layout].results(i)
+
+    def operations(self) -> Cost:
+        """Those of eager's convolutions and matrix products, as they are defined."""
+        run = self.built(self.way(PEERS["eager"], CONTIGUOUS), sets=slice(1)).ready(0)
+        with Operations() as counted:
+            run()
+        return Cost(counted.count, 0, 0)
 
     @property
     def own(self) -> list[str]:
@@ -86,14 +109,16 @@ class Workload(Work):
     """One model, timed in one part (forward, backward or both), by several implementations.
 
     Inputs are drawn afresh for each workload: as many sets as exceed the last cache twice over, and
-    a call takes the set that was not used for the longest time. A network has two sets: its own
-    activations exceed the cache.
+    a call takes the set that was not used for the longest time. A network has two sets, and costs
+    its operations.
 
     Args:
         model: of torch.nn layers, in training mode; every implementation gets a copy.
         shapes: of its inputs, or a function that draws them in float32.
         input_gradients: whether backward goes into them.
     """
+
+    way = Implementation
 
     def __init__(
         self,
@@ -106,10 +131,8 @@ class Workload(Work):
         input_gradients: bool = True,
         network: bool = False,
     ) -> None:
-        self.case, self.cost, self.network = case, cost, network
+        super().__init__(case, implementations, network)
         self.model = model.to(case.device)
-        self.implementations = implementations
-        self._eager: dict[str, Runner] = {}
         self.dtype: torch.dtype = getattr(torch, case.dtype)
         self.input_gradients = input_gradients
         self.given = [self._inputs(shapes)]
@@ -119,18 +142,12 @@ class Workload(Work):
         self.given += [self._inputs(shapes) for _ in range(min(MAX_SETS, max(2, wanted)) - 1)]
         self.cotangents = [[torch.randn_like(y) for y in outputs] for _ in self.given]
         self.sets = len(self.given)
+        self.cost = self.operations() if network else cost
 
-    def runner(self, name: str) -> Runner:
-        return Runner(self, self.implementations[name])
-
-    def exact(self, i: int) -> list[Tensor]:
-        how = Implementation(PEERS["eager"], CONTIGUOUS)
-        return Runner(self, how, torch.float64, slice(i, i + 1)).results(0)
-
-    def eager(self, i: int, layout: str) -> list[Tensor]:
-        if layout not in self._eager:
-            self._eager[layout] = Runner(self, Implementation(PEERS["eager"], layout))
-        return self._eager[layout].results(i)
+    def built(
+        self, how: Implementation, dtype: torch.dtype | None = None, sets: slice = slice(None)
+    ) -> Runner:
+        return Runner(self, how, dtype, sets)
 
     def _inputs(self, shapes: Shapes) -> list[Tensor]:
         device = self.case.device
@@ -139,15 +156,10 @@ class Workload(Work):
 
 
 class Runner(Run):
-    """An implementation of a workload, on all its sets or some; dtype: of all tensors, by default
-    as they are."""
+    """An implementation of a workload."""
 
     def __init__(
-        self,
-        workload: Workload,
-        how: Implementation,
-        dtype: torch.dtype | None = None,
-        sets: slice = slice(None),
+        self, workload: Workload, how: Implementation, dtype: torch.dtype | None, sets: slice
     ) -> None:
         self.workload, self.how = workload, how
         model = laid_model(copy.deepcopy(workload.model), how.layout)
@@ -187,7 +199,7 @@ class Runner(Run):
         return [t.detach().clone() for t in (*outputs, *self.backward(i, outputs))]
 
     def ready(self, turn: int) -> Callable[[], object]:
-        i = turn % self.workload.sets
+        i = turn % len(self.inputs)
         part = self.workload.case.part
         if part == BOTH:
             return lambda: self.backward(i, self.forward(i))

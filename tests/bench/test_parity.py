@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.harness.case import Case
-from bench.harness.parity import Reference
+from bench.harness.kinks import OnBranch
+from bench.harness.parity import MANY, Reference
 from bench.harness.workload import Implementation, Workload
 
 CASE = Case("test", "64", "float32", "contiguous")
@@ -18,18 +19,14 @@ TINY = 1e-12  # nearer to zero than float32 can tell beside values of size one
 class Stub:
     """A workload of one leaf tensor under LeakyReLU, whose gradient is the result."""
 
-    network = False
-
-    def __init__(self, x: Tensor, network: bool = False, flips: int = 0) -> None:
-        self.x, self.network, self.flips = x, network, flips
+    def __init__(self, x: Tensor, network: bool = False, dtype: str = "float32") -> None:
+        self.x, self.network, self.case = x, network, CASE._replace(dtype=dtype)
 
     def exact(self, i: int) -> list[Tensor]:
         return self.gradient(self.x)
 
     def eager(self, i: int, layout: str) -> list[Tensor]:
-        x = self.x.float()
-        x[: self.flips] = -x[: self.flips]
-        return self.gradient(x)
+        return self.gradient(self.x.float())
 
     def gradient(self, x: Tensor) -> list[Tensor]:
         leaf = x.clone().requires_grad_()
@@ -37,7 +34,7 @@ class Stub:
 
 
 def values(at_a_kink: int) -> Tensor:
-    x = torch.linspace(0.5, 1.5, 1000, dtype=torch.float64)
+    x = torch.linspace(0.5, 1.5, MANY + 1, dtype=torch.float64)
     x[:at_a_kink] = TINY
     return x
 
@@ -57,16 +54,20 @@ def test_in_a_network_the_largest_effect_of_a_branch_counts():
     assert "allowed 8.0e-01" in str(reference.why_refused([right - 0.9]))
 
 
-def test_nothing_is_added_where_eager_takes_many_other_branches():
-    (right,) = (reference := Reference(Stub(values(200), flips=150), 0)).exact
-    assert reference.kinks.flips == 150
+@pytest.mark.parametrize(("at_a_kink", "dtype"), [(MANY, "float32"), (1, "bfloat16")])
+def test_nothing_is_added_where_eager_is_a_fair_sample(at_a_kink, dtype):
+    (right,) = (reference := Reference(Stub(values(at_a_kink), dtype=dtype), 0)).exact
     assert reference.spread is None
     assert reference.why_refused([right]) is None
+    other = right.clone()
+    other[0] = 0.6  # between the branches
+    assert reference.why_refused([other]) is not None
 
 
 def test_without_kinks_the_rule_is_that_of_the_tests():
     (right,) = (reference := Reference(Stub(values(0)), 0)).exact
-    assert reference.spread is None
+    assert reference.spread is not None
+    assert not reference.spread[0].any()
     assert reference.why_refused([right * (1 + 9e-7)]) is None
     assert "error" in str(reference.why_refused([right * (1 + 2e-6)]))
     assert "shape" in str(reference.why_refused([right[:3]]))
@@ -83,7 +84,9 @@ def test_branches_forced_upon_a_network(act):
     with torch.no_grad():
         model[0].weight[0] = 0.0  # unit 0 is exactly at the kink
     reference = Reference(work, 0)
-    assert reference.kinks.near == 2  # one unit, two images
+    with OnBranch(up=True) as run:
+        work.exact(0)
+    assert run.near == 2  # one unit, two images
     assert reference.spread is not None
     slope = getattr(act, "negative_slope", 0.0)
     x, dy, w = work.given[0][0].detach(), work.cotangents[0][0], model[2].weight[0, 0]

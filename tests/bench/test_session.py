@@ -13,7 +13,6 @@ from torch import nn
 
 from bench.harness import drafts, machine, results
 from bench.harness.case import FORWARD, Case
-from bench.harness.clock import parse_state
 from bench.harness.session import Session
 from bench.harness.workload import Implementation, Workload
 
@@ -80,14 +79,6 @@ def test_results_of_other_code_are_not_continued(session, tmp_path, monkeypatch)
     assert "results stand" in str(Session(tmp_path, go_on=True).why_not("m", CASE))
     monkeypatch.setattr(machine, "source_hash", lambda: "another")
     assert Session(tmp_path, go_on=True).why_not("m", CASE) is None
-
-
-def test_the_state_of_a_gpu_is_read():
-    state = parse_state("1980, 2619, 41, 310.5, 0x0000000000000004\n")
-    assert state["throttled"]
-    assert state["sm_mhz"] == "1980"
-    assert not parse_state("1980, 2619, 41, 310.5, 0x0000000000000001")["throttled"]
-    assert parse_state("no devices") == {}
 
 
 def test_how_long_it_will_take_is_told_before():
