@@ -45,26 +45,25 @@ CASES = {
     "to RGB": Case("to RGB", "16×64×32×32", "float32", CHANNELS_LAST, FORWARD),
     "discriminator blocks": Case("blocks", "16×3×64×64", "float32", CHANNELS_LAST),
 }
-_LEAKY = partial(nn.LeakyReLU, 0.2, inplace=True)
-# By a case's op, from the channels of its input.
-LAYERS: dict[str, Callable[[int], list[nn.Module]]] = {
-    "norm": lambda channels: [nn.BatchNorm2d(channels), _LEAKY()],
-    "to RGB": lambda channels: [nn.ConvTranspose2d(channels, 3, 4, 2, 1), nn.Tanh()],
-    "blocks": lambda channels: [
-        *(nn.Conv2d(channels, 32, 4, 2, 1), _LEAKY()),
-        *(nn.Conv2d(32, 64, 4, 2, 1, bias=False), nn.BatchNorm2d(64), _LEAKY()),
-    ],
-}
+
+
+def layers(op: str, channels: int) -> list[nn.Module]:
+    """What a case runs, of inputs of so many channels."""
+    leaky = partial(nn.LeakyReLU, 0.2, inplace=True)
+    if op == "norm":
+        return [nn.BatchNorm2d(channels), leaky()]
+    if op == "to RGB":
+        return [nn.ConvTranspose2d(channels, 3, 4, 2, 1), nn.Tanh()]
+    first, second = nn.Conv2d(channels, 32, 4, 2, 1), nn.Conv2d(32, 64, 4, 2, 1, bias=False)
+    return [first, leaky(), second, nn.BatchNorm2d(64), leaky()]
 
 
 def workload(case: Case) -> Workload:
     """Ours and eager."""
     shape = tuple(map(int, case.shape.split("×")))
-    ways = {
-        "fused": Implementation(fuse, case.layout, own=True),
-        "eager": Implementation(PEERS["eager"], case.layout),
-    }
-    model = nn.Sequential(*LAYERS[case.op](shape[1]))
+    builds = {"fused": fuse, "eager": PEERS["eager"]}
+    ways = {n: Implementation(b, case.layout, own=n == "fused") for n, b in builds.items()}
+    model = nn.Sequential(*layers(case.op, shape[1]))
     return Workload(case, model, [shape], ways, network=case.op != "norm")
 
 

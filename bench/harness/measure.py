@@ -46,8 +46,7 @@ class Measurement:
     own: list[str]
     times: Times
     left_out: dict[str, str]
-    saved: dict[str, int] = field(default_factory=dict)
-    peak: dict[str, int] = field(default_factory=dict)
+    memory: dict[str, Row] = field(default_factory=dict)
     sets: int = 1
 
     def rows(self, ceilings: dict[str, float]) -> list[Row]:
@@ -66,10 +65,7 @@ class Measurement:
             for own in self.own
             if own != name and own in self.times
         }
-        if name in self.saved:
-            row["saved_bytes"] = self.saved[name]
-        if name in self.peak:
-            row["peak_bytes"] = self.peak[name]
+        row |= self.memory.get(name, {})
         if self.cost is not None:
             bound = self.cost.bound(machine.rate(ceilings, self.case.dtype), ceilings["bytes"])
             counted = {"bytes": self.cost.moved, "operations": self.cost.operations}
@@ -86,9 +82,10 @@ def measure(work: Work, plan: Plan) -> Measurement:
     runners, left_out = _built(work)
     found = Measurement(work.case, work.cost, work.own, {}, left_out, sets=work.sets)
     for name, runner in runners.items():
-        run = runner.ready(0)
-        found.peak[name] = peak_bytes(run, work.case.device)
-        found.saved[name] = sum(saved_sizes(partial(runner.forward, 0), runner.parameters))
+        found.memory[name] = {
+            "peak_bytes": peak_bytes(runner.ready(0), work.case.device),
+            "saved_bytes": sum(saved_sizes(partial(runner.forward, 0), runner.parameters)),
+        }
     candidates: Candidates = {name: runner.ready for name, runner in runners.items()}
     if work.case.device == "cuda":
         if work.case.part == BACKWARD:

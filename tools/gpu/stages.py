@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -19,24 +18,13 @@ from .stage import ROOT, SKIPPED, Stage, missing
 
 def environment(stage: Stage) -> int:
     """Write what this machine is beside the results."""
-    import torch
-    import triton
+    from bench.harness import machine
 
-    properties = torch.cuda.get_device_properties(0)
     facts = {
-        "gpu": properties.name,
-        "sm": f"{properties.major}{properties.minor}",
-        "multiprocessors": properties.multi_processor_count,
-        "memory_gib": round(properties.total_memory / 2**30, 1),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "triton": triton.__version__,
+        **machine.describe("cuda"),
         "nvcc": _output(["nvcc", "--version"]).splitlines()[-1:],
         "nvidia_smi": _output(["nvidia-smi", "-q", "-d", "CLOCK,POWER,PERFORMANCE"]).splitlines(),
         "missing": missing(OPTIONAL),
-        "commit": _output(["git", "-C", str(ROOT), "rev-parse", "HEAD"]).strip(),
-        "source": source_hash(MEASURED),
         "tests": source_hash(TESTED),
     }
     (stage.results / "environment.json").write_text(json.dumps(facts, indent=1) + "\n")
