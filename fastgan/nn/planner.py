@@ -281,5 +281,8 @@ def kind_of(x: Tensor) -> tuple[Hashable, ...]:
 
 def kind_of_call() -> tuple[Hashable, ...]:
     """What else it may depend on."""
-    autocast = torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
+    autocast = [
+        torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+        for device in ("cpu", "cuda")
+    ]
     return *autocast, torch.is_grad_enabled(), Setting.state

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from fastgan.kernels.core.by_shape import by_shape
 from fastgan.kernels.core.geometry import DTYPES, INDEX_LIMIT, cdiv
 
 Triple = tuple[int, int, int]
@@ -146,7 +147,7 @@ class ConvGeometry:
     transposed: bool
     dims: int
 
-    @functools.cache  # noqa: B019 - as many as there are layers
+    @by_shape
     def reversed(self) -> "ConvGeometry":
         """The geometry of the data gradient."""
         return replace(

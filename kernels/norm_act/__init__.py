@@ -18,10 +18,9 @@ Bytes moved, T bytes in x:            launches  T read  T written
 Partials and per-channel values add less than 1 %.
 """
 
-import functools
-
 import torch
 
+from fastgan.kernels.core.by_shape import by_shape
 from fastgan.kernels.core.device import merge_sums
 from fastgan.kernels.core.geometry import (
     MERGE_BLOCK_C,
@@ -205,7 +204,7 @@ def update_running_stats_(
         move(running_mean, running_var, mean, var, momentum, count / (count - 1))
 
 
-@functools.cache
+@by_shape
 def _move(segments: int, channels: int, average: bool, device: torch.device) -> Launch:
     block = 128
     named = {
@@ -226,7 +225,7 @@ def _segments_of_statistics(x: Tensor, mean: Tensor, segments: int) -> int:
     return segments
 
 
-@functools.cache
+@by_shape
 def planned(
     direction: str,
     shape: tuple[int, ...],

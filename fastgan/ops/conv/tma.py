@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastgan.kernels.core.by_shape import by_shape
 from fastgan.ops.conv import unmeasured
 from fastgan.ops.conv.geometry import Geometry
 from fastgan.ops.conv.problem import DATA_GRADIENT, FORWARD, Problem
@@ -43,7 +43,7 @@ def served_geometry(
 _HALF = torch.bfloat16, torch.float16
 
 
-@cache
+@by_shape
 def _supported(
     x: tuple[int, ...], dtype: torch.dtype, weight: tuple[int, ...], geometry: Geometry
 ) -> Any:
@@ -76,7 +76,7 @@ def geometry_of(p: Problem) -> Any:
     return _geometry(p.x, p.weight, p.geometry)
 
 
-@cache
+@by_shape
 def _geometry(x: tuple[int, ...], weight: tuple[int, ...], geometry: Geometry) -> Any:
     kernels = dispatch.module("fastgan.kernels.conv_block.geometry")
     stride, padding, output_padding, transposed = geometry

@@ -11,6 +11,7 @@ import torch
 
 from fastgan.kernels.conv_block.geometry import ConvConfig, ConvGeometry, Target
 from fastgan.kernels.conv_block.weight_plan import MULTIPROCESSORS, Product, split
+from fastgan.kernels.core.by_shape import by_shape
 from fastgan.kernels.core.geometry import cdiv
 
 Launcher = TypeVar("Launcher")
@@ -96,7 +97,7 @@ class Boxes:
         return rows or (images == h == 1 and width % w == 0)
 
 
-@functools.cache
+@by_shape
 def boxes(positions: int, images: int, height: int, width: int) -> Boxes:
     """Boxes of a number of positions, a power of 2, that cover images of height x width: of those
     that are nearly as few as can be the ones that cut an image least, and of these the widest.
@@ -202,7 +203,7 @@ class ProductPlan(_Launched):
         return waves * self.slice_steps * share + (adding if self.slices > 1 else 0.0)
 
 
-@functools.cache
+@by_shape
 def product_plan(
     geo: ConvGeometry, segments: int, target: Target, config: ConvConfig | None = None
 ) -> ProductPlan:
@@ -294,7 +295,7 @@ class WeightPlan(_Launched):
         }
 
 
-@functools.cache
+@by_shape
 def weight_plan(geo: ConvGeometry, target: Target, config: ConvConfig | None = None) -> WeightPlan:
     """The plan of the shipped configuration whose tiles hold the fewest values; or of one given."""
     work = Product(geo, 1)
