@@ -247,7 +247,7 @@ def autograd_commands(
     flags += [f"-I{ROOT / 'csrc'}", *(f"-isystem{path}" for path in headers)]
     commands = []
     for source in sorted((ROOT / "csrc" / "eager").glob("*.cpp")):
-        if source.stem != "python" or with_python:
+        if not source.stem.startswith("python") or with_python:
             target = objects / f"eager_{source.stem}.o"
             commands.append((target, [*cxx, *flags, "-c", str(source), "-o", str(target)]))
     return commands, with_python

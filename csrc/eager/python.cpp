@@ -1,30 +1,17 @@
 // The way in from Python, `fastgan._autograd`: torch's own for operators boxes each argument by its
 // schema, which takes as long as a small kernel.
-//
-// Python's stable ABI alone: a build serves every Python from 3.10 on that has a GIL.
-#define Py_LIMITED_API 0x030A0000
-#include <Python.h>
-#include <torch/csrc/Export.h>
+#include "eager/python.h"
 
 #include <exception>
 #include <string>
-#include <string_view>
 
 #include "eager/ops.h"
 
-// Of torch/csrc/autograd/python_variable.h, which asks for more of Python than that.
-TORCH_PYTHON_API extern PyObject *THPVariableClass, *ParameterClass;
-TORCH_PYTHON_API PyObject* THPVariable_Wrap(const at::TensorBase& t);
-
 namespace fastgan::eager {
-namespace {
 
-// Where the tensor stands in its Python object: behind the head, or behind a flag.
 size_t tensor_offset = 0;
 
-const Tensor& tensor_in(PyObject* o) {
-  return *reinterpret_cast<const Tensor*>(reinterpret_cast<const char*>(o) + tensor_offset);
-}
+namespace {
 
 // Looks for it in an object made here; false where it is elsewhere.
 bool find_tensor_offset() {
@@ -40,63 +27,6 @@ bool find_tensor_offset() {
   Py_DecRef(o);
   return found;
 }
-
-// What a call gives for nothing.
-PyObject* none() {
-  Py_IncRef(Py_None);
-  return Py_None;
-}
-
-// Reads arguments one after another; `right` is false from the first that is not of its type on, which
-// is then for Python to look at.
-class Arguments {
- public:
-  explicit Arguments(PyObject* const* next) : next_(next) {}
-
-  // Null for None.
-  const Tensor* tensor() {
-    PyObject* const o = *next_++;
-    if (o == Py_None) return nullptr;
-    const auto* type = reinterpret_cast<const PyObject*>(Py_TYPE(o));
-    right = right && (type == THPVariableClass || type == ParameterClass);
-    return right ? &tensor_in(o) : nullptr;
-  }
-  Optional optional() {
-    const Tensor* t = tensor();
-    return t ? Optional(*t) : std::nullopt;
-  }
-  bool flag() {
-    PyObject* const o = *next_++;
-    right = right && (o == Py_True || o == Py_False);
-    return o == Py_True;
-  }
-  double real() {
-    PyObject* const o = *next_++;
-    right = right && Py_TYPE(o) == &PyFloat_Type;
-    return right ? PyFloat_AsDouble(o) : 0.0;
-  }
-  int64_t whole() {
-    PyObject* const o = *next_++;
-    right = right && Py_TYPE(o) == &PyLong_Type;
-    if (!right) return 0;
-    int overflow = 0;
-    const long long value = PyLong_AsLongLongAndOverflow(o, &overflow);
-    right = overflow == 0;
-    return value;
-  }
-  std::string_view text() {
-    PyObject* const o = *next_++;
-    right = right && Py_TYPE(o) == &PyUnicode_Type;
-    Py_ssize_t size = 0;
-    const char* start = right ? PyUnicode_AsUTF8AndSize(o, &size) : nullptr;
-    return {start ? start : "", static_cast<size_t>(size)};
-  }
-
-  bool right = true;
-
- private:
-  PyObject* const* next_;
-};
 
 // Calls function() without the GIL; its tensor as a Python object, or None.
 template <typename Function>
@@ -186,7 +116,8 @@ PyMethodDef method(const char* name,
 extern "C" __attribute__((visibility("default"))) PyObject* PyInit__autograd() {
   using namespace fastgan::eager;
   static PyMethodDef methods[] = {method("norm_act", py_norm_act), method("bias_act", py_bias_act),
-                                  method("count", py_count), {}};
+                                  method("count", py_count), method("kind", py_kind),
+                                  method("empties", py_empties), {}};
   static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_autograd", nullptr, -1, methods,
                                nullptr, nullptr, nullptr, nullptr};
   if (!find_tensor_offset()) {

@@ -95,11 +95,12 @@ class Block(NamedTuple):
         """What is left of the block when norm and activation have been applied to its input."""
         return self._replace(norm=None, before=Activation())
 
-    def norm_arguments(self, x: Tensor, segments: int) -> Norm | None:
+    def norm_arguments(self, x: Tensor, segments: int, is_eager: bool = False) -> Norm | None:
         """The norm as an argument of norm_act_conv; counts the batch, as the norm's forward does.
 
         Args:
             segments: of a plain `nn.BatchNorm`, which has none of its own.
+            is_eager: of `batch_norm`.
         """
         norm = self.norm
         if norm is None:
@@ -107,9 +108,8 @@ class Block(NamedTuple):
         assert isinstance(norm, _BatchNorm | _InstanceNorm)
         norm._check_input_dim(x)
         if isinstance(norm, _BatchNorm):
-            return batch_norm(
-                norm, norm.segments if isinstance(norm, BatchNormActBase) else segments
-            )
+            own = norm.segments if isinstance(norm, BatchNormActBase) else segments
+            return batch_norm(norm, own, is_eager)
         momentum = 0.0 if norm.momentum is None else norm.momentum
         return Norm(
             norm.running_mean, norm.running_var, norm.weight, norm.bias, self.trains(), momentum,

@@ -177,8 +177,14 @@ def _count(batches: Tensor, passes: int, at_once: bool) -> None:
         waiting.append((batches, passes))
 
 
-def batch_norm(layer: nn.modules.batchnorm._BatchNorm, segments: int) -> Norm:
-    """The arguments of a call of any batch norm layer; counts the batch as the layer would."""
+def batch_norm(
+    layer: nn.modules.batchnorm._BatchNorm, segments: int, is_eager: bool = False
+) -> Norm:
+    """The arguments of a call of any batch norm layer; counts the batch as the layer would.
+
+    Args:
+        is_eager: `dispatch.is_eager` of the input, where the caller knows that it is.
+    """
     buffers, parameters = layer._buffers, layer._parameters
     running: tuple[Tensor | None, Tensor | None]
     if "running_mean" in buffers and "running_var" in buffers:  # past a module's slow lookup
@@ -206,7 +212,7 @@ def batch_norm(layer: nn.modules.batchnorm._BatchNorm, segments: int) -> Norm:
         momentum = 0.0
     if by_batch and not moves:
         running = None, None
-    if moves and not isinstance(layer, BatchNormActBase) and dispatch.is_eager(*running):
+    if moves and not isinstance(layer, BatchNormActBase) and _are_plain(*running, is_eager):
         # Calls may alternate with the layer's own forward, whose backward asks that no version was
         # raised though in training it reads no running statistics: as of torch.nn, none is.
         running = _untracked(running[0]), _untracked(running[1])
@@ -215,6 +221,12 @@ def batch_norm(layer: nn.modules.batchnorm._BatchNorm, segments: int) -> Norm:
     else:
         affine = layer.weight, layer.bias
     return Norm(*running, *affine, by_batch, momentum, layer.eps, segments, average)
+
+
+def _are_plain(mean: Tensor | None, var: Tensor | None, is_eager: bool) -> bool:
+    if is_eager and type(mean) is type(var) is Tensor:
+        return True
+    return dispatch.is_eager(mean, var)
 
 
 def _untracked(t: Tensor | None) -> Tensor | None:

@@ -265,12 +265,13 @@ class Runner(NamedTuple):
         """A block in the forms "fused" and "recompute".
 
         Args:
-            step: what makes the block's last call of this kind again.
+            step: what makes the block's last call of this kind again; the call is a plain eager
+                one then.
             fresh: x is an output of the chain's own.
         """
         assert block.conv is not None
         weight = held(block.conv, "weight")  # read once: spectral norm takes a step at each reading
-        norm = self._norm(block, x)
+        norm = block.norm_arguments(x, self.segments, is_eager=step is not None)
         of_x = moments if isinstance(moments, Statistics) else None
         if step is not None:
             wanted = self._rows(block, following, x, in_pieces=True)

@@ -7,6 +7,8 @@ from math import gcd
 
 import torch
 
+from fastgan.kernels.core.by_shape import by_shape
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 # About this many programs share a reduction over one, or two, full tensors: what runs at once
@@ -116,7 +118,7 @@ class Geometry:
     def vec(self) -> int:
         return gcd(self.width if self.channels_last else self.length, 16)
 
-    @functools.cache  # noqa: B019 - as many as there are shapes
+    @by_shape
     def folded(self) -> "Geometry":
         """Rows joined until a row is a multiple of 16 values, where the row count allows it."""
         fold = 16 // gcd(self.channels, 16)
@@ -257,7 +259,7 @@ def _blocks(geo: Geometry, config: Config) -> tuple[int, int, int]:
     return min(block_p, rest // block_w), block_l, block_w
 
 
-@functools.cache
+@by_shape
 def plan(geo: Geometry, config: Config, chunked: str, tensors: int = 1) -> Plan:
     """Plan of one pass: ``chunked`` is "whole" (a program loops over all tiles of its columns),
     "reduce" (over so many full ``tensors``: REDUCE_PROGRAMS) or "apply" (up to APPLY_TILES each).
@@ -275,7 +277,7 @@ def plan(geo: Geometry, config: Config, chunked: str, tensors: int = 1) -> Plan:
     return Plan(geo, block_p, block_l, block_w, tiles, tiles_per_chunk, warps, config.stages)
 
 
-@functools.cache
+@by_shape
 def configure(geo: Geometry, itemsize: int, direction: str) -> Config:
     """The shipped configuration for a shape and "forward" or "backward": ``single`` where a channel
     block is small.
@@ -307,13 +309,17 @@ def require_same_layout(
 
 def device_guard(x: torch.Tensor) -> contextlib.AbstractContextManager[object]:
     """Makes x's device current, so that a launch goes to that device's current stream."""
-    return torch.cuda.device_of(x) if x.is_cuda and _several_devices() else _NO_GUARD
+    return torch.cuda.device_of(x) if may_be_elsewhere(x) else _NO_GUARD
 
 
 _NO_GUARD = contextlib.nullcontext()
 
 
+def may_be_elsewhere(x: torch.Tensor) -> bool:
+    """Whether another device than x's may be current: a guard takes longer than to ask."""
+    return x.is_cuda and _several_devices()
+
+
 @functools.cache
 def _several_devices() -> bool:
-    """Whether another device than x's may be current: a guard takes longer than to ask."""
     return torch.cuda.device_count() > 1

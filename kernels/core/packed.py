@@ -137,6 +137,11 @@ def eager_call() -> AbstractContextManager[None]:
     return _EAGER
 
 
+def is_keeping() -> bool:
+    """Whether a scope is open, so that it matters whether a call is an eager one."""
+    return bool(_open)
+
+
 def kept(weight: Tensor, kind: Hashable, make: Callable[[], Tensor]) -> Tensor:
     """`make()`, a copy of ``weight`` of some ``kind``, or the one that the open scope has kept."""
     scope = next(reversed(_open), None) if getattr(_call, "depth", 0) else None

@@ -22,13 +22,21 @@ from bench.host_cost import chain, images, no_launches
 from fastgan.nn import BatchNormAct2d, FusedSequential, planner, segments
 from fastgan.nn.keeping import activations_kept
 from fastgan.ops import backend, convolution_form
+from fastgan.ops.core import native
 from fastgan.ops.norm_act_conv import fused
 
 BLOCKS = 3  # of norm, activation and convolution, behind the first convolution
 
 
-@pytest.fixture(autouse=True)
-def launches() -> Iterator[list[str]]:
+@pytest.fixture(autouse=True, params=["C++", "Python"])
+def launches(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[list[str]]:
+    """The kernels that would have been launched; arguments are known again by C++, or by Python."""
+    if request.param == "Python":
+        monkeypatch.setattr(native.WITH_AUTOGRAD, "kind", lambda *_: None)
+    elif not native.WITH_AUTOGRAD.kind(0, None):
+        pytest.skip("no C++ module of this Python")
     with no_launches() as launched:
         yield launched
 
@@ -134,6 +142,15 @@ def test_another_setting_plans_anew(name: str, planned: Counter[str]) -> None:
     assert planned
 
 
+def test_autocast_to_another_dtype_plans_anew(planned: Counter[str]) -> None:
+    model, x = chain(BLOCKS).float(), images().float()
+    for dtype in (torch.float16, torch.bfloat16):
+        planned.clear()
+        with torch.autocast("cpu", dtype):
+            assert model(x).dtype is dtype
+        assert planned
+
+
 OF_INPUT: dict[str, Callable[[Tensor], Tensor]] = {
     "batch": lambda x: x[:1],
     "size": lambda x: x[:, :, :6].contiguous(memory_format=torch.channels_last),
@@ -203,6 +220,7 @@ def test_a_norm_alone_is_checked_once(affine: bool, monkeypatch: pytest.MonkeyPa
     norm_act = importlib.import_module("fastgan.ops.norm_act")
     norm, x, checked = BatchNormAct2d(16, affine=affine, eps=1.25e-5), images(), []
     own = norm_act.check_input
+    norm_act._alike.clear()
     monkeypatch.setattr(norm_act, "check_input", lambda x: checked.append(None) or own(x))
 
     def checks() -> int:

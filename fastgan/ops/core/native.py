@@ -64,7 +64,8 @@ KERNELS = _Kernels()
 class _WithAutograd:
     """norm_act and bias_act with their derivatives in C++, and `count`, which adds to a number of a
     layer: of plain eager calls whose arguments need no conversion. Of another one they do nothing
-    and give None, or False.
+    and give None, or False. So do `kind`, a value by which arguments alike are known, and
+    `empties`, which makes tensors of such a kind.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -83,7 +84,7 @@ def _from_python(name: str) -> Any:
     if sysconfig.get_config_var("Py_GIL_DISABLED"):  # whose objects begin otherwise
         return None
     try:
-        return getattr(importlib.import_module("fastgan._autograd"), name)
+        return getattr(importlib.import_module("fastgan._autograd"), name, None)
     except ImportError:
         return None
 

@@ -154,7 +154,7 @@ def with_statistics(
             )  # fmt: skip
             taken = bias, *affine, *(running or (None, None))
             alike.converts = any(a is not b for a, b in zip(given[1:], taken, strict=True))
-            alike.kind = of_kind
+            alike.kind, alike.converts_x = of_kind, x is not given[0]
         y, statistics = alike(x, weight, bias, norms, moves, of_x)
     elif eager and x.numel() and in_torch(setting(), x.device.type):
         pair = moves if training else running

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -160,23 +159,12 @@ def _gradients(ctx: Any, needs: Needs, g_y: Tensor | None, *_: Any) -> Gradients
     return {"x": g_x, "weight": g_weight, "bias": g_bias, "gamma": g_gamma, "beta": g_beta}
 
 
-def all_gradients(
-    a: Backward, backend: str, run: Callable[[Backward, str], Any] | None = None
-) -> tuple[Any, ...]:
-    """Those of (x, weight, bias, gamma, beta), differentiable under `create_graph`.
-
-    Args:
-        run: for a plain eager call in place of the operator.
-    """
+def all_gradients(a: Backward, backend: str) -> tuple[Any, ...]:
+    """Those of (x, weight, bias, gamma, beta), differentiable under `create_graph`."""
     weight, again, is_eager = a.weight, torch.is_grad_enabled(), dispatch.is_eager(a.g_y)
     if again or not is_eager:
         a = a._replace(weight=weight.to(a.x.dtype))
-    if again:
-        found = _differentiable(a, backend)
-    elif run is not None and is_eager:
-        found = run(a, backend)
-    else:
-        found = BACKWARD(a, backend, is_eager)
+    found = _differentiable(a, backend) if again else BACKWARD(a, backend, is_eager)
     if a.need_weight and found[1].dtype is not weight.dtype:
         g_x, g_weight, *rest = found
         found = g_x, g_weight.to(weight.dtype), *rest

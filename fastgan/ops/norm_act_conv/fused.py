@@ -9,19 +9,27 @@ gradient in the same way. The kernels of few channels and plain products leave n
 
 from __future__ import annotations
 
-from functools import cache, cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from itertools import accumulate, chain, pairwise, starmap
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fastgan.kernels.core.packed import eager_call
+from fastgan.kernels.core.by_shape import by_shape
+from fastgan.kernels.core.geometry import device_guard, may_be_elsewhere
+from fastgan.kernels.core.outputs import Layouts, each
+from fastgan.kernels.core.outputs import channels_last as channels_last_layout
+from fastgan.kernels.core.packed import eager_call, is_keeping
 from fastgan.ops import conv
 from fastgan.ops.conv import tma
 from fastgan.ops.conv.algorithms import is_triton
 from fastgan.ops.conv.geometry import Geometry
 from fastgan.ops.conv.problem import FORWARD, Problem, describe
 from fastgan.ops.core import dispatch
+from fastgan.ops.core.activation import is_identity
+from fastgan.ops.core.outputs import maker
 from fastgan.ops.core.tensors import channels_last, is_channels_last, own_output
 from fastgan.ops.norm_act_conv import kernels
 from fastgan.ops.norm_act_conv.arguments import Backward, Forward
@@ -74,7 +82,7 @@ def serves(
     return is_triton(_described(x, dtype, weight, geometry)._replace(device=device.type))
 
 
-@cache
+@by_shape
 def _described(
     x: tuple[int, ...], dtype: torch.dtype, weight: tuple[int, ...], geometry: Geometry
 ) -> Problem:
@@ -91,25 +99,33 @@ def forward(
         plan: of calls of this kind, where there is one.
     """
     plan = plan or Plan(a, companions)
-    with eager_call():
+    if not (is_keeping() or may_be_elsewhere(a.x)):
+        return _forward(a, backend, companions, plan)
+    with eager_call(), device_guard(a.x):
         return _forward(a, backend, companions, plan)
 
 
 def _forward(a: Forward, backend: str, companions: Companions, plan: Plan) -> Outputs:
+    """On x's device, which is current."""
     x, weight, bias, norm, spec, keep_z = a
     mean = var = rows = statistics = None
+    made = plan.outputs(x)
     if plan.norm_input is not None:
-        z, mean, var, rows = plan.norm_input(
-            x, companions.of_x, norm.gamma, norm.beta, companions.running, companions.momentum
-        )
+        of_x, running, momentum, _, _ = companions
+        of_norm, made = made[:4], made[4:]
+        plan.norm_input.into(of_norm, x, of_x, norm.gamma, norm.beta, running, momentum)
+        z, mean, var, rows = of_norm
     elif spec.training:
         launchers = dispatch.kernels(backend, "norm_act", x)
         z, mean, var = launchers.norm_act_train(x, norm.gamma, norm.beta, *spec.norm)
     else:
         z = kernels.recompute(x, norm, spec, backend)
     if plan.product is not None:
-        y, *pieces = plan.product(z, weight, bias)
-        statistics = Statistics(*pieces) if companions.segments else None
+        plan.product.into(made, z, weight, bias)
+        y = made[0]
+        if companions.segments:
+            _, means, m2s, counts = made
+            statistics = Statistics(counts, means, m2s)
     else:
         weight = _as_read(x, weight, spec.geometry)
         y = own_output(conv.forward(z, weight, bias, spec.geometry, *spec.after, triton=True))
@@ -133,30 +149,43 @@ def backward(
     if plan.geometry is None:
         weight = _as_read(a.x, a.weight, a.spec.geometry)
         return kernels.backward(a._replace(weight=weight), backend, triton=True)
-    with eager_call():
+    if not (is_keeping() or may_be_elsewhere(a.x)):
+        return _backward(a, backend, rows, plan)
+    with eager_call(), device_guard(a.x):
         return _backward(a, backend, rows, plan)
 
 
 def _backward(a: Backward, backend: str, rows: Tensor | None, plan: Plan) -> Gradients:
-    x, norm, spec = a.x, a.norm, a.spec
+    """On x's device, which is current."""
+    g_y, x, y, z, weight, norm, spec, need_x, need_weight, need_bias, need_affine = a
     g_x = g_weight = g_bias = g_gamma = g_beta = None
-    dy = a.g_y
-    if a.y is not None or a.need_bias:
+    dy = g_y
+    if y is not None or need_bias:
         dy, g_bias = kernels.through_output(a, backend)
     if dy.dtype is not x.dtype or not is_channels_last(dy):
         dy = channels_last(dy.to(x.dtype))
     if rows is None and norm.mean is not None and norm.var is not None:
         known = norm.mean, norm.var, norm.gamma, norm.beta, spec.eps
         rows, _ = dispatch.module("fastgan.kernels.conv_block.forward").conv_rows(known, None)
-    if a.need_weight:
-        z = plan.launchers.form_input(x, rows, plan.before) if a.z is None else a.z
-        g_weight = plan.weight_gradient(z, dy, a.weight)
-    if a.need_x or a.need_affine:
-        g_x, _, *sums = plan.data_gradient(dy, a.weight, None, x, rows)
-        if norm.mean is not None and spec.training:
-            through = plan.norm_gradient(sums[0].shape[1])
-            g_gamma, g_beta = through(g_x, x, norm.var, rows, *sums, a.need_affine)
-        elif norm.mean is not None and a.need_affine:
+    need_input, by_batch = need_x or need_affine, norm.mean is not None and spec.training
+    forms = need_weight and z is None and plan.forms_input(rows)
+    gives_affine = need_affine and by_batch
+    written = plan.written(forms, need_weight, need_input, rows is not None, gives_affine, weight)
+    made = written.make(x)
+    if need_weight:
+        if forms:
+            z = made[0]
+            plan.form_input(x, None, rows, z, plan.before.slope)
+        g_weight = plan.weight_gradient.into(made[written.of_weight], x if z is None else z, dy)
+    if need_input:
+        of_input = made[written.of_input]
+        plan.data_gradient.into(of_input, dy, weight, None, x, rows)
+        g_x, *sums = of_input
+        if by_batch:
+            of_norm = made[written.of_norm]
+            through = plan.norm_gradient
+            g_gamma, g_beta = through.into(of_norm, g_x, x, norm.var, rows, *sums, need_affine)
+        elif norm.mean is not None and need_affine:
             partials = dispatch.module("fastgan.kernels.conv_block.partials")
             *_, g_gamma, g_beta = partials.conv_norm_gradients(
                 *sums, norm.var, norm.gamma, spec.eps
@@ -197,11 +226,20 @@ class Plan:
                 x.shape, *companions.of_x.means.shape[:2], spec.eps, self.before, companions.average
             )
 
+        self._written: dict[tuple[object, ...], Written] = {}
+
     @cached_property
     def product(self) -> Any:
         if self.geometry is None:
             return None
         return self.launchers.product_of(self.geometry, *self._of, self._after, self._wanted)
+
+    @cached_property
+    def outputs(self) -> Callable[[Tensor], Sequence[Tensor]]:
+        """Makes what a forward pass writes: the norm's, then the product's."""
+        of_norm = () if self.norm_input is None else self.norm_input.outputs
+        of_product = () if self.product is None else self.product.outputs()
+        return maker((*of_norm, *of_product), self._of[0])
 
     @cached_property
     def data_gradient(self) -> Any:
@@ -213,12 +251,56 @@ class Plan:
     def weight_gradient(self) -> Any:
         return self.launchers.weight_gradient_of(self.geometry, *self._of)
 
-    def norm_gradient(self, partials: int) -> Any:
-        """Of sums in so many partials, as the data gradient leaves them."""
-        if self._norm_gradient is None:
-            self._norm_gradient = self.launchers.NormGradient(
-                self._shape, self._segments, partials, self._spec.eps
-            )
-        return self._norm_gradient
+    @cached_property
+    def norm_gradient(self) -> Any:
+        _, (sums, _) = self.data_gradient.outputs(with_rows=True)
+        return self.launchers.NormGradient(
+            self._shape, self._segments, sums.shape[1], self._spec.eps
+        )
 
-    _norm_gradient: Any = None
+    def forms_input(self, rows: Tensor | None) -> bool:
+        """Whether the input of the convolution is another tensor than x."""
+        return rows is not None or not is_identity(*self._spec.before)
+
+    @cached_property
+    def form_input(self) -> Any:
+        code = self.before.kernel_code
+        launch = dispatch.module("fastgan.kernels.conv_block.tma.form").form_launch
+        return launch("input", self._shape, max(1, self._segments), code, self._of[1])
+
+    def written(
+        self, forms: bool, need_weight: bool, need_input: bool, with_rows: bool, affine: bool,
+        weight: Tensor,
+    ) -> Written:  # fmt: skip
+        """What a backward pass writes.
+
+        Args:
+            forms: it forms the input of the convolution again.
+            with_rows: it reads the rows of a norm.
+            affine: the gradients of the norm's parameters come of the statistics of a batch.
+        """
+        key = forms, need_weight, need_input, with_rows, affine, weight.stride(), weight.dtype
+        found = self._written.get(key)
+        if found is None:
+            of_weight = self.weight_gradient.outputs(weight) if need_weight else ()
+            of_input = self.data_gradient.outputs(with_rows) if need_input else ()
+            of_norm = self.norm_gradient.outputs if affine else ()
+            parts = ((channels_last_layout(*self._shape),) if forms else ()), of_weight
+            found = self._written[key] = Written.of((*parts, of_input, of_norm), self._of[0])
+        return found
+
+
+class Written(NamedTuple):
+    """What a backward pass writes, and where of all that which part stands."""
+
+    make: Callable[[Tensor], Sequence[Tensor]]
+    of_weight: slice
+    of_input: slice
+    of_norm: slice
+
+    @classmethod
+    def of(cls, parts: tuple[Layouts, ...], dtype: torch.dtype) -> Written:
+        """Of the convolution's input, then those."""
+        ends = list(accumulate(len(list(each(part))) for part in parts))
+        places = starmap(slice, pairwise(ends))
+        return cls(maker(tuple(chain.from_iterable(parts)), dtype), *places)

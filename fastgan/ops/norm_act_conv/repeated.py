@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from fastgan.ops.core import dispatch, native
 from fastgan.ops.core.activation import is_identity
 from fastgan.ops.core.library import plain_apply, will_run
 from fastgan.ops.core.tensors import channels_last, check_apart, lies
@@ -28,17 +29,24 @@ def kind_of(
     norm: Norm | None,
     of_x: Statistics | None,
     segments: int,
-) -> tuple[object, ...]:
+) -> object:
     """What of the arguments of `with_statistics` its checks and its plan depend on, beside the
     options that a layer has for good, and backend, autocast and mode of gradients.
     """
-    own: tuple[object, ...] = ()
-    if norm is not None:
-        mean, var, gamma, beta, *settings = norm
-        running = mean is not None and mean.requires_grad, var is not None and var.requires_grad
-        own = (*settings, *running, *map(lies, (mean, var, gamma, beta)))
-    pieces = None if of_x is None else of_x.means.shape
-    return segments, pieces, lies(x), lies(weight), lies(bias), *own
+    pieces = None if of_x is None else of_x.means
+    if norm is None:
+        known = native.WITH_AUTOGRAD.kind(0, x, weight, bias, pieces, segments)
+        return known or (segments, *map(lies, (x, weight, bias, pieces)))
+    mean, var, gamma, beta, training, momentum, eps, of_norm, average = norm
+    known = native.WITH_AUTOGRAD.kind(
+        2, x, weight, bias, pieces, segments, gamma, beta, training, momentum, eps, of_norm,
+        average, mean, var,
+    )  # fmt: skip
+    if known:
+        return known
+    settings = segments, training, momentum, eps, of_norm, average
+    running = mean is not None and mean.requires_grad, var is not None and var.requires_grad
+    return *settings, *running, *map(lies, (x, weight, bias, pieces, mean, var, gamma, beta))
 
 
 class Repeated:
@@ -47,9 +55,11 @@ class Repeated:
     Attributes:
         spec, keep_z, backend: of `Forward`, and of what runs it.
         segments: of the statistics of y that are wanted; 0: none.
+        keeps_output: whether the backward reads y.
         given: the places of `_GIVEN` that are not None.
         momentum, count, average: of the running statistics, as `norm_act.autograd.move` takes them.
         converts: whether other tensors than x have to be converted for the kernels.
+        converts_x: whether x has to be.
     """
 
     def __init__(
@@ -64,6 +74,7 @@ class Repeated:
         average: bool,
     ) -> None:
         self.spec, self.keep_z, self.backend = spec, keep_z, backend
+        self.keeps_output = not is_identity(*spec.after)
         self.segments, self.momentum = segments, momentum
         self.count, self.average = count, average
         x = given[0]
@@ -71,8 +82,8 @@ class Repeated:
         self._dtype = x.dtype
         self.given = [i for i, t in enumerate(given) if t is not None]
         self.plan: Plan | None = None
-        self.kind: tuple[object, ...] = ()
-        self.converts = False
+        self.kind: object = ()
+        self.converts = self.converts_x = False
         self._apart: tuple[int, ...] = ()  # addresses that were found apart from one another
 
     def __call__(
@@ -88,18 +99,17 @@ class Repeated:
 
         x channels-last, bias and norm as kernels take them; running: moved where it is not None.
         """
-        if running is not None:
+        if running is not None and norm_ops.MOVES.items:
             norm_ops.settle_for(running[0])
         if of_x is not None and of_x.counts.shape[0] != self.spec.segments:
             of_x = None  # of other slices than the norm's
-        companions = Companions(of_x, running, self.momentum, self.average, self.segments)
-        call = _Call(self, companions, norm)
-        given = x, weight, bias, norm.gamma, norm.beta
+        mean, var, gamma, beta = norm
+        call = _Call(self, of_x, running, mean, var)
         if torch.is_grad_enabled():
-            y: Tensor = _apply(*given, call)
+            y: Tensor = _apply(x, weight, bias, gamma, beta, call)
             outputs = call.outputs
         else:
-            outputs = call.run(*given)
+            outputs = call.run(x, weight, bias, gamma, beta)
             y = outputs.y
         assert outputs is not None
         if running is not None and outputs.rows is None:
@@ -131,9 +141,8 @@ class Repeated:
         """
         if self.converts or kind_of(x, weight, bias, norm, of_x, segments) != self.kind:
             return None
-        if x.dtype is not self._dtype:
-            x = x.to(self._dtype)
-        x = channels_last(x)
+        if self.converts_x:
+            x = channels_last(x.to(self._dtype))
         if norm is None:
             return self(x, weight, bias, NormTensors(), None, of_x)
         mean, var, gamma, beta, training, *_ = norm
@@ -157,10 +166,19 @@ class Repeated:
 class _Call:
     """One call; outputs: once it has run."""
 
-    __slots__ = ("companions", "kind", "known", "outputs")
+    __slots__ = ("kind", "mean", "of_x", "outputs", "running", "var")
 
-    def __init__(self, kind: Repeated, companions: Companions, norm: NormTensors) -> None:
-        self.kind, self.companions, self.known = kind, companions, (norm.mean, norm.var)
+    def __init__(
+        self,
+        kind: Repeated,
+        of_x: Statistics | None,
+        running: tuple[Tensor, Tensor] | None,
+        mean: Tensor | None,
+        var: Tensor | None,
+    ) -> None:
+        """mean, var: the statistics that the norm is by, where it is not by those of x."""
+        self.kind, self.of_x, self.running = kind, of_x, running
+        self.mean, self.var = mean, var
         self.outputs: Outputs | None = None
 
     def run(
@@ -168,10 +186,12 @@ class _Call:
         beta: Tensor | None,
     ) -> Outputs:  # fmt: skip
         kind = self.kind
-        a = Forward(x, weight, bias, NormTensors(*self.known, gamma, beta), kind.spec, kind.keep_z)
+        norm = NormTensors(self.mean, self.var, gamma, beta)
+        a = Forward(x, weight, bias, norm, kind.spec, kind.keep_z)
+        beside = Companions(self.of_x, self.running, kind.momentum, kind.average, kind.segments)
         if kind.plan is None:
-            kind.plan = Plan(a, self.companions)
-        self.outputs = fused.forward(a, kind.backend, companions=self.companions, plan=kind.plan)
+            kind.plan = Plan(a, beside)
+        self.outputs = fused.forward(a, kind.backend, companions=beside, plan=kind.plan)
         return self.outputs
 
 
@@ -179,17 +199,18 @@ class _Fused(Function):
     """What it gives is y alone: the rest has no gradient, and waits in the call."""
 
     @staticmethod
-    def forward(ctx: Any, *args: Any) -> Tensor:
-        *given, call = args
-        x, weight, _, gamma, beta = given
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, gamma: Tensor | None,
+        beta: Tensor | None, call: _Call,
+    ) -> Tensor:  # fmt: skip
+        y, mean, var, z, rows, _ = call.run(x, weight, bias, gamma, beta)
+        kind = call.kind
+        if not kind.spec.training:
+            mean, var = norm_ops.snapshot(call.mean, call.var)
         ctx.set_materialize_grads(False)
-        y, mean, var, z, rows, *_ = call.run(*given)
-        spec = call.kind.spec
-        if not spec.training:
-            mean, var = norm_ops.snapshot(*call.known)
-        kept = None if is_identity(*spec.after) else y
+        kept = y if kind.keeps_output else None
         ctx.save_for_backward(x, kept, z, weight, rows, mean, var, gamma, beta)
-        ctx.kind = call.kind
+        ctx.kind = kind
         return y
 
     @staticmethod
@@ -201,17 +222,23 @@ class _Fused(Function):
         for i, (node, _) in zip(kind.given, ctx.next_functions, strict=True):
             needs[i] = needed[i] and will_run(node)
         need_x, need_weight, need_bias, need_gamma, need_beta = needs
-        x, y, z, weight, rows, *norm = ctx.saved_tensors
+        x, y, z, weight, rows, mean, var, gamma, beta = ctx.saved_tensors
         a = Backward(
-            g_y, x, y, z, weight, NormTensors(*norm), kind.spec, need_x, need_weight, need_bias,
-            need_gamma or need_beta,
+            g_y, x, y, z, weight, NormTensors(mean, var, gamma, beta), kind.spec, need_x,
+            need_weight, need_bias, need_gamma or need_beta,
         )  # fmt: skip
-
-        def run(a: Backward, backend: str) -> fused.Gradients:
-            return fused.backward(a, backend, rows=rows, plan=kind.plan)
-
-        found = all_gradients(a, kind.backend, run)
-        return (*[g if need else None for g, need in zip(found, needs, strict=True)], None)
+        if torch.is_grad_enabled() or not dispatch.is_eager(g_y):
+            found = all_gradients(a, kind.backend)
+        else:
+            found = fused.backward(a, kind.backend, rows=rows, plan=kind.plan)
+        g_x, g_weight, g_bias, g_gamma, g_beta = found
+        if need_weight and g_weight.dtype is not weight.dtype:
+            g_weight = g_weight.to(weight.dtype)
+        return (
+            g_x if need_x else None, g_weight if need_weight else None,
+            g_bias if need_bias else None, g_gamma if need_gamma else None,
+            g_beta if need_beta else None, None,
+        )  # fmt: skip
 
 
 _GIVEN = "x", "weight", "bias", "gamma", "beta"

@@ -1,6 +1,5 @@
 """Operands written once, in a pass over memory: what the TMA kernels read needs no arithmetic."""
 
-import functools
 from math import prod
 
 import torch
@@ -9,6 +8,7 @@ import triton.language as tl
 
 from fastgan.kernels.conv_block.forward import Activation
 from fastgan.kernels.conv_block.tiles import IDENTITY, load_gradient, load_input, round_operand
+from fastgan.kernels.core.by_shape import by_shape
 from fastgan.kernels.core.geometry import cdiv, device_guard
 from fastgan.kernels.core.launch import Launch
 
@@ -87,14 +87,14 @@ def _form(
 ) -> Tensor:
     segments = 1 if rows is None else rows.shape[0]
     out = torch.empty_like(x)
-    launch = _launch(operand, x.shape, segments, act.kernel_code, x.device)
+    launch = form_launch(operand, x.shape, segments, act.kernel_code, x.device)
     with device_guard(x):
         launch(x, y, rows, out, act.slope)
     return out
 
 
-@functools.cache
-def _launch(
+@by_shape
+def form_launch(
     operand: str, shape: tuple[int, ...], segments: int, act: int, device: torch.device
 ) -> Launch:
     channels = shape[1]

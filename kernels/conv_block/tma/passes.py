@@ -1,6 +1,6 @@
 """Launchers of the memory-bound passes between the products (`norm.py`)."""
 
-import functools
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -9,8 +9,10 @@ import torch
 from fastgan.kernels.conv_block.forward import Activation
 from fastgan.kernels.conv_block.partials import conv_norm_gradients, fold_statistics, fold_sums
 from fastgan.kernels.conv_block.tma.norm import norm_gradient_kernel, norm_input_kernel
+from fastgan.kernels.core.by_shape import by_shape
 from fastgan.kernels.core.geometry import MERGE_GROUPS, cdiv, device_guard
 from fastgan.kernels.core.launch import Launch
+from fastgan.kernels.core.outputs import Layouts, channels_last, contiguous, made
 from fastgan.kernels.norm_act import update_running_stats_
 
 Tensor = torch.Tensor
@@ -25,6 +27,9 @@ TILE, WARPS, PROGRAMS = 4096, 4, 528
 
 class NormInput:
     """The launcher of z = act(norm(x)) by the statistics of x, whose partials came with it.
+
+    Attributes:
+        outputs: what it writes and a call gives: z, mean, var, rows.
 
     Args:
         shape: of x (N, C, *spatial), C a multiple of 16.
@@ -45,8 +50,9 @@ class NormInput:
         self._segments, self._average = segments, average
         self._chunk = cdiv(partials, FOLDED) if partials > MERGED else 0
         self._count = prod(shape) // (segments * channels)
-        self._moments = (segments, channels), (channels, 1)
-        self._rows = (segments, 3, channels), (3 * channels, channels, 1)
+        moments = contiguous(segments, channels)
+        rows = contiguous(segments, 3, channels)
+        self.outputs: Layouts = channels_last(*shape), (moments, moments, rows)
         self._apart = segments > MERGE_GROUPS  # the running statistics take a launch of their own
         self._scalars = eps, act.slope
         partials = cdiv(partials, self._chunk) if self._chunk else partials
@@ -70,35 +76,49 @@ class NormInput:
         x channels-last; gamma, beta and the running statistics (C,) float32, contiguous, or None.
         The latter are moved as by `update_running_stats_`.
         """
-        z = torch.empty_like(x)
+        out = made(self.outputs, x)
         with device_guard(x):
-            counts, means, m2s = statistics
-            if self._chunk:
-                counts, means, m2s = fold_statistics(
-                    counts, means, m2s, self._segments, self._chunk
-                )
-            mean = means.new_empty_strided(*self._moments)
-            var = torch.empty_like(mean)
-            rows = means.new_empty_strided(*self._rows)
-            moved = _NONE if running is None or self._apart else running
-            eps, slope = self._scalars
-            self._launch(
-                x, counts, means, m2s, gamma, beta, *moved, z, mean, var, rows, eps, momentum, slope
-            )
-            if running is not None and self._apart:
-                update_running_stats_(*running, mean, var, momentum, self._count, self._average)
+            self.into(out, x, statistics, gamma, beta, running, momentum)
+        z, mean, var, rows = out
         return z, mean, var, rows
+
+    def into(
+        self,
+        out: Sequence[Tensor],
+        x: Tensor,
+        statistics: Partials,
+        gamma: Tensor | None,
+        beta: Tensor | None,
+        running: tuple[Tensor, Tensor] | None,
+        momentum: float,
+    ) -> None:
+        """As a call, into tensors that are there, x's device being current."""
+        counts, means, m2s = statistics
+        if self._chunk:
+            counts, means, m2s = fold_statistics(counts, means, m2s, self._segments, self._chunk)
+        moved = _NONE if running is None or self._apart else running
+        eps, slope = self._scalars
+        self._launch(x, counts, means, m2s, gamma, beta, *moved, *out, eps, momentum, slope)
+        if running is not None and self._apart:
+            _, mean, var, _ = out
+            update_running_stats_(*running, mean, var, momentum, self._count, self._average)
 
 
 _NONE = None, None
 
 
 class NormGradient:
-    """The launcher of the gradient through the statistics of a batch, of `NormInput`."""
+    """The launcher of the gradient through the statistics of a batch, of `NormInput`.
+
+    Attributes:
+        outputs: what it writes where the gradients of gamma and beta are asked for: these, unless
+            a launch of their own makes them.
+    """
 
     def __init__(self, shape: tuple[int, ...], segments: int, partials: int, eps: float) -> None:
-        self._eps, self._channels = eps, (shape[1],)
+        self._eps = eps
         self._apart = segments > MERGE_GROUPS  # those of gamma and beta take a launch of their own
+        self.outputs: Layouts = () if self._apart else (contiguous(shape[1]),) * 2
         self._chunk = cdiv(partials, FOLDED) if partials > MERGED else 0
         partials = cdiv(partials, self._chunk) if self._chunk else partials
         grid, arguments = _launch(tuple(shape), segments, partials)
@@ -118,23 +138,34 @@ class NormGradient:
         """(g_gamma, g_beta) or Nones; g, the first result of the data gradient, becomes the
         gradient of x. rows and var are those of `NormInput`, the sums the data gradient's.
         """
-        g_gamma = g_beta = None
+        out = made(self.outputs, x) if need_affine else ()
         with device_guard(x):
-            if need_affine and self._apart:
-                gradients = conv_norm_gradients(sum_a, sum_ax, var, None, self._eps)
-            elif need_affine:
-                g_gamma = var.new_empty_strided(self._channels, _DENSE)
-                g_beta = torch.empty_like(g_gamma)
-            if self._chunk:
-                sum_a, sum_ax = fold_sums(sum_a, sum_ax, self._chunk)
-            self._launch(g, x, var, rows, sum_a, sum_ax, g_gamma, g_beta, self._eps)
+            return self.into(out, g, x, var, rows, sum_a, sum_ax, need_affine)
+
+    def into(
+        self,
+        out: Sequence[Tensor],
+        g: Tensor,
+        x: Tensor,
+        var: Tensor,
+        rows: Tensor,
+        sum_a: Tensor,
+        sum_ax: Tensor,
+        need_affine: bool,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """As a call, into tensors that are there, x's device being current."""
+        g_gamma = g_beta = None
+        if need_affine and self._apart:
+            gradients = conv_norm_gradients(sum_a, sum_ax, var, None, self._eps)
+        elif need_affine:
+            g_gamma, g_beta = out
+        if self._chunk:
+            sum_a, sum_ax = fold_sums(sum_a, sum_ax, self._chunk)
+        self._launch(g, x, var, rows, sum_a, sum_ax, g_gamma, g_beta, self._eps)
         return gradients[2:] if need_affine and self._apart else (g_gamma, g_beta)
 
 
-_DENSE = (1,)
-
-
-@functools.cache
+@by_shape
 def _launch(
     shape: tuple[int, ...], segments: int, partials: int
 ) -> tuple[tuple[int], dict[str, Any]]:

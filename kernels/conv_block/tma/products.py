@@ -2,13 +2,13 @@
 and options is decided when one is made. A call allocates outputs, describes operands and launches.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from fastgan.kernels.conv_block.forward import Activation
-from fastgan.kernels.conv_block.geometry import ConvGeometry, Triple
 from fastgan.kernels.conv_block.tma.plan import ProductPlan, WeightPlan
 from fastgan.kernels.conv_block.tma.product import tma_conv_kernel
 from fastgan.kernels.conv_block.tma.split import tma_add_slices_kernel, tma_slice_kernel
@@ -16,6 +16,7 @@ from fastgan.kernels.conv_block.tma.weight import tma_weight_kernel
 from fastgan.kernels.conv_block.weight import add_slices, weight_like
 from fastgan.kernels.core.geometry import device_guard, is_channels_last
 from fastgan.kernels.core.launch import Launch
+from fastgan.kernels.core.outputs import Layout, Layouts, channels_last, contiguous, made
 from fastgan.kernels.core.packed import kept
 
 Tensor = torch.Tensor
@@ -46,8 +47,10 @@ class Product:
     ) -> None:
         geo, config = plan.geo, plan.config
         self._plan, self._dtype, self._counted, self._masked = plan, dtype, counted, masked
-        self._out = channels_last_layout(geo, geo.channels_out, geo.size_out)
-        self._pieces = plan.segments, plan.tiles, geo.channels_out
+        self._out = channels_last(geo.images, geo.channels_out, *geo.size_out[3 - geo.dims :])
+        counts = contiguous(plan.segments, plan.tiles)
+        partials = contiguous(plan.segments, plan.tiles, geo.channels_out)
+        self._statistics, self._sums = (partials, partials, counts), (partials, partials)
         stride = (1, 1) if geo.transposed else geo.stride[1:]
         self._view = _View(
             dtype, (geo.images, geo.channels_in, *geo.size_in[1:]), geo.dims, stride,
@@ -78,23 +81,39 @@ class Product:
 
         x channels-last in the dtype; weight of any float dtype and layout; bias contiguous.
         """
-        out = x.new_empty_strided(*self._out)
-        counts = first = second = None
-        if self._counted or rows is not None:
-            segments, tiles, channels = self._pieces
-            size, strides = self._pieces, (tiles * channels, channels, 1)
-            first = x.new_empty_strided(size, strides, dtype=torch.float32)
-            second = torch.empty_like(first)
-            if self._counted:
-                counts = first.new_empty_strided((segments, tiles), (tiles, 1))
-        ends = bias, out, raw if self._masked else None, rows, counts, first, second, self._act
+        out = made(self.outputs(rows is not None), x)
         with device_guard(x):
-            operands = self._view(x), self._matrix(_as_read(weight, self._dtype))
-            if self._plan.slices == 1:
-                self._launch(*operands, *ends)
-            else:
-                self._in_slices(x, operands, ends)
-        return out, counts, first, second
+            self.into(out, x, weight, bias, raw, rows)
+        y, first, second, counts = *out, *_NONE[len(out) :]
+        return y, counts, first, second
+
+    def outputs(self, with_rows: bool = False) -> Layouts:
+        """What a call writes: the output, and where there are any the partials, then their counts.
+
+        Args:
+            with_rows: it reads the rows of a norm.
+        """
+        if self._counted:
+            return self._out, self._statistics
+        return (self._out, self._sums) if with_rows else (self._out,)
+
+    def into(
+        self,
+        out: Sequence[Tensor],
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        raw: Tensor | None = None,
+        rows: Tensor | None = None,
+    ) -> None:
+        """As a call, into tensors that are there, x's device being current."""
+        y, first, second, counts = *out, *_NONE[len(out) :]
+        ends = bias, y, raw if self._masked else None, rows, counts, first, second, self._act
+        operands = self._view(x), self._matrix(_as_read(weight, self._dtype))
+        if self._plan.slices == 1:
+            self._launch(*operands, *ends)
+        else:
+            self._in_slices(x, operands, ends)
 
     def _in_slices(self, x: Tensor, operands: tuple[Any, Any], ends: tuple[Any, ...]) -> None:
         """Launches the product in slices, and what adds them."""
@@ -131,33 +150,31 @@ class WeightGradient:
 
     def __call__(self, z: Tensor, dy: Tensor, weight: Tensor) -> Tensor:
         """The gradient of ``weight``, in its dtype and layout; the weight is not read."""
-        plan, work = self._plan, self._plan.work
-        g_weight = weight_like(weight)
-        channels_last = is_channels_last(g_weight)
-        out = g_weight
-        if plan.slices > 1 or not channels_last:
-            size = plan.slices, work.dense_channels, work.columns
-            strides = work.dense_channels * work.columns, work.columns, 1
-            out = z.new_empty_strided(size, strides, dtype=torch.float32)
-        dense, gathered = (z, dy) if self._transposed else (dy, z)
+        out = made(self.outputs(weight), z)
         with device_guard(z):
-            operands = self._dense(dense), self._gathered(gathered)
-            self._launch(*operands, out)
-            if out is not g_weight:
-                add_slices(out, g_weight, work.geo.taps, channels_last)
-        return g_weight
+            return self.into(out, z, dy)
+
+    def outputs(self, weight: Tensor) -> Layouts:
+        """What a call writes: the gradient, and where it does not sum in it itself the slices."""
+        plan, work = self._plan, self._plan.work
+        dense = weight.is_contiguous() or is_channels_last(weight)
+        like = weight if dense else weight_like(weight)
+        gradient = Layout(tuple(like.shape), like.stride(), like.dtype)
+        if plan.slices == 1 and is_channels_last(like):
+            return (gradient,)
+        return gradient, contiguous(plan.slices, work.dense_channels, work.columns)
+
+    def into(self, out: Sequence[Tensor], z: Tensor, dy: Tensor) -> Tensor:
+        """As a call, into tensors that are there, z's device being current."""
+        dense, gathered = (z, dy) if self._transposed else (dy, z)
+        self._launch(self._dense(dense), self._gathered(gathered), out[-1])
+        if len(out) > 1:
+            g_weight, slices = out
+            add_slices(slices, g_weight, self._plan.work.geo.taps, is_channels_last(g_weight))
+        return out[0]
 
 
-def channels_last_layout(
-    geo: ConvGeometry, channels: int, size: Triple
-) -> tuple[tuple[int, ...], Strides]:
-    """Shape and strides of a channels-last tensor of a geometry's images."""
-    sizes = size[3 - geo.dims :]
-    strides, step = [1], channels
-    for extent in reversed(sizes):
-        strides.insert(1, step)
-        step *= extent
-    return (geo.images, channels, *sizes), (step, *strides)
+_NONE = None, None, None, None
 
 
 class _Described:
@@ -175,11 +192,12 @@ class _Described:
         """base: whole 16 bytes are what TMA asks for as an address; all that torch allocates are
         at such ones.
         """
-        found = object.__new__(TensorDescriptor)
-        fields = found.__dict__
-        fields.update(self._fields)
-        fields["base"] = base.clone() if base.data_ptr() % 16 else base
+        found = _new(TensorDescriptor)
+        found.__dict__ = {**self._fields, "base": base.clone() if base.data_ptr() % 16 else base}
         return found
+
+
+_new = object.__new__
 
 
 class _View:
