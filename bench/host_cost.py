@@ -3,15 +3,16 @@
     python -m bench.host_cost
 
 No GPU is needed: the launchers run as on one with TMA, on small tensors of the CPU, and what would
-hand a kernel to the driver does nothing. Of many rounds the least processor time of the thread
-counts, so that a busy machine says little wrong. Not in it: Triton's own launch, and what a GPU's
-allocator takes beyond the CPU's.
+hand a kernel to the driver does nothing: Triton's door, and the compiled kernel that comes of it,
+which later launches of a kind call. Of many rounds the least processor time of the thread counts,
+so that a busy machine says little wrong. Not in it: Triton's own launch, and what a GPU's allocator
+takes beyond the CPU's.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import inf
 from typing import Any
@@ -31,24 +32,45 @@ GOAL = 40.0  # microseconds
 @contextmanager
 def no_launches() -> Iterator[list[str]]:
     """Triton's launchers do everything but launch; gives the kernels that would have been."""
+    from triton.compiler import CompiledKernel
     from triton.runtime.jit import JITFunction
 
-    launched: list[str] = []
+    from fastgan.kernels.core.launch import Launch
 
-    def run(kernel: JITFunction[Any], *_: Any, **__: Any) -> None:
+    launched: list[str] = []
+    touched: list[Launch] = []
+    by_triton = Launch.by_triton
+
+    class Compiled(CompiledKernel):  # type: ignore[misc]
+        def __init__(self, name: str) -> None:
+            self.launched = name
+
+        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+            return lambda *_: launched.append(self.launched)
+
+    def run(kernel: JITFunction[Any], *_: Any, **__: Any) -> Compiled:
         launched.append(kernel.__name__)
+        return Compiled(kernel.__name__)
+
+    def noting(launch: Launch, *given: Any) -> None:
+        touched.append(launch)
+        by_triton(launch, *given)
 
     def yes(*_: Any) -> bool:  # a mock's own answer would take longer than what is measured
         return True
 
     with (
         mock.patch.object(JITFunction, "run", run),
+        mock.patch("fastgan.kernels.core.launch._RUN", run),
+        mock.patch.object(Launch, "by_triton", noting),
         mock.patch.object(dispatch, "_interpreting", yes),
         mock.patch("fastgan.kernels.conv_block.tma.plan.has_tma", yes),
         backend("triton"),
         convolution_form("fused"),
     ):
         yield launched
+    for launch in touched:  # or they would go on doing nothing
+        launch.compiled.clear()
 
 
 def images() -> Tensor:

@@ -9,7 +9,6 @@ is specialised on, and the tensors that a launcher allocates, which are aligned 
 
 from typing import Any
 
-import torch
 import triton
 from triton.compiler import CompiledKernel
 from triton.runtime.jit import JITFunction
@@ -25,31 +24,35 @@ class Launch:
     Args:
         named: what every launch takes by name, launch options among them.
         varying: places of the tensors that may be None, of several dtypes, or begin anywhere.
+
+    Attributes:
+        compiled: by the kind of those, what launches the kernel.
     """
 
     def __init__(
         self, kernel: Any, grid: tuple[int], named: dict[str, Any], varying: tuple[int, ...]
     ) -> None:
         self._kernel, self._grid, self._named, self._varying = kernel, grid, named, varying
-        self._compiled: dict[tuple[object, ...], Any] = {}
+        self.compiled: dict[tuple[object, ...], Any] = {}
         self._last: tuple[object, ...] = ()  # arguments by name, in the kernel's order
 
     def __call__(self, *args: Any) -> None:
         """args: the kernel's first arguments, by place."""
+        # Of each varying tensor its dtype, and whether it begins at whole 16 bytes.
+        kind = tuple([
+            None if (t := args[i]) is None else (t.dtype,) if t.data_ptr() & 15 else t.dtype
+            for i in self._varying
+        ])  # fmt: skip
+        launch = self.compiled.get(kind)
         # Whoever replaced Triton's door wants to see the launch.
-        if self._compiled and JITFunction.run is _RUN:
-            launch = self._compiled.get(self._kind(args))
-            if launch is not None:
-                launch(*args, *self._last)
-                return
+        if launch is not None and JITFunction.run is _RUN:
+            launch(*args, *self._last)
+        else:
+            self.by_triton(kind, args)
+
+    def by_triton(self, kind: tuple[object, ...], args: tuple[Any, ...]) -> None:
+        """Launches by Triton's door, and keeps for tensors of a kind what it compiled."""
         compiled = self._kernel[self._grid](*args, **self._named)
         if isinstance(compiled, CompiledKernel) and triton.__version__.startswith(KNOWN):
             self._last = tuple(self._named[name] for name in self._kernel.arg_names[len(args) :])
-            self._compiled[self._kind(args)] = compiled[(*self._grid, 1, 1)]
-
-    def _kind(self, args: tuple[Any, ...]) -> tuple[object, ...]:
-        return tuple([_kind(args[place]) for place in self._varying])
-
-
-def _kind(t: torch.Tensor | None) -> object:
-    return None if t is None else (t.dtype, t.data_ptr() & 15 == 0)
+            self.compiled[kind] = compiled[(*self._grid, 1, 1)]
