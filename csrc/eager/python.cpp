@@ -117,7 +117,8 @@ extern "C" __attribute__((visibility("default"))) PyObject* PyInit__autograd() {
   using namespace fastgan::eager;
   static PyMethodDef methods[] = {method("norm_act", py_norm_act), method("bias_act", py_bias_act),
                                   method("count", py_count), method("kind", py_kind),
-                                  method("empties", py_empties), {}};
+                                  method("empties", py_empties), method("apart", py_apart),
+                                  {}};
   static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_autograd", nullptr, -1, methods,
                                nullptr, nullptr, nullptr, nullptr};
   if (!find_tensor_offset()) {

@@ -89,6 +89,7 @@ class Arguments {
 
 // Of calls that were like earlier ones (`python_repeated.cpp`).
 PyObject* py_kind(PyObject*, PyObject* const* given, Py_ssize_t n);
+PyObject* py_apart(PyObject*, PyObject* const* given, Py_ssize_t n);
 PyObject* py_empties(PyObject*, PyObject* const* given, Py_ssize_t n);
 
 }  // namespace fastgan::eager

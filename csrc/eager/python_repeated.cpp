@@ -18,6 +18,7 @@ struct Head {
 };
 
 constexpr size_t kMostDims = 8, kMost = 4096;  // of a tensor, and bytes of a kind
+constexpr size_t kMostTensors = 16;             // to tell apart
 
 class Description {
  public:
@@ -172,6 +173,27 @@ PyObject* py_kind(PyObject*, PyObject* const* given, Py_ssize_t n) {
     if (!kind.add(given[i], i >= n - last)) return none();
   }
   return kind.bytes();
+}
+
+// Whether tensors, some of which may be None, each fill a memory of their own. False, too, where another
+// object is among them, or where Python has to look closer.
+PyObject* py_apart(PyObject*, PyObject* const* given, Py_ssize_t n) {
+  std::array<const void*, kMostTensors> begins;
+  size_t count = 0;
+  bool apart = true;
+  for (Py_ssize_t i = 0; apart && i < n; ++i) {
+    if (given[i] == Py_None) continue;
+    const Tensor* const t = plain_tensor(given[i]);
+    apart = count < begins.size() && t != nullptr && t->layout() == at::kStrided &&
+            t->has_storage() && t->is_non_overlapping_and_dense();
+    if (!apart) break;
+    const void* const begin = t->storage().data();
+    for (size_t j = 0; j < count; ++j) apart = apart && begins[j] != begin;
+    begins[count++] = begin;
+  }
+  PyObject* const result = apart ? Py_True : Py_False;
+  Py_IncRef(result);
+  return result;
 }
 
 // A tuple of uninitialised tensors on the first argument's device, of dtypes, sizes and strides by the

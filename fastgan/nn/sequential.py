@@ -233,7 +233,7 @@ class Runner(NamedTuple):
                 x, moments = self._as_they_are(block.children, x), None
             else:
                 step = None if again is None else again[i]
-                ran = self._convolve(block, x, form, moments, following, step, fresh=i > 0)
+                ran = self._convolve(block, x, form, moments, following, step)
                 x, moments = ran.y, ran.moments
                 if again is not None:
                     again[i] = ran.step
@@ -260,14 +260,12 @@ class Runner(NamedTuple):
         moments: _Moments | None,
         following: _Following,
         step: Repeated | None,
-        fresh: bool,
     ) -> _Convolved:
         """A block in the forms "fused" and "recompute".
 
         Args:
             step: what makes the block's last call of this kind again; the call is a plain eager
                 one then.
-            fresh: x is an output of the chain's own.
         """
         assert block.conv is not None
         weight = held(block.conv, "weight")  # read once: spectral norm takes a step at each reading
@@ -275,7 +273,7 @@ class Runner(NamedTuple):
         of_x = moments if isinstance(moments, Statistics) else None
         if step is not None:
             wanted = self._rows(block, following, x, in_pieces=True)
-            again = step.again(x, weight, block.conv_bias, norm, of_x, wanted, fresh)
+            again = step.again(x, weight, block.conv_bias, norm, of_x, wanted)
             if again is not None:
                 return _Convolved(*again, step, pieces=True)
         pieces = self._pieces(block, x, form, of_x)

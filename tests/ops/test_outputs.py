@@ -1,5 +1,5 @@
-"""Tensors known again by how they lie, and made by it: `kind` and `empties` of the C++ module, and
-Python in their place.
+"""Tensors known again by how they lie, and made by it: `kind`, `empties` and `apart` of the C++
+module, and Python in their place.
 """
 
 from __future__ import annotations
@@ -64,6 +64,17 @@ def test_of_anything_else_there_is_no_kind(value: Any) -> None:
     assert native.WITH_AUTOGRAD.kind(0, X, value) is None
     assert native.WITH_AUTOGRAD.kind(0, *[X] * 1000) is None
     assert native.WITH_AUTOGRAD.kind("0", X) is None
+
+
+@in_cpp
+def test_tensors_apart_fill_a_memory_each() -> None:
+    apart, row = native.WITH_AUTOGRAD.apart, torch.zeros(8)
+    assert apart(row, None, X, nn.Parameter(torch.zeros(8)))
+    assert apart()
+    for wrong in (row, row.detach(), row[4:], row.as_subclass(Sub), torch.zeros(1).expand(8), 1):
+        assert not apart(row, X, wrong)
+    assert not apart(torch.zeros(16)[::2])
+    assert not apart(*[torch.zeros(8) for _ in range(20)])
 
 
 LAYOUTS = (

@@ -167,14 +167,15 @@ def _trained(
 def _kind(
     x: Tensor, given: tuple[Tensor | None, ...], how: tuple[Any, ...]
 ) -> tuple[object, ...] | None:
-    asks = [t is not None and t.requires_grad for t in given[:_RUNNING]]
+    mean, var, weight, bias = given
+    known = native.WITH_AUTOGRAD.kind(2, x, weight, bias, mean, var)
+    if known:
+        return how, torch.is_grad_enabled(), known
+    asks = [t is not None and t.requires_grad for t in (mean, var)]
     try:
         return how, torch.is_grad_enabled() and any(asks), lies(x), *map(lies, given)
     except RuntimeError:  # of a tensor without sizes or strides: the checks say which it is
         return None
-
-
-_RUNNING = 2  # that many of the tensors given are running statistics
 
 
 def _checked(

@@ -84,7 +84,6 @@ class Repeated:
         self.plan: Plan | None = None
         self.kind: object = ()
         self.converts = self.converts_x = False
-        self._apart: tuple[int, ...] = ()  # addresses that were found apart from one another
 
     def __call__(
         self,
@@ -131,13 +130,9 @@ class Repeated:
         norm: Norm | None,
         of_x: Statistics | None,
         segments: int,
-        fresh: bool,
     ) -> tuple[Tensor, Statistics | None] | None:
         """As `with_statistics`, but None, and nothing done, where the call is of another kind, or
         converts.
-
-        Args:
-            fresh: x shares memory with no other argument.
         """
         if self.converts or kind_of(x, weight, bias, norm, of_x, segments) != self.kind:
             return None
@@ -154,11 +149,7 @@ class Repeated:
             return self(x, weight, bias, known, None, of_x)
         running = (mean, var) if self.count else None
         if running is not None:
-            held = (mean, var) if gamma is None or beta is None else (mean, var, gamma, beta)
-            apart = tuple([t.data_ptr() for t in held])
-            if not fresh or apart != self._apart:
-                check_apart(x, mean, var, gamma, beta)
-                self._apart = apart
+            check_apart(x, mean, var, gamma, beta)
         norms = NormTensors(None, None, gamma, beta)
         return self(x, weight, bias, norms, running, of_x)
 
