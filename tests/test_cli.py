@@ -82,6 +82,22 @@ def test_recipes_lists_every_recipe(capsys):
     assert {"digits", "mlp-gan", "dcgan-28", "dcgan-64", "dcgan-128"} <= set(names)
 
 
+@pytest.mark.parametrize("given", [[], ["digits"], ["digits", "--force"]])
+def test_flags_are_not_needed(given, tmp_path, monkeypatch, capsys):
+    """`make train` gives none."""
+    monkeypatch.chdir(tmp_path)
+    begun: list[str] = []
+
+    def train(recipe, **settings):
+        begun.append(recipe.name)
+        return SimpleNamespace(stopped_by=15, step=1, checkpoint="c", out="o")
+
+    monkeypatch.setattr("fastgan.cli.train.train", train)
+    assert main(["train", *given]) == 128 + 15
+    assert begun == ["digits"]
+    assert "images of your own" in error_of(capsys, "train", "dcgan-64")
+
+
 def test_a_recipe_for_images_of_ones_own_asks_for_them(tmp_path, capsys):
     out = str(tmp_path / "run")
     assert "dcgan-64 is for images of your own" in error_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, make_dataclass
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,7 @@ def _require_images(recipe: Recipe, flags: list[str]) -> None:
 
 def _config_file(flags: list[str]) -> Path | None:
     """Looked for first: what it says are the defaults of the flags."""
-    for flag, following in zip(flags, [*flags[1:], ""], strict=True):
+    for flag, following in zip_longest(flags, flags[1:], fillvalue=""):
         name, has_value, value = flag.partition("=")
         if name == "--config" and (has_value or following):
             return Path(value if has_value else following)
