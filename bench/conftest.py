@@ -45,8 +45,8 @@ def on_devices(cases: Callable[[str], list[Case]], quick: Callable[[Case], bool]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    # These have the process keep freed memory, as fastgan train does; it cannot be taken back.
-    items.sort(key=lambda item: item.path.stem in ("test_engine", "test_train_command"))
+    # This has the process keep freed memory, as fastgan train does; it cannot be taken back.
+    items.sort(key=lambda item: item.path.stem == "test_train_command")
     if config.getoption("--time-limit") is not None:
         # What is cut off in the end should be the least telling.
         items.sort(key=lambda item: item.get_closest_marker("full") is not None)
