@@ -9,7 +9,8 @@ the machine can do at best, and how results are kept.
     measure     one case: checked, then timed in turns, with memory, on a clock
     machine     what this machine is, and its ceilings: copy bandwidth, matrix rates
     source      which code a result is of, where there is no repository to ask
-    session     a run: its cases, on disk as JSON lines (results) as soon as they are measured
+    session     a run: its cases, on disk as JSON lines (results) as soon as they are measured;
+                drafts: until they take the place of those that are committed
     page        the tables of docs/benchmarks.md
     compare     this tree against its history
 """

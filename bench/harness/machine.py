@@ -8,9 +8,9 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -130,23 +130,22 @@ def last_level_cache(device: str) -> int:
     return max(sizes, default=1 << 26)
 
 
-def ceilings(
-    device: str = "cpu", rounds: int = 7, dtypes: Sequence[str] = ("float32", "bfloat16")
-) -> dict[str, float]:
-    """Measured: bytes a second of a copy beyond the cache (read and write both counted), and
-    operations a second of the fastest of a few matrix products and convolutions, by dtype: on some
-    processors the library's convolutions are faster than its products."""
+@cache
+def ceilings(device: str) -> dict[str, float]:
+    """Measured, once a process: bytes a second of a copy beyond the cache (read and write both
+    counted), and operations a second of the fastest of a few matrix products and convolutions, by
+    dtype: on some processors the library's convolutions are faster than its products."""
     clock = clock_of(device)
 
     def best(amount: float, call: Callable[[], object]) -> float:
-        return amount / min(interleave({"": call}, rounds, 1, clock)[""])
+        return amount / min(interleave({"": call}, 7, 1, clock)[""])
 
     source, target = (torch.ones(LARGE // 4, device=device) for _ in range(2))
     found = {"bytes": best(2 * LARGE, partial(target.copy_, source))}
     sizes, image = (1024, 2048), (16, 256, 32, 32)
     if device == "cuda":
         sizes, image = (4096, 8192), (256, 512, 32, 32)
-    for name in dtypes:
+    for name in ("float32", "bfloat16"):
         like: dict[str, Any] = {"device": device, "dtype": getattr(torch, name)}
         squares = [torch.randn(n, n, **like) for n in sizes]
         x = torch.randn(image, **like).contiguous(memory_format=torch.channels_last)
@@ -156,11 +155,6 @@ def ceilings(
             *(best(2 * len(a) ** 3, partial(torch.mm, a, a)) for a in squares),
         )
     return found
-
-
-def rate(measured: dict[str, float], dtype: str) -> float:
-    """Operations a second that work at a dtype may reach: without a faster unit, float32's."""
-    return max(measured["float32"], measured.get(dtype, 0.0))
 
 
 def _versions() -> dict[str, str]:

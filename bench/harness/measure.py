@@ -9,7 +9,6 @@ from functools import partial
 
 import torch
 
-from bench.harness import machine
 from bench.harness.case import BACKWARD, Case
 from bench.harness.clock import clock_of
 from bench.harness.cost import Cost
@@ -67,7 +66,9 @@ class Measurement:
         }
         row |= self.memory.get(name, {})
         if self.cost is not None:
-            bound = self.cost.bound(machine.rate(ceilings, self.case.dtype), ceilings["bytes"])
+            # Without a faster unit, work at a lower precision may reach float32's rate.
+            operations = max(ceilings["float32"], ceilings.get(self.case.dtype, 0.0))
+            bound = self.cost.bound(operations, ceilings["bytes"])
             counted = {"bytes": self.cost.moved, "operations": self.cost.operations}
             row |= {name: count for name, count in counted.items() if count}
             row["share_of_roofline"] = bound / row["seconds"]["p50"]

@@ -30,7 +30,7 @@ class Session:
     go_on: bool = False  # keep what the folder holds of this code, and measure only the rest
     late: bool = False  # a case was left out for the deadline
     rows: dict[str, list[Row]] = field(default_factory=dict)
-    known_ceilings: dict[str, dict[str, float]] = field(default_factory=dict)
+    ceilings: dict[str, dict[str, float]] = field(default_factory=dict)
     _before: dict[str, list[Row]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -50,14 +50,14 @@ class Session:
     def measure(self, module: str, case: Case, make: Callable[[Case], Work]) -> Measurement:
         torch._dynamo.reset()
         torch.manual_seed(0)
-        ceilings = self.ceilings(case.device)
+        self.ceilings[case.device] = machine.ceilings(case.device)
         work = make(case)
         if self.quick:
             work.implementations = self.of_quick(work)
         found = measure(work, QUICK if self.quick else Plan())
         del work
         gc.collect()
-        self.add(module, *found.rows(ceilings))
+        self.add(module, *found.rows(self.ceilings[case.device]))
         return found
 
     def of_quick(self, work: Work) -> dict[str, Any]:
@@ -84,12 +84,6 @@ class Session:
             self._before[module] = drafts.begun(self.path(module), device)
         return self._before[module]
 
-    def ceilings(self, device: str) -> dict[str, float]:
-        """What this machine can do at best, measured once."""
-        if device not in self.known_ceilings:
-            self.known_ceilings[device] = machine.ceilings(device)
-        return self.known_ceilings[device]
-
     def finish(self, well: bool, whole: bool) -> Iterator[str]:
         """Says where the results are; those to be kept take their place where the run ended well.
 
@@ -113,4 +107,4 @@ class Session:
 
     def run(self, device: str) -> Row:
         """What the results are read with."""
-        return {**machine.describe(device), "quick": self.quick, "ceilings": self.known_ceilings}
+        return {**machine.describe(device), "quick": self.quick, "ceilings": self.ceilings}
