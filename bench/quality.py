@@ -42,7 +42,7 @@ from fastgan.engine.log import SilentReporter
 from fastgan.engine.memory import keep_freed_memory
 from fastgan.engine.sampling import sample_images
 from fastgan.metrics import evaluate, get_network
-from fastgan.nn.sequential import unfused
+from fastgan.nn.runner import unfused
 from fastgan.ops import backend
 from fastgan.recipes import get_recipe
 from fastgan.recipes.run import build_trainer, override

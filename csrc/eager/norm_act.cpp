@@ -117,20 +117,20 @@ bool overlaps(const Tensor& mean, const Tensor& var, const Tensor& x, const Opti
 }
 
 void move(const Tensor& mean, const Tensor& var, const NormForward& by, double momentum,
-          int64_t count, bool average) {
+          int64_t count, bool average, bool raises) {
   kernels().update_running_stats({by.dtype == Dtype::kFloat64, mean.mutable_data_ptr(),
                                   var.mutable_data_ptr(), by.mean, by.var, by.spec.segments,
                                   by.layout.channels, momentum, count, average});
+  if (!raises) return;
   // The kernel stands below the key that would raise their versions.
   for (const Tensor* t : {&mean, &var}) t->unsafeGetTensorImpl()->bump_version();
 }
 
-}  // namespace
-
-Optional norm_act(const Tensor& x, const Optional& running_mean, const Optional& running_var,
-                  const Optional& weight, const Optional& bias, bool training, double momentum,
-                  double eps, int64_t activation, double slope, int64_t segments, bool act_first,
-                  bool average, std::string_view backend) {
+// norm_act. raises: the versions of running statistics that move.
+Optional run(const Tensor& x, const Optional& running_mean, const Optional& running_var,
+             const Optional& weight, const Optional& bias, bool training, double momentum,
+             double eps, int64_t activation, double slope, int64_t segments, bool act_first,
+             bool average, bool raises, std::string_view backend) {
   const std::optional<Kind> kind = kind_of(x);
   if (!kind.has_value() || is_watched()) return std::nullopt;
   for (const Optional* p : {&running_mean, &running_var, &weight, &bias}) {
@@ -173,12 +173,54 @@ Optional norm_act(const Tensor& x, const Optional& running_mean, const Optional&
   const Tensor z = output_like(x);
   call.z = z.mutable_data_ptr();
   kernels().norm_forward(call);
-  if (training && tracked) move(*running_mean, *running_var, call, momentum, count, average);
+  if (training && tracked) {
+    move(*running_mean, *running_var, call, momentum, count, average, raises);
+  }
   if (differentiable) {
     record<Rule>(z, x, weight, bias, Settings{spec, training, std::string(backend)},
                  {x, stats, weight.value_or(Tensor()), bias.value_or(Tensor())});
   }
   return z;
+}
+
+}  // namespace
+
+Optional norm_act(const Tensor& x, const Optional& running_mean, const Optional& running_var,
+                  const Optional& weight, const Optional& bias, bool training, double momentum,
+                  double eps, int64_t activation, double slope, int64_t segments, bool act_first,
+                  bool average, std::string_view backend) {
+  return run(x, running_mean, running_var, weight, bias, training, momentum, eps, activation, slope,
+             segments, act_first, average, true, backend);
+}
+
+Optional norm_layer(const Tensor& x, const NormLayer& layer, int64_t activation, double slope,
+                    bool act_first, std::string_view backend) {
+  const Optional none;
+  const bool tracked = layer.mean.has_value();
+  // torch.nn's: an instance norm goes by what it is told, a batch norm by what it has.
+  const bool by_batch = layer.training || !(layer.instances ? layer.tracks : tracked);
+  const bool moves = layer.training && layer.tracks && tracked;
+  const bool counts = layer.training && layer.tracks && layer.batches.has_value();
+  if (counts && !is_countable(*layer.batches)) return std::nullopt;
+  const bool given = moves || !by_batch;
+  const int64_t segments = layer.instances && x.dim() > 0 ? x.size(0) : 1;
+  // A batch norm of torch.nn raises no versions: its own backward, which may follow, asks that none
+  // was.
+  Optional z = run(x, given ? layer.mean : none, given ? layer.var : none, layer.weight, layer.bias,
+                   by_batch, layer.momentum, layer.eps, activation, slope, segments, act_first,
+                   layer.instances, layer.instances, backend);
+  if (z.has_value() && counts) count(*layer.batches, 1);
+  return z;
+}
+
+bool is_countable(const Tensor& batches) {
+  return is_plain(batches) && batches.scalar_type() == at::kLong && batches.numel() == 1 &&
+         !batches.is_inference() && !is_watched();
+}
+
+void count(const Tensor& batches, int64_t passes) {
+  *batches.mutable_data_ptr<int64_t>() += passes;
+  batches.unsafeGetTensorImpl()->bump_version();
 }
 
 }  // namespace fastgan::eager

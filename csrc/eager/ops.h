@@ -6,6 +6,7 @@
 #pragma once
 
 #include <string_view>
+#include <vector>
 
 #include "eager/plain.h"
 
@@ -22,5 +23,33 @@ Optional norm_act(const Tensor& x, const Optional& running_mean, const Optional&
 // act(x + bias), or nothing, likewise.
 Optional bias_act(const Tensor& x, const Optional& bias, int64_t activation, double slope,
                   std::string_view backend);
+
+// What a norm of torch.nn holds.
+struct NormLayer {
+  Optional weight, bias, mean, var;
+  Optional batches;  // counted; not there, where that is done elsewhere
+  bool instances, training, tracks;
+  double momentum, eps;
+};
+
+// act(layer(x)), or act first, and all that a call of the layer does beside; or nothing, and nothing
+// done, likewise.
+Optional norm_layer(const Tensor& x, const NormLayer& layer, int64_t activation, double slope,
+                    bool act_first, std::string_view backend);
+
+// Whether `count` serves a layer's number of batches.
+bool is_countable(const Tensor& batches);
+// batches += passes.
+void count(const Tensor& batches, int64_t passes);
+
+struct Convolution {
+  std::vector<int64_t> stride, padding, dilation, output_padding;
+  bool transposed;
+  int64_t groups;
+};
+
+// PyTorch's convolution of a batch, with its derivative; or nothing, likewise.
+Optional convolution(const Tensor& x, const Tensor& weight, const Optional& bias,
+                     const Convolution& settings);
 
 }  // namespace fastgan::eager

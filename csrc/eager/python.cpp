@@ -2,9 +2,6 @@
 // schema, which takes as long as a small kernel.
 #include "eager/python.h"
 
-#include <exception>
-#include <string>
-
 #include "eager/ops.h"
 
 namespace fastgan::eager {
@@ -26,33 +23,6 @@ bool find_tensor_offset() {
   }
   Py_DecRef(o);
   return found;
-}
-
-// Calls function() without the GIL; its tensor as a Python object, or None.
-template <typename Function>
-PyObject* call(const Function& function) {
-  Optional found;
-  std::string problem;
-  PyThreadState* const state = PyEval_SaveThread();
-  try {
-    found = function();
-  } catch (const c10::Error& error) {
-    problem = error.what_without_backtrace();
-  } catch (const std::exception& error) {
-    problem = error.what();
-  }
-  PyEval_RestoreThread(state);
-  if (!problem.empty()) {
-    if (!PyErr_Occurred()) PyErr_SetString(PyExc_RuntimeError, problem.c_str());
-    return nullptr;
-  }
-  return found.has_value() ? THPVariable_Wrap(*found) : none();
-}
-
-bool counts(Py_ssize_t given, Py_ssize_t expected) {
-  if (given == expected) return true;
-  PyErr_Format(PyExc_TypeError, "expected %zd arguments, got %zd", expected, given);
-  return false;
 }
 
 PyObject* py_norm_act(PyObject*, PyObject* const* given, Py_ssize_t n) {
@@ -86,24 +56,6 @@ PyObject* py_bias_act(PyObject*, PyObject* const* given, Py_ssize_t n) {
   return call([&] { return bias_act(*x, bias, activation, slope, backend); });
 }
 
-// count += passes, of a layer's plain number; false where it is none.
-PyObject* py_count(PyObject*, PyObject* const* given, Py_ssize_t n) {
-  if (!counts(n, 2)) return nullptr;
-  Arguments a(given);
-  const Tensor* count = a.tensor();
-  const int64_t passes = a.whole();
-  const bool serves = a.right && count != nullptr && is_plain(*count) &&
-                      count->scalar_type() == at::kLong && count->numel() == 1 &&
-                      !count->is_inference() && !is_watched();
-  if (serves) {
-    *count->mutable_data_ptr<int64_t>() += passes;
-    count->unsafeGetTensorImpl()->bump_version();
-  }
-  PyObject* const result = serves ? Py_True : Py_False;
-  Py_IncRef(result);
-  return result;
-}
-
 PyMethodDef method(const char* name,
                    PyObject* (*function)(PyObject*, PyObject* const*, Py_ssize_t)) {
   const auto any = reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
@@ -118,7 +70,9 @@ extern "C" __attribute__((visibility("default"))) PyObject* PyInit__autograd() {
   static PyMethodDef methods[] = {method("norm_act", py_norm_act), method("bias_act", py_bias_act),
                                   method("count", py_count), method("kind", py_kind),
                                   method("empties", py_empties), method("apart", py_apart),
-                                  {}};
+                                  method("norm_layer", py_norm_layer),
+                                  method("convolution", py_convolution),
+                                  method("unchanged", py_unchanged), {}};
   static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_autograd", nullptr, -1, methods,
                                nullptr, nullptr, nullptr, nullptr};
   if (!find_tensor_offset()) {

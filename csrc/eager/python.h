@@ -7,7 +7,10 @@
 #include <Python.h>
 #include <torch/csrc/Export.h>
 
+#include <exception>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "eager/plain.h"
 
@@ -34,6 +37,12 @@ inline const Tensor* plain_tensor(PyObject* o) {
 inline PyObject* none() {
   Py_IncRef(Py_None);
   return Py_None;
+}
+
+inline PyObject* truth(bool value) {
+  PyObject* const result = value ? Py_True : Py_False;
+  Py_IncRef(result);
+  return result;
 }
 
 // Reads arguments one after another; `right` is false from the first that is not of its type on, which
@@ -73,6 +82,33 @@ class Arguments {
     right = overflow == 0;
     return value;
   }
+  std::vector<int64_t> numbers() {
+    PyObject* const o = *next_++;
+    right = right && Py_TYPE(o) == &PyTuple_Type;
+    std::vector<int64_t> found(right ? PyTuple_Size(o) : 0);
+    for (size_t i = 0; i < found.size(); ++i) {
+      PyObject* const number = PyTuple_GetItem(o, static_cast<Py_ssize_t>(i));
+      Arguments one(&number);
+      found[i] = one.whole();
+      right = right && one.right;
+    }
+    return found;
+  }
+  PyObject* dictionary() {
+    PyObject* const o = *next_++;
+    right = right && PyDict_Check(o);
+    return o;
+  }
+  // What a dictionary of `dictionary` has under a name.
+  Optional entry(PyObject* held, PyObject* name) {
+    PyObject* const o = right ? PyDict_GetItemWithError(held, name) : nullptr;
+    right = right && o != nullptr;
+    if (!right) return std::nullopt;
+    Arguments one(&o);
+    Optional found = one.optional();
+    right = one.right;
+    return found;
+  }
   std::string_view text() {
     PyObject* const o = *next_++;
     right = right && Py_TYPE(o) == &PyUnicode_Type;
@@ -87,9 +123,42 @@ class Arguments {
   PyObject* const* next_;
 };
 
+// Calls function() without the GIL; its tensor as a Python object, or None.
+template <typename Function>
+PyObject* call(const Function& function) {
+  Optional found;
+  std::string problem;
+  PyThreadState* const state = PyEval_SaveThread();
+  try {
+    found = function();
+  } catch (const c10::Error& error) {
+    problem = error.what_without_backtrace();
+  } catch (const std::exception& error) {
+    problem = error.what();
+  }
+  PyEval_RestoreThread(state);
+  if (!problem.empty()) {
+    if (!PyErr_Occurred()) PyErr_SetString(PyExc_RuntimeError, problem.c_str());
+    return nullptr;
+  }
+  return found.has_value() ? THPVariable_Wrap(*found) : none();
+}
+
+inline bool counts(Py_ssize_t given, Py_ssize_t expected) {
+  if (given == expected) return true;
+  PyErr_Format(PyExc_TypeError, "expected %zd arguments, got %zd", expected, given);
+  return false;
+}
+
 // Of calls that were like earlier ones (`python_repeated.cpp`).
 PyObject* py_kind(PyObject*, PyObject* const* given, Py_ssize_t n);
 PyObject* py_apart(PyObject*, PyObject* const* given, Py_ssize_t n);
 PyObject* py_empties(PyObject*, PyObject* const* given, Py_ssize_t n);
+
+// Of layers of torch.nn (`python_layers.cpp`).
+PyObject* py_norm_layer(PyObject*, PyObject* const* given, Py_ssize_t n);
+PyObject* py_convolution(PyObject*, PyObject* const* given, Py_ssize_t n);
+PyObject* py_count(PyObject*, PyObject* const* given, Py_ssize_t n);
+PyObject* py_unchanged(PyObject*, PyObject* const* given, Py_ssize_t n);
 
 }  // namespace fastgan::eager

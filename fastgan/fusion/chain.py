@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
+from fastgan.nn.layers import is_plain_norm
 from fastgan.nn.planner import NOT_SHARED, Planned, Shared
-from fastgan.nn.sequential import Runner
+from fastgan.nn.runner import Runner
 from fastgan.ops.core.tensors import DTYPES
 
 
@@ -16,8 +18,9 @@ class Chain(nn.Sequential):
         keep_activations: as FusedSequential's.
         shared: see `plan`.
 
-    Tensors of a dtype that the fused ops do not take go through the layers as they are. The output
-    lies in memory as the layers' would, which a `view` after it may rely on.
+    Tensors of a dtype that the fused ops do not take go through the layers as they are, as do those
+    of a norm by itself that are on no CPU: there torch.nn's is as fast. The output lies in memory
+    as the layers' would, which a `view` after it may rely on.
     """
 
     def __init__(
@@ -30,9 +33,10 @@ class Chain(nn.Sequential):
         self.leaves = layers
         self.keep_activations = keep_activations
         self.planned = Planned(shared)
+        self.is_norm = len(layers) == 1 and is_plain_norm(layers[0][1])
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.dtype not in DTYPES:
+        if input.dtype not in DTYPES or (self.is_norm and _elsewhere(input)):
             return super().forward(input)
         runner = Runner(1, self.keep_activations, self.planned)
         output = runner.run(input, self.leaves)
@@ -49,3 +53,7 @@ class Chain(nn.Sequential):
         if not x.is_contiguous() or (x.stride(1) == 1 and x.stride(-1) == x.shape[1] > 1):
             return False
         return all(p.is_contiguous() for p in self.parameters())
+
+
+def _elsewhere(x: Tensor) -> bool:
+    return not x.is_cpu or torch.compiler.is_compiling()

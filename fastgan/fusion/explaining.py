@@ -18,7 +18,7 @@ from fastgan.fusion.report import FusionReport
 from fastgan.nn.blocks import Block
 from fastgan.nn.layers import Activation
 from fastgan.nn.recording import Run, recording
-from fastgan.nn.sequential import Runner, laid_out
+from fastgan.nn.runner import Runner, laid_out
 from fastgan.ops import conv_block
 from fastgan.ops.conv import aten, timing, tma, tuning
 from fastgan.ops.conv.algorithms import Kernels, is_triton, kernels_of

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.fusion.folding import fold_norms
-from fastgan.nn.sequential import unfused
+from fastgan.nn.runner import unfused
 from fastgan.system import check_writable, whole_file
 
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2", "safetensors": ".safetensors"}

@@ -18,7 +18,7 @@ from fastgan.fusion.layers import (
 )
 from fastgan.fusion.packing import PackedChain, packable
 from fastgan.fusion.report import Block
-from fastgan.nn.layers import layer_kind, why_no_convolution, why_not_layer
+from fastgan.nn.layers import is_plain_norm, layer_kind, why_no_convolution, why_not_layer
 from fastgan.nn.planner import Shared
 
 # Which layer may follow which within a chain; of these a block is any pair but X → conv.
@@ -110,9 +110,9 @@ def fused_graph(
     in_order = [block for _, block in sorted(blocks, key=lambda pair: order[pair[0]])]
     if chosen.packs:
         chains = [part for chain in chains for part in _packable_parts(chain)]
-        chains += _lone_convolutions(found.layers, chains, packable)
+        chains += _lone(found.layers, chains, packable)
     elif chains:
-        chains += _lone_convolutions(found.layers, chains, _is_plain_convolution)
+        chains += _lone(found.layers, chains, _runs_alone)
     if not chains:
         return None, in_order
     return _rewritten(graph, root, found.modules, chains, chosen), in_order
@@ -269,12 +269,12 @@ def _chains(
     return chains
 
 
-def _lone_convolutions(
+def _lone(
     layers: dict[fx.Node, Layer], chains: list[list[Layer]], runs: Callable[[nn.Module], bool]
 ) -> list[list[Layer]]:
-    """Those in no chain: nothing is fused with them, but a kernel of ours may be the faster one.
+    """Layers in no chain: nothing is fused with them, but a kernel of ours may be the faster one.
 
-    runs: whether one may run a convolution.
+    runs: whether one may run a layer.
     """
     chained = {layer.node for chain in chains for layer in chain}
     return [
@@ -284,8 +284,8 @@ def _lone_convolutions(
     ]
 
 
-def _is_plain_convolution(module: nn.Module) -> bool:
-    return why_no_convolution(module) is None
+def _runs_alone(module: nn.Module) -> bool:
+    return why_no_convolution(module) is None or is_plain_norm(module)
 
 
 def _packable_parts(chain: list[Layer]) -> list[list[Layer]]:

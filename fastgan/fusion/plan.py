@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from contextlib import nullcontext
 from typing import Any
 
@@ -16,9 +16,10 @@ from fastgan.fusion.copying import sharing
 from fastgan.fusion.matching import Choice, Written, fused_graph
 from fastgan.fusion.memory_format import Border, borders, with_borders
 from fastgan.fusion.report import Block
-from fastgan.fusion.specialized import chains_of, pattern, specialized
+from fastgan.fusion.specialized import Specialized, chains_of, pattern, specialized
 from fastgan.fusion.tracing import Trace, Untraceable, trace
 from fastgan.fusion.watching import Watch
+from fastgan.nn import steps
 from fastgan.nn.layers import hooked
 from fastgan.nn.planner import MAX_KINDS, kind_of, kind_of_call
 from fastgan.nn.recording import is_recording, recorded_as_converted
@@ -55,8 +56,8 @@ class Plan:
         self._forget()
 
     def _forget(self) -> None:
-        self.forwards: dict[Hashable, Callable[..., Any]] = {}  # by kind of call
-        self.specialized: dict[Hashable, fx.GraphModule] = {}
+        self.forwards: dict[Hashable, Specialized] = {}  # by kind of call
+        self.specialized: dict[Hashable, Specialized] = {}
         self.converting: dict[tuple[Border, ...], fx.GraphModule] = {}
 
     def __getstate__(self) -> dict[str, Any]:  # a copy chooses for itself
@@ -95,11 +96,11 @@ class Plan:
                 return own(module, *args)
             if not compiling:
                 kind += kind_of(x)
-        forward: Callable[..., Any] | None = None
+        known: Specialized | None = None
         if not compiling:
             kind += kind_of_call()
-            forward = self.forwards.get(kind)
-            if forward is _its_own and not is_recording():
+            known = self.forwards.get(kind)
+            if known is ITS_OWN and not is_recording():
                 self.running.plainly = True
                 try:
                     return own(module, *args)
@@ -114,14 +115,16 @@ class Plan:
             return graph(*args) if compiling else self._recorded(graph, args)
         if not self._holds():
             return own(module, *args)
-        if forward is not None:
-            return forward(*args)
+        if known is not None:
+            if not known.relies or steps.unchanged(known.relies):
+                return known.forward(*args)
+            del self.forwards[kind]  # the layers are others: it is chosen again
         graph = self.graphs[module.training]
         if len(self.forwards) >= MAX_KINDS:
             return graph.forward(*args)
         graph = self._converting(graph, args)
         outputs = graph.forward(*args)
-        self.forwards[kind] = self._chosen(graph)
+        self.forwards[kind] = self._chosen(graph, any(steps.serve(x) for x in args))
         return outputs
 
     def _converting(self, graph: fx.GraphModule, args: tuple[Tensor, ...]) -> fx.GraphModule:
@@ -138,15 +141,16 @@ class Plan:
         with nullcontext() if chosen is graph else recorded_as_converted():
             return chosen(*args)
 
-    def _chosen(self, graph: fx.GraphModule) -> Callable[..., Any]:
+    def _chosen(self, graph: fx.GraphModule, stepped: bool) -> Specialized:
         """What answers calls of the kind that the graph has just run."""
-        if all(form.plain for chain in chains_of(graph) for form in chain.planned.last or ()):
-            return _its_own
-        key = graph, pattern(graph)
-        if key not in self.specialized:
-            self.specialized[key] = specialized(graph)
-        forward: Callable[..., Any] = self.specialized[key].forward
-        return forward
+        key = graph, pattern(graph), stepped
+        found = self.specialized.get(key)
+        if found is None or not steps.unchanged(found.relies):
+            found = specialized(graph, stepped)
+            if not found.relies and _is_plain(graph):
+                found = ITS_OWN
+            self.specialized[key] = found
+        return found
 
     def _holds(self) -> bool:
         """Whether the modules that were traced through are as they were then."""
@@ -230,9 +234,17 @@ class _ItsOwnForwards:
         return copy
 
 
+def _is_plain(graph: fx.GraphModule) -> bool:
+    """Whether all blocks ran as the layers they are made of."""
+    return all(form.plain for chain in chains_of(graph) for form in chain.planned.last or ())
+
+
 def _its_own(*_: Any) -> Any:
     """Stands for the forward of a module's class, which a plan calls in its place."""
     raise NotImplementedError("a plan calls the forward of its module's class itself")
+
+
+ITS_OWN = Specialized(_its_own, ())
 
 
 class _Running:

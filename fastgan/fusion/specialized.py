@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Iterator
-from itertools import groupby
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
 
 from torch import fx, nn
 
 from fastgan.fusion.chain import Chain
 from fastgan.fusion.packing import FORM as PACKED
 from fastgan.fusion.packing import PackedChain
-from fastgan.nn.blocks import Block
-from fastgan.nn.planner import Form, Leaf
+from fastgan.nn import steps
+from fastgan.nn.planner import Leaf
+
+
+class Specialized(NamedTuple):
+    """A forward, and what it relies on in layers that it calls by steps."""
+
+    forward: Callable[..., Any]
+    relies: steps.State
 
 
 def chains_of(graph: fx.GraphModule) -> list[Chain]:
@@ -27,57 +34,73 @@ def pattern(graph: fx.GraphModule) -> Hashable:
     )
 
 
-def specialized(graph: fx.GraphModule) -> fx.GraphModule:
-    """The graph with the layers themselves where they ran as such in its last call."""
+def specialized(graph: fx.GraphModule, stepped: bool) -> Specialized:
+    """The graph with the layers themselves where they ran as such in its last call.
+
+    Args:
+        stepped: by steps, where there are such (see `fastgan.nn.steps`).
+    """
     nodes = copy.deepcopy(graph.graph)
     held: dict[str, nn.Module] = {}
+    relies: steps.State = ()
     for node in list(nodes.nodes):
         if node.op != "call_module":
             continue
         name = str(node.target)
         module = graph.get_submodule(name)
-        if not isinstance(module, Chain):
+        if isinstance(module, Chain):
+            parts = _parts(module, stepped)
+        else:
+            parts = [_layer(module, stepped and len(node.args) == 1 and not node.kwargs)]
+        if parts == [module]:
             held[name] = module
             continue
         value = node.args[0]
-        for i, part in enumerate(_parts(module)):
-            held[f"{name}_{i}"] = part
+        for i, part in enumerate(parts):
             with nodes.inserting_before(node):
-                value = nodes.call_module(f"{name}_{i}", (value,))
+                if isinstance(part, nn.Module):
+                    held[f"{name}_{i}"] = part
+                    value = nodes.call_module(f"{name}_{i}", (value,))
+                else:
+                    relies += part.relies
+                    value = nodes.call_function(part.step, (value,))
         node.replace_all_uses_with(value)
         nodes.erase_node(node)
-    return fx.GraphModule(held, nodes, type(graph).__name__)
+    return Specialized(fx.GraphModule(held, nodes, type(graph).__name__).forward, relies)
 
 
-def _parts(chain: Chain) -> Iterator[nn.Module]:
+def _parts(chain: Chain, stepped: bool) -> list[steps.Part]:
     """The layers that ran as such, and chains of those between."""
     ran = chain.planned.parts()
-    if chain.planned.converts or _packed(
-        chain
-    ):  # whole: between parts of it the format would change back
-        yield chain
-        return
+    if chain.planned.converts or _packed(chain):
+        return [chain]  # whole: between parts of it the format would change back
     if not ran:  # all of it ran as it is
-        yield from (layer for _, layer in chain.leaves)
-        return
-    fused = [flag for block, form in ran for flag in _fused(block, form)]
-    for flag, run in groupby(zip(fused, chain.leaves, strict=True), key=lambda pair: pair[0]):
-        leaves: list[Leaf] = [leaf for _, leaf in run]
-        if flag:
-            yield Chain(leaves, chain.keep_activations)
+        return [_layer(layer, stepped) for _, layer in chain.leaves]
+    parts: list[steps.Part] = []
+    fused: list[Leaf] = []
+
+    def add(*found: steps.Part) -> None:
+        if fused and found:
+            parts.append(Chain(list(fused), chain.keep_activations))
+            fused.clear()
+        parts.extend(found)
+
+    for block, form in ran:
+        count = form.count(block)
+        alone = steps.of_block(block, count) if stepped else None
+        if alone is not None:
+            add(*alone)
         else:
-            yield from (layer for _, layer in leaves)
+            fused += zip(block.names[:count], block.children[:count], strict=True)
+            add(*(_layer(layer, stepped) for layer in block.children[count:]))
+    if fused:
+        parts.append(Chain(fused, chain.keep_activations))
+    return parts
+
+
+def _layer(layer: nn.Module, stepped: bool) -> steps.Part:
+    return (steps.of_layer(layer) if stepped else None) or layer
 
 
 def _packed(chain: Chain) -> bool:
     return isinstance(chain, PackedChain) and chain.planned.last == [PACKED]
-
-
-def _fused(block: Block, form: Form) -> list[bool]:
-    """For each layer of a block, whether a fused op runs it."""
-    count = len(block.children)
-    if form.plain:
-        return [False] * count
-    if form.name == "norm_fused":
-        return [i < block.before_conv for i in range(count)]
-    return [True] * count

@@ -28,7 +28,7 @@ from fastgan.fusion.purity import is_observed
 from fastgan.fusion.watching import Watch
 from fastgan.nn.layers import hooked, layer_kind
 from fastgan.nn.modes import in_mode
-from fastgan.nn.sequential import unfused
+from fastgan.nn.runner import unfused
 
 
 class Untraceable(Exception):

@@ -165,11 +165,11 @@ def _count_all(counts: list[tuple[Tensor, int]]) -> None:
         torch._foreach_add_(*(list(side) for side in zip(*alike, strict=True)))
 
 
-_COUNTS = Queue(_count_all)
+COUNTS = Queue(_count_all)
 
 
 def _count(batches: Tensor, passes: int, at_once: bool) -> None:
-    waiting, compiling = _COUNTS.items, torch.compiler.is_compiling()
+    waiting, compiling = COUNTS.items, torch.compiler.is_compiling()
     if waiting is None or at_once or compiling or dispatch.is_transformed():
         if compiling or not native.WITH_AUTOGRAD.count(batches, passes):
             batches.add_(passes)
@@ -195,7 +195,7 @@ def batch_norm(
     by_batch = layer.training or not tracked
     moves = layer.training and layer.track_running_stats and tracked
     momentum, average = layer.momentum, False
-    if moves:
+    if layer.training and layer.track_running_stats:
         name = "num_batches_tracked"
         batches = buffers[name] if name in buffers else getattr(layer, name)
         if batches is not None:

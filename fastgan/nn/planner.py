@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from fastgan.nn import steps
 from fastgan.nn.bias_act import BiasAct
 from fastgan.nn.blocks import Block, described
 from fastgan.nn.layers import (
@@ -50,9 +51,15 @@ class Form(NamedTuple):
     def plain(self) -> bool:
         return self.name in ("", "unfused")
 
+    def count(self, block: Block) -> int:
+        """How many of a block's layers, from the first on, a fused op runs."""
+        if self.plain:
+            return 0
+        return block.before_conv if self.name == "norm_fused" else len(block.children)
+
 
 Leaf = tuple[str, nn.Module]
-Steps = list[Repeated | None]  # of each block what makes its call again, where something does
+Again = list[Repeated | None]  # of each block what makes its call again, where something does
 
 
 class Shared(NamedTuple):
@@ -100,6 +107,7 @@ class Planned:
         plain: the kinds of which every block runs as the layers it is made of, so that nothing has
             to be known of those.
         again: by the kind of call, what makes those of each block again.
+        ready: by the kind of call, all of it as a step, where every layer is called by itself.
         converted: the kinds that run on a channels-last copy of their input (see `layout`).
         last: the forms of the last call; None where it did not ask for any.
         converts: whether the last call did.
@@ -111,7 +119,8 @@ class Planned:
         self._states: list[tuple[Any, ...]] = []
         self._blocks: list[Block] = []
         self.forms: dict[Hashable, list[Form]] = {}
-        self.again: dict[Hashable, Steps] = {}
+        self.again: dict[Hashable, Again] = {}
+        self.ready: dict[Hashable, steps.Ready] = {}
         self.plain: set[Hashable] = set()
         self.converted: set[Hashable] = set()
         self.last: list[Form] | None = None
@@ -131,6 +140,7 @@ class Planned:
     def _forget(self) -> None:
         self.forms.clear()
         self.again.clear()
+        self.ready.clear()
         self.plain.clear()
         self.converted.clear()
 
@@ -150,6 +160,19 @@ class Planned:
             self.converted.add(kind)
         if all(form.plain for form in forms):
             self.plain.add(kind)
+
+    def make_ready(self, kind: Hashable) -> None:
+        """Has later calls of a kind, of which the blocks ran last, run by steps, if that can be."""
+        parts = [steps.of_block(block, form.count(block)) for block, form in self.parts()]
+        calls = [part for of_each in parts for part in of_each or ()]
+        if all(part is not None for part in parts):
+            self.ready[kind] = steps.together(calls)
+
+    def choose_again(self, kind: Hashable) -> None:
+        """For a kind of call whose layers changed in what their steps rely on."""
+        self.forms.pop(kind)
+        self.ready.pop(kind)
+        self.plain.discard(kind)
 
     def __reduce__(self) -> tuple[type[Planned], tuple[Shared]]:  # a copy plans for itself
         return Planned, (self.shared,)
@@ -262,8 +285,12 @@ def asks_gradient(x: Tensor) -> bool:
 
 
 def _norm_pays(block: Block, x: Tensor) -> bool:
+    if block.norm is None:
+        return False
+    if steps.serve(x) and steps.of_norm(block, x) is not None:
+        return True
     instances = isinstance(block.norm, _InstanceNorm)
-    return block.norm is not None and tuning.norm_pays(x, instances, block.before != Activation())
+    return tuning.norm_pays(x, instances, block.before != Activation())
 
 
 def _in_torch(block: Block, x: Tensor) -> bool:

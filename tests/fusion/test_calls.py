@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import fastgan
 from bench.harness.memory import saved_sizes
 from fastgan.fusion import plan
+from fastgan.nn import steps
 from fastgan.nn.planner import kind_of
 
 pytestmark = pytest.mark.usefixtures("form")
@@ -149,6 +150,7 @@ def test_memory_is_saved_where_it_is_preferred():
 @pytest.mark.parametrize("form", ["auto"], indirect=True)
 def test_where_nothing_pays_the_models_own_forward_runs(monkeypatch: pytest.MonkeyPatch):
     """From the second call on; a larger tensor runs fused again."""
+    monkeypatch.setattr(steps, "serve", lambda x: False)
     model = fastgan.fuse(Skipping())
     calls = []
     own = Skipping.forward
@@ -163,6 +165,7 @@ def test_where_nothing_pays_the_models_own_forward_runs(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("form", ["auto"], indirect=True)
 def test_where_nothing_pays_no_plan_within_is_asked(monkeypatch: pytest.MonkeyPatch):
     """But on its own each answers as before."""
+    monkeypatch.setattr(steps, "serve", lambda x: False)
     layers = [nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU()) for _ in range(3)]
     model = fastgan.fuse(nn.Sequential(*layers))
     x = image()
@@ -180,7 +183,8 @@ def test_where_nothing_pays_no_plan_within_is_asked(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("form", ["auto"], indirect=True)
-def test_where_nothing_pays_a_call_costs_one_look():
+def test_where_nothing_pays_a_call_costs_one_look(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(steps, "serve", lambda x: False)
     original = nn.Sequential(nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU()), nn.Conv2d(3, 3, 3))
     fused = fastgan.fuse(copy.deepcopy(original))
     x = image()
@@ -202,7 +206,7 @@ def test_layers_run_as_they_are_beside_blocks_that_pay():
         for _ in range(3):
             assert_equal(fused, original, x)
         forms = [run.form for run in fused.fusion_report.runs]
-        assert forms == ["unfused", "norm_act", "unfused", "unfused"]
+        assert forms == ["unfused", "norm_act", "unfused", "norm_fused"]
     seen: list[nn.Module] = []
     handles = [fused[i].register_forward_hook(lambda m, *_: seen.append(m)) for i in (1, 5)]
     fused(x)

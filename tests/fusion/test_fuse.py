@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations
 
 import fastgan
 from fastgan.fusion.plan import plan_of
-from fastgan.nn import BatchNormAct2d
+from fastgan.nn import BatchNormAct2d, steps
 
 pytestmark = pytest.mark.usefixtures("form")
 
@@ -46,20 +46,22 @@ def test_blocks_of_a_hand_written_forward_are_named():
 
 
 @pytest.mark.parametrize("form", ["auto"], indirect=True)
-def test_the_report_names_the_form_of_each_block_and_why():
+def test_the_report_names_the_form_of_each_block_and_why(monkeypatch):
+    monkeypatch.setattr(steps, "serve", lambda x: False)
     model = fastgan.fuse(nn.Sequential(*sequential(), nn.Conv2d(2, 3, 1), nn.InstanceNorm2d(3)))
     assert model.fusion_report.runs == []
     model(image(128, 3, 64, 64))
     runs = model.fusion_report.runs
-    assert [run.layers for run in runs] == [("0", "1"), ("2",), ("3", "4", "5", "6"), ("7",)]
-    assert [run.form for run in runs] == ["unfused", "unfused", "norm_fused", "unfused"]
+    layers = [("0", "1"), ("2",), ("3", "4", "5", "6"), ("7",), ("8",)]
+    assert [run.layers for run in runs] == layers
+    assert [run.form for run in runs] == ["unfused", "unfused", "norm_fused", "unfused", "norm_act"]
     assert "the library's convolution is as fast" in runs[2].why
     assert f"3, 4, 5, 6: norm_fused: {runs[2].why}" in str(model.fusion_report)
     known = f"{model.fusion_report.fused} of {len(model.fusion_report)} blocks recognised"
-    opening = f"1 of 4 parts run fused on the last kind of input; {known}"
+    opening = f"2 of 5 parts run fused on the last kind of input; {known}"
     assert str(model.fusion_report).splitlines()[0] == opening
     model(image(2, 3, 8, 8))  # the kind that came last
-    assert [run.form for run in model.fusion_report.runs] == ["unfused"] * 4
+    assert [run.form for run in model.fusion_report.runs] == ["unfused"] * 5
     copied = copy.deepcopy(model)
     copied.eval()(image(128, 3, 64, 64))
     assert copied.fusion_report.runs[2].form == "norm_fused"

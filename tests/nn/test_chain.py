@@ -52,4 +52,5 @@ def test_without_gradients_nothing_is_saved_for_memory(native: None) -> None:
             chain(x, **layers())
             model(x)
         forms[grad] = {run.form for run in runs}
-    assert forms == {True: {"recompute"}, False: {"unfused"}}
+    assert forms[True] == {"recompute"}
+    assert forms[False] <= {"unfused", "norm_fused"}

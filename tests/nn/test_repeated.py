@@ -17,9 +17,8 @@ from torch.nn.utils import parametrizations
 
 pytest.importorskip("triton")
 
-import fastgan.nn.sequential as sequential
 from bench.host_cost import chain, images, no_launches
-from fastgan.nn import BatchNormAct2d, FusedSequential, planner, segments
+from fastgan.nn import BatchNormAct2d, FusedSequential, planner, runner, segments
 from fastgan.nn.keeping import activations_kept
 from fastgan.ops import backend, convolution_form
 from fastgan.ops.core import native
@@ -48,8 +47,8 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     ops = importlib.import_module("fastgan.ops.norm_act_conv")
     geometry = importlib.import_module("fastgan.kernels.conv_block.tma.plan")
     for place, name in (
-        (planner, "plan"), (sequential, "form_of"), (sequential, "choose"),
-        (sequential, "with_statistics"), (ops, "check_input"), (ops, "parameter"),
+        (planner, "plan"), (runner, "form_of"), (runner, "choose"),
+        (runner, "with_statistics"), (ops, "check_input"), (ops, "parameter"),
         (fused.Plan, "__init__"), (fused.tma, "served_geometry"), (geometry, "supports"),
     ):  # fmt: skip
         own = getattr(place, name)

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 import fastgan.nn as fnn
 from bench.harness.memory import saved_sizes
-from fastgan.nn import FusedSequential
+from fastgan.nn import FusedSequential, steps
 from fastgan.nn.recording import recording
 from fastgan.ops import backend, conv
 from fastgan.ops.conv.tuning import convolution_form
+from fastgan.ops.core.native import from_python
 
 # The form of the blocks and the backend that runs them.
 MODES = [("recompute", "reference"), ("recompute", "cpu"), ("fused", "reference")]
@@ -359,7 +360,15 @@ def test_a_child_in_two_places_a_norm_after_an_activation_and_spectral_norm(mode
         torch.testing.assert_close(other(x), model(x), **within(torch.float32, 100, 10))
 
 
-def test_a_norm_is_fused_from_fewer_values_on_where_a_backward_follows(native: None) -> None:
+@pytest.mark.parametrize("stepped", [False, True])
+def test_a_norm_is_fused_from_fewer_values_on_where_a_backward_follows(
+    native: None, stepped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By steps it is at any size."""
+    if stepped and not from_python():
+        pytest.skip("csrc/eager is not there")
+    if not stepped:
+        monkeypatch.setattr(steps, "serve", lambda x: False)
     layers = [nn.BatchNorm2d(8), nn.LeakyReLU(0.2), nn.Conv2d(8, 8, 1)]
     model = FusedSequential(*layers, keep_activations=True)
     forms = {}
@@ -368,9 +377,10 @@ def test_a_norm_is_fused_from_fewer_values_on_where_a_backward_follows(native: N
             with recording() as runs, torch.set_grad_enabled(backward):
                 model(torch.randn(1, 8, side, side, requires_grad=True))
             forms[side, backward] = runs[0].form
-    assert forms == {
+    by_size = {
         (16, True): "unfused",
         (16, False): "unfused",
         (64, True): "norm_fused",
         (64, False): "unfused",
     }
+    assert forms == (dict.fromkeys(by_size, "norm_fused") if stepped else by_size)

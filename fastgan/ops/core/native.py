@@ -62,10 +62,12 @@ KERNELS = _Kernels()
 
 
 class _WithAutograd:
-    """norm_act and bias_act with their derivatives in C++, and `count`, which adds to a number of a
-    layer: of plain eager calls whose arguments need no conversion. Of another one they do nothing
-    and give None, or False. So do `kind`, a value by which arguments alike are known, and
-    `empties`, which makes tensors of such a kind.
+    """norm_act and bias_act with their derivatives in C++, layers of torch.nn (`norm_layer`,
+    `convolution`), `count`, which adds to a number of a layer, and `unchanged`, which looks whether
+    objects are as they were: of plain eager calls whose arguments need no conversion. Of another
+    one they do nothing and give None, or False. So do `kind`, a value by which arguments alike are
+    known, and `empties`, which makes tensors of such a kind. `from_python` says whether all of them
+    are there.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -77,6 +79,13 @@ class _WithAutograd:
 WITH_AUTOGRAD = _WithAutograd()
 
 
+def from_python() -> bool:
+    """Whether `_autograd.so` is a module of this Python: norm_act and bias_act are operators else,
+    and the rest does nothing."""
+    return _from_python("unchanged") is not None
+
+
+@cache
 def _from_python(name: str) -> Any:
     """The function of `_autograd.so` as a module, where it is one of this Python."""
     if why_no_autograd() is not None or not build_record().get("python"):
