@@ -13,6 +13,7 @@ from torch import Tensor
 from fastgan.cli._output import output_file, picture_file
 from fastgan.engine import load_generator
 from fastgan.engine.device import take_device
+from fastgan.engine.grid import check_still
 from fastgan.engine.restoring import write_image
 
 
@@ -26,7 +27,8 @@ class Common:
     """The image; what is transparent becomes white."""
     _: KW_ONLY
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """The PNG to write; by default in the folder pictures of the checkpoint's run."""
+    """The picture to write, by its suffix a PNG, JPEG or WebP; by default in the folder pictures of
+    the checkpoint's run."""
     force: bool = False
     """Write over the file that stands there."""
     weights: Literal["ema", "raw"] = "ema"
@@ -39,6 +41,7 @@ def made(chosen: Common, name: str, make: Callable[[Any], Tensor]) -> int:
     """Write what `make` makes with the checkpoint's generator."""
     named = picture_file(chosen.out, chosen.checkpoint, name)
     out = output_file(named, chosen.force)
+    check_still(out)
     generator = load_generator(
         chosen.checkpoint, weights=chosen.weights, device=take_device(chosen.device)
     )

@@ -15,7 +15,7 @@ from fastgan.cli._common import check_seed, parse
 from fastgan.cli._output import output_file
 from fastgan.data import load
 from fastgan.engine import save_grid
-from fastgan.engine.grid import check_picture, screen_scale
+from fastgan.engine.grid import check_picture, check_still, screen_scale
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Arguments:
     seed: int = 0
     """Seed of what is drawn."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("augment.png")
-    """The PNG to write."""
+    """The picture to write, by its suffix a PNG, JPEG or WebP."""
     force: bool = False
     """Write over the file that stands there."""
 
@@ -50,6 +50,7 @@ def run(arguments: list[str]) -> int:
     check_seed(chosen.seed)
     augment = get_augmentation(chosen.augment, **_strength(chosen))
     out = output_file(chosen.out, chosen.force)
+    check_still(out)
     found = load(chosen.data, image_size=chosen.image_size, limit=chosen.columns)
     pixels = found.as_bytes().images
     count, (height, width) = len(pixels), pixels.shape[-2:]

@@ -17,7 +17,7 @@ from fastgan.cli._drawing import load_drawing
 from fastgan.cli._output import output_file, picture_file
 from fastgan.data import ImageDataset, load
 from fastgan.engine import pictures, save_grid
-from fastgan.engine.grid import check_picture, scale_of, screen_scale
+from fastgan.engine.grid import check_picture, check_still, scale_of, screen_scale
 from fastgan.recipes.evaluation import run_data_of
 from fastgan.system import whole_file
 
@@ -59,8 +59,8 @@ class Arguments:
     split: Literal["train", "test"] = "train"
     """train or test, of data that has splits."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """The file to write; by default pictures/KIND.png in the run's folder, of a film KIND.gif
-    (or .webp, .png, .mp4)."""
+    """The file to write; by default pictures/KIND.png in the run's folder (or .jpg, .webp), of a
+    film KIND.gif (or .webp, .png, .mp4)."""
     force: bool = False
     """Write over the file that stands there."""
     model: str | None = None
@@ -81,6 +81,8 @@ def run(arguments: list[str]) -> int:
             f"latents is of picture projection, which finds some, not of {chosen.kind}"
         )
     out = output_file(named, chosen.force)
+    if chosen.kind not in FILMS:
+        check_still(out)
     if chosen.kind == "evolution":
         pictures.evolution(chosen.checkpoint, out)
     elif chosen.kind == "walk":

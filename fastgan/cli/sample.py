@@ -28,7 +28,14 @@ from fastgan.engine import (
 )
 from fastgan.engine.device import take_device
 from fastgan.engine.film import FORMATS, save_film
-from fastgan.engine.grid import as_pictures, check_picture, picture_of, scale_of, screen_scale
+from fastgan.engine.grid import (
+    as_pictures,
+    check_picture,
+    check_still,
+    picture_of,
+    scale_of,
+    screen_scale,
+)
 from fastgan.engine.sampling import set_temperature, to_draw
 from fastgan.engine.texts import save_texts, text_lines
 
@@ -48,9 +55,10 @@ class Arguments:
     seed: int = 0
     """Seed of the noise."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """The PNG to write; by default pictures/grid.png in the run's folder. Of films and volumes also
-    a .gif, .webp or .mp4, which shows frame after frame, slice after slice; of sounds a .wav, all
-    one after another, in place of spectrograms. Texts are printed, or written there."""
+    """The PNG, JPEG or WebP to write; by default pictures/grid.png in the run's folder. Of films
+    and volumes also a .gif, .webp or .mp4, which shows frame after frame, slice after slice; of
+    sounds a .wav, all one after another, in place of spectrograms. Texts are printed, or written
+    there."""
     force: bool = False
     """Write over the file that stands there."""
     labels: tuple[str, ...] = ()
@@ -97,6 +105,8 @@ def run(arguments: list[str]) -> int:
     out = asked or output_file(named, chosen.force)
     if hasattr(generator, "rate"):
         return _write_sounds(_draw(chosen, generator, None), generator, out, named)
+    if out.suffix.lower() not in FORMATS:
+        check_still(out)
     height, width = sides(generator.image_size)[-2:]
     check_picture(chosen.n, height, width, chosen.columns, scale_of(width))
     labels = None

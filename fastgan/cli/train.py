@@ -110,7 +110,7 @@ def _dry_run(recipe: Recipe, chosen: Any, settings: dict[str, Any]) -> int:
     stands = read_run(folder) is not None
     lines = dry_run(recipe, folder, resume=chosen.resume and stands, **settings)
     if stands and not (chosen.resume or chosen.force):
-        lines.append(f"refused      {folder} holds a run: --resume goes on, --force clears it")
+        lines.append(f"refused       {folder} holds a run: --resume goes on, --force clears it")
     if is_first():
         print("\n".join(lines))
     return 0

@@ -12,7 +12,7 @@ from fastgan.cli._restored import Common, made
 from fastgan.data.conditions import CONDITIONS
 from fastgan.engine.checkpoint import find_checkpoint
 from fastgan.engine.objectives import TranslationObjective, objective_of
-from fastgan.engine.restoring import read_image, towards, translate
+from fastgan.engine.restoring import read_image, towards, translate, translator
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> int:
         condition = CONDITIONS[objective.condition]
 
     def make(generator: Any) -> Tensor:
-        generator = towards(generator, chosen.to)
+        generator = translator(towards(generator, chosen.to))
         if condition is None:
             return translate(generator, read_image(chosen.image, generator.condition_channels))
         return translate(generator, condition(read_image(chosen.image, generator.channels)))

@@ -64,7 +64,10 @@ class DataCheck:
         if len(self.sizes) > 1:
             lines.append("  they differ: --image-size makes them one (--resize tells how)")
         lines += _some("files", self.modes.most_common())
-        kinds = ((f"{c} channels of {dtype}", n) for (c, dtype), n in self.kinds.most_common())
+        kinds = (
+            (f"{c} channel{'s' if c != 1 else ''} of {dtype}", n)
+            for (c, dtype), n in self.kinds.most_common()
+        )
         lines += _some("read as", kinds)
         lines += self._classes()
         if self.unreadable:

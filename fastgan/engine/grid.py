@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from fastgan.system import whole_file
 PADDING = 2
 # 0.9 GB as RGB, and four times the largest picture that Pillow opens without a warning.
 MAX_PIXELS = 300_000_000
+_FORMATS = {"": "PNG", ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
 def check_picture(
@@ -112,16 +114,33 @@ def picture_of(images: Tensor, columns: int | None = None, scale: int = 1) -> ND
 
 
 def save_grid(images: Tensor, path: Path, columns: int | None = None, scale: int = 1) -> Path:
-    """Write :func:`make_grid` as a PNG, as a whole or not at all, and return its path.
+    """Write :func:`make_grid` as :func:`save_picture` does, and return its path.
 
     ``scale`` enlarges every pixel, for small images on large screens.
 
     Raises:
-        ValueError: no images, or a picture beyond ``MAX_PIXELS``.
+        ValueError: no images, a picture beyond ``MAX_PIXELS``, or a suffix of no picture.
         OSError: the file cannot be written.
     """
+    check_still(path)
+    return save_picture(picture_of(images, columns, scale), path)
+
+
+def check_still(path: Path) -> str:
+    """Pillow's name of the format that ``path`` names by its suffix, PNG without one; ValueError
+    where it is none of a picture that stands still."""
+    if (suffix := path.suffix.lower()) not in _FORMATS:
+        raise ValueError(f"{path}: a picture is one of {', '.join(filter(None, _FORMATS))}")
+    return _FORMATS[suffix]
+
+
+def save_picture(pixels: NDArray[np.uint8], path: Path) -> Path:
+    """Write uint8 [H, W] or [H, W, 3] as PNG, JPEG or WebP by the suffix of ``path``, as a whole or
+    not at all, and return the path. ValueError for another suffix."""
+    kind = check_still(path)
+    options: dict[str, Any] = {"quality": 95, "lossless": kind == "WEBP"}
     with whole_file(path) as file:
-        Image.fromarray(picture_of(images, columns, scale)).save(file, format="PNG")
+        Image.fromarray(pixels).save(file, kind, **options)
     return path
 
 

@@ -105,6 +105,8 @@ class Loop:
                     # A run killed after its last checkpoint has only the rest left to do.
                     self.checkpoint, self._saved_at = found.path, found.step
                     self.health.warnings = (read_run(self.out) or {}).get("warnings", [])
+                elif resume and self.group.is_first:
+                    self.reporter.note(f"nothing to resume in {self.out}: the run begins at step 0")
                 self._describe(finished=False)
                 precision, exact = self.trainer.gan.precision, self.config.deterministic
                 with cuda_libraries(precision, deterministic=exact):

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 from fastgan.checks import check_choice, check_int
@@ -16,8 +15,8 @@ from fastgan.data.files import open_regular
 from fastgan.data.image import ImageFile
 from fastgan.data.options import LoadOptions
 from fastgan.data.source import normalised, whole_range
+from fastgan.engine.grid import save_picture
 from fastgan.models import CycleGenerator, Inpainter, SRResNet, Translator
-from fastgan.system import whole_file
 
 
 def read_image(path: str | Path, channels: int) -> Tensor:
@@ -32,12 +31,10 @@ def read_image(path: str | Path, channels: int) -> Tensor:
 
 
 def write_image(image: Tensor, path: Path) -> Path:
-    """One image [1, C, H, W] in [-1, 1] as a PNG of 8 bits, whole or not at all."""
+    """One image [1, C, H, W] in [-1, 1] with 8 bits, in a format of :func:`save_picture`."""
     pixels = ((image[0].float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte()
     array = pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).numpy()
-    with whole_file(path) as file:
-        Image.fromarray(array).save(file, format="PNG")
-    return path
+    return save_picture(array, path)
 
 
 @torch.no_grad()
@@ -113,6 +110,16 @@ def towards(generator: nn.Module, domain: str | None) -> nn.Module:
     return generator
 
 
+def translator(generator: nn.Module) -> Translator:
+    """The generator, if it makes images of images; else ValueError."""
+    if not isinstance(generator, Translator):
+        raise ValueError(
+            "translate needs a generator that takes images, such as a pix2pix run's, got "
+            f"{type(generator).__name__}"
+        )
+    return generator
+
+
 @torch.no_grad()
 def translate(generator: nn.Module, condition: Tensor) -> Tensor:
     """What a generator makes of conditions [N, C, H, W] of any size, on the CPU.
@@ -120,11 +127,7 @@ def translate(generator: nn.Module, condition: Tensor) -> Tensor:
     Sides that are no multiples of `generator.multiple` are extended by their border's pixels, and
     the result is cut. ValueError for a generator that takes none.
     """
-    if not isinstance(generator, Translator):
-        raise ValueError(
-            "translate needs a generator that takes images, such as a pix2pix run's, got "
-            f"{type(generator).__name__}"
-        )
+    generator = translator(generator)
     height, width = condition.shape[2:]
     below, beside = -height % generator.multiple, -width % generator.multiple
     device: Any = next(generator.parameters()).device

@@ -151,10 +151,9 @@ class RunFolder:
         if resume:
             return True
         if not force:
-            state = "a finished run" if run.get("finished") else "an unfinished run"
-            way = (
-                "force clears it" if run.get("finished") else "resume continues it, force clears it"
-            )
+            finished = run.get("finished")
+            state = "a finished run" if finished else "an unfinished run"
+            way = f"resume continues it{', with more steps' if finished else ''}, force clears it"
             raise FileExistsError(f"{self.path} holds {state}: {way}; or choose another out folder")
         self._clear()
         return False

@@ -153,6 +153,7 @@ def sample_images(
     Raises:
         ValueError: ``count`` or ``batch_size`` is below 1, ``truncation`` is not positive, or
             labels do not fit the generator.
+        TypeError: labels are no Tensor.
     """
     for name, value in (("count", count), ("batch_size", batch_size)):
         check_int(name, value, 1)
@@ -171,6 +172,8 @@ def set_temperature(generator: nn.Module, temperature: float) -> None:
 
 def fitting_labels(generator: nn.Module, count: int, labels: Tensor | None) -> Tensor | None:
     """``labels``, or all classes in turn where a generator needs some; else ValueError."""
+    if labels is not None and not isinstance(labels, Tensor):
+        raise TypeError(f"labels must be a Tensor, got {labels!r} of type {type(labels).__name__}")
     classes = getattr(generator, "num_classes", 0)
     if not classes:
         if labels is not None and (labels.dtype != torch.int64 or labels.dim() > 1):
@@ -193,9 +196,8 @@ def fitting_labels(generator: nn.Module, count: int, labels: Tensor | None) -> T
         raise ValueError(
             f"labels must be int64 of shape [{count}], got {labels.dtype} of {list(labels.shape)}"
         )
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= classes:
-        raise ValueError(f"labels must lie in 0..{classes - 1}, got {low}..{high}")
+    if len(bad := labels[(labels < 0) | (labels >= classes)]):
+        raise ValueError(f"labels must lie in 0..{classes - 1}, got {int(bad[0])}")
     return labels
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,22 @@ from fastgan.system import check_writable, whole_file
 
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2", "safetensors": ".safetensors"}
 _ONNX = ("onnx", "onnxscript")
+
+
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """Inside, torch.onnx does not tell of packages that it could serve too and that are not
+    installed, nor of calls of its own that are deprecated."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def export(
@@ -66,9 +86,10 @@ def export(
         if format == "torch-export":
             exported = torch.export.export(folded, example_inputs, **options)
         else:
-            program: Any = torch.onnx.export(
-                folded, example_inputs, dynamo=True, verbose=False, **options
-            )
+            with _without_remarks():
+                program: Any = torch.onnx.export(
+                    folded, example_inputs, dynamo=True, verbose=False, **options
+                )
     with whole_file(path) as file:
         if format == "torch-export":
             torch.export.save(exported, file)

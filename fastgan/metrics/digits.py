@@ -65,9 +65,8 @@ def _check_labels(images: Tensor, labels: Tensor) -> None:
         )
     if len(images) == 0:
         raise ValueError("images must not be empty")
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= DIGITS:
-        raise ValueError(f"labels must lie in 0..{DIGITS - 1}, got {low}..{high}")
+    if len(bad := labels[(labels < 0) | (labels >= DIGITS)]):
+        raise ValueError(f"labels must lie in 0..{DIGITS - 1}, got {int(bad[0])}")
 
 
 def train_lenet(

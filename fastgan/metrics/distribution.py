@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.checks import needed
+from fastgan.metrics.prdc import at_least_two
 
 _MIN_LOGIT = -600.0  # below the largest: exp of it is a normal number in float64
 
@@ -74,12 +75,13 @@ class FrechetDistance:
 
     def compute(self) -> float:
         """ValueError for fewer than two images of a kind."""
+        counts = (
+            getattr(self._metric, f"{kind}_features_num_samples") for kind in ("real", "fake")
+        )
+        at_least_two("fid", *map(int, counts))
         self._metric.orig_dtype = torch.float64
-        try:
-            # Rounding takes it below zero where the sets are alike and their covariance singular.
-            return max(float(self._metric.compute()), 0.0)
-        except RuntimeError as error:
-            raise ValueError(f"fid: {error}") from error
+        # Rounding takes it below zero where the sets are alike and their covariance singular.
+        return max(float(self._metric.compute()), 0.0)
 
 
 def kernel_distance(
@@ -95,7 +97,7 @@ def kernel_distance(
     Raises ValueError for a subset larger than the sets. Source: Bińkowski et al. 2018
     (arXiv:1801.01401).
     """
-    fewest = min(len(real), len(fake))
+    fewest = at_least_two("kid", len(real), len(fake))
     if not 2 <= subset_size <= fewest:
         raise ValueError(f"kid: subset_size must lie in 2..{fewest}, the images, got {subset_size}")
     metric = _torchmetrics(

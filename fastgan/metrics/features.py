@@ -94,7 +94,7 @@ class FeatureNetwork:
                 raise ValueError(
                     f"the feature network {self.name} takes {self.channels} channel, the images "
                     f"have {images.shape[1]}: choose a network for colour (efficientnet-lite0 or "
-                    "inception), or convert the images"
+                    "inception) by features, in training eval_features, or convert the images"
                 )
             images = images.expand(-1, self.channels, -1, -1)
         images = images.float().clamp(-1, 1)

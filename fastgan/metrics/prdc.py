@@ -35,7 +35,7 @@ def prdc(real: Tensor, fake: Tensor, *, neighbours: int = 5, rows: int = 1024) -
     Sources: Kynkäänniemi et al. 2019 (arXiv:1904.06991), Naeem et al. 2020 (arXiv:2002.09797).
     """
     real, fake = checked_pair(real, fake)
-    fewest = min(len(real), len(fake))
+    fewest = at_least_two("prdc", len(real), len(fake))
     if not 1 <= neighbours < fewest:
         raise ValueError(f"prdc: neighbours must lie in 1..{fewest - 1}, got {neighbours}")
     real_radius, fake_radius = (_radii(x, neighbours, rows) for x in (real, fake))
@@ -53,6 +53,13 @@ def prdc(real: Tensor, fake: Tensor, *, neighbours: int = 5, rows: int = 1024) -
         in_real_ball.double().mean().item() / neighbours,
         torch.cat(covered).double().mean().item(),
     )
+
+
+def at_least_two(metric: str, real: int, fake: int) -> int:
+    """The smaller of the two counts; ValueError for one image of a kind, or none."""
+    if (fewest := min(real, fake)) < 2:
+        raise ValueError(f"{metric} needs at least 2 images of each kind, got {fewest}")
+    return fewest
 
 
 def checked_pair(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:

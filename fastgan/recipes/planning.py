@@ -58,18 +58,23 @@ def _described(recipe: Recipe, trainer: Trainer, folder: Path, resume: bool) -> 
         for name, interval in intervals_of(config).items()
         if interval.on
     )
+    processes = _counted(trainer.group.size, "process", "processes")
     size = sum(map(_bytes, (trainer.generator, trainer.discriminator))) * 3
     size += _bytes(trainer.ema.average) if trainer.ema else 0
     return [
-        f"recipe       {recipe.name}: {recipe.summary}",
-        f"into         {folder}{' (goes on)' if resume and folder.exists() else ''}",
-        f"data         {data.name}: {images} of {' × '.join(map(str, item))}{classes}",
-        f"generator    {_network(trainer.generator)}",
+        f"recipe        {recipe.name}: {recipe.summary}",
+        f"into          {folder}{' (goes on)' if resume and folder.exists() else ''}",
+        f"data          {data.name}: {images} of {' × '.join(map(str, item))}{classes}",
+        f"generator     {_network(trainer.generator)}",
         f"discriminator {_network(trainer.discriminator)}",
-        f"steps        {config.steps:,}{going_on}, batches of {config.batch_size}{epochs}",
-        f"device       {trainer.device}, {trainer.group.size} processes, {config.precision}",
-        f"files        {every or 'at the end only'}; a checkpoint is about {size / 1e6:,.1f} MB",
+        f"steps         {config.steps:,}{going_on}, batches of {config.batch_size}{epochs}",
+        f"device        {trainer.device}, {processes}, {config.precision}",
+        f"files         {every or 'at the end only'}; a checkpoint is about {size / 1e6:,.1f} MB",
     ]
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
 
 
 def _steps_left(trainer: Trainer, folder: Path, resume: bool) -> int:
@@ -91,10 +96,11 @@ def _timed(trainer: Trainer, left: int) -> list[str]:
     each = (time.perf_counter() - started) / made
     images = trainer.config.batch_size * trainer.config.discriminator_steps / each
     memory = memory_used(trainer.device)
-    held = "is not known" if memory is None else f"{memory / 1e9:.1f} GB in {made} steps"
+    taken = _counted(made, "step", "steps")
+    held = "is not known" if memory is None else f"{memory / 1e9:.1f} GB in {taken}"
     return [
-        f"memory       {held} ({'of the GPU' if kind == 'cuda' else 'resident, all of it'})",
-        f"time         about {duration(each * left)}: {each * 1e3:,.1f} ms a step, "
+        f"memory        {held} ({'of the GPU' if kind == 'cuda' else 'resident, all of it'})",
+        f"time          about {duration(each * left)}: {each * 1e3:,.1f} ms a step, "
         f"{images:,.0f} images a second, grids and evaluations not counted",
     ]
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from fastgan.cli import main
 from fastgan.fusion import export
@@ -226,3 +229,46 @@ def test_pictures_go_to_the_runs_folder_each_under_a_name_of_its_own(run, tmp_pa
     shutil.copytree(newest, alone)
     assert main(["sample", str(alone), "-n=4"]) == 0
     assert [path.name for path in tmp_path.glob("*.png")] == ["grid.png"]
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [("jpg", "JPEG"), ("webp", "WEBP"), ("PNG", "PNG")])
+def test_a_picture_is_of_the_format_that_its_name_says(suffix, kind, tmp_path):
+    out = tmp_path / f"grid.{suffix}"
+    assert main(["sample", "digits", "-n", "4", "-o", str(out), "--device=cpu"]) == 0
+    with Image.open(out) as image:
+        assert image.format == kind
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["sample", "digits"],
+        ["picture", "interpolation", "digits"],
+        ["upscale", "digits", "none.png"],
+        ["augment-preview", "none", "--augment=ada"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_picture_of_no_known_format_is_refused_at_once(command, tmp_path, capsys):
+    out = tmp_path / "grid.bmpx"
+    assert main([*command, "-o", str(out)]) == 2
+    assert f"{out}: a picture is one of .png, .jpg, .jpeg, .webp" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_an_onnx_file_is_written_without_remarks_of_torch(run, tmp_path):
+    pytest.importorskip("onnxscript", reason="needs fastgan[onnx]")
+    command = [sys.executable, "-m", "fastgan", "export", str(run), f"--out={tmp_path / 'g.onnx'}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("command", ["translate", "upscale", "vocode", "inpaint"])
+def test_a_generator_that_draws_from_noise_makes_nothing_of_an_image(command, tmp_path, capsys):
+    image = tmp_path / "image.png"
+    Image.new("L", (28, 28)).save(image)
+    images = [str(image)] * (2 if command == "inpaint" else 1)
+    assert main([command, "digits", *images, "-o", str(tmp_path / "made.png")]) == 2
+    told = capsys.readouterr().err
+    assert f"fastgan: error: {command} needs " in told
+    assert "got CDCGANGenerator" in told

@@ -107,6 +107,15 @@ def test_rejection_keeps_classes_and_reads_logits_before_class_outputs():
     assert found.images.flatten().round().tolist() == [2, 0, 2, 1]
 
 
+def test_labels_are_a_tensor_of_classes():
+    generator = Values(3)
+    for labels, message in (([0, 3], "got 3"), ([0, -1], "got -1")):
+        with pytest.raises(ValueError, match=rf"labels must lie in 0..2, {message}"):
+            sample_images(generator, 2, labels=torch.tensor(labels))
+    with pytest.raises(TypeError, match=r"labels must be a Tensor, got \[0, 1\] of type list"):
+        sample_images(generator, 2, labels=[0, 1])
+
+
 def test_what_rejection_refuses():
     with pytest.raises(ValueError, match=r"rejection must lie in \[0, 1\), got 1"):
         rejection_sample(Values(), Likes(), 2, quantile=1)

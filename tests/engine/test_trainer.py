@@ -125,7 +125,9 @@ def test_a_standing_run_is_kept_unless_forced(tmp_path, recorder):
     out = tmp_path / "run"
     tiny_trainer(steps=2).fit(out, reporter=recorder)
     kept = (out / "metrics.jsonl").read_text()
-    with pytest.raises(FileExistsError, match="finished run: force clears it"):
+    with pytest.raises(
+        FileExistsError, match="finished run: resume continues it, with more steps, force"
+    ):
         tiny_trainer(steps=2).fit(out, reporter=recorder)
     with pytest.raises(FileExistsError, match="has made its 2 steps already"):
         tiny_trainer(steps=2).fit(out, resume=True, reporter=recorder)
@@ -153,6 +155,15 @@ def test_a_finished_run_can_be_resumed_for_more_steps(tmp_path, recorder):
     tiny_trainer(steps=2).fit(tmp_path / "run", reporter=recorder)
     result = tiny_trainer(steps=4).fit(tmp_path / "run", resume=True, reporter=recorder)
     assert (result.step, result.finished) == (4, True)
+
+
+def test_a_resume_that_finds_nothing_says_so(tmp_path, recorder):
+    tiny_trainer(steps=1).fit(tmp_path / "rnu", resume=True, reporter=recorder)
+    told = f"nothing to resume in {tmp_path / 'rnu'}: the run begins at step 0"
+    assert told in recorder.notes
+    recorder.notes.clear()
+    tiny_trainer(steps=2).fit(tmp_path / "rnu", resume=True, reporter=recorder)
+    assert told not in recorder.notes
 
 
 def test_a_torn_checkpoint_is_passed_over_and_named(tmp_path, recorder):

@@ -56,7 +56,7 @@ def test_fid_keeps_statistics_and_says_when_they_are_few():
     assert second.compute() == fid(real, fake, parts=1)
     assert second.note(7) == ""
     assert "biased upwards: 6 images for 6 features" in second.note(6)
-    with pytest.raises(ValueError, match="fid: More than one sample is required"):
+    with pytest.raises(ValueError, match="fid needs at least 2 images of each kind, got 1"):
         fid(real[:1], fake, parts=1)
 
 

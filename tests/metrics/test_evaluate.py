@@ -111,7 +111,13 @@ def test_labels_that_were_asked_for():
         ([fakes().expand(-1, 3, -1, -1)], reals(), ("fid",), "one size and number of channels"),
         ([], reals(), ("fid",), "fakes: there must be at least one image"),
         ([fakes() * float("nan")], reals(), ("fid",), "80 of 80 images have pixels that are NaN"),
-        ([fakes(1)], reals(), ("kid",), r"subset_size must lie in 2..1, the images, got 1"),
+        (
+            [fakes(1)],
+            reals(),
+            ("kid",),
+            "kid needs at least 2 images of each kind, got 1",
+        ),
+        ([fakes(1)], reals(), ("prdc",), "prdc needs at least 2 images of each kind, got 1"),
     ],
 )
 def test_what_cannot_be_measured_is_told(batches, data, metrics, message):
