@@ -57,6 +57,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fastgan, m) {
   m.def("winograd_conv_weight(Tensor image, Tensor strided) -> Tensor");
   // The same three for any kernel, in bfloat16; weight is (strided map, image, *k), channels-last,
   // bfloat16 or float32 as its gradient by dtype, and size that of the result.
+  // bf16_by_amx: whether they run by the processor's matrix unit.
+  m.def("bf16_by_amx() -> bool");
   m.def(
       "bf16_conv(Tensor image, Tensor weight, int[] stride, int[] padding, int[] size, "
       "Tensor? bias=None) -> Tensor");

@@ -1,4 +1,4 @@
-"""Convolutions of bfloat16 by AVX512-BF16: as exact as torch.nn's, and chosen where they
+"""Convolutions of bfloat16 by AMX or AVX512-BF16: as exact as torch.nn's, and chosen where they
 pay."""
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from convolutions import (
 )
 from torch import Tensor
 
+from fastgan.ops.conv import bf16
 from fastgan.ops.conv.algorithms import force
 from fastgan.ops.conv.geometry import Geometry
+from fastgan.ops.conv.problem import FORWARD, describe
 from fastgan.ops.core import processor
 from fastgan.ops.core.activation import LEAKY_RELU
 
@@ -92,7 +94,8 @@ def test_a_float32_weight_is_rounded_as_it_is_read(always: None) -> None:
 
 
 def test_where_it_is_chosen(native: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the instructions: rows of few positions, and any with a stride."""
+    """With the instructions: rows of few positions, and any with a stride; with a matrix unit what
+    has a stride, forward and back to x in short rows alone."""
 
     def runs(
         side: int, stride: int, dtype: torch.dtype = torch.bfloat16, image: int = 64
@@ -102,12 +105,24 @@ def test_where_it_is_chosen(native: None, monkeypatch: pytest.MonkeyPatch) -> No
         weight = torch.randn(128, image, 2 + stride, 2 + stride).to(dtype)
         return [key == "bf16" for key in chosen(x, weight, geometry)]
 
+    monkeypatch.setattr(bf16, "by_amx", lambda: False)
     monkeypatch.setattr(processor, "dot_products", lambda: True)
     monkeypatch.setattr(processor, "fast_in", lambda dtype: True)  # keeps Winograd to float32
     assert all(runs(4, 1) + runs(4, 2) + runs(8, 2))
     assert not any(runs(8, 1) + runs(4, 2, image=48) + runs(4, 2, torch.float32))
     monkeypatch.setattr(processor, "dot_products", lambda: False)
     assert not any(runs(4, 2))
+    monkeypatch.setattr(bf16, "by_amx", lambda: True)
+    assert all(runs(4, 2) + runs(8, 2))
+    assert runs(16, 2) == [False, False, True]
+    assert not any(runs(8, 1) + runs(4, 1) + runs(4, 2, image=48) + runs(4, 2, torch.float32))
+
+
+def test_it_is_called_by_its_instructions(native: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight = torch.zeros(1, 16, 4, 4), torch.zeros(16, 16, 4, 4)
+    for by_amx, name in ((True, "AMX"), (False, "AVX512-BF16")):
+        monkeypatch.setattr(bf16, "by_amx", lambda by_amx=by_amx: by_amx)
+        assert bf16.name(describe(FORWARD, x, weight, HALVED)) == name
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,7 @@ def test_kernels_in_pairs(
 def test_kernels_are_chosen(native: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the rule says runs on them: to an image always, from one in half precision, ..."""
     monkeypatch.setattr(processor, "fast_in", lambda dtype: False)
+    monkeypatch.setattr(processor, "matrix_unit", lambda: False)
     transposed = Geometry((2, 2), (1, 1), (0, 0), True)
     plain = transposed._replace(transposed=False)
     same = Geometry((1, 1), (1, 1), (0, 0), False)
@@ -107,6 +108,12 @@ def test_kernels_are_chosen(native: None, monkeypatch: pytest.MonkeyPatch) -> No
     assert runs(image, kernel, plain, torch.bfloat16) == [True, True, False]
     assert runs(image, kernel, plain, torch.bfloat16, 1.0) == [False, True, False]
     assert runs((2, 16, 8, 8), (3, 16, 3, 3), same, torch.bfloat16) == [True, False, True]
+    monkeypatch.setattr(processor, "matrix_unit", lambda: True)
+    assert runs(wide, kernel, transposed, torch.bfloat16) == none
+    assert runs(image, kernel, plain, torch.bfloat16) == none
+    assert runs((2, 1, 8, 8), (16, 1, 4, 4), plain, torch.bfloat16) == [True, True, True]
+    assert runs((2, 16, 8, 8), (3, 16, 3, 3), same, torch.bfloat16) == [True, False, True]
+    assert runs(wide, kernel, transposed) == [True, True, True]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

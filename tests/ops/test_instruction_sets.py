@@ -102,21 +102,24 @@ def winograd_results() -> list[Tensor]:
 
 
 def bf16_results() -> list[Tensor]:
-    """AVX512-BF16 convolutions: incomplete panels and tiles, a sample without a partner."""
-    native, place = torch.ops.fastgan, ((2, 1), (1, 1))
-    image, strided, weight = (
-        (torch.randn(shape) / 8).bfloat16().contiguous(memory_format=torch.channels_last)
-        for shape in ((3, 48, 10, 6), (3, 80, 5, 5), (80, 48, 4, 4))
-    )
-    return [
-        native.bf16_conv(image, weight, *place, (5, 5)),
-        native.bf16_conv_transpose(strided, weight, *place, (10, 6)),
-        native.bf16_conv_transpose(strided, weight.float(), *place, (10, 6)),
-        native.bf16_conv_weight(image, strided, (4, 4), *place, torch.float32),
-    ]
+    """AMX's and AVX512-BF16's convolutions: incomplete panels and tiles, a sample without a
+    partner, channels that fill AMX's tiles and some that do not."""
+    native, place, found = torch.ops.fastgan, ((2, 1), (1, 1)), []
+    for channels, wide in ((48, 80), (96, 160)):
+        image, strided, weight = (
+            (torch.randn(shape) / 8).bfloat16().contiguous(memory_format=torch.channels_last)
+            for shape in ((3, channels, 10, 6), (3, wide, 5, 5), (wide, channels, 4, 4))
+        )
+        found += [
+            native.bf16_conv(image, weight, *place, (5, 5)),
+            native.bf16_conv_transpose(strided, weight, *place, (10, 6)),
+            native.bf16_conv_transpose(strided, weight.float(), *place, (10, 6)),
+            native.bf16_conv_weight(image, strided, (4, 4), *place, torch.float32),
+        ]
+    return found
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512", "avx512bf16"])
 def test_narrower_loops(native: None, isa: str, tmp_path: Path) -> None:
     target = str(tmp_path / "r")
     code = f"import torch, test_instruction_sets as t; torch.save(t.results(), {target!r})"

@@ -23,7 +23,9 @@ CASES = [
 
 @pytest.fixture
 def fresh() -> Iterator[None]:
-    asked = (processor.fast_in, processor.fast_products, processor.dot_products)
+    asked = (
+        processor.fast_in, processor.fast_products, processor.dot_products, processor.matrix_unit,
+    )  # fmt: skip
     for function in asked:
         function.cache_clear()
     yield
@@ -44,6 +46,7 @@ def test_by_vendor_and_instructions(
     monkeypatch.setattr(processor, "_has", lambda name: name in instructions)
     of_dtypes = processor.fast_in(torch.bfloat16), processor.fast_in(torch.float16)
     assert (*of_dtypes, processor.fast_products()) == fast
+    assert processor.matrix_unit() is ("_is_amx_tile_supported" in instructions)
     assert processor.dot_products() is (fast[0] and vendor == "AuthenticAMD")
     for dtype, known in zip((torch.bfloat16, torch.float16), fast, strict=False):
         assert arithmetic(dtype, "cpu") is (dtype if known else torch.float32)

@@ -8,6 +8,12 @@
 #include "cpu/gather_images/kernel.h"
 #include "cpu/runtime/tiles.h"
 
+#if FASTGAN_AMX_KERNELS
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace fastgan {
 
 extern const GatherKernels kGatherKernels_baseline;
@@ -24,12 +30,15 @@ extern const WinogradKernels kWinogradKernels_avx2, kWinogradKernels_avx512,
     kWinogradKernels_avx512bf16;
 extern const Bf16Kernels kBf16Kernels_avx2, kBf16Kernels_avx512, kBf16Kernels_avx512bf16;
 #endif
+#if FASTGAN_AMX_KERNELS
+extern const Bf16Kernels kBf16Kernels_amx;
+#endif
 
 namespace {
 
-// FASTGAN_CPU_ISA=baseline, avx2 or avx512 keeps to narrower sets, for tests and comparisons.
+// FASTGAN_CPU_ISA=baseline, avx2, avx512 or avx512bf16 keeps to narrower sets, for tests and comparisons.
 bool allowed(const char* isa) {
-  static const char* const sets[] = {"baseline", "avx2", "avx512", "avx512bf16"};
+  static const char* const sets[] = {"baseline", "avx2", "avx512", "avx512bf16", "amx"};
   const char* limit = std::getenv("FASTGAN_CPU_ISA");
   if (limit == nullptr) return true;
   for (const char* set : sets) {
@@ -38,6 +47,18 @@ bool allowed(const char* isa) {
   }
   return true;
 }
+
+#if FASTGAN_AMX_KERNELS
+// Whether the processor has AMX's products of bfloat16 and the system lets the process use its tiles,
+// of which it has to be asked.
+bool has_amx() {
+  unsigned a, b, c, d;
+  constexpr unsigned bf16 = 1u << 22, tiles = 1u << 24;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & bf16) == 0 || (d & tiles) == 0) return false;
+  constexpr long request = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, request, tile_data) == 0;
+}
+#endif
 
 struct AllKernels {
   const TileKernels& tiles;
@@ -56,6 +77,12 @@ AllKernels widest() {
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512dq");
   if (avx512 && allowed("avx512bf16") && __builtin_cpu_supports("avx512bf16")) {
+#if FASTGAN_AMX_KERNELS
+    if (allowed("amx") && has_amx()) {
+      return {kTileKernels_avx512bf16, kSmallChannelKernels_avx512bf16, kGatherKernels_avx512bf16,
+              kWinogradKernels_avx512bf16, kBf16Kernels_amx};
+    }
+#endif
     return {kTileKernels_avx512bf16, kSmallChannelKernels_avx512bf16, kGatherKernels_avx512bf16,
             kWinogradKernels_avx512bf16, kBf16Kernels_avx512bf16};
   }

@@ -35,14 +35,20 @@ def fast_in(dtype: torch.dtype) -> bool:
         return True
     if dtype is torch.float16:
         return _has("_is_amx_fp16_supported")
-    return _has("_is_amx_tile_supported") or dot_products()
+    return matrix_unit() or dot_products()
+
+
+@cache
+def matrix_unit() -> bool:
+    """Whether the processor has a matrix unit for bfloat16 (AMX)."""
+    return _has("_is_amx_tile_supported")
 
 
 @cache
 def dot_products() -> bool:
     """Whether AVX-512's dot product of bfloat16 is the processor's fastest product of it."""
-    amx = _has("_is_amx_tile_supported")
-    return vendor() == "AuthenticAMD" and _has("_is_avx512_bf16_supported") and not amx
+    amd = vendor() == "AuthenticAMD"
+    return amd and _has("_is_avx512_bf16_supported") and not matrix_unit()
 
 
 @cache

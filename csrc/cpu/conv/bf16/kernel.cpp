@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "cpu/conv/bf16/amx.h"
 #include "cpu/conv/bf16/axis.h"
 #include "cpu/conv/bf16/gradient.h"
 #include "cpu/conv/bf16/kernel.h"
@@ -191,41 +192,124 @@ void find_weights(const Bf16Shape& s, bool transposed, const Bf16Piece& piece,
   }
 }
 
+// Where everything of a block lies in its scratch.
+struct Room {
+  uint32_t* nothing;  // a source position of zeros
+  BFloat16** out;
+  const uint32_t **met, **weights;
+
+  Room(const Bf16Shape& s, bool transposed, int64_t count, int64_t taps, float* scratch)
+      : nothing(reinterpret_cast<uint32_t*>(scratch)) {
+    const int64_t pairs = Sides(s, transposed).pairs();
+    std::fill(nothing, nothing + pairs, 0u);
+    uint32_t* const pointers = nothing + pairs;
+    out = reinterpret_cast<BFloat16**>(pointers);
+    met = reinterpret_cast<const uint32_t**>(pointers + count * kPointerFloats);
+    weights = met + taps * count + kMaxRows;
+  }
+};
+
 void conv(const Bf16Shape& s, bool transposed, const void* source, const uint32_t* packed,
           const float* bias, const Bf16Piece& piece, int64_t first, int64_t last, void* target,
           float* scratch) {
   const Sides of(s, transposed);
   const int64_t count = last - first, taps = piece.taps();
-  uint32_t* const nothing = reinterpret_cast<uint32_t*>(scratch);
-  std::fill(nothing, nothing + of.pairs(), 0u);
-  uint32_t* const pointers = nothing + of.pairs();
-  auto** const out = reinterpret_cast<BFloat16**>(pointers);
-  const auto** const met = reinterpret_cast<const uint32_t**>(pointers + count * kPointerFloats);
-  const auto** const weights = met + taps * count + kMaxRows;
-  const Outputs outputs{count, met, out};
-  outputs.find(s, transposed, piece, first, static_cast<const uint32_t*>(source), nothing,
+  const Room room(s, transposed, count, taps, scratch);
+  const Outputs outputs{count, room.met, room.out};
+  outputs.find(s, transposed, piece, first, static_cast<const uint32_t*>(source), room.nothing,
                static_cast<BFloat16*>(target));
   for (int64_t panel = 0; panel < s.across(of.columns); ++panel) {
     const int64_t begin = panel * kPanel;
-    find_weights(s, transposed, piece, packed + panel * s.taps() * of.pairs() * kPanel, weights);
+    find_weights(s, transposed, piece, packed + panel * s.taps() * of.pairs() * kPanel, room.weights);
     tiles(std::min(kPanel, of.columns - begin), count,
           [&](int64_t column, int64_t vectors, int64_t row, int64_t rows) {
             kRuns.of[vectors - 1][rows - 1](
-                {met + row, count, taps, of.pairs(), weights, column, out + row, begin + column,
-                 bias});
+                {room.met + row, count, taps, of.pairs(), room.weights, column, room.out + row,
+                 begin + column, bias});
           });
   }
 }
 
+#if FASTGAN_AMX
+// With the sums of a block of outputs and columns, and the outputs' sources as tiles.
+int64_t amx_scratch_floats(const Bf16Shape& s, bool transposed, int64_t outputs) {
+  const int64_t tiled = ceil_div(outputs, kTile) * kTile * s.taps() * Sides(s, transposed).pairs();
+  return scratch_floats(s, transposed, outputs) + tiled + kBlock * kBlock + 64;
+}
+
+// Copies what outputs meet into tiles, which lie by outputs and then as they are summed.
+void tile_sources(const uint32_t* const* met, int64_t count, int64_t taps, int64_t pairs,
+                  uint32_t* to) {
+  for (int64_t row = 0; row < count; row += kTile) {
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      const uint32_t* const* const from = met + tap * count + row;
+      const int64_t rows = std::min(kTile, count - row);
+      for (int64_t p = 0; p < rows; ++p) {
+        for (int64_t k = 0; k < pairs; k += kTile) {
+          store_pairs(to + k * kTile + p * kTile, load_pairs(from[p] + k));
+        }
+      }
+      to += pairs * kTile;
+    }
+  }
+}
+
+void put_block(const float* sums, int64_t rows, int64_t columns, BFloat16* const* out, int64_t first,
+               const float* bias) {
+  for (int64_t p = 0; p < rows; ++p, sums += kBlock) {
+    for (int64_t c = 0; c < columns; c += kWidth) {
+      const VecF sum = load(sums + c);
+      store(out[p] + first + c, bias ? load(bias + first + c) + sum : sum);
+    }
+  }
+}
+
+void amx_conv(const Bf16Shape& s, bool transposed, const void* source, const uint32_t* packed,
+              const float* bias, const Bf16Piece& piece, int64_t first, int64_t last, void* target,
+              float* scratch) {
+  const Sides of(s, transposed);
+  const int64_t count = last - first, taps = piece.taps(), pairs = of.pairs();
+  if (pairs % kTile || taps == 0) {
+    return conv(s, transposed, source, packed, bias, piece, first, last, target, scratch);
+  }
+  float* const sums = reinterpret_cast<float*>(aligned(scratch));
+  uint32_t* const tiled = reinterpret_cast<uint32_t*>(sums + kBlock * kBlock);
+  const int64_t of_row = taps * pairs * kTile;  // of a tile of outputs
+  const Room room(s, transposed, count, taps,
+                  reinterpret_cast<float*>(tiled + ceil_div(count, kTile) * of_row));
+  const Outputs outputs{count, room.met, room.out};
+  outputs.find(s, transposed, piece, first, static_cast<const uint32_t*>(source), room.nothing,
+               static_cast<BFloat16*>(target));
+  tile_sources(room.met, count, taps, pairs, tiled);
+  const TileRegisters registers;
+  for (int64_t panel = 0; panel < s.across(of.columns); ++panel) {
+    const int64_t begin = panel * kPanel, wide = std::min(kPanel, of.columns - begin);
+    find_weights(s, transposed, piece, packed + panel * s.taps() * pairs * kPanel, room.weights);
+    for (int64_t column = 0; column < wide; column += kBlock) {
+      const int64_t columns = std::min(kBlock, wide - column);
+      for (int64_t row = 0; row < count; row += kBlock) {
+        const int64_t rows = std::min(kBlock, count - row);
+        multiply_block(rows, columns,
+                       {taps * pairs / kTile, tiled + row / kTile * of_row, of_row, room.weights,
+                        pairs / kTile, kTile * kPanel, kPanel, column},
+                       {nullptr, 0, sums, kBlock});
+        put_block(sums, rows, columns, room.out + row, begin + column, bias);
+      }
+    }
+  }
+}
+#endif
+
 // ---- the weight gradient
 
+template <bool Amx>
 void weight(const Bf16Shape& s, const void* image, const void* strided, int64_t first, int64_t last,
             void* out, float* scratch) {
   const int64_t each = s.output_tiles() / s.stride[0];  // of one parity
   for (int64_t parity = first / each; parity * each < last; ++parity) {
     const int64_t begin = std::max(first - parity * each, int64_t{0});
     const int64_t end = std::min(last - parity * each, each);
-    const Bf16Gradient gradient(s, parity, begin, end, scratch);
+    Bf16Gradient<Amx> gradient(s, parity, begin, end, scratch);
     gradient.run(static_cast<const BFloat16*>(image), static_cast<const BFloat16*>(strided), out);
   }
 }
@@ -234,6 +318,21 @@ void weight(const Bf16Shape& s, const void* image, const void* strided, int64_t 
 
 extern const Bf16Kernels FASTGAN_OF_ISA(kBf16Kernels);
 const Bf16Kernels FASTGAN_OF_ISA(kBf16Kernels) = {
-    packed_pairs, pack, scratch_floats, conv, Bf16Gradient::scratch_floats, weight};
+    false, packed_pairs, pack, scratch_floats, conv, Bf16Gradient<false>::scratch_floats,
+    weight<false>,
+};
+#if FASTGAN_AMX
+void amx_weight(const Bf16Shape& s, const void* image, const void* strided, int64_t first,
+                int64_t last, void* out, float* scratch) {
+  const TileRegisters registers;
+  weight<true>(s, image, strided, first, last, out, scratch);
+}
+
+extern const Bf16Kernels kBf16Kernels_amx;
+const Bf16Kernels kBf16Kernels_amx = {
+    true, packed_pairs, pack, amx_scratch_floats, amx_conv, Bf16Gradient<true>::scratch_floats,
+    amx_weight,
+};
+#endif
 
 }  // namespace fastgan

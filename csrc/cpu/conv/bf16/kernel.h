@@ -6,7 +6,13 @@
 // float32; other instruction sets widen the halves. A convolution and its data gradient sum over
 // channels, which lie side by side in channels-last memory: pairs are there already, and only the
 // weights are packed. The weight gradient sums over the strided map: two samples make the pairs.
+// AMX (TDPBF16PS) multiplies 16 rows of 16 pairs by 16 pairs of 16 columns at once, from tiles (amx.h).
 #pragma once
+
+// The compiler knows AMX, a processor's matrix unit.
+#if defined(__x86_64__) && defined(__linux__) && __GNUC__ >= 11
+#define FASTGAN_AMX_KERNELS 1
+#endif
 
 #include <cstdint>
 
@@ -54,6 +60,7 @@ struct Bf16Piece {
 // Weights are (strided map, kernel rows, kernel columns, image) in memory; those of float32 are
 // rounded to bfloat16 as they are packed. `packed` holds pairs. Scratch sizes in floats.
 struct Bf16Kernels {
+  bool by_amx;
   int64_t (*packed_pairs)(const Bf16Shape&, bool transposed);
   // Panels [first, last) of the columns, kBf16Panel channels each.
   void (*pack)(const Bf16Shape&, bool transposed, const void* weight, int64_t first, int64_t last,

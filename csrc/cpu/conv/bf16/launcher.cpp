@@ -1,4 +1,4 @@
-// Convolutions of bfloat16 tensors by AVX512-BF16 (cpu/conv/bf16/kernel.h), on the CPU:
+// Convolutions of bfloat16 tensors by AMX or AVX512-BF16 (cpu/conv/bf16/kernel.h), on the CPU:
 // validation of what the kernels rely on, allocation, and the cut into blocks of outputs.
 //
 // Every output is summed by one thread in an order that the shapes fix: results are the same bits
@@ -165,6 +165,8 @@ Tensor run(const Bf16Shape& s, bool transposed, const Tensor& from, const Tensor
   return out;
 }
 
+bool bf16_by_amx() { return bf16_kernels().by_amx; }
+
 Tensor bf16_conv(Tensor image, Tensor weight, Sizes stride, Sizes padding, Sizes size,
                  std::optional<Tensor> bias) {
   check_tensor(image, "image");
@@ -214,4 +216,8 @@ STABLE_TORCH_LIBRARY_IMPL(fastgan, CPU, m) {
   m.impl("bf16_conv", TORCH_BOX(&fastgan::bf16_conv));
   m.impl("bf16_conv_transpose", TORCH_BOX(&fastgan::bf16_conv_transpose));
   m.impl("bf16_conv_weight", TORCH_BOX(&fastgan::bf16_conv_weight));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fastgan, CompositeExplicitAutograd, m) {
+  m.impl("bf16_by_amx", TORCH_BOX(&fastgan::bf16_by_amx));
 }
