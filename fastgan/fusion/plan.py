@@ -146,9 +146,8 @@ class Plan:
         key = graph, pattern(graph), stepped
         found = self.specialized.get(key)
         if found is None or not steps.unchanged(found.relies):
-            found = specialized(graph, stepped)
-            if not found.relies and _is_plain(graph):
-                found = ITS_OWN
+            # Where all is plain, what steps save is what `_holds` takes, run from cold caches.
+            found = ITS_OWN if _is_plain(graph) else specialized(graph, stepped)
             self.specialized[key] = found
         return found
 

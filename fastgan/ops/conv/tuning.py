@@ -145,9 +145,10 @@ def _fastest(entry: dict[str, Any], allowed: list[str]) -> str | None:
 
 
 # Values from which norm_act is faster than batch norm and activation by themselves, and than
-# instance norm; by measurement in whole networks, forward and backward, on a CPU with AVX-512. By
-# itself it is ahead at any size; what a chain knows of a block that it does not run as it is takes
-# about what a small one gains without a backward pass, contiguous and channels-last.
+# instance norm, where a chain calls it in Python; by measurement in whole networks, forward and
+# backward, on a CPU with AVX-512. By itself it is ahead at any size, and so it is by steps
+# (`fastgan.nn.steps`); what a chain knows of a block that it does not run as it is takes about what
+# a small one gains without a backward pass, contiguous and channels-last.
 _NORM_PAYS = 1 << 15
 _NORM_PAYS_FORWARD = {False: 1 << 19, True: 1 << 20}
 _INSTANCE_NORM_PAYS = 1 << 13
@@ -156,7 +157,8 @@ _MIN_PLANE = 16  # positions: on smaller contiguous planes norm_act is slower at
 
 
 def norm_pays(x: torch.Tensor, instances: bool, activated: bool) -> bool:
-    """Whether a norm of x and what follows it are faster as norm_act than as layers.
+    """Whether a norm of x and what follows it are faster as norm_act than as layers, no step of
+    which there is.
 
     Args:
         instances: it is an instance norm.
