@@ -98,6 +98,12 @@ def test_flags_are_not_needed(given, tmp_path, monkeypatch, capsys):
     assert "images of your own" in error_of(capsys, "train", "dcgan-64")
 
 
+@pytest.mark.parametrize("command", ["data", "recipes"])
+def test_commands_that_are_no_dataclass_have_help_too(command, capsys):
+    assert main([command, "--help"]) == 0
+    assert capsys.readouterr().out.startswith(f"usage: fastgan {command}")
+
+
 def test_a_recipe_for_images_of_ones_own_asks_for_them(tmp_path, capsys):
     out = str(tmp_path / "run")
     assert "dcgan-64 is for images of your own" in error_of(

@@ -10,6 +10,11 @@ import tyro
 from fastgan.cli._common import parse
 from fastgan.data.options import MAX_PIXELS
 
+_USAGE = (
+    "usage: fastgan data fetch mnist|fashion-mnist [--root FOLDER], or "
+    "fastgan data check PATH [--max-pixels N]"
+)
+
 
 @dataclass(frozen=True)
 class Fetch:
@@ -44,9 +49,8 @@ def run(arguments: list[str]) -> int:
 
         checked = parse(Check, rest, prog="fastgan data check")
         print(check_data(checked.source, max_pixels=checked.max_pixels).text())
+    elif command in (["-h"], ["--help"]):
+        print(_USAGE)
     else:
-        raise ValueError(
-            "usage: fastgan data fetch mnist|fashion-mnist [--root FOLDER], or "
-            "fastgan data check PATH [--max-pixels N]"
-        )
+        raise ValueError(_USAGE)
     return 0

@@ -7,6 +7,9 @@ from fastgan.recipes import list_recipes
 
 
 def run(arguments: list[str]) -> int:
+    if arguments in (["-h"], ["--help"]):
+        print("usage: fastgan recipes\n\nList the recipes, with a line on each.")
+        return 0
     no_more("recipes", arguments)
     recipes = list_recipes()
     width = max(len(r.name) for r in recipes)
