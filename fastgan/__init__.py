@@ -6,6 +6,7 @@ imported when the name is first used.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +77,9 @@ if not TYPE_CHECKING:
             return getattr(import_module(_LAZY[name]), name)
         if name in _SUBMODULES:
             return import_module(f"fastgan.{name}")
-        raise AttributeError(f"module 'fastgan' has no attribute {name!r}")
+        raise AttributeError(
+            f"module 'fastgan' has no attribute {name!r}", name=name, obj=sys.modules[__name__]
+        )
 
 
 def __dir__() -> list[str]:

@@ -167,6 +167,15 @@ def test_importing_prints_and_builds_nothing():
     assert done.stdout == done.stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"), [("fusee", "fuse"), ("ops.norm_akt", "norm_act"), ("engine.Emma", "Ema")]
+)
+def test_a_name_that_is_nearly_right_is_told_the_right_one(name, meant):
+    code = f"import fastgan; fastgan.{name}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert f"Did you mean: '{meant}'?" in done.stderr
+
+
 def test_mistakes_are_told_in_one_line(run, tmp_path, capsys):
     assert "did you mean 'digits'?" in error_of(capsys, "train", "digit")
     assert "did you mean 'train'?" in error_of(capsys, "trian")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from fastgan.engine.callbacks import Callback
@@ -81,4 +82,6 @@ def __getattr__(name: str) -> Any:
     if name == "Ranks":
         renamed("fastgan.engine.Ranks", "fastgan.engine.DistributedGroup")
         return DistributedGroup
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise AttributeError(
+        f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__]
+    )

@@ -1,5 +1,6 @@
 """Fused operators, each with a reference, a C++ CPU, a Triton and a CUDA backend."""
 
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -41,4 +42,6 @@ def __getattr__(name: str) -> Any:
     if name == "tuning":
         renamed("fastgan.ops.tuning", "fastgan.ops.conv.tuning")
         return import_module("fastgan.ops.conv.tuning")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise AttributeError(
+        f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__]
+    )

@@ -102,7 +102,7 @@ def test_segments() -> None:
         (lambda: fnn.ConvNormAct2d(4, 4, 3, norm="layer"), "norm: 'layer' is not one of"),
         (lambda: fnn.ConvNormAct2d(4, 4, 3, activation="gelu"), "activation"),
         (lambda: fnn.ConvNormAct2d(4, 4, 3, norm=None, activation="gelu"), "activation"),
-        (lambda: fnn.ConvNormAct2d(4, 4, 3)(torch.ones(2, 3, 8, 8)), "weight: expected"),
+        (lambda: fnn.ConvNormAct2d(4, 4, 3)(torch.ones(2, 3, 8, 8)), "x: expected 4 channels"),
     ],
 )
 def test_errors(build: Callable[[], Any], match: str) -> None:

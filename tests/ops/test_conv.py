@@ -47,11 +47,11 @@ def test_empty_batch(transposed: bool) -> None:
 def test_shapes_that_do_not_fit() -> None:
     plain = Geometry((2, 2), (1, 1), (0, 0), False)
     transposed = Geometry((1, 1), (2, 2), (0, 0), True)
-    with pytest.raises(ValueError, match=r"weight: expected \(C_out, C_in, \*k\) for x of shape"):
+    with pytest.raises(ValueError, match=r"x: expected 5 channels, as weight \(C_out, C_in, \*k\)"):
         output_shape((1, 3, 8, 8), (4, 5, 4, 4), plain)
-    with pytest.raises(ValueError, match=r"weight: expected \(C_in, C_out, \*k\) for x of shape"):
+    with pytest.raises(ValueError, match=r"x: expected 4 .* weight \(C_in, C_out, \*k\) of shape"):
         output_shape((1, 3, 8, 8), (4, 3, 4, 4), transposed)
-    with pytest.raises(ValueError, match=r"weight: .* got shape \(4, 3, 4\)"):
+    with pytest.raises(ValueError, match=r"weight: expected \(C_out, .* got shape \(4, 3, 4\)"):
         output_shape((1, 3, 8, 8), (4, 3, 4), plain)
     with pytest.raises(ValueError, match=r"x: shape \(1, 3, 1, 8\) is too small for a kernel"):
         output_shape((1, 3, 1, 8), (4, 3, 4, 4), plain)

@@ -331,7 +331,7 @@ def test_autocast_reads_a_float32_weight(native: None) -> None:
     ("change", "error", "match"),
     [
         ({"weight": None}, TypeError, "weight: expected a Tensor"),
-        ({"weight": torch.ones(5, 4, 4, 4)}, ValueError, "weight: expected"),
+        ({"weight": torch.ones(5, 4, 4, 4)}, ValueError, "x: expected 4 channels"),
         ({"bias": torch.ones(4)}, ValueError, r"bias: expected shape \(5,\)"),
         ({"stride": 0}, ValueError, "stride: expected"),
         ({"padding": (1, 1, 1)}, ValueError, "padding: expected 2"),

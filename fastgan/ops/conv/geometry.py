@@ -61,10 +61,15 @@ def output_shape(
     """The shape of y. ValueError where the channels do not match or a size is not positive."""
     x_shape, weight_shape = tuple(x_shape), tuple(weight_shape)
     own, other = (0, 1) if geometry.transposed else (1, 0)
-    if len(weight_shape) != len(x_shape) or weight_shape[own] != x_shape[1]:
-        order = "(C_in, C_out, *k)" if geometry.transposed else "(C_out, C_in, *k)"
+    order = "(C_in, C_out, *k)" if geometry.transposed else "(C_out, C_in, *k)"
+    if len(weight_shape) != len(x_shape):
         raise ValueError(
             f"weight: expected {order} for x of shape {x_shape}, got shape {weight_shape}"
+        )
+    if weight_shape[own] != x_shape[1]:
+        raise ValueError(
+            f"x: expected {weight_shape[own]} channels, as weight {order} of shape {weight_shape} "
+            f"takes, got shape {x_shape}"
         )
     sizes = []
     for d, (size, k) in enumerate(zip(x_shape[2:], weight_shape[2:], strict=True)):
