@@ -11,6 +11,7 @@ from fastgan.cli._common import parse
 from fastgan.system import check_folder
 
 _MAX_THREADS = 1024  # what the largest machines run at once
+_NOTHING_RAN = 5  # as pytest says it
 
 
 @dataclass(frozen=True)
@@ -45,4 +46,7 @@ def run(arguments: list[str]) -> int:
         options.append(f"--results={chosen.results.resolve()}")
     elif chosen.keep:
         options.append("--keep")
-    return in_checkout("pytest", *options, threads=chosen.threads)
+    status = in_checkout("pytest", *options, threads=chosen.threads)
+    if status == _NOTHING_RAN and chosen.only is not None:
+        raise ValueError(f"only: the name of no benchmark matches {chosen.only!r}")
+    return status

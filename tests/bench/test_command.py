@@ -49,6 +49,14 @@ def test_the_suite_is_that_of_the_checkout():
     assert _checkout.find_suite() == ROOT
 
 
+def test_a_name_that_no_benchmark_has_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(
+        bench, "in_checkout", lambda *_, **__: int(pytest.ExitCode.NO_TESTS_COLLECTED)
+    )
+    assert main(["bench", "--only", "norm_akt"]) == 2
+    assert "the name of no benchmark matches 'norm_akt'" in capsys.readouterr().err
+
+
 def test_an_installed_package_says_that_it_has_no_suite(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(fastgan, "__file__", str(tmp_path / "lib" / "fastgan" / "__init__.py"))
     monkeypatch.chdir(tmp_path)
