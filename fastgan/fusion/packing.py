@@ -7,15 +7,15 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
 
 from fastgan.fusion.chain import Chain
 from fastgan.nn import layout
+from fastgan.nn.blocks import described
 from fastgan.nn.layers import activation, altered, layer_kind, why_not_layer
 from fastgan.nn.planner import Form, Leaf
 from fastgan.nn.recording import Run, is_recording, record
 from fastgan.ops.conv import packed
-from fastgan.ops.conv.geometry import Geometry
 from fastgan.ops.core import dispatch
 from fastgan.ops.core.activation import IDENTITY
 from fastgan.ops.core.tensors import activation_code
@@ -148,19 +148,12 @@ class PackedChain(Chain):
     def convolution(self, shape: tuple[int, ...]) -> packed.Convolution:
         """The layers, for an input of a shape."""
         conv = self.conv
-        assert not isinstance(conv.padding, str)
-        transposed = isinstance(conv, _ConvTransposeNd)
-        dims = len(conv.kernel_size)
-
-        def each(value: tuple[int, ...]) -> tuple[int, ...]:
-            return tuple(value) if len(value) == dims else tuple(value) * dims
-
-        extra = each(conv.output_padding if transposed else (0,))
-        geometry = Geometry(each(conv.stride), each(conv.padding), extra, transposed)
+        geometry = described(conv)[1]
+        dilation = conv.dilation * (len(geometry.stride) // len(conv.dilation))
         after = activation(self.leaves[1][1]) if len(self.leaves) > 1 else None
         code = IDENTITY if after is None else activation_code(*after)
         weight = conv.weight.detach()
-        return packed.Convolution(shape, weight, geometry, each(conv.dilation), conv.groups, code)
+        return packed.Convolution(shape, weight, geometry, dilation, conv.groups, code)
 
     def costs(self, x: Tensor) -> tuple[float, float] | None:
         """As of `packed.Convolution`; x: like an input on a CPU."""
