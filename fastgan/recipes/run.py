@@ -84,9 +84,7 @@ def train(
         reporter = reporter or default_reporter()
         goes_on = resume and bool(list_checkpoints(folder / "checkpoints"))
         trainer = build_trainer(recipe, source, initialise=not goes_on)
-        skipped = _skipped(trainer)
-        if skipped and group.is_first:
-            reporter.note(f"skipped {_images(skipped)} that could not be read")
+        skipped = _skipped(trainer)  # of which loading warned
         result = trainer.fit(folder, resume=resume, force=force, reporter=reporter)
         # A stream meets damaged files as it goes.
         if _skipped(trainer) > skipped and group.is_first:
