@@ -20,6 +20,15 @@ struct Head {
 constexpr size_t kMostDims = 8, kMost = 4096;  // of a tensor, and bytes of a kind
 constexpr size_t kMostTensors = 16;             // to tell apart
 
+// Null for an object that is no plain tensor with sizes and strides. A nested one says that it is
+// strided, and throws where it is asked how.
+const Tensor* strided_tensor(PyObject* o) {
+  const Tensor* const t = plain_tensor(o);
+  const bool has_both = t != nullptr && t->layout() == at::kStrided && !t->is_nested() &&
+                        !t->unsafeGetTensorImpl()->has_symbolic_sizes_strides();
+  return has_both ? t : nullptr;
+}
+
 class Description {
  public:
   // False where o is nothing that this can tell apart from all others.
@@ -48,8 +57,8 @@ class Description {
 
  private:
   bool add(PyObject* o, char tag, bool with_gradient = false) {
-    const Tensor* const t = plain_tensor(o);
-    if (t == nullptr || t->layout() != at::kStrided) return false;
+    const Tensor* const t = strided_tensor(o);
+    if (t == nullptr) return false;
     const auto sizes = t->sizes(), strides = t->strides();
     const c10::Device device = t->device();
     const Head head{tag, static_cast<int8_t>(t->scalar_type()), static_cast<int8_t>(device.type()),
@@ -183,9 +192,9 @@ PyObject* py_apart(PyObject*, PyObject* const* given, Py_ssize_t n) {
   bool apart = true;
   for (Py_ssize_t i = 0; apart && i < n; ++i) {
     if (given[i] == Py_None) continue;
-    const Tensor* const t = plain_tensor(given[i]);
-    apart = count < begins.size() && t != nullptr && t->layout() == at::kStrided &&
-            t->has_storage() && t->is_non_overlapping_and_dense();
+    const Tensor* const t = strided_tensor(given[i]);
+    apart = count < begins.size() && t != nullptr && t->has_storage() &&
+            t->is_non_overlapping_and_dense();
     if (!apart) break;
     const void* const begin = t->storage().data();
     for (size_t j = 0; j < count; ++j) apart = apart && begins[j] != begin;

@@ -158,8 +158,8 @@ def test_wrong_image_dtype() -> None:
     [
         (torch.zeros(3, dtype=torch.int64), r"labels must be int64 of shape \[4\]"),
         (torch.zeros(4), r"labels must be int64 of shape \[4\].*got torch\.float32"),
-        (torch.tensor([0, 1, 2, 10]), r"labels must lie in 0\.\.9, got 0\.\.10"),
-        (torch.tensor([0, 1, 2, -1]), r"labels must lie in 0\.\.9, got -1\.\.2"),
+        (torch.tensor([0, 1, 2, 10]), r"labels must lie in 0\.\.9, got 10"),
+        (torch.tensor([0, 1, 2, -1]), r"labels must lie in 0\.\.9, got -1"),
     ],
 )
 def test_wrong_labels(labels: Tensor, message: str) -> None:
