@@ -43,12 +43,21 @@ def _fits_tma(descriptor: object) -> bool:
     return base.data_ptr() % 16 == 0 and whole and strides[-1] == 1
 
 
+# Bytes of a spill that is told and no problem: ptxas parts with a register or two, stored and
+# loaded a few times, where one more block of a kernel then fits on a multiprocessor.
+TRADED = 8
+
+
 class Compiler:
-    """Compiles what Triton would compile of launches, each once."""
+    """Compiles what Triton would compile of launches, each once.
+
+    Attributes: remarks, on those that spill no more than TRADED.
+    """
 
     def __init__(self, compile: Callable[[Described, str], Row] = compile_launch) -> None:
         self._compile = compile
         self.rows: dict[tuple[str, str, str, tuple[object, ...]], Row] = {}
+        self.remarks: list[str] = []
 
     def problems(self, launches: Iterable[Launch], gpu: Gpu) -> list[str]:
         """Kernels that do not compile, spill or exceed a limit of the GPU."""
@@ -67,14 +76,17 @@ class Compiler:
                 text = str(error).strip().splitlines() or [type(error).__name__]
                 found.append(f"{described.kernel} {described.variant} {gpu.target}: {text[0]}")
                 continue
-            found += exceeded(self.rows[key], int(launch.options.get("num_warps", 4)), gpu)
+            row = self.rows[key]
+            found += exceeded(row, int(launch.options.get("num_warps", 4)), gpu)
+            if 0 < row.spills <= TRADED:
+                self.remarks.append(f"{' '.join(row.key)}: spills {row.spills}")
         return found
 
 
 def exceeded(row: Row, warps: int, gpu: Gpu) -> list[str]:
-    """What of a compiled kernel is beyond the GPU, or spills."""
+    """What of a compiled kernel is beyond the GPU, or spills more than TRADED."""
     name, found = " ".join(row.key), []
-    if row.spills:
+    if row.spills > TRADED:
         found.append(f"{name}: spills {row.spills}")
     if row.shared > gpu.shared:
         found.append(f"{name}: {row.shared} bytes of shared memory of {gpu.shared}")

@@ -112,7 +112,10 @@ def _step(recipe: Recipe, variant: Variant, compiler: check.Compiler | None) -> 
     print(report.table(launches, variant.capture), flush=True)
     problems = check.problems(launches)
     if compiler:
+        before = len(compiler.remarks)
         problems += compiler.problems(launches, variant.gpu)
+        for remark in compiler.remarks[before:]:
+            print(f"        remark: {remark}", flush=True)
     for problem in problems:
         print(f"        problem: {problem}", flush=True)
     nodes = report.counted(launches, variant.capture)

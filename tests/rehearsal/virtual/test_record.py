@@ -215,8 +215,16 @@ def row(**values: int) -> Row:
 
 @pytest.mark.parametrize(
     ("values", "warps"),
-    [({"spills": 8}, 4), ({"shared": H200.shared + 1}, 4), ({"registers": 255}, 16)],
+    [({"spills": check.TRADED + 8}, 4), ({"shared": H200.shared + 1}, 4), ({"registers": 255}, 16)],
 )
 def test_a_compiled_kernel_beyond_the_gpu_is_refused(values, warps):
-    assert not check.exceeded(row(registers=255), 8, H200)
+    assert not check.exceeded(row(registers=255, spills=check.TRADED), 8, H200)
     assert len(check.exceeded(row(**values), warps, H200)) == 1
+
+
+def test_a_spill_of_a_register_or_two_is_told_and_no_problem(monkeypatch):
+    described = SimpleNamespace(kernel="kernel", variant="variant", attributes={})
+    monkeypatch.setattr(check, "describe", lambda *_: described)
+    compiler = check.Compiler(lambda *_: row(spills=check.TRADED))
+    assert not compiler.problems([launch(function=None, arguments=())], H200)
+    assert compiler.remarks == [f"kernel variant sm_90: spills {check.TRADED}"]
