@@ -35,9 +35,7 @@ class Reference:
     @cached_property
     def spread(self) -> list[Tensor] | None:
         """What the branches of units at a kink can move, by value; None where eager's error says
-        it, as at a lower precision, too."""
-        if self.work.case.dtype != "float32":
-            return None
+        it."""
         moved = [torch.zeros_like(t) for t in self.exact]
         for up in (True, False):
             with OnBranch(up=up) as run:

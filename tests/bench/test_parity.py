@@ -39,8 +39,9 @@ def values(at_a_kink: int) -> Tensor:
     return x
 
 
-def test_either_branch_is_right_at_a_kink_and_nowhere_else():
-    reference = Reference(Stub(values(1)), 0)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_either_branch_is_right_at_a_kink_and_nowhere_else(dtype):
+    reference = Reference(Stub(values(1), dtype=dtype), 0)
     (right,) = reference.exact
     for place, value, refused in ((0, 0.2, False), (0, 0.6, False), (0, 0.1, True), (1, 0.9, True)):
         other = right.clone()
@@ -54,9 +55,8 @@ def test_in_a_network_the_largest_effect_of_a_branch_counts():
     assert "allowed 8.0e-01" in str(reference.why_refused([right - 0.9]))
 
 
-@pytest.mark.parametrize(("at_a_kink", "dtype"), [(MANY, "float32"), (1, "bfloat16")])
-def test_nothing_is_added_where_eager_is_a_fair_sample(at_a_kink, dtype):
-    (right,) = (reference := Reference(Stub(values(at_a_kink), dtype=dtype), 0)).exact
+def test_nothing_is_added_where_eager_is_a_fair_sample():
+    (right,) = (reference := Reference(Stub(values(MANY)), 0)).exact
     assert reference.spread is None
     assert reference.why_refused([right]) is None
     other = right.clone()
