@@ -224,7 +224,8 @@ def test_efficientnet_has_the_maps_of_its_package() -> None:
             x = block(x)
             expected.append(x)
         found = backbone(images)
-    # Its package pads the last halving for 15x15 alone.
+    # Its package pads the last halving for 15x15 alone. Folded norms round weights that theirs do
+    # not, layer after layer.
     for value, last in zip(found, (3, 6, 14), strict=False):
         torch.testing.assert_close(value, expected[last], rtol=1e-3, atol=1e-3)
 
@@ -257,6 +258,7 @@ def test_under_autocast_weights_are_rounded_once() -> None:
     assert [y.dtype for y in first] == [torch.bfloat16] * 3
     assert all(map(torch.equal, first, again))
     assert backbone._rounded == rounded
+    # Weights, images and maps are rounded to bfloat16, by half of 2^-7 at most each.
     for y, z in zip(first, backbone(images), strict=True):
         torch.testing.assert_close(y.float(), z, rtol=0.02, atol=0.02)
     assert backbone.double()(images.double())[0].dtype == torch.float64
