@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -203,10 +202,10 @@ def main(arguments: list[str] | None = None) -> int:
         for name in chosen.arms:
             known += started(name, chosen.recipe, chosen.seconds, seed)
             results.write(draft, machine.describe(), known)  # what was trained is kept at once
+    told = [f"results: {path}"]
     if chosen.keep:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(draft, path)
-    print(f"results: {path}")
+        told = list(drafts.take_place(path.parent, [path.stem], whole=True))
+    print(*told, sep="\n")
     return 0
 
 

@@ -7,7 +7,9 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from importlib import import_module
-from typing import Any, overload
+from typing import Any, TypeVar, overload
+
+_Kind = TypeVar("_Kind")
 
 
 def check_int(name: str, value: object, minimum: int, maximum: int | None = None) -> int:
@@ -26,6 +28,12 @@ def check_int(name: str, value: object, minimum: int, maximum: int | None = None
     return value
 
 
+def check_classes(labels: Any, classes: int) -> None:
+    """ValueError, which names the first that is wrong, unless int labels are of so many classes."""
+    if len(bad := labels[(labels < 0) | (labels >= classes)]):
+        raise ValueError(f"labels must lie in 0..{classes - 1}, got {int(bad[0])}")
+
+
 def imported(what: str, name: str) -> Any:
     """What ``package.module:attribute`` is; modules of the current folder are found, too.
 
@@ -42,6 +50,18 @@ def imported(what: str, name: str) -> Any:
         ) from error
     finally:
         sys.path.remove(here)
+
+
+def imported_as(what: str, name: str, kind: type[_Kind]) -> _Kind:
+    """The object of a class that ``package.module:attribute`` is, or makes when it is called.
+
+    ValueError as of `imported`, and for an object of another class.
+    """
+    found = imported(what, name)
+    made = found if isinstance(found, kind) else found()
+    if not isinstance(made, kind):
+        raise ValueError(f"{name} must be a {kind.__name__} or make one, got {type(made).__name__}")
+    return made
 
 
 def needed(module: str, *, by: str, extra: str) -> Any:

@@ -200,9 +200,7 @@ PyObject* py_apart(PyObject*, PyObject* const* given, Py_ssize_t n) {
     for (size_t j = 0; j < count; ++j) apart = apart && begins[j] != begin;
     begins[count++] = begin;
   }
-  PyObject* const result = apart ? Py_True : Py_False;
-  Py_IncRef(result);
-  return result;
+  return truth(apart);
 }
 
 // A tuple of uninitialised tensors on the first argument's device, of dtypes, sizes and strides by the

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fastgan.checks import check_int, imported
+from fastgan.checks import check_classes, check_int, imported
 from fastgan.engine import records
 from fastgan.engine.checkpoint import (
     MANIFEST,
@@ -196,8 +196,7 @@ def fitting_labels(generator: nn.Module, count: int, labels: Tensor | None) -> T
         raise ValueError(
             f"labels must be int64 of shape [{count}], got {labels.dtype} of {list(labels.shape)}"
         )
-    if len(bad := labels[(labels < 0) | (labels >= classes)]):
-        raise ValueError(f"labels must lie in 0..{classes - 1}, got {int(bad[0])}")
+    check_classes(labels, classes)
     return labels
 
 

@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from fastgan.fusion.chain import Chain
 from fastgan.nn import layout
-from fastgan.nn.blocks import described
+from fastgan.nn.blocks import described, per_dimension
 from fastgan.nn.layers import activation, altered, layer_kind, why_not_layer
 from fastgan.nn.planner import Form, Leaf
 from fastgan.nn.recording import Run, is_recording, record
@@ -149,7 +149,7 @@ class PackedChain(Chain):
         """The layers, for an input of a shape."""
         conv = self.conv
         geometry = described(conv)[1]
-        dilation = conv.dilation * (len(geometry.stride) // len(conv.dilation))
+        dilation = per_dimension(conv, conv.dilation)
         after = activation(self.leaves[1][1]) if len(self.leaves) > 1 else None
         code = IDENTITY if after is None else activation_code(*after)
         weight = conv.weight.detach()

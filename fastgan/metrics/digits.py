@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastgan.checks import check_int
+from fastgan.checks import check_classes, check_int
 
 DIGITS = 10
 _SIZE = 28
@@ -65,8 +65,7 @@ def _check_labels(images: Tensor, labels: Tensor) -> None:
         )
     if len(images) == 0:
         raise ValueError("images must not be empty")
-    if len(bad := labels[(labels < 0) | (labels >= DIGITS)]):
-        raise ValueError(f"labels must lie in 0..{DIGITS - 1}, got {int(bad[0])}")
+    check_classes(labels, DIGITS)
 
 
 def train_lenet(

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fastgan.checks import imported, needed, unknown
+from fastgan.checks import imported_as, needed, unknown
 from fastgan.metrics.digits import LeNet
 from fastgan.metrics.features import FeatureNetwork
 from fastgan.metrics.libraries import timm_network, torchvision_network
@@ -74,8 +74,10 @@ def _named(name: str, weights: Path | None) -> FeatureNetwork:
         return _LIBRARIES[kind](rest, weights)
     if weights is not None and name != "inception":
         raise ValueError(f"weights: {name} has its own, got {weights}")
+    if kind == "onnx" and colon:
+        return onnx_network(rest)
     if colon:
-        return onnx_network(rest) if kind == "onnx" else foreign(name)
+        return imported_as("feature network", name, FeatureNetwork)
     makers: dict[str, Callable[[], FeatureNetwork]] = {
         "lenet": lenet,
         "efficientnet-lite0": efficientnet_lite0,
@@ -176,12 +178,3 @@ def inception_weights(weights: Path | None) -> Path:
             f"{found[:8]}, expected {INCEPTION_SHA256} ({INCEPTION_URL})"
         )
     return weights
-
-
-def foreign(name: str) -> FeatureNetwork:
-    """The FeatureNetwork that `package.module:attribute` is, or makes when it is called."""
-    found = imported("feature network", name)
-    made = found if isinstance(found, FeatureNetwork) else found()
-    if not isinstance(made, FeatureNetwork):
-        raise ValueError(f"{name} must be a FeatureNetwork or make one, got {type(made).__name__}")
-    return made

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastgan.checks import imported, needed, unknown
+from fastgan.checks import imported_as, needed, unknown
 from fastgan.nn.digest import weights_digest
 
 _EXTRA = "projected"
@@ -105,18 +105,10 @@ def get_backbone(name: str) -> Backbone:
     # Whatever device is the default: weights that are read belong on none but the CPU.
     with torch.device("cpu"):
         if colon:
-            return _timm(rest) if kind == "timm" else _foreign(name)
+            return _timm(rest) if kind == "timm" else imported_as("backbone", name, Backbone)
         if name != _LITE:
             raise unknown("backbone", name, [_LITE, "timm:NAME", "package.module:attribute"])
         return _efficientnet_lite()
-
-
-def _foreign(name: str) -> Backbone:
-    found = imported("backbone", name)
-    made = found if isinstance(found, Backbone) else found()
-    if not isinstance(made, Backbone):
-        raise ValueError(f"{name} must be a Backbone or make one, got {type(made).__name__}")
-    return made
 
 
 def _timm(name: str) -> Backbone:

@@ -27,13 +27,15 @@ def described(conv: _ConvNd) -> tuple[tuple[int, ...], Geometry]:
     transposed = isinstance(conv, _ConvTransposeNd)
     channels = conv.out_channels, conv.in_channels
     added = conv.output_padding if transposed else (0,)
-    dims = len(conv.kernel_size)
-
-    def each(value: tuple[int, ...]) -> tuple[int, ...]:  # torch.nn keeps one for all as it is
-        return tuple(value) if len(value) == dims else tuple(value) * dims
-
     weight = (*(channels[::-1] if transposed else channels), *conv.kernel_size)
-    return weight, Geometry(each(conv.stride), each(conv.padding), each(added), transposed)
+    stride, padding, extra = (per_dimension(conv, v) for v in (conv.stride, conv.padding, added))
+    return weight, Geometry(stride, padding, extra, transposed)
+
+
+def per_dimension(conv: _ConvNd, value: tuple[int, ...]) -> tuple[int, ...]:
+    """A setting of a convolution, of each dimension: torch.nn keeps one for all as it is."""
+    dims = len(conv.kernel_size)
+    return tuple(value) if len(value) == dims else tuple(value) * dims
 
 
 def held(module: nn.Module, name: str) -> Any:

@@ -24,7 +24,7 @@ from fastgan.nn.planner import (
     kind_of_call,
 )
 from fastgan.nn.recording import Run, is_recording, record, recorded_as_converted
-from fastgan.ops import conv_block, norm_act
+from fastgan.ops import conv_block
 from fastgan.ops.conv.geometry import output_shape
 from fastgan.ops.conv_block import Deferred
 from fastgan.ops.conv_block.autograd import backend_of
@@ -165,9 +165,9 @@ class Runner(NamedTuple):
             chosen = form_of(block, x, self.keep_activations) if forms is None else forms[i]
             form, given, ran = chosen.name, x, None
             if form == "norm_act":
-                x, moments = self._norm_act(block, x, self._norm(block, x)), None
+                x, moments = steps.run_norm(block, x, self._norm(block, x)), None
             elif form == "norm_fused" and block.norm is not None:
-                x, moments = self._norm_act(block, x, self._norm(block, x)), None
+                x, moments = steps.run_norm(block, x, self._norm(block, x)), None
                 x = self._as_they_are(block.children[block.before_conv :], x)
             elif form in ("", "unfused", "norm_fused"):
                 x, moments = self._as_they_are(block.children, x), None
@@ -224,7 +224,7 @@ class Runner(NamedTuple):
         pair = None if isinstance(moments, Statistics) else moments
         apart = block.trains() and pair is None
         if apart:  # no statistics came with x: its norm takes a pass of its own
-            x, norm, block = self._norm_act(block, x, norm), None, block.without_norm()
+            x, norm, block = steps.run_norm(block, x, norm), None, block.without_norm()
         y, pair = self._conv_block(block, x, weight, norm, pair, following)
         return _Convolved(y, pair, None, apart=apart)
 
@@ -240,16 +240,6 @@ class Runner(NamedTuple):
             else:
                 x = child(x)
         return x
-
-    def _norm_act(self, block: Block, x: Tensor, norm: Norm | None) -> Tensor:
-        """A norm that no convolution follows."""
-        assert norm is not None
-        mean, var, weight, bias, training, momentum, eps, segments, average = norm
-        activation, slope = block.before
-        return norm_act(
-            x, mean, var, weight, bias, training, momentum, eps, activation=activation,
-            negative_slope=slope, segments=segments, order=block.order, average_segments=average,
-        )  # fmt: skip
 
     def _norm_act_conv(
         self,

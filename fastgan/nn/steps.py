@@ -17,12 +17,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from fastgan.nn.blocks import Block, described
+from fastgan.nn.blocks import Block, described, per_dimension
 from fastgan.nn.layers import is_plain_norm, layer_kind, why_not_layer
 from fastgan.nn.norm_act import COUNTS, ActivatedNorm
 from fastgan.ops import norm_act
 from fastgan.ops.core import dispatch, native
 from fastgan.ops.core.tensors import activation_code, stat_dtype
+from fastgan.ops.norm_act_conv import Norm
 
 Step = Callable[[Tensor], Tensor]
 # (an object, None, its type), or (a dictionary, a key, what it has there: see `unchanged`).
@@ -157,7 +158,7 @@ def of_norm(block: Block, like: Tensor | None = None) -> Ready | None:
             x, parameters, buffers, counts, instances, training, tracks, *settings
         )
         if z is None:
-            return _norm_act(block, x)
+            return run_norm(block, x, block.norm_arguments(x, 1))
         if waiting is not None and counted and training:
             batches = buffers["num_batches_tracked"]
             waiting += [] if batches is None else [(batches, 1)]
@@ -166,15 +167,14 @@ def of_norm(block: Block, like: Tensor | None = None) -> Ready | None:
     return Ready(step, relies)
 
 
-def _norm_act(block: Block, x: Tensor) -> Tensor:
-    """As the block's norm_act elsewhere."""
-    norm = block.norm_arguments(x, 1)
+def run_norm(block: Block, x: Tensor, norm: Norm | None) -> Tensor:
+    """The norm of a block and its activation by the public op, with the norm's arguments."""
     assert norm is not None
     mean, var, weight, bias, training, momentum, eps, segments, average = norm
+    activation, slope = block.before
     return norm_act(
-        x, mean, var, weight, bias, training, momentum, eps, activation=block.before.name,
-        negative_slope=block.before.slope, segments=segments, order=block.order,
-        average_segments=average,
+        x, mean, var, weight, bias, training, momentum, eps, activation=activation,
+        negative_slope=slope, segments=segments, order=block.order, average_segments=average,
     )  # fmt: skip
 
 
@@ -209,7 +209,7 @@ def _convolution(conv: _ConvNd) -> Step | None:
         return None
     run, parameters = native.WITH_AUTOGRAD.convolution, conv._parameters
     stride, padding, output_padding, transposed = described(conv)[1]
-    dilation = conv.dilation * (len(stride) // len(conv.dilation))
+    dilation = per_dimension(conv, conv.dilation)
     settings = stride, padding, dilation, output_padding, transposed, conv.groups
 
     def step(x: Tensor) -> Tensor:
