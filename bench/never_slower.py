@@ -19,7 +19,6 @@ import copy
 import json
 import math
 import multiprocessing
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -35,15 +34,11 @@ from torch.utils._pytree import tree_leaves
 
 from bench.harness import peers
 from bench.harness.case import CHANNELS_LAST, LAYOUTS, laid, laid_model
-from bench.harness.source import ROOT
 from bench.paired import Clock, host_clock, interleave, ratio_interval
+from bench.test_fuse import SIZES
+from bench.zoo import ZOO
 from fastgan import fold, fuse
 from fastgan.nn.planner import Form
-
-sys.path[:0] = [str(ROOT / "tests" / "helpers"), str(ROOT / "tests" / "zoo")]
-from zoo import ZOO  # noqa: E402
-
-from bench.test_fuse import SIZES  # noqa: E402
 
 HELD_OUT = {  # width, batch: sizes that no choice was made on
     "dcgan-generator": (48, 24), "dcgan-discriminator": (48, 24),
@@ -55,7 +50,7 @@ PROCESSES = 5
 PARTS = ("training", "evaluation", "inference")
 DTYPES = ("float32", "bfloat16")  # the latter by autocast
 BATCHES = (1, 8, 64)
-LEAST = 0.97
+MIN_RATIO = 0.97
 SECONDS = 1.2  # of timed rounds
 ROUNDS = 7, 31
 
@@ -187,9 +182,9 @@ def table(found: dict[Row, dict[str, Any]]) -> str:
         lines.append(f"| {' | '.join(map(str, (*key, speed, *times)))} |")
     if medians:
         worst = min(medians, key=medians.__getitem__)
-        below = sum(ratio < LEAST for ratio in medians.values())
+        below = sum(ratio < MIN_RATIO for ratio in medians.values())
         mean = math.exp(sum(map(math.log, medians.values())) / len(medians))
-        lines += ["", f"{len(medians)} rows, geometric mean {mean:.2f}, {below} below {LEAST}."]
+        lines += ["", f"{len(medians)} rows, geometric mean {mean:.2f}, {below} below {MIN_RATIO}."]
         lines.append(f"The worst: {', '.join(map(str, worst))}: {medians[worst]:.2f}.")
     return "\n".join(lines)
 

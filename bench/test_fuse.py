@@ -1,4 +1,4 @@
-"""`fuse` on the architectures of tests/zoo: forward and backward, as they are and fused.
+"""`fuse` on the architectures of the zoo: forward and backward, as they are and fused.
 
 Float32, at a width and batch that take some ten to some hundred milliseconds on a CPU. Dropout is
 off: what it draws depends on the layout, so results could not be checked.
@@ -7,12 +7,12 @@ off: what it draws depends on the layout, so results could not be checked.
 from __future__ import annotations
 
 from torch import nn
-from zoo import ZOO
 
 from bench.conftest import Compared, on_devices
 from bench.harness.case import BOTH, Case
 from bench.harness.peers import PEERS
 from bench.harness.workload import Implementation, Workload
+from bench.zoo import ZOO
 from fastgan import fuse
 
 SIZES = {  # width, batch

@@ -1,4 +1,4 @@
-"""The table of docs/zoo.md: what `fuse` does to the architectures of tests/zoo on this CPU.
+"""The table of docs/zoo.md: what `fuse` does to the architectures of the zoo on this CPU.
 
     python -m bench.zoo_table            # measures, and writes the table into docs/zoo.md
     python -m bench.zoo_table patchgan   # these rows alone
@@ -7,25 +7,20 @@
 Each training pass (forward and backward, float32) runs as it is and fused, in turn within a
 process, in both layouts. Where tensors happen to lie moves a process' ratio by several percent, so
 several processes are asked: the median of their medians, and the least and the greatest. A model in
-which no fused step pays runs its own forward, and is not timed. Errors are those of outputs,
-gradients and running statistics against float64, over PyTorch's own.
+which no fused step pays runs its own forward, and is not timed.
 """
 
 from __future__ import annotations
 
-import copy
 import sys
 from statistics import median
 
 import torch
 
-from bench.never_slower import HELD_OUT, PROCESSES, ROOT, SIZES, Row, in_fresh_process
+from bench.harness.source import ROOT
+from bench.never_slower import HELD_OUT, PROCESSES, SIZES, Row, in_fresh_process
+from bench.zoo import ZOO
 from fastgan import fuse
-from fastgan.ops import convolution_form
-
-# isort: split
-from test_zoo import inputs, relative_errors, results  # where never_slower found the zoo
-from zoo import ZOO, Model
 
 BEGIN, END = "<!-- table: python -m bench.zoo_table -->\n", "<!-- end of table -->\n"
 BEGIN_HELD_OUT = "<!-- table: python -m bench.zoo_table --held-out -->\n"
@@ -46,18 +41,6 @@ def speed(name: str, size: tuple[int, int], layout: str) -> str:
     return f"{median(found):.2f} ({min(found):.2f}–{max(found):.2f})"
 
 
-def parity(model: Model) -> str:
-    """The largest error of the fused blocks over PyTorch's own of the same kind."""
-    original = model.build(width=model.narrow)
-    exact = copy.deepcopy(original).double()
-    arguments = inputs(model)
-    with convolution_form("recompute"):
-        own = results(fuse(copy.deepcopy(original)), arguments)
-    theirs, wide = results(original, arguments), results(exact, arguments)
-    pairs = relative_errors(own, theirs, wide)
-    return f"{max(a / max(b, 1e-7) for _, a, b in pairs):.1f}"
-
-
 def speeds(name: str, size: tuple[int, int]) -> list[str]:
     return [speed(name, size, layout) for layout in ("contiguous", "channels last")]
 
@@ -66,7 +49,7 @@ def row(name: str) -> str:
     torch.manual_seed(0)
     report = fuse(ZOO[name].build(width=ZOO[name].narrow)).fusion_report
     blocks = f"{report.fused} of {len(report)}"
-    return line([name, blocks, parity(ZOO[name]), *speeds(name, SIZES[name])])
+    return line([name, blocks, *speeds(name, SIZES[name])])
 
 
 def held_out_row(name: str) -> str:
@@ -81,8 +64,8 @@ def line(cells: list[str]) -> str:
 
 
 HEADING = [
-    "| architecture | blocks fused | error over PyTorch's | speed, contiguous | channels-last |",
-    "|---|---|---|---|---|",
+    "| architecture | blocks fused | speed, contiguous | channels-last |",
+    "|---|---|---|---|",
 ]
 HELD_OUT_HEADING = [
     "| architecture | width | batch | speed, contiguous | channels-last |",

@@ -35,7 +35,9 @@ def test_results_are_of_the_settings_that_are_trained():
     assert checks.keys() <= {recipe.name for recipe in list_recipes()}
     for name, found in RESULTS.items():
         assert found["flags"] == list(checks[name].flags), name
-        assert found.get("before", {}).get("flags", []) == list(checks[name].before), name
+        before = found.get("before", {})
+        assert before.get("flags", []) == list(checks[name].before), name
+        assert before.get("recipe", "") == checks[name].before_of, name
         asked = dict(checks[name].goals) | dict(checks[name].limits)
         assert {n: g.get("least", g.get("most")) for n, g in found["goals"].items()} == asked, name
 
@@ -50,6 +52,18 @@ def test_scores_stand_beside_those_that_they_are_compared_with():
         "| --- | --- | --- | --- |",
         "| `kl2` | 0.5 | 0.25 | 1234 |",
         "| `copied` | 0 |  |  |",
+    ]
+
+
+def test_a_training_that_starts_from_another_recipes_is_told_as_two_commands():
+    before = {"steps": 5, "flags": ["--lr-g", "1e-3"], "recipe": "super-resolution"}
+    found = {"data": "photos", "flags": ["--held-out", "0.1"], "before": before, "goals": {}}
+    text = page.render({"srgan": {**FOUND, **found, "scores": {"psnr": 20.0}}})
+    shared, out = "--data photos --steps", "runs/srgan-before"
+    start = f"--init-from {out} --init-networks generator"
+    assert [line.strip() for line in text.splitlines() if "fastgan train" in line] == [
+        f"fastgan train super-resolution {shared} 5 --held-out 0.1 --lr-g 1e-3 --out {out}",
+        f"fastgan train srgan {shared} 9 --held-out 0.1 {start}",
     ]
 
 

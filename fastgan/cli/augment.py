@@ -22,7 +22,7 @@ from fastgan.engine.grid import make_grid
 from fastgan.system import whole_file
 
 MANIFEST = "manifest.json"
-_MOST = 10**6
+_MAX_COUNT = 10**6
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Arguments:
 
 def run(arguments: list[str]) -> int:
     chosen = parse(Arguments, arguments, prog="fastgan augment")
-    check_int("per_class", chosen.per_class, 1, _MOST)
+    check_int("per_class", chosen.per_class, 1, _MAX_COUNT)
     check_seed(chosen.seed)
     # The manifest is written last: its place tells whether the folder may be written at all.
     manifest = output_file(chosen.out / MANIFEST, False)
@@ -69,9 +69,14 @@ def run(arguments: list[str]) -> int:
     if chosen.rejection is None:
         images = sample_images(generator, len(labels), labels=labels, **common)
     else:
-        judge = load_discriminator(chosen.checkpoint, device=device)
+        discriminator = load_discriminator(chosen.checkpoint, device=device)
         found = rejection_sample(
-            generator, judge, len(labels), quantile=chosen.rejection, labels=labels, **common
+            generator,
+            discriminator,
+            len(labels),
+            quantile=chosen.rejection,
+            labels=labels,
+            **common,
         )
         images, drawn = found
     _write(images, classes, chosen)

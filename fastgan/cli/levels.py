@@ -18,7 +18,7 @@ from fastgan.metrics import playable
 from fastgan.models import TileGenerator
 from fastgan.system import whole_file
 
-_MOST = 10_000
+_MAX_COUNT = 10_000
 _AT_ONCE = 64
 
 
@@ -46,9 +46,9 @@ class Arguments:
 
 def run(arguments: list[str]) -> int:
     chosen = parse(Arguments, arguments, prog="fastgan levels")
-    check_int("n", chosen.n, 1, _MOST)
+    check_int("n", chosen.n, 1, _MAX_COUNT)
     check_int("states", chosen.states, 1)
-    check_int("tries", chosen.tries, 1, _MOST)
+    check_int("tries", chosen.tries, 1, _MAX_COUNT)
     check_seed(chosen.seed)
     named = picture_file(chosen.out, chosen.checkpoint, "levels.txt")
     out = output_file(named, chosen.force)

@@ -107,7 +107,7 @@ class GAN:
     """What an image of each class weighs in it; None weighs all alike."""
     reconstruction_weight: float = 0.0
     """What the discriminator's reconstruction of real images adds to its loss, so many times; its
-    `judge_and_rebuild` gives it with their logits."""
+    `forward_with_reconstruction` gives it with their logits."""
     accumulate: int = 1
     """A batch is worked through in so many parts, whose gradients are averaged. Exact up to
     rounding for losses that are means over images and networks that treat images apart; batch norm
@@ -200,7 +200,7 @@ class GAN:
         discriminator: Any = self.discriminator
         seen = self.augmented(images)
         with self.running(discriminator):
-            logits, loss = discriminator.judge_and_rebuild(seen)
+            logits, loss = discriminator.forward_with_reconstruction(seen)
         return DiscriminatorOutput(logits, reconstruction_loss=loss)
 
     def discriminator_loss(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:

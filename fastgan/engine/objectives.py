@@ -63,7 +63,7 @@ class GANObjective:
                 "them, or conditional takes the data's"
             )
         if self.reconstruction_weight:
-            if not hasattr(discriminator, "judge_and_rebuild"):
+            if not hasattr(discriminator, "forward_with_reconstruction"):
                 raise ValueError(
                     "reconstruction_weight needs a discriminator with decoders, such as "
                     f"few_shot_discriminator, got {type(discriminator).__name__}"
@@ -188,7 +188,7 @@ class TranslationObjective:
     feature_weight: float = 0.0
     """Weight of the mean absolute error of the discriminator's features."""
     adversarial_weight: float = 1.0
-    """Weight of the discriminator's verdict; 0 trains the generator alone."""
+    """Weight of the adversarial loss; 0 trains the generator alone."""
 
     def __post_init__(self) -> None:
         check_choice("condition", self.condition, get_args(ConditionName))
@@ -243,7 +243,7 @@ class VocoderObjective:
     """Weight of the error of the discriminator's feature maps: the sum of the mean absolute errors
     of all of them."""
     adversarial_weight: float = 16.0
-    """Weight of the discriminator's verdict, the mean over all logits: 16 makes of the mean over
+    """Weight of the adversarial loss, a mean over all logits: 16 makes of the mean over
     eight discriminators, with the half that lsgan has, their sum. 0 trains the generator by
     spectrograms alone."""
 
@@ -264,7 +264,7 @@ class VocoderObjective:
                 "objective vocoder needs a generator that takes log-mel spectrograms, such as "
                 f"hifigan_generator, got {type(generator).__name__}"
             )
-        if not hasattr(discriminator, "judge"):
+        if not hasattr(discriminator, "forward_with_features"):
             raise ValueError(
                 "objective vocoder needs a discriminator that gives its feature maps, such as "
                 f"hifigan_discriminator, got {type(discriminator).__name__}"

@@ -32,7 +32,7 @@ WAVES = "waves"
 _PALETTE = ((18, 44, 96), (40, 132, 160), (242, 228, 184), (226, 118, 44))
 _COLOURS, _TEXTURES, _SIDE = 32, 64, 5
 # At the smallest of scales an image has sides of 8 to 15; of more than four, little is left.
-_SMALLEST, _MOST_SCALES = 8, 4
+_MIN_SIZE, _MAX_SCALES = 8, 4
 
 
 def waves(side: int) -> Tensor:
@@ -125,7 +125,7 @@ class StyleStep(TranslationStep):
     ) -> None:
         super().__init__("image", content_weight, adversarial_weight=0.0)
         self.style_weight = style_weight
-        scales = min((min(item[1:]) // _SMALLEST).bit_length(), _MOST_SCALES)
+        scales = min((min(item[1:]) // _MIN_SIZE).bit_length(), _MAX_SCALES)
         self.features = RandomFilters(item[0], max(scales, 1))
         self.picture: Tensor
         self.register_buffer("picture", picture)

@@ -61,9 +61,9 @@ class VocoderStep(TranslationStep):
             return found
         discriminator: Any = gan.discriminator
         with gan.running(discriminator):
-            logits, features = discriminator.judge(made)
+            logits, features = discriminator.forward_with_features(made)
         with torch.no_grad(), gan.running(discriminator):
-            real_logits, seen = discriminator.judge(part.images)
+            real_logits, seen = discriminator.forward_with_features(part.images)
         apart = [(a - b).abs().mean() for a, b in zip(features, seen, strict=True)]
         fooled = gan.generator_loss(logits, lambda: real_logits)
         found["loss_g"] = self.adversarial_weight, fooled

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from heapq import heappop, heappush
 from typing import Literal
 
-Verdict = Literal["solved", "unsolvable", "unknown", "broken"]
+Outcome = Literal["solved", "unsolvable", "unknown", "broken"]
 """solved, a solution was found; unsolvable, there is none; unknown, the search met its limit;
 broken, it is no level: not one player, no box, other numbers of boxes and goals, or done."""
 Cell = tuple[int, int]
 _STEPS = ((0, 1), (1, 0), (0, -1), (-1, 0))
 
 
-def playable(rows: Sequence[str], states: int = 20_000) -> Verdict:
-    """The verdict on a level of rows of `# $.*@+`, after a best-first search of so many states.
+def playable(rows: Sequence[str], states: int = 20_000) -> Outcome:
+    """What a best-first search of so many states finds, of a level of rows of `# $.*@+`.
 
     A state is where the boxes are and what the player can reach; the next one is taken by the
     pushes that the boxes need to their nearest goals, at least, and those made. Boxes are not

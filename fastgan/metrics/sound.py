@@ -13,7 +13,7 @@ FEATURES = f"mean and deviation over time of {BANDS} log-mel bands"
 _AT_ONCE = 256
 STFT_WINDOWS = (128, 256, 512)
 """Samples of the Hann windows of `SpectralDistance.stft`, each every quarter of it."""
-_LEAST = 1e-5  # of a magnitude
+_MIN_MAGNITUDE = 1e-5  # of a magnitude
 
 
 def log_mel_features(sound: Tensor, rate: int) -> Tensor:
@@ -52,7 +52,8 @@ class SpectralDistance:
         self._of_mel.append((self._mel(real) - self._mel(made)).abs().mean((1, 2)))
         for size in STFT_WINDOWS:
             a, b = (_magnitudes(sound, size) for sound in (real, made))
-            logs = (a.clamp(min=_LEAST).log() - b.clamp(min=_LEAST).log()).abs().mean((1, 2))
+            log_a, log_b = (x.clamp(min=_MIN_MAGNITUDE).log() for x in (a, b))
+            logs = (log_a - log_b).abs().mean((1, 2))
             squares = [x.square().sum((1, 2)) for x in (a - b, a)]
             self._of_spectra.append(torch.stack([*squares, logs], 1).double())
 

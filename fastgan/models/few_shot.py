@@ -166,7 +166,7 @@ class FewShotDiscriminator(Discriminator):
     """Images [N, channels, H, W] → logits [N, h, w], one a part of the image.
 
     Decoders rebuild real images of the two smallest maps, so that these have to hold what the
-    images do: `judge_and_rebuild`, which training with a `reconstruction_weight` calls.
+    images do: `forward_with_reconstruction`, which training with a `reconstruction_weight` calls.
 
     Args:
         image_size: side of a square image or (H, W): multiples of 2^k, the shorter one 8 to 15
@@ -215,7 +215,7 @@ class FewShotDiscriminator(Discriminator):
     def forward(self, images: Tensor) -> Tensor:
         return self.output(self._maps(images)[-1]).squeeze(1)
 
-    def judge_and_rebuild(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_with_reconstruction(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The logits of images, and how far they are from what the decoders make of their maps: the
         mean absolute error of the whole, and of a part of half the sides at a random place that is
         the same for all images, added up: a scalar."""

@@ -242,17 +242,17 @@ class HiFiGANDiscriminator(nn.Module):
 
     def forward(self, sound: Tensor, condition: Tensor | None = None) -> Tensor:
         """`condition` is what the sound was made of, and not looked at."""
-        return self.judge(sound)[0]
+        return self.forward_with_features(sound)[0]
 
-    def judge(self, sound: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward_with_features(self, sound: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The logits, and the feature maps of all layers."""
         shape, longest = tuple(sound.shape), self._longest
         if len(shape) != 3 or shape[1] != 1 or shape[2] < longest:
             raise ValueError(
                 f"sound must have shape [N, 1, L], L at least {longest}, got {list(shape)}"
             )
-        found = [judge(sound) for judge in self.periods]
-        for i, judge in enumerate(self.scales):
+        found = [periodic(sound) for periodic in self.periods]
+        for i, scale in enumerate(self.scales):
             sound = self.halve(sound) if i else sound
-            found.append(judge(sound))
+            found.append(scale(sound))
         return torch.cat([logits for logits, _ in found], 1), [f for _, maps in found for f in maps]

@@ -1,4 +1,4 @@
-"""Networks from images to images, and the discriminator of patches that judges them.
+"""Networks from images to images, and the discriminator of their patches.
 
 Source: Isola, Zhu, Zhou, Efros 2017, "Image-to-Image Translation with Conditional Adversarial
 Networks" (arXiv:1611.07004): a U-Net (Ronneberger et al. 2015) and a PatchGAN.

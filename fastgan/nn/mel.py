@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_LEAST = 1e-5  # of an energy, whose logarithm is taken
+_MIN_ENERGY = 1e-5  # of an energy, whose logarithm is taken
 
 
 def mel_filters(rate: int, n_fft: int, mels: int) -> Tensor:
@@ -57,7 +57,7 @@ class LogMel(nn.Module):
         spectrum = self.spectrum(sound)
         # Its slope at zero has to stay finite.
         magnitude = (spectrum.real.square() + spectrum.imag.square() + 1e-9).sqrt()
-        return (self.filters.to(magnitude.dtype) @ magnitude).clamp(min=_LEAST).log()
+        return (self.filters.to(magnitude.dtype) @ magnitude).clamp(min=_MIN_ENERGY).log()
 
     def spectrum(self, sound: Tensor) -> Tensor:
         """The complex spectra of its windows: [N, n_fft // 2 + 1, L / hop]."""
@@ -89,7 +89,7 @@ class LogMel(nn.Module):
 
     def pictures(self, sound: Tensor) -> Tensor:
         """Spectrograms to look at: [N, 1, mels, L / hop] in [-1, 1], high frequencies on top."""
-        least, most = math.log(_LEAST), math.log(self.n_fft / 4)  # of a loud tone
+        least, most = math.log(_MIN_ENERGY), math.log(self.n_fft / 4)  # of a loud tone
         return ((self(sound) - least) / (most - least) * 2 - 1).clamp(-1, 1).flip(1)[:, None]
 
 

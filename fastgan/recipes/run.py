@@ -168,11 +168,11 @@ def sized(recipe: Recipe) -> Recipe:
 
 def _given(recipe: Recipe, arguments: Mapping[str, Any]) -> Recipe:
     """``recipe`` with such arguments of both networks."""
-    judge = recipe.discriminator
+    discriminator = recipe.discriminator
     return dataclasses.replace(
         recipe,
         generator=recipe.generator.given(arguments),
-        discriminator=judge and judge.given(arguments),
+        discriminator=discriminator and discriminator.given(arguments),
     )
 
 

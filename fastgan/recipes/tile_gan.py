@@ -50,10 +50,10 @@ def level_scores(generator: nn.Module, data: Source, samples: int, seed: int) ->
     played: dict[str, Any] = {"played": PLAYED, "states": STATES, **setting}
     for kind, levels in {"": fake, "_real": real, "_random": shuffled}.items():
         chosen = levels[torch.linspace(0, len(levels) - 1, min(PLAYED, len(levels))).long()]
-        verdicts = [playable(level_text(level).split("\n"), STATES) for level in chosen]
-        whole = sum(verdict != "broken" for verdict in verdicts) / len(verdicts)
+        outcomes = [playable(level_text(level).split("\n"), STATES) for level in chosen]
+        whole = sum(outcome != "broken" for outcome in outcomes) / len(outcomes)
         scores.append(Score(f"well_formed{kind}", whole, None, played))
-        share = verdicts.count("solved") / len(verdicts)
+        share = outcomes.count("solved") / len(outcomes)
         scores.append(Score(f"playable{kind}", share, None, played))
     return [*scores, Score("copied", _copied(fake, every), None, setting)]
 

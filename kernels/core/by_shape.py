@@ -4,5 +4,5 @@ import functools
 
 # Many times what a model of a size has. A training whose sizes change for ever plans anew, and
 # forgets.
-MOST = 4096
-by_shape = functools.lru_cache(maxsize=MOST)
+MAX_SHAPES = 4096
+by_shape = functools.lru_cache(maxsize=MAX_SHAPES)

@@ -153,9 +153,13 @@ def test_pairs_of_images_are_conditions(tmp_path, recorder):
             return super().forward(noise) + given
 
     config = TrainConfig(steps=1, batch_size=4, conditional=True, sample_count=9)
-    judge = Discriminator((1, 4, 4), 16)
-    judge.forward = lambda x, given: Discriminator.forward(judge, x, given.flatten(1))
-    run = Trainer(Copy((1, 4, 4)), judge, ImageDataset(images, images), config, latent_dim=4)
+    discriminator = Discriminator((1, 4, 4), 16)
+    discriminator.forward = lambda x, given: Discriminator.forward(
+        discriminator, x, given.flatten(1)
+    )
+    run = Trainer(
+        Copy((1, 4, 4)), discriminator, ImageDataset(images, images), config, latent_dim=4
+    )
     run.fit(tmp_path / "run", reporter=recorder)
     assert {tuple(given.shape) for given in seen} == {(4, 1, 4, 4), (9, 1, 4, 4)}
     assert seen[0].abs().max() <= 1

@@ -46,11 +46,11 @@ def test_the_step_is_that_of_cyclegan():
     def squares(of: nn.Module, images: torch.Tensor, target: float) -> torch.Tensor:
         return (of(images) - target).square().mean() / 2
 
-    judged = [
+    losses = [
         squares(critic.of_a, a, 1) + squares(critic.of_a, to_a.detach(), 0),
         squares(critic.of_b, b, 1) + squares(critic.of_b, to_b.detach(), 0),
     ]
-    assert_gradients(trainer.discriminator, sum(judged) / 2, critic)
+    assert_gradients(trainer.discriminator, sum(losses) / 2, critic)
     after = trainer.discriminator  # the generators' update sees the updated discriminators
     fooled = (squares(after.of_a, to_a, 1) + squares(after.of_b, to_b, 1)) / 2
     both = (twin.back(to_b), a), (twin.forth(to_a), b)

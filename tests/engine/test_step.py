@@ -88,7 +88,7 @@ def test_the_discriminators_reconstruction_is_part_of_its_loss(update_rule):
     torch.manual_seed(1)
     found = gan_step(trainer.gan, lambda _: data)
     torch.manual_seed(1)
-    logits, rebuilt = d.judge_and_rebuild(images)
+    logits, rebuilt = d.forward_with_reconstruction(images)
     loss = trainer.gan.loss.discriminator(logits, d(g(data.noise).detach()))
     grads = torch.autograd.grad(loss + 2 * rebuilt, list(d.parameters()))
     torch.testing.assert_close(found["loss_reconstruction"], rebuilt.detach())
@@ -103,10 +103,10 @@ def test_a_reconstruction_needs_decoders():
         tiny_trainer(parts={"objective": objective})
     with pytest.raises(ValueError, match="reconstruction_weight must be a number of at least 0"):
         GANObjective(reconstruction_weight=-1.0)
-    judge = create_model("few_shot_discriminator", image_size=32, width=4)
+    discriminator = create_model("few_shot_discriminator", image_size=32, width=4)
     for wrong in ("conditional", "joint_batch"):
         with pytest.raises(ValueError, match="reconstruction_weight takes no conditional or joint"):
-            objective.check(TrainConfig(**{wrong: True}), nn.Identity(), judge)
+            objective.check(TrainConfig(**{wrong: True}), nn.Identity(), discriminator)
 
 
 def test_simultaneous_gradients_are_taken_at_the_same_weights():

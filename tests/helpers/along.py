@@ -85,7 +85,7 @@ def assert_along(own: Run, theirs: Run, exact: Run) -> None:
                 break
             near = _aside(state, names, draw)
             found[number] = errors(near, number, exact.step_from(near, number))
-    _judge(found)
+    _check(found)
 
 
 def assert_free(own: Run, theirs: Run, exact: Run) -> None:
@@ -118,7 +118,7 @@ def _assert_free_from(start: State, own: Run, theirs: Run, exact: Run) -> None:
         _hold(f"largest error of {group}", *_largest(named))
 
 
-def _judge(found: list[Errors]) -> None:
+def _check(found: list[Errors]) -> None:
     for group, named in found[0].items():
         for name in named:
             pairs = [e[group][name] for e in found]

@@ -15,7 +15,7 @@ pytest.importorskip("triton")
 
 import fastgan
 from fastgan.kernels.core import geometry
-from fastgan.kernels.core.by_shape import MOST
+from fastgan.kernels.core.by_shape import MAX_SHAPES
 from fastgan.kernels.norm_act import planned
 
 KERNELS = Path(fastgan.__file__).parent / "kernels"
@@ -41,15 +41,15 @@ def test_every_cache_has_a_most_unless_it_is_of_devices() -> None:
     assert len(found) > 12
     for name, function in found.items():
         of_devices = set(inspect.signature(function).parameters) <= {"device"}
-        assert of_devices or function.cache_parameters()["maxsize"] == MOST, name
+        assert of_devices or function.cache_parameters()["maxsize"] == MAX_SHAPES, name
 
 
 def test_changing_sizes_do_not_pile_up() -> None:
     config = geometry.TILED[4]
-    for n in range(1, MOST + 100):
+    for n in range(1, MAX_SHAPES + 100):
         planned("tiled", (n, 2), (2, 1), torch.float32, torch.device("cpu"), 1, 0, False, None)
         geo = geometry.Geometry(True, 1, 2, 1, n)
         geometry.plan(geo, config, "whole")
         geo.folded()
     for cache in (planned, geometry.plan, geometry.Geometry.folded):
-        assert cache.cache_info().currsize == MOST
+        assert cache.cache_info().currsize == MAX_SHAPES

@@ -24,9 +24,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("text", "verdict"), CASES.values(), ids=CASES.keys())
-def test_verdicts(text, verdict):
-    assert playable(text.split("\n")) == verdict
+@pytest.mark.parametrize(("text", "outcome"), CASES.values(), ids=CASES.keys())
+def test_outcomes(text, outcome):
+    assert playable(text.split("\n")) == outcome
 
 
 def test_a_search_ends_at_its_limit():

@@ -49,7 +49,7 @@ def test_every_parameter_gets_a_gradient(activation: str) -> None:
     torch.manual_seed(0)
     generator = create_model("few_shot_generator", activation=activation, **SMALL)
     discriminator = create_model("few_shot_discriminator", **SMALL)
-    logits, loss = discriminator.judge_and_rebuild(generator(torch.randn(4, 256)))
+    logits, loss = discriminator.forward_with_reconstruction(generator(torch.randn(4, 256)))
     assert logits.shape == (4, 5, 5)
     (logits.square().sum() + loss).backward()
     for module in (generator, discriminator):
@@ -65,7 +65,7 @@ def test_the_whole_and_a_part_are_rebuilt(image_size, monkeypatch) -> None:
     size = {**SMALL, "image_size": image_size}
     model = create_model("few_shot_discriminator", spectral=False, **size).double()
     images = torch.rand(2, 3, *model.item_shape[1:], dtype=torch.float64) * 2 - 1
-    logits, loss = model.judge_and_rebuild(images)
+    logits, loss = model.forward_with_reconstruction(images)
     # A batch norm's output depends on the batch alone, which is the same.
     torch.testing.assert_close(model(images), logits)
 
@@ -74,7 +74,7 @@ def test_the_whole_and_a_part_are_rebuilt(image_size, monkeypatch) -> None:
         decoder = getattr(model, name)
         decoder.register_forward_hook(lambda _, x, y, name=name: given.update({name: (x[0], y)}))
     torch.manual_seed(1)
-    _, loss = model.judge_and_rebuild(images)
+    _, loss = model.forward_with_reconstruction(images)
     *_, before, last = model._maps(images)
     torch.testing.assert_close(given["whole"][0], last)
     torch.manual_seed(1)
@@ -145,4 +145,4 @@ def test_images_of_another_shape() -> None:
     with pytest.raises(ValueError, match=r"images must have shape \[N, 3, 32, 32\]"):
         model(torch.zeros(2, 3, 32, 48))
     with pytest.raises(ValueError, match=r"images must have shape \[N, 3, 32, 32\]"):
-        model.judge_and_rebuild(torch.zeros(2, 1, 32, 32))
+        model.forward_with_reconstruction(torch.zeros(2, 1, 32, 32))

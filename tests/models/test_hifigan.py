@@ -48,27 +48,27 @@ def test_samples_depend_on_what_is_in_reach_alone():
 
 def test_a_period_sees_the_samples_in_columns():
     torch.manual_seed(0)
-    judge = HiFiGANDiscriminator(1, periods=(3,), scales=1).double().eval()
+    discriminator = HiFiGANDiscriminator(1, periods=(3,), scales=1).double().eval()
     sound = torch.randn(2, 1, 62, dtype=torch.float64)
     x = F.pad(sound, (0, 1), "reflect").reshape(2, 1, 21, 3)
-    period = judge.periods[0]
+    period = discriminator.periods[0]
     maps = []
     for layer in period.layers:
         x = F.leaky_relu(layer(x), 0.1)
         maps.append(x)
     maps.append(period.output(x))
-    logits, features = judge.judge(sound)
+    logits, features = discriminator.forward_with_features(sound)
     assert len(features) == 6 + 8
     for found, expected in zip(features, maps, strict=False):
         torch.testing.assert_close(found, expected)
     ends = [maps[-1].flatten(1), features[-1].flatten(1)]
     torch.testing.assert_close(logits, torch.cat(ends, 1))
-    assert torch.equal(judge(sound, torch.zeros(2, 5, 1)), logits)
+    assert torch.equal(discriminator(sound, torch.zeros(2, 5, 1)), logits)
 
 
 def test_later_scales_see_half_of_the_samples():
-    judge = HiFiGANDiscriminator(1, periods=(), scales=3)
-    features = judge.judge(torch.randn(2, 1, 64))[1]
+    discriminator = HiFiGANDiscriminator(1, periods=(), scales=3)
+    features = discriminator.forward_with_features(torch.randn(2, 1, 64))[1]
     assert [f.shape[2] for f in features[::8]] == [64, 33, 17]
 
 

@@ -14,11 +14,14 @@ SMALL = {"characters": "?ab\n", "length": 6, "width": 5}
 
 def test_the_generator_gives_shares_that_the_discriminator_takes():
     torch.manual_seed(0)
-    generator, judge = TextGenerator(**SMALL, latent_dim=3, blocks=2), TextDiscriminator(**SMALL)
+    generator, discriminator = (
+        TextGenerator(**SMALL, latent_dim=3, blocks=2),
+        TextDiscriminator(**SMALL),
+    )
     text = generator(torch.randn(7, 3))
     assert text.shape == (7, *generator.item_shape) == (7, 4, 6)
     torch.testing.assert_close(text.sum(1), torch.ones(7, 6))
-    assert judge(text).shape == (7,)
+    assert discriminator(text).shape == (7,)
 
 
 def test_the_blocks_run_as_chains():

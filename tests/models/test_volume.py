@@ -71,8 +71,8 @@ def test_what_does_not_fit_is_told():
         model(torch.randn(2, 4))
     with pytest.raises(ValueError, match=r"\[2, 1\], got torch.float32 of \[2, 2\]"):
         model(torch.randn(2, 4), torch.zeros(2, 2))
-    judge = VolumeDiscriminator(SIZE, 1, 8)
+    discriminator = VolumeDiscriminator(SIZE, 1, 8)
     with pytest.raises(ValueError, match=r"images must have shape \[N, 1, 8, 16, 8\]"):
-        judge(torch.zeros(2, 1, 8, 8, 8))
+        discriminator(torch.zeros(2, 1, 8, 8, 8))
     with pytest.raises(ValueError, match="norm must be 'batch', 'spectral' or 'none'"):
         VolumeDiscriminator(SIZE, norm="instance")

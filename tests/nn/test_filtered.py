@@ -82,7 +82,7 @@ def trained(networks: list[nn.Module], dtype: torch.dtype, own: bool) -> dict[st
     """
     networks = [copy.deepcopy(m).to(dtype, memory_format=torch.channels_last) for m in networks]
     make, critic = (fused(m) for m in networks) if own else networks
-    of_make, of_judge = (
+    of_generator, of_discriminator = (
         torch.optim.SGD(m.parameters(), lr=1e-3, momentum=0.9) for m in (make, critic)
     )
     draw = torch.Generator().manual_seed(1)
@@ -91,16 +91,16 @@ def trained(networks: list[nn.Module], dtype: torch.dtype, own: bool) -> dict[st
         real = torch.rand(BATCH, 3, 64, 64, generator=draw) * 2 - 1
         real = real.to(dtype, memory_format=torch.channels_last)
         fake = make(torch.randn(BATCH, 8, 1, 1, generator=draw).to(dtype))
-        of_judge.zero_grad()
+        of_discriminator.zero_grad()
         loss_d = (softplus(-critic(real)) + softplus(critic(fake.detach()))).mean()
         loss_d.backward()
-        of_judge.step()
-        of_make.zero_grad()
+        of_discriminator.step()
+        of_generator.zero_grad()
         critic.requires_grad_(False)
         loss_g = softplus(-critic(fake)).mean()
         loss_g.backward()
         critic.requires_grad_(True)
-        of_make.step()
+        of_generator.step()
         losses.append(torch.stack([loss_d.detach(), loss_g.detach()]))
     found = {"losses": torch.stack(losses)}
     for name, network in (("generator", make), ("discriminator", critic)):

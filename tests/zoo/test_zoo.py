@@ -14,8 +14,8 @@ from along import Results, Run, assert_along, assert_free, sizes
 from tolerance import FLOOR, error
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
-from zoo import ZOO, Model
 
+from bench.zoo import ZOO, Model
 from fastgan.fusion import fuse
 from fastgan.ops import convolution_form
 

@@ -75,9 +75,12 @@ class Check:
     reals: int | None = None
     before: tuple[str, ...] = ()
     """Settings of a training of half the minutes, whose weights this one starts from."""
+    before_of: str = ""
+    """The recipe of that training where it is another, whose generator alone is started from."""
     baseline: str = ""
     """What needs no training; `gain` is how many dB of PSNR the generator is above it. Of sounds
-    "initial": `fall` is how many times the lesser of `mel` and `stft` has fallen."""
+    "initial": `fall` is how many times the lesser of `mel` and `stft` has fallen. Of images started
+    from another recipe's `sharper` is how many times as sharp they are as that one's."""
 
 
 # As examples/data/fetch.py leaves them, where the cache of data sets is the usual one.
@@ -172,6 +175,16 @@ CHECKS = (
         **_RESTORED,
     ),
     Check(
+        "srgan",
+        16,
+        goals=(("gain", 0.5), ("sharper", 1.1)),
+        flags=_OF_IMAGES,
+        before=("--lr-g", "1e-3"),
+        before_of="super-resolution",
+        baseline="bicubic",
+        **_RESTORED,
+    ),
+    Check(
         "inpainting",
         8,
         goals=(("gain", 2),),
@@ -210,8 +223,10 @@ def train(check: Check, minutes: float, out: Path) -> float:
     """Train for so long in a process of its own, or in two; returns the seconds."""
     if check.before:
         first = replace(check, flags=(*check.flags, *check.before), before=())
+        first = replace(first, recipe=check.before_of or check.recipe)
         taken = train(first, minutes / 2, _before(out))
         second = (*check.flags, "--init-from", str(_before(out)))
+        second += ("--init-networks", "generator") if check.before_of else ()
         return taken + train(replace(check, flags=second, before=()), minutes / 2, out)
     log_path = out.with_name(f"{out.name}.log")
     command = [
@@ -259,22 +274,34 @@ def facts(check: Check, run: Path, minutes: float) -> dict[str, Any]:
     if check.before:
         steps = find_checkpoint(_before(run)).manifest["step"]
         found["before"] = {"flags": list(check.before), "steps": steps}
+        if check.before_of:
+            found["before"]["recipe"] = check.before_of
     return found
+
+
+def scores_of(check: Check, run: Path) -> list[Score]:
+    """What is measured of a run."""
+    if check.metrics == ():
+        return []
+    chosen = Evaluation(
+        metrics=check.metrics,
+        split=check.split,  # type: ignore[arg-type]
+        samples=check.samples,
+        reals=check.reals,
+        features=check.features,
+    )
+    return evaluate_checkpoint(run, chosen)
 
 
 def measure(check: Check, run: Path) -> dict[str, Any]:
     """The scores of a run, and whether each goal is reached."""
-    scores: list[Score] = []
-    if check.metrics != ():
-        chosen = Evaluation(
-            metrics=check.metrics,
-            split=check.split,  # type: ignore[arg-type]
-            samples=check.samples,
-            reals=check.reals,
-            features=check.features,
-        )
-        scores = evaluate_checkpoint(run, chosen)
+    scores = scores_of(check, run)
     values = {score.metric: score.value for score in scores}
+    if check.before_of:
+        started = {score.metric: score.value for score in scores_of(check, _before(run))}
+        own = [name for name in values if f"{name}_{check.baseline}" in values]
+        values |= {f"{name}_started_from": started[name] for name in own}
+        values["sharper"] = values["sharpness"] / values["sharpness_started_from"]
     if check.baseline == "initial":
         values["fall"] = min(values[f"{name}_initial"] / values[name] for name in ("mel", "stft"))
     elif check.baseline:

@@ -17,7 +17,8 @@ RESULTS = ROOT / "docs" / "recipes.json"
 PICTURES = ROOT / "docs" / "pictures"
 PAGE = ROOT / "docs" / "recipes.md"
 APPLICATIONS = ROOT / "docs" / "applications"
-TOGETHER = {"text-gan": "text", "text-rnn": "text"}  # recipes that share a page
+# Recipes that share a page.
+TOGETHER = {"text-gan": "text", "text-rnn": "text", "srgan": "super-resolution"}
 _COLUMNS = (
     *("recipe", "updates", "minutes", "FID", "KID", "IS"),
     *("sure", "classes", "right", "reconstruction"),
@@ -49,9 +50,10 @@ def render(results: dict[str, Result]) -> str:
         if "before" in found:
             first, out = found["before"], f"runs/{name}-before"
             given = [data, f"--steps {first['steps']}", *found["flags"], *first["flags"]]
-            commands, start = [[*given, f"--out {out}"]], [f"--init-from {out}"]
-        commands.append([data, f"--steps {found['steps']}", *found["flags"], *start])
-        told = [" ".join(["    fastgan train", name, *given]) for given in commands]
+            commands = [[first.get("recipe", name), *given, f"--out {out}"]]
+            start = [f"--init-from {out}", *["--init-networks generator"] * ("recipe" in first)]
+        commands.append([name, data, f"--steps {found['steps']}", *found["flags"], *start])
+        told = [" ".join(["    fastgan train", *given]) for given in commands]
         shown = "images and their reconstructions" if "psnr" in found["scores"] else "samples"
         if "gain" in found["scores"]:
             shown = "what it was given, what it made, and the image, of images that it has not seen"
@@ -93,6 +95,7 @@ def _row(name: str, found: Result) -> list[str]:
         return f"**{text}**" if goals.get(metric, {}).get("reached") else text
 
     forms = {"psnr": "{:.1f} dB", "ssim": "SSIM {:.3f}", "elbo": "{:.1f} nats"}
+    forms["sharper"] = "{:.2f} times as sharp as where it started"
     forms["gain"] = f"{{:+.2f}} dB against {found.get('baseline', '').replace('_', ' ')}"
     rebuilt = [cell(metric, form) for metric, form in forms.items()]
     return [

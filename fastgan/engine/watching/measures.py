@@ -22,7 +22,7 @@ from fastgan.nn.modes import modes_kept
 # Of a matrix's first estimate, and of those that start from the one before.
 _FIRST, _AGAIN = 15, 3
 # Real images that samples are compared with: of a larger set so many, evenly spaced.
-_MOST_REALS, _MOST_BYTES = 5000, 2**28
+_MAX_REALS, _MAX_BYTES = 5000, 2**28
 # The longer side of images as they are compared.
 _SIDE = 16
 # A copy is nearer to its original than this share of what that is from its own nearest other.
@@ -76,11 +76,11 @@ def play(gan: GAN, batch: Batch, step: nn.Module | None) -> Play:
         step: a `TranslationStep`, whose losses the generator then has; None for a plain GAN's.
     """
     translating = step if isinstance(step, TranslationStep) else None
-    judged = translating is None or translating.adversarial_weight > 0
+    adversarial = translating is None or translating.adversarial_weight > 0
     real = fake = grad_d = None
     with torch.enable_grad():
         made = gan.generate(batch)
-        if judged:
+        if adversarial:
             reals, fakes = gan.outputs_of_both(batch, made.detach())
             real, fake = reals.logits, fakes.logits
             loss, _ = gan.loss_and_metrics(real, fake)
@@ -180,7 +180,7 @@ class Reals:
 
     def __init__(self, data: Source, flip: bool, count: int) -> None:
         item = data.some(1)
-        most = min(_MOST_REALS, max(_MOST_BYTES // max(item.nbytes, 1), count))
+        most = min(_MAX_REALS, max(_MAX_BYTES // max(item.nbytes, 1), count))
         stored = data.some(most)
         self._flip = flip
         parts = [_small(normalised(part, data.value_range)) for part in stored.split(256)]

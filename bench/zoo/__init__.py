@@ -1,4 +1,4 @@
-"""Every architecture of the zoo: how to build it narrow, what it takes, and what `fuse` finds."""
+"""Published architectures: how to build it narrow, what it takes, and what `fuse` finds."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-import audio
-import images
-import volumes
 from torch import nn
+
+from bench.zoo import audio, images, volumes
 
 
 class Model(NamedTuple):
