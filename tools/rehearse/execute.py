@@ -184,7 +184,10 @@ def _fused(call: Call) -> Functions:
     beside = _Values(None)("", beside)
     if beside.of_x is not None:
         beside = beside._replace(of_x=_pieces(a.x, *beside.of_x.means.shape[:2]))
-    own, exact = (partial(_forward, run) for run in (composition.forward, reference.forward))
+    # Products by TMA alone leave statistics: behind others the norm takes them itself.
+    counted = fused.Plan(a, beside).product is not None
+    runs = composition.forward, reference.forward
+    own, exact = (partial(_forward, run, counted=counted) for run in runs)
     return _fused_forward, own, exact, (a, beside)
 
 
@@ -200,13 +203,17 @@ def _fused_forward(a: Forward, beside: Companions) -> tuple[Tensor | None, ...]:
     return y, mean, var, z, *(moved or (None, None)), *of_y
 
 
-def _forward(run: Any, a: Forward, beside: Companions) -> tuple[Tensor | None, ...]:
+def _forward(
+    run: Any, a: Forward, beside: Companions, *, counted: bool
+) -> tuple[Tensor | None, ...]:
     y, mean, var, z = run(a)
     running = beside.running if beside.of_x is not None else None
     if running is not None:
         count = a.x.numel() // mean.numel()
         norm_act.update_running_stats_(*running, mean, var, beside.momentum, count, beside.average)
-    of_y = norm_act.moments(norm_act.split(y, beside.segments)) if beside.segments else (None, None)
+    of_y: tuple[Tensor | None, ...] = (None, None)
+    if counted and beside.segments:
+        of_y = norm_act.moments(norm_act.split(y, beside.segments))
     kept = z if a.keep_z and a.has_prologue else None
     return y, mean, var, kept, *(running or (None, None)), *of_y
 
