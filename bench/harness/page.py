@@ -21,6 +21,10 @@ from bench.harness.results import Row
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 NOTHING = "Not measured yet."
+BEYOND = (
+    "† Beyond the bound: second reads came from a cache, Winograd did fewer operations than the "
+    "definition, or other work held the machine when its rates were measured."
+)
 
 
 class Run(NamedTuple):
@@ -94,10 +98,11 @@ def steps(rows: list[Row]) -> str:
         batch = int(str(case["shape"]).removeprefix("batch "))
         title, body = f"**{case['op']}, {case['shape']}, {case['dtype']}**", []
         shares = [r["share_of_roofline"] for r in group if r["own"] and "share_of_roofline" in r]
+        beyond = any(share > 1 for share in shares)
         if shares:
             title += (
                 f": fused takes {1 / shares[0]:.2f} times what its convolutions, as defined, need "
-                "at the rates measured in the run"
+                f"at the rates measured in the run{' †' * beyond}"
             )
         for row in group:
             name = f"**{row['implementation']}**" if row["own"] else row["implementation"]
@@ -108,7 +113,7 @@ def steps(rows: list[Row]) -> str:
             over = [_interval(row["ratio"].get(own)) for own in ("fused", "fused, joint")]
             peak = f"{row['peak_bytes'] / 2**20:.0f}"
             body.append([name, f"{middle * 1e3:.0f}", f"{batch / middle:.0f}", *over, peak])
-        parts.append(f"{title}\n\n{table(heading, body)}")
+        parts.append(f"{title}\n\n{table(heading, body)}" + f"\n\n{BEYOND}" * beyond)
     return "\n\n".join(parts)
 
 
@@ -125,7 +130,7 @@ def of_cases(rows: list[Row], memory: bool = False) -> str:
         own = next((row for row in group if row["own"]), None)
         if own is None:
             continue
-        share = f"{own['share_of_roofline']:.0%}" if "share_of_roofline" in own else ""
+        share = _share(own)
         line = [case["op"], case["shape"], f"{case['part']}, {case['dtype']}, {case['layout']}"]
         line += [f"{own['seconds']['p50'] * 1e3:.2f}", share]
         for peer in peers:
@@ -139,6 +144,8 @@ def of_cases(rows: list[Row], memory: bool = False) -> str:
     means = [f"**{geometric_mean(values):.2f}**" if values else "" for values in ratios.values()]
     body.append(["geometric mean", "", "", "", "", *means, *[""] * memory])
     text = table(heading, body)
+    if any("†" in line[4] for line in body):
+        text += f"\n\n{BEYOND}"
     left_out = dict.fromkeys(
         f"- {row['implementation']}: {row['left_out']}" for row in rows if "left_out" in row
     )
@@ -232,6 +239,14 @@ def cases(rows: Sequence[Row]) -> Iterator[tuple[Row, list[Row]]]:
 def table(heading: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     lines = [heading, ["---"] * len(heading), *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _share(row: Row) -> str:
+    """Of the roofline, marked where it passes 1."""
+    if "share_of_roofline" not in row:
+        return ""
+    share = row["share_of_roofline"]
+    return f"{share:.0%}" + " †" * (round(share, 2) > 1)
 
 
 def _interval(ratio: Sequence[float] | None) -> str:

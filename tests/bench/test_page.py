@@ -67,6 +67,19 @@ def test_quality_is_a_mean_over_seconds_with_the_band_of_seeds():
     assert "| tutorial | 1 | 5 | 50 | 40 | 8 | 8 | 1.00 |" in table
 
 
+def test_a_share_above_the_roofline_has_a_word_beside_it():
+    below, above = rows()[:2], [{**row, "share_of_roofline": 1.25} for row in rows()[:2]]
+    assert "| 50% |" in page.of_cases(below)
+    assert page.BEYOND not in page.of_cases(below) + page.steps(_as_steps(below))
+    assert "| 125% † |" in page.of_cases(above)
+    assert page.of_cases(above).count(page.BEYOND) == 1
+    assert page.steps(_as_steps(above)).count(page.BEYOND) == 1
+
+
+def _as_steps(rows: list[results.Row]) -> list[results.Row]:
+    return [{**row, "case": {**CASE, "op": "step", "shape": "batch 4"}} for row in rows]
+
+
 def test_each_machine_has_tables_of_its_own(folder):
     marks = "<!-- made: layers -->\n<!-- end -->\n"
     alone = page.made(marks, page.committed(folder))
