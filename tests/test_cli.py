@@ -109,6 +109,9 @@ def test_a_recipe_for_images_of_ones_own_asks_for_them(tmp_path, capsys):
     assert "dcgan-64 is for images of your own" in error_of(
         capsys, "train", "dcgan-64", "--out", out, "--steps", "1"
     )
+    assert "is for images of your own" in error_of(
+        capsys, "train", "dcgan-64", "--out", out, "--resume"
+    )
     assert not (tmp_path / "run").exists()
     given = ["--data", str(tmp_path / "none"), "--out", out]
     assert "none" in error_of(capsys, "train", "dcgan-64", *given)
@@ -182,7 +185,7 @@ def test_mistakes_are_told_in_one_line(run, tmp_path, capsys):
     assert "takes no arguments" in error_of(capsys, "recipes", "all")
     assert "usage: fastgan data fetch" in error_of(capsys, "data")
     assert "no checkpoint or run at" in error_of(capsys, "sample", str(tmp_path / "none"))
-    assert "count must be at least 1, got 0" in error_of(capsys, "sample", str(run), "-n", "0")
+    assert "n must be at least 1, got 0" in error_of(capsys, "sample", str(run), "-n", "0")
     assert "columns must be at least 1" in error_of(capsys, "sample", str(run), "--columns", "0")
     out = ["--out", str(tmp_path / "new")]
     assert "batch_size" in error_of(capsys, "train", *out, "--limit=4", "--batch-size=8")

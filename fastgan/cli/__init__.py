@@ -45,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 done, 2 an error, 128 + n by signal n."""
     given = list(sys.argv[1:] if argv is None else argv)
     arguments = [argument for argument in given if argument != "--verbose"]
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:2], "--help"]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
         return 0

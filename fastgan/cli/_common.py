@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import tyro
 
 from fastgan.checks import check_int
+from fastgan.cli._help import REGISTRY
 from fastgan.engine.config import MAX_SEED
 from fastgan.engine.launch import read_launch
 
@@ -21,6 +22,7 @@ def parse(kind: type[T], arguments: list[str], *, prog: str, default: Any = None
         prog=prog,
         args=arguments,
         config=(tyro.conf.OmitArgPrefixes,),
+        registry=REGISTRY,
         **settings,
     )
 
@@ -32,6 +34,11 @@ def is_first() -> bool:
     except ValueError:
         return True
     return launch is None or launch.rank == 0
+
+
+def wants_help(arguments: list[str]) -> bool:
+    """Whether a command without flags is asked for its help."""
+    return arguments in (["-h"], ["--help"])
 
 
 def no_more(command: str, arguments: list[str]) -> None:

@@ -20,9 +20,9 @@ Words = dict[str, tuple[str, ...]]
 class Arguments:
     """Print what completes commands, flags and their values in a shell.
 
-    bash: fastgan completion bash > ~/.local/share/bash-completion/completions/fastgan;
-    zsh: fastgan completion zsh > ~/.fastgan.zsh, and `source ~/.fastgan.zsh` in ~/.zshrc;
-    fish: fastgan completion fish > ~/.config/fish/completions/fastgan.fish."""
+    $ fastgan completion bash > ~/.local/share/bash-completion/completions/fastgan
+    $ fastgan completion zsh > ~/.fastgan.zsh  # then `source ~/.fastgan.zsh` in ~/.zshrc
+    $ fastgan completion fish > ~/.config/fish/completions/fastgan.fish"""
 
     shell: tyro.conf.Positional[Literal["bash", "zsh", "fish"]]
     """Which shell's script."""

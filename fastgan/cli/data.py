@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from fastgan.cli._common import parse
+from fastgan.cli._common import parse, wants_help
 from fastgan.data.options import MAX_PIXELS
 
 _USAGE = (
@@ -49,7 +49,7 @@ def run(arguments: list[str]) -> int:
 
         checked = parse(Check, rest, prog="fastgan data check")
         print(check_data(checked.source, max_pixels=checked.max_pixels).text())
-    elif command in (["-h"], ["--help"]):
+    elif wants_help(arguments):
         print(_USAGE)
     else:
         raise ValueError(_USAGE)

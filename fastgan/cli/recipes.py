@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from fastgan.cli._common import no_more
+from fastgan.cli._common import no_more, wants_help
 from fastgan.recipes import list_recipes
 
 
 def run(arguments: list[str]) -> int:
-    if arguments in (["-h"], ["--help"]):
+    if wants_help(arguments):
         print("usage: fastgan recipes\n\nList the recipes, with a line on each.")
         return 0
     no_more("recipes", arguments)

@@ -88,6 +88,7 @@ def run(arguments: list[str]) -> int:
     chosen = parse(Arguments, arguments, prog="fastgan sample")
     if chosen.columns is not None:
         check_int("columns", chosen.columns, 1)
+    check_int("n", chosen.n, 1)
     check_seed(chosen.seed)
     # Asked for before anything is computed; texts are printed where nothing is asked for.
     asked = None if chosen.out is None else output_file(chosen.out, chosen.force)
@@ -95,7 +96,6 @@ def run(arguments: list[str]) -> int:
     if chosen.temperature is not None:
         set_temperature(generator, chosen.temperature)
     if hasattr(generator, "characters"):
-        check_int("n", chosen.n, 1)
         lines = text_lines(_draw(chosen, generator, None), generator.characters)
         if asked is not None:
             save_texts(lines, asked)

@@ -31,9 +31,9 @@ from fastgan.recipes.run import RUNS
 class Arguments:
     """Train a recipe; `fastgan recipes` lists them. For example:
 
-    fastgan train digits --steps 500;
-    fastgan train dcgan-64 --data photos/ --dry-run;
-    fastgan train dcgan-64 --data photos/ --out runs/photos --resume"""
+    $ fastgan train digits --steps 500
+    $ fastgan train dcgan-64 --data photos/ --dry-run
+    $ fastgan train dcgan-64 --data photos/ --out runs/photos --resume"""
 
     out: Path | None = None
     """The run's folder. By default the first free one of runs/RECIPE, runs/RECIPE-2, ..."""
@@ -56,6 +56,7 @@ def run(arguments: list[str]) -> int:
     if not named:
         _refuse_a_late_recipe(flags)
     recipe = get_recipe(arguments[0]) if named else None
+    _refuse_words(recipe.name if recipe else "digits", flags)
     file = _config_file(flags)
     recipe = load_recipe(file, recipe) if file else recipe or get_recipe("digits")
     prog = f"fastgan train {recipe.name}"
@@ -65,7 +66,7 @@ def run(arguments: list[str]) -> int:
         recipe = as_trained(recipe, run_folder(recipe.name, chosen.out, resume=True))
         recipe = load_recipe(file, recipe) if file else recipe
         chosen = parse(arguments_of(recipe), flags, prog=prog)
-    else:
+    if not chosen.resume or read_run(run_folder(recipe.name, chosen.out, resume=True)) is None:
         _require_images(recipe, flags)
     if chosen.out is None and not (chosen.resume or chosen.quiet) and is_first():
         _tell_of_unfinished(recipe)
@@ -114,6 +115,13 @@ def _dry_run(recipe: Recipe, chosen: Any, settings: dict[str, Any]) -> int:
     if is_first():
         print("\n".join(lines))
     return 0
+
+
+def _refuse_words(name: str, flags: list[str]) -> None:
+    """ValueError for a path that stands where a flag is to: --data takes it."""
+    word = next(iter(flags), "-")
+    if not word.startswith("-") and Path(word).exists():
+        raise ValueError(f"--data is missing: fastgan train {name} --data {' '.join(flags)}")
 
 
 def _refuse_a_late_recipe(flags: list[str]) -> None:
