@@ -139,6 +139,14 @@ def parse_size(name: str, text: str) -> int | tuple[int, ...]:
     return check_size(name, [int(part) for part in parts] if len(parts) == 2 else int(text))
 
 
+def check_module(name: str, value: object) -> None:
+    """Raise TypeError if `value` is no `torch.nn.Module`."""
+    from torch import nn
+
+    if not isinstance(value, nn.Module):
+        raise TypeError(f"{name}: expected an nn.Module, got {type(value).__name__}")
+
+
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     """Raise ValueError, with the nearest spelling, if `value` is not one of `choices`."""
     known = list(choices)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import math
-import sys
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from fastgan.checks import check_module
 from fastgan.fusion.copying import copied
 from fastgan.fusion.fuse import fuse
 from fastgan.fusion.report import FusionReport
@@ -73,43 +75,60 @@ def explain(module: nn.Module, *inputs: Tensor) -> Rows:
     once each). The blocks that `fuse` left as they are follow, with the reason. A module that is
     not fused is explained as `fuse` would have it.
 
-    ValueError if there is no block in `module`.
+    TypeError for a module or inputs that are none; ValueError if there is no block in `module`.
     """
     rows = explained(module, *inputs)
     shapes = ", ".join(_times(tuple(x.shape)) for x in inputs)
-    title = f"{type(module).__name__} on {shapes}, {tuning.device_name(inputs[0].device)}; MiB"
-    # Only a printed table needs these: who imports fusion does not wait for them.
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
-    for heading in ("children", "layers", "shapes", "form", "convolution"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("torch.nn\nsaves", "\nsaved", "\nGFLOP", "\nmoved"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    reasons = list(dict.fromkeys(row.why for row in rows))
-    for row in rows:
-        shapes = f"{_times(row.input)} → {_times(row.output)}" if row.output else ""
-        form = ", ".join(filter(None, (row.form, row.backend, row.layout)))
-        note = f" ({reasons.index(row.why) + 1})" if row.why else ""
-        kernels = "" if row.kernels is None else str(row.kernels)
-        table.add_row(row.name, row.kind, shapes, form + note, kernels, *_numbers([row]))
-    table.add_section()
-    table.add_row("sum", *[""] * 4, *_numbers(rows))
-    # A pipe or a file has no width; 80 columns would break many cells.
-    console = Console(width=None if sys.stdout.isatty() else 100)
-    console.print(table)
-    for number, why in enumerate(reasons, 1):
-        if why:
-            console.print(f"({number}) {why}")
+    print(f"{type(module).__name__} on {shapes}, {tuning.device_name(inputs[0].device)}")
+    print("\n".join(_table(rows)))
     return Rows(rows)
 
 
+def _table(rows: list[Row]) -> list[str]:
+    """Two lines a block, as names and shapes side by side would not fit in 100 columns: its layers,
+    which are broken only between names, and what runs."""
+    notes = [", ".join(filter(None, (r.backend, r.layout, r.why))) for r in rows]
+    known = list(dict.fromkeys(notes))
+    cells = [("shapes", "form", *_HEADINGS, "convolution")]
+    for row, note in zip(rows, notes, strict=True):
+        shapes = f"{_times(row.input)} → {_times(row.output)}" if row.output else ""
+        form = f"{row.form} ({known.index(note) + 1})"
+        cells.append((shapes, form, *_numbers([row]), str(row.kernels or "")))
+    cells.append(("sum", "", *_numbers(rows), ""))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [_line(texts, widths) for texts in cells]
+    body = [[*_names(row), *line] for row, line in zip(rows, lines[1:-1], strict=True)]
+    reasons = [f"({number}) {note}" for number, note in enumerate(known, 1)]
+    return [*chain(lines[0], *body, lines[-1]), *reasons]
+
+
+def _names(row: Row) -> list[str]:
+    words = f"{row.name}: {row.kind}" if row.name else row.kind
+    return textwrap.wrap(
+        words, _WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
+    """Text on the left, numbers on the right, and the convolution in what is left of the line."""
+    *texts, last = cells
+    fields = [
+        text.ljust(width) if number < 2 else text.rjust(width)
+        for number, (text, width) in enumerate(zip(texts, widths, strict=False))
+    ]
+    start = "  " + "  ".join(fields)
+    words = textwrap.wrap(last, max(20, _WIDTH - len(start) - 2)) or [""]
+    return [f"{start}  {words[0]}".rstrip(), *(" " * (len(start) + 2) + w for w in words[1:])]
+
+
+_WIDTH = 100
+_HEADINGS = "MiB saved", "torch.nn's", "GFLOP", "MiB moved"
+
+
 def _numbers(rows: list[Row]) -> list[str]:
-    columns = [[r.saved_eager, r.saved_fused, r.operations, r.traffic] for r in rows]
-    eager, fused, operations, traffic = map(sum, zip(*columns, strict=True))
-    sizes = [f"{n / 2**20:.1f}" for n in (eager, fused, traffic)]
+    columns = [[r.saved_fused, r.saved_eager, r.operations, r.traffic] for r in rows]
+    fused, eager, operations, traffic = map(sum, zip(*columns, strict=True))
+    sizes = [f"{n / 2**20:.1f}" for n in (fused, eager, traffic)]
     return [*sizes[:2], f"{operations / 1e9:.2f}", sizes[2]]
 
 
@@ -131,6 +150,10 @@ def _recorded(module: nn.Module, *inputs: Tensor) -> tuple[list[Run], FusionRepo
 
 def explained(module: nn.Module, *inputs: Tensor) -> list[Row]:
     """The rows of `explain`, unprinted."""
+    check_module("module", module)
+    if not inputs or not all(isinstance(x, Tensor) for x in inputs):
+        got = ", ".join(type(x).__name__ for x in inputs) or "nothing"
+        raise TypeError(f"inputs: expected the tensors that module is called with, got {got}")
     seen: set[int] = set()
     runs, report = traced(module, *inputs)
     left = [(", ".join(b.layers), b.kinds, b.reason) for b in report.blocks if not b.fused]

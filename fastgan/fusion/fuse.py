@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from fastgan.checks import check_module
 from fastgan.fusion.copying import sharing
 from fastgan.fusion.matching import Choice, Written
 from fastgan.fusion.plan import Plan, link, make_plan, uninstall
@@ -55,8 +56,7 @@ def fuse(
     submodules are looked at. Fuse before `torch.compile` and before wrapping in DDP.
     TypeError for a model that is no `nn.Module`.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected an nn.Module, got {type(model).__name__}")
+    check_module("model", model)
     if prefer not in ("speed", "memory"):
         raise ValueError(f"prefer: expected 'speed' or 'memory', got {prefer!r}")
     if not inplace:

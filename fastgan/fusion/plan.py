@@ -92,7 +92,7 @@ class Plan:
             return own(module, *args, **kwargs)
         kind: tuple[Hashable, ...] = (module.training,)
         for x in args:
-            if not isinstance(x, Tensor):
+            if not isinstance(x, Tensor) or x.is_meta:
                 return own(module, *args)
             if not compiling:
                 kind += kind_of(x)

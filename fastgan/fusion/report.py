@@ -40,7 +40,7 @@ class Run(NamedTuple):
         return f"{', '.join(self.layers)}: {self.form or 'as it is'}: {self.why}"
 
 
-@dataclass
+@dataclass(repr=False)
 class FusionReport:
     """The blocks found in a model, in the order they run. Printing it shows how they run on the
     last kind of input, and then all that were recognised, or left and why.
@@ -82,6 +82,10 @@ class FusionReport:
     def __bool__(self) -> bool:
         return True
 
+    def __repr__(self) -> str:
+        """Short, as a prompt shows it."""
+        return f"<{str(self).splitlines()[0]}; print() shows them>"
+
     def __str__(self) -> str:
         runs = self.runs
         known = f"{self.fused} of {len(self.blocks)} blocks recognised"
@@ -89,6 +93,10 @@ class FusionReport:
             differ = sum(run.form not in ("", "unfused") for run in runs)
             lines = [f"{differ} of {len(runs)} parts run fused on the last kind of input; {known}"]
             lines += [f"  {run}" for run in runs]
+        elif not self.blocks:
+            lines = [
+                "no block to fuse: no convolution, norm and activation (docs/fuse.md) in a row"
+            ]
         else:
             lines = [f"{known}; the first call shows which run fused"]
         lines += [f"  {block}" for block in self.blocks]

@@ -63,7 +63,7 @@ class SpectralNorms:
         if layout is None:
             layout = self._layouts[device, matrices] = _Layout(matrices, device)
         lower = None
-        if torch.is_autocast_enabled(device.type):
+        if device.type != "meta" and torch.is_autocast_enabled(device.type):
             lower = torch.get_autocast_dtype(device.type)
         with torch.autocast(device.type, enabled=False):
             stacks = _Packed.apply(layout, *(item.weight for item in found))

@@ -266,3 +266,33 @@ def test_the_command(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_setting_errors() -> None:
     with pytest.raises(ValueError, match="convolution_form: 'triton' is not one of"):
         convolution_form("triton")
+
+
+def test_explain_checks_what_it_is_given() -> None:
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), torch.ones(1, 3, 8, 8)
+    for arguments, message in (
+        (("dcgan-64",), "module: expected an nn.Module, got str"),
+        ((x, model), "module: expected an nn.Module, got Tensor"),
+        ((model,), "inputs: expected the tensors that module is called with, got nothing"),
+        ((model, (x,)), "inputs: expected the tensors .* got tuple"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            fastgan.explain(*arguments)
+
+
+def test_no_name_is_broken_in_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    inner = nn.Sequential(
+        OrderedDict(
+            transposed_convolution_of_many_features=nn.ConvTranspose2d(3, 4, 4, 2, 1),
+            normalisation_over_the_whole_batch=nn.BatchNorm2d(4),
+            activation_that_follows_the_two=nn.LeakyReLU(0.2),
+        )
+    )
+    rows = fastgan.explain(
+        nn.Sequential(OrderedDict(upsampling_part=inner)), torch.ones(8, 3, 4, 4)
+    )
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 100
+    words = out.replace(",", " ").replace(":", " ").split()
+    for row in rows:
+        assert {*row.name.split(", "), *row.kind.split(" → ")} <= set(words)

@@ -252,3 +252,17 @@ def test_example_inputs_are_compared():
     with pytest.raises(RuntimeError, match="does not give the original's outputs"):
         fastgan.fuse(counting := Counting(), image())
     assert "forward" not in vars(counting)
+
+
+def test_a_report_is_short_at_a_prompt_and_tells_where_there_is_nothing() -> None:
+    assert repr(fastgan.fuse(Skipping()).fusion_report) == (
+        "<2 of 2 blocks recognised; the first call shows which run fused; print() shows them>"
+    )
+    model = fastgan.fuse(nn.Sequential(nn.Conv2d(3, 4, 3, groups=1), nn.GroupNorm(2, 4)))
+    model(torch.ones(2, 3, 8, 8))
+    assert str(model.fusion_report).startswith("no block to fuse")
+
+
+def test_a_fused_model_runs_on_the_meta_device() -> None:
+    model = fastgan.fuse(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())).to("meta")
+    assert model(torch.empty(2, 3, 8, 8, device="meta")).shape == (2, 4, 6, 6)

@@ -184,7 +184,7 @@ def _serves(x: Tensor, weight: Tensor, bias: Tensor | None, given: Arguments) ->
 
 def _run(x: Tensor, weight: Tensor, bias: Tensor | None, given: Arguments) -> Tensor:
     kind, dims = x.device.type, weight.dim() - 2
-    if torch.is_autocast_enabled(kind) and x.dtype is not torch.float64:
+    if not x.is_meta and torch.is_autocast_enabled(kind) and x.dtype is not torch.float64:
         lower = torch.get_autocast_dtype(kind)
         x, weight = x.to(lower), weight.to(lower)
         bias = None if bias is None else bias.to(lower)

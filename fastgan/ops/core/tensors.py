@@ -187,7 +187,7 @@ def spatial_size(x: Tensor) -> int:
 def autocast_dtype(x: Tensor) -> torch.dtype:
     """The dtype a convolution takes x in: that of the autocast region it stands in, if any."""
     device = x.device.type
-    if x.dtype is torch.float64 or not torch.is_autocast_enabled(device):
+    if x.dtype is torch.float64 or x.is_meta or not torch.is_autocast_enabled(device):
         return x.dtype
     return torch.get_autocast_dtype(device)
 
