@@ -21,6 +21,7 @@ from fastgan.data.fetch import REMOTES, cache_root, fetch
 from fastgan.data.files import expanded, open_regular
 from fastgan.data.folder import list_folder
 from fastgan.data.idx import find_idx, load_idx
+from fastgan.data.image import SUFFIXES
 from fastgan.data.limits import resident_bytes
 from fastgan.data.listing import Listing, load_listing
 from fastgan.data.options import MAX_PIXELS, Layout, Loading, LoadOptions, Resize, Split
@@ -223,11 +224,13 @@ def _check_source(source: str | os.PathLike[str]) -> None:
 
 
 def _no_such(source: str) -> FileNotFoundError:
-    names = (EMBEDDED, *REMOTES)
+    names, path = (EMBEDDED, *REMOTES), Path(source)
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    near = did_you_mean(source, names) or did_you_mean(path, (str(other) for other in beside))
     return FileNotFoundError(
         errno.ENOENT,
         f"source {source!r} is neither a path that exists nor one of "
-        f"{', '.join(names)}{did_you_mean(source, names)}; a path may be {_KINDS}",
+        f"{', '.join(names)}{near}; a path may be {_KINDS}",
     )
 
 
@@ -258,10 +261,14 @@ def _kind(path: Path) -> str:
         return "array"
     if suffix == ".zip":
         return "zip"
+    if suffix in SUFFIXES:
+        raise DataError(f"{path}: one image alone: give the folder that holds all of them")
     with open_regular(path) as stream:
         head = stream.read(4)
     # By name too, so that a file that should be IDX is told what is wrong with it.
-    if "-ubyte" in path.name or head[:2] in (b"\0\0", b"\x1f\x8b"):
+    # Films and icons begin with zeros, too; of IDX the third byte is a type.
+    typed = head[:2] == b"\0\0" and b"\x08" <= head[2:3] <= b"\x0e"
+    if "-ubyte" in path.name or typed or head[:2] == b"\x1f\x8b":
         return "idx"
     if head == b"PK\x03\x04":
         return "zip"

@@ -25,6 +25,7 @@ from safetensors.torch import load as decode_tensors
 from safetensors.torch import save as encode_tensors
 from torch import Tensor, nn
 
+from fastgan.checks import did_you_mean
 from fastgan.engine import records
 
 _LOG = logging.getLogger(__name__)
@@ -239,8 +240,10 @@ def find_checkpoint(path: Path) -> Checkpoint:
         shipped = sorted(manifest.parent.name for manifest in PRETRAINED.glob(f"*/{MANIFEST}"))
         if str(path) in shipped:
             return open_checkpoint(PRETRAINED / path)
+        beside = path.parent.iterdir() if path.parent.is_dir() else ()
+        near = did_you_mean(path, (str(other) for other in beside if other.is_dir()))
         raise FileNotFoundError(
-            f"no checkpoint or run at {path}; {', '.join(shipped)} ships with the package"
+            f"no checkpoint or run at {path}{near}; {', '.join(shipped)} ships with the package"
         )
     if (path / MANIFEST).exists():
         return open_checkpoint(path)

@@ -17,7 +17,7 @@ def environment(trainer: TrainState) -> dict[str, Any]:
     device = trainer.device
     cpu = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores"
     return {
-        "fastgan": metadata.version("fastgan"),
+        "fastgan": _version(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "system": platform.platform(),
@@ -25,3 +25,10 @@ def environment(trainer: TrainState) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "processes": trainer.group.size,
     }
+
+
+def _version() -> str:
+    try:
+        return metadata.version("fastgan")
+    except metadata.PackageNotFoundError:  # a checkout on the path runs, too
+        return "not installed"

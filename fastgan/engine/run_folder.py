@@ -137,26 +137,10 @@ class RunFolder:
         return lock
 
     def _admit(self, resume: bool, force: bool) -> bool:
-        run = read_run(self.path)
-        if run is None:
-            own = {*_CONTENT, *map(partial_name, _CONTENT)}
-            others = sorted(p.name for p in self.path.iterdir() if p.name not in own)
-            if others:
-                raise FileExistsError(
-                    f"out folder {self.path} is not empty and holds no run: found {others[0]}"
-                )
-            if not list_checkpoints(self.checkpoints):
-                return False
-            run = {}  # its description is lost, and the checkpoints hold another
-        if resume:
-            return True
-        if not force:
-            finished = run.get("finished")
-            state = "a finished run" if finished else "an unfinished run"
-            way = f"resume continues it{', with more steps' if finished else ''}, force clears it"
-            raise FileExistsError(f"{self.path} holds {state}: {way}; or choose another out folder")
-        self._clear()
-        return False
+        stands = check_free(self.path, resume=resume, force=force)
+        if stands and not resume:
+            self._clear()
+        return stands and resume
 
     def _clear_partials(self) -> None:
         """What a process that was killed, or had no room, has left beside the whole files."""
@@ -174,6 +158,29 @@ class RunFolder:
                 shutil.rmtree(target)
             elif name != ".lock":
                 target.unlink(missing_ok=True)
+
+
+def check_free(path: Path, *, resume: bool, force: bool) -> bool:
+    """Whether a run stands in a folder, which may not be there; FileExistsError where that may not
+    be, or where something else does."""
+    run = read_run(path)
+    if run is None:
+        own = {*_CONTENT, *map(partial_name, _CONTENT)}
+        found = path.iterdir() if path.is_dir() else ()
+        others = sorted(p.name for p in found if p.name not in own)
+        if others:
+            raise FileExistsError(
+                f"out folder {path} is not empty and holds no run: found {others[0]}"
+            )
+        if not list_checkpoints(path / "checkpoints"):
+            return False
+        run = {}  # its description is lost, and the checkpoints hold another
+    if not (resume or force):
+        finished = run.get("finished")
+        state = "a finished run" if finished else "an unfinished run"
+        way = f"resume continues it{', with more steps' if finished else ''}, force clears it"
+        raise FileExistsError(f"{path} holds {state}: {way}; or choose another out folder")
+    return True
 
 
 def read_run(path: Path) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ from fastgan.engine.objectives import (
     objective_of,
 )
 from fastgan.engine.records import RecordError
-from fastgan.engine.run_folder import RUN_FILE, newest_unfinished, next_free, read_run
+from fastgan.engine.run_folder import RUN_FILE, check_free, newest_unfinished, next_free, read_run
 from fastgan.models import create_model
 from fastgan.recipes.recipe import (
     Recipe,
@@ -82,6 +82,8 @@ def train(
                 f"{standing.start.init_from}, and resume goes on from its own checkpoint"
             )
         reporter = reporter or default_reporter()
+        # Told before data are read; `fit` looks once more, and holds the folder.
+        group.from_first(lambda: check_free(folder, resume=resume, force=force))
         goes_on = resume and bool(list_checkpoints(folder / "checkpoints"))
         trainer = build_trainer(recipe, source, initialise=not goes_on)
         skipped = _skipped(trainer)  # of which loading warned
@@ -109,6 +111,8 @@ def build_trainer(
     ``initialise=False`` does not read ``recipe.start``: a checkpoint will be loaded.
     """
     recipe = sized(recipe)
+    if getattr(recipe.data, "image_size", None) is not None:
+        build_models(recipe)  # a size that its networks cannot have is told before data are read
     dataset = (
         source
         if source is not None

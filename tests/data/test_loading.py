@@ -84,7 +84,7 @@ def test_name_wins_over_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pn
     assert len(load(Path("mnist5k"))) == 1
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.png", "a"])
+@pytest.mark.parametrize("name", ["a.txt", "a"])
 def test_unknown_kind_of_file(tmp_path: Path, png: Png, name: str) -> None:
     (tmp_path / name).write_bytes(png(1))
     with pytest.raises(DataError, match=r"unknown kind of file: expected an IDX file"):
@@ -169,3 +169,21 @@ def test_importing_fastgan_does_not_load_data_code() -> None:
     )
     assert done.stdout == "False\n"
     assert done.stderr == ""
+
+
+def test_a_mistyped_folder_is_told_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"did you mean '.*photos'\?"):
+        load(tmp_path / "phots")
+
+
+def test_one_image_alone_is_told_of_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "face.JPG").write_bytes(b"\xff\xd8")
+    with pytest.raises(DataError, match="one image alone: give the folder"):
+        load(tmp_path / "face.JPG")
+
+
+def test_what_begins_with_zeros_is_not_taken_for_idx(tmp_path: Path) -> None:
+    (tmp_path / "film.mp4").write_bytes(b"\0\0\0\x18ftypmp42")
+    with pytest.raises(DataError, match="unknown kind of file"):
+        load(tmp_path / "film.mp4")

@@ -50,3 +50,15 @@ def test_train_takes_a_dataset_of_torch(tmp_path):
     assert result.finished
     with pytest.raises(ValueError, match=r"data: "):
         train(recipe, out=tmp_path / "run", resume=True, steps=3, data="mnist5k")
+
+
+def test_a_size_that_cannot_be_is_told_before_data_are_read(tmp_path):
+    with pytest.raises(ValueError, match=r"image_size must have sides .* the nearest is 64"):
+        train("dcgan-64", data=str(tmp_path / "none"), image_size="63", out=tmp_path / "run")
+
+
+def test_a_run_that_stands_is_told_before_data_are_read(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="holds no run: found thesis"):
+        train("digits", data=str(tmp_path / "none"), out=tmp_path / "run")
