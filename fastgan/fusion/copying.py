@@ -12,6 +12,7 @@ import types
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -27,6 +28,14 @@ def sharing(module: _Module) -> _Module:
     """A copy with the same parameters, buffers and computed tensors, which gradients go through."""
     shared = (*module.parameters(), *module.buffers(), *_computed(module))
     return copy.deepcopy(module, {id(t): t for t in shared})
+
+
+def emptied(module: _Module) -> _Module:
+    """A copy whose parameters and buffers hold no values, on the meta device; it shares whatever
+    other tensors there are."""
+    memo: dict[int, Any] = {id(t): t for t in _tensors(module, set())}
+    state = (*module.parameters(), *module.buffers())
+    return copy.deepcopy(module, memo | {id(t): torch.empty_like(t, device="meta") for t in state})
 
 
 def _computed(module: nn.Module) -> list[Tensor]:

@@ -18,6 +18,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fastgan.fusion.chain import Chain
+from fastgan.fusion.copying import emptied
 from fastgan.fusion.layers import called_activation, is_fresh, mutates
 from fastgan.fusion.matching import Read
 from fastgan.fusion.packing import PackedChain
@@ -61,8 +62,8 @@ def borders(graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> tuple[Border, 
         return ()
     if any(x.device.type != "cpu" for x in inputs) or not _is_transparent(graph):
         return ()
-    values = _Values(graph)
     try:
+        values = _Values(graph)
         values.run_without(inputs)
     except Exception:  # whatever a forward may raise where tensors hold no values
         return ()
@@ -117,16 +118,13 @@ class _Values(fx.Interpreter):
     """The tensors of a graph, found by a run in which none holds values."""
 
     def __init__(self, graph: fx.GraphModule) -> None:
-        super().__init__(graph)
+        # In a copy of its layers: those themselves may run at this moment, in another thread.
+        super().__init__(emptied(graph), graph=graph.graph)
         self.found: dict[fx.Node, Tensor] = {}
 
     def run_without(self, inputs: tuple[Tensor, ...]) -> None:
-        whole = _Whole(self)
-        state = dict(whole.named_parameters()) | dict(whole.named_buffers())
-        empty = {name: torch.empty_like(t, device="meta") for name, t in state.items()}
-        given = tuple(torch.empty_like(x, device="meta") for x in inputs)
         with torch.no_grad():
-            torch.func.functional_call(whole, empty, given)
+            self.run(*(torch.empty_like(x, device="meta") for x in inputs))
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
@@ -140,18 +138,6 @@ class _Values(fx.Interpreter):
             return nn.Sequential.forward(module, *args)
         value = module(*args, **kwargs)
         return value.to("meta") if isinstance(module, Read) and isinstance(value, Tensor) else value
-
-
-class _Whole(nn.Module):
-    """What functional_call takes: a graph as a module, run node by node."""
-
-    def __init__(self, values: _Values) -> None:
-        super().__init__()
-        self.graph = values.module
-        self.values = values
-
-    def forward(self, *inputs: Tensor) -> Any:
-        return self.values.run(*inputs)
 
 
 class _Cut:

@@ -236,3 +236,18 @@ def _part(found: tuple[memory_format.Border, ...], nodes: list[fx.Node]) -> set[
         if (value in part) != ((value, node) in crossing):
             part.add(node)
     return part
+
+
+def test_layers_keep_their_weights_while_a_form_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread may run them at that moment."""
+    model, seen = UNet(4), []
+    run_node = memory_format._Values.run_node
+
+    def watching(self: memory_format._Values, node: fx.Node) -> object:
+        seen.append(any(p.is_meta for p in model.parameters()))
+        return run_node(self, node)
+
+    monkeypatch.setattr(memory_format._Values, "run_node", watching)
+    fuse(model)(torch.randn(2, 3, 16, 16))
+    assert seen
+    assert not any(seen)
