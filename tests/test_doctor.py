@@ -27,24 +27,32 @@ class _File(PurePosixPath):
         return Path("/site") / self
 
 
-@pytest.mark.parametrize("installed", [True, False])
-def test_a_checkout_that_shadows_the_installed_package(monkeypatch, installed):
-    class Distribution:
-        files = (_File("fastgan/__init__.py"),) if installed else (_File("fastgan.pth"),)
+class _Distribution:
+    """What metadata find of a package: its files, and the folder that they lie in."""
 
-    monkeypatch.setattr(metadata, "distribution", lambda _: Distribution)
-    found = _found("_shadowed")
-    assert len(found) == installed
+    def __init__(self, folder: str | Path, *files: str) -> None:
+        self.files = [_File(file) for file in files]
+        self.locate_file = lambda path: Path(folder, path)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+@pytest.mark.parametrize("built_here", [True, False])
+def test_a_checkout_that_shadows_the_installed_package(monkeypatch, installed, built_here):
+    file = "fastgan/__init__.py" if installed else "fastgan.pth"
+    found = [_Distribution(ROOT, "fastgan/__init__.py")] * built_here
+    found.append(_Distribution("/site", file))
+    monkeypatch.setattr(metadata, "distributions", lambda name: iter(found))
+    told = _found("_shadowed")
+    assert len(told) == installed
     if installed:
         here = Path(fastgan.__file__).resolve().parent
-        assert f"the checkout {here} shadows the installed package in /site/fastgan" in found[0]
+        assert f"the checkout {here} shadows the installed package in /site/fastgan" in told[0]
 
 
-def test_a_package_that_is_not_installed(monkeypatch):
-    def missing(name: str) -> None:
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(metadata, "distribution", missing)
+@pytest.mark.parametrize("built_here", [True, False])
+def test_a_package_that_is_not_installed(monkeypatch, built_here):
+    found = [_Distribution(ROOT, "fastgan/__init__.py")] * built_here
+    monkeypatch.setattr(metadata, "distributions", lambda name: iter(found))
     assert "fastgan is not installed" in _found("_shadowed")[0]
 
 

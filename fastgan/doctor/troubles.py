@@ -37,18 +37,21 @@ def find_troubles() -> list[Trouble]:
 def _shadowed() -> Iterator[Trouble]:
     """A checkout's folder that comes before the installed package, which alone is built."""
     here = Path(fastgan.__file__).resolve().parent
-    try:
-        files = metadata.distribution("fastgan").files or []
-    except metadata.PackageNotFoundError:
+    found = list(metadata.distributions(name="fastgan"))
+    if (here.parent / "pyproject.toml").exists():
+        # A build leaves a description in the checkout, which is found before the package's own.
+        found = [d for d in found if Path(str(d.locate_file(""))).resolve() != here.parent]
+    if not found:
         yield Trouble(
             f"fastgan is not installed; it is imported from {here}",
             "pip install --editable . in the checkout (or make setup)",
         )
         return
+    files = found[0].files or []
     installed = next((f for f in files if f.as_posix() == "fastgan/__init__.py"), None)
     if installed is None:  # editable
         return
-    folder = Path(installed.locate()).parent
+    folder = Path(str(installed.locate())).parent
     if folder.resolve() != here:
         yield Trouble(
             f"the checkout {here} shadows the installed package in {folder}",

@@ -89,7 +89,7 @@ def _table(rows: list[Row]) -> list[str]:
     which are broken only between names, and what runs."""
     notes = [", ".join(filter(None, (r.backend, r.layout, r.why))) for r in rows]
     known = list(dict.fromkeys(notes))
-    cells = [("shapes", "form", *_HEADINGS, "convolution")]
+    cells: list[tuple[str, ...]] = [("shapes", "form", *_HEADINGS, "convolution")]
     for row, note in zip(rows, notes, strict=True):
         shapes = f"{_times(row.input)} → {_times(row.output)}" if row.output else ""
         form = f"{row.form} ({known.index(note) + 1})"
