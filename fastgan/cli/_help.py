@@ -26,6 +26,7 @@ REGISTRY = ConstructorRegistry()
 """For tyro: it breaks help where its source does, and tells of None, where the text says what comes
 by default, "{None}|INT" and "(default: None)"."""
 
+_POSITIONAL: Any = tyro.conf.Positional[int]
 _METAVARS = {int: "INT", float: "FLOAT", str: "STR", Path: "PATH"}
 
 
@@ -89,7 +90,7 @@ def _metavar(hint: Any, name: str) -> str | None:
     for the others."""
     marks = getattr(hint, "__metadata__", ())
     hint = hint.__origin__ if marks else hint
-    if tyro.conf.Positional[int].__metadata__[0] in marks and hint in (Path, str):
+    if _POSITIONAL.__metadata__[0] in marks and hint in (Path, str):
         return name.upper()
     kinds = typing.get_args(hint)
     if type(None) not in kinds:
@@ -107,7 +108,7 @@ def _doc(kind: type[Any], name: str) -> str | None:
 
 
 @cache
-def _docs(kind: type[Any]) -> dict[str, str]:
+def _docs(kind: Any) -> dict[str, str]:
     docs: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         # A class that was put together from others has no source of its own.
