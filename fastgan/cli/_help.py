@@ -103,7 +103,7 @@ def _metavar(hint: Any, name: str) -> str | None:
     return _METAVARS[kind]
 
 
-def _doc(kind: type[Any], name: str) -> str | None:
+def _doc(kind: Any, name: str) -> str | None:
     return _docs(kind).get(name)
 
 
@@ -112,6 +112,7 @@ def _docs(kind: Any) -> dict[str, str]:
     docs: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         # A class that was put together from others has no source of its own.
-        with suppress(OSError, TypeError):
-            docs |= field_docs(base) if dataclasses.is_dataclass(base) else {}
+        if hasattr(base, "__dataclass_fields__"):
+            with suppress(OSError, TypeError):
+                docs |= field_docs(base)
     return docs
