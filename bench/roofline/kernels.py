@@ -185,7 +185,7 @@ class _Traced:
         geo = conv_geometry(
             x, weight.to("meta"), list(stride), list(padding), list(extra), transposed
         )
-        if not (self.fused and self.tma and supports(geo, self.dtype)):
+        if not (self.fused and self.tma and supports(geo, self.dtype, "ieee")):
             return None, None, None
         forward = product_plan(geo, max(1, self.handed), Target())
         back = product_plan(geo.reversed(), max(1, self.rows), Target())

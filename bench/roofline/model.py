@@ -93,7 +93,8 @@ def _issue_ratio(plan: ProductPlan | WeightPlan) -> float:
 
 @cache
 def _loops() -> tuple[Row, ...]:
-    rows = load(REPORT)["triton"].rows
+    """Those of 16 bits."""
+    rows = [r for r in load(REPORT)["triton"].rows if not r.variant.startswith("fp32 ")]
     return tuple(r for r in rows if r.target == "sm_90" and r.issue_ratio is not None)
 
 

@@ -24,7 +24,7 @@ from fastgan.nn.runner import Runner, laid_out
 from fastgan.ops import conv_block
 from fastgan.ops.conv import aten, timing, tma, tuning
 from fastgan.ops.conv.algorithms import Kernels, is_triton, kernels_of
-from fastgan.ops.conv.problem import FORWARD, describe
+from fastgan.ops.conv.problem import FORWARD, PASSES, describe
 from fastgan.ops.conv_block import Deferred, backend_of
 from fastgan.ops.core import dispatch
 from fastgan.ops.core.tensors import autocast_dtype, is_channels_last, stat_dtype
@@ -210,7 +210,8 @@ def convolution_kernels(run: Run) -> Kernels | None:
     if run.form == "fused" and backend_of(x, dispatch.setting()) == "triton":
         problem = problem._replace(channels_last=True, triton=True)
         if tma.supports(problem) or not is_triton(problem):
-            return Kernels(*[tma.name(problem) if tma.supports(problem) else "Triton"] * 3)
+            passes = [problem._replace(of=of) for of in PASSES]
+            return Kernels(*(tma.name(p) if tma.supports(p) else "Triton" for p in passes))
         return kernels_of(problem)
     return Kernels(*[aten.name(problem)] * 3)
 

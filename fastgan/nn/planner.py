@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from fastgan.kernels.core.precision import precision
 from fastgan.nn import steps
 from fastgan.nn.bias_act import BiasAct
 from fastgan.nn.blocks import Block, described
@@ -302,8 +303,9 @@ def _in_torch(block: Block, x: Tensor) -> bool:
 
 
 def kind_of(x: Tensor) -> tuple[Hashable, ...]:
-    """What of a tensor the choice of a form may depend on."""
-    return x.shape, x.stride(), x.dtype, x.device, x.requires_grad
+    """What of a tensor the choice of a form may depend on, the precision of its products too."""
+    of_float32 = x.is_cuda and precision(x)
+    return x.shape, x.stride(), x.dtype, x.device, x.requires_grad, of_float32
 
 
 def kind_of_call() -> tuple[Hashable, ...]:

@@ -2,8 +2,9 @@
 statistics of what it stores. Arguments as those of the reference.
 
 Two designs. Where `tma.serves` a convolution, its operands z = act(norm(x)) and dy are each written
-once and the products read them by TMA. Elsewhere the products gather: they form the operands as
-they load. Both sum statistics, and the sums of the norm's gradient, as they store.
+once and the products read them by TMA. Elsewhere the products gather, as the weight gradient does
+in TF32: they form the operands as they load. Both sum statistics, and the sums of the norm's
+gradient, as they store.
 
 Launches: forward 4 (rows of the norm; z, or the packed weight; convolution; merged statistics);
 backward 1 for the rows, 1 for dy (of TMA), 2 or 3 for the data gradient ((packed weight,)
@@ -31,6 +32,7 @@ from fastgan.kernels.conv_block.tma import (
     tma_weight_gradient,
 )
 from fastgan.kernels.conv_block.weight import conv_weight_gradient
+from fastgan.kernels.core.precision import precision
 
 __all__ = ["conv_block_backward", "conv_block_forward"]
 
@@ -69,7 +71,8 @@ def conv_block_forward(
     x = _channels_last(x)
     pre, post = Activation(pre_activation, pre_slope), Activation(activation, slope)
     if serves(geo, x):
-        return tma_forward(form_input(x, rows, pre), weight, bias, geo, post, segments)
+        z = form_input(x, rows, pre, precision(x))
+        return tma_forward(z, weight, bias, geo, post, segments)
     return conv_forward(x, rows, pre, weight, bias, geo, post, segments)
 
 
@@ -116,14 +119,17 @@ def conv_block_backward(
         count = y.numel() // max(1, segments * y.shape[1])
         gradient = (y_mean, g_mean, g_var, max(1, count))
     rows, gradient_rows = conv_rows(norm, gradient)
-    by_tma = serves(geo, x)
-    if by_tma:
-        g_y, gradient_rows, post = form_gradient(g_y, y, gradient_rows, post), None, Activation()
+    by_tma, weight_by_tma = serves(geo, x), serves(geo, x, of_weight=True)
+    dy = g_y
+    if by_tma and (need_x or weight_by_tma):
+        dy = form_gradient(g_y, y, gradient_rows, post, precision(x))
+    if weight_by_tma:  # else the weight's and the bias' form it as they load, not rounded to TF32
+        g_y, gradient_rows, post = dy, None, Activation()
     empty = x.new_empty(0, dtype=torch.float32)
     g_x, of_norm = x.new_empty(0), (empty,) * 4
     if need_x:
         if by_tma:
-            g_x, sum_a, sum_ax = tma_data_gradient(g_y, weight, geo, x, rows, pre)
+            g_x, sum_a, sum_ax = tma_data_gradient(dy, weight, geo, x, rows, pre)
         else:
             g_x, sum_a, sum_ax = conv_data_gradient(
                 g_y, y, gradient_rows, post, weight, geo, x, rows, pre
@@ -131,7 +137,7 @@ def conv_block_backward(
         if norm is not None:
             of_norm = conv_norm_gradients(sum_a, sum_ax, var, gamma, eps)
     g_weight, g_bias = x.new_empty(0), empty
-    if need_weight and by_tma:
+    if need_weight and weight_by_tma:
         z = form_input(x, rows, pre)
         g_weight, need_weight = tma_weight_gradient(z, g_y, weight, geo), False
     if need_weight or need_bias:

@@ -12,7 +12,7 @@ the call, or for as long as `packed.py` keeps it.
 """
 
 from dataclasses import dataclass
-from math import gcd
+from math import gcd, prod
 from typing import Any
 
 import torch
@@ -24,7 +24,6 @@ from fastgan.kernels.conv_block.geometry import (
     common_segments,
     configure,
     device_target,
-    precision,
 )
 from fastgan.kernels.conv_block.merge import (
     pack_kernel,
@@ -34,6 +33,7 @@ from fastgan.kernels.conv_block.partials import merge_statistics, new_partials
 from fastgan.kernels.conv_block.tiles import IDENTITY
 from fastgan.kernels.core.geometry import cdiv, device_guard
 from fastgan.kernels.core.packed import kept
+from fastgan.kernels.core.precision import precision
 
 Tensor = torch.Tensor
 
@@ -170,19 +170,37 @@ def _pack(weight: Tensor, x: Tensor, plan: _Plan) -> Tensor:
 
 
 def _packed(weight: Tensor, x: Tensor, plan: _Plan, packed_k: int, packed_n: int) -> Tensor:
-    geo, config = plan.geo, plan.config
-    packed = x.new_empty((geo.taps, packed_k, packed_n))
-    k, n = (0, 1) if geo.transposed else (1, 0)
-    strides = (*[0] * (3 - geo.dims), *weight.stride()[2:])
-    block_t = min(64, 1 << (geo.taps - 1).bit_length())
-    block_k, block_n = min(config.block_k, 64 // block_t), min(32, config.block_n)
-    blocks = packed_k // block_k, packed_n // block_n
-    pack_kernel[(blocks[0] * blocks[1], cdiv(geo.taps, block_t))](
-        weight, packed, geo.channels_in, geo.channels_out, *blocks, geo.taps,
-        weight.stride(k), weight.stride(n), *strides, KH=geo.kernel[1], KW=geo.kernel[2],
-        PRECISION=plan.precision, BLOCK_T=block_t, BLOCK_K=block_k, BLOCK_N=block_n, num_warps=4,
-    )  # fmt: skip
+    packed = x.new_empty((plan.geo.taps, packed_k, packed_n))
+    axes = (0, 1) if plan.geo.transposed else (1, 0)
+    pack_into(packed, weight, axes, plan.config.block_k, plan.config.block_n, plan.precision)
     return packed
+
+
+def pack_into(
+    packed: Tensor,
+    weight: Tensor,
+    axes: tuple[int, int],
+    block_k: int,
+    block_n: int,
+    input_precision: str,
+    taps_first: bool = True,
+) -> None:
+    """Packs a weight whose ``axes`` are K and N into (taps, K, N), or (K, taps, N), of whole blocks
+    of some sizes or of their halves, quarters ...
+    """
+    kernel = [*[1] * (5 - weight.dim()), *weight.shape[2:]]
+    strides = [*[0] * (5 - weight.dim()), *weight.stride()[2:]]
+    taps, k, n = prod(kernel), *axes
+    packed_k = packed.shape[1 if taps_first else 0]
+    block_t = min(64, 1 << (taps - 1).bit_length())
+    block_k, block_n = min(block_k, 64 // block_t), min(32, block_n)
+    blocks = packed_k // block_k, packed.shape[2] // block_n
+    pack_kernel[(blocks[0] * blocks[1], cdiv(taps, block_t))](
+        weight, packed, weight.shape[k], weight.shape[n], *blocks, taps,
+        weight.stride(k), weight.stride(n), *strides, KH=kernel[1], KW=kernel[2],
+        TAPS_FIRST=taps_first, PRECISION=input_precision, BLOCK_T=block_t, BLOCK_K=block_k,
+        BLOCK_N=block_n, num_warps=4,
+    )  # fmt: skip
 
 
 def conv_forward(

@@ -84,15 +84,6 @@ def old_compiler() -> bool:
     return tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7)
 
 
-def precision(x: torch.Tensor) -> str:
-    """ "tf32" or "ieee" for float32 operands, as `torch.backends.cudnn.conv.fp32_precision` (or the
-    older ``cudnn.allow_tf32``) says. HIP and the interpreter have ieee alone; 16 bits need neither.
-    """
-    if x.dtype != torch.float32 or x.device.type != "cuda" or torch.version.hip:
-        return "ieee"
-    return "tf32" if torch.backends.cudnn.conv.fp32_precision == "tf32" else "ieee"
-
-
 def configs(
     dtype: torch.dtype,
     input_precision: str,

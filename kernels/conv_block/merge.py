@@ -28,14 +28,15 @@ def pack_kernel(
     w_stride,
     KH: tl.constexpr,
     KW: tl.constexpr,
+    TAPS_FIRST: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """weight (K, N, taps) of any strides as a dense (taps, K, N), of whole blocks and 0 beyond K
-    and N, in the type of the matrix operand. A program takes all taps that it can at once: they are
-    adjacent in torch's layout, where it reads a line, and far apart where it writes.
+    """weight (K, N, taps) of any strides as a dense (taps, K, N), or (K, taps, N), of whole blocks
+    and 0 beyond K and N, in the type of the matrix operand. A program takes all taps that it can at
+    once: they are adjacent in torch's layout, where it reads a line, and far apart where it writes.
     """
     pid = tl.program_id(0)
     t = tl.program_id(1) * BLOCK_T + tl.arange(0, BLOCK_T)[:, None, None]
@@ -44,7 +45,8 @@ def pack_kernel(
     at = k.to(tl.int64) * k_stride + n.to(tl.int64) * n_stride
     at += t // (KH * KW) * d_stride + (t // KW) % KH * h_stride + t % KW * w_stride
     weight = tl.load(weight_ptr + at, (t < taps) & (k < K) & (n < N), other=0.0).to(tl.float32)
-    out = (t.to(tl.int64) * (k_blocks * BLOCK_K) + k) * (n_blocks * BLOCK_N) + n
+    out = t.to(tl.int64) * (k_blocks * BLOCK_K) + k if TAPS_FIRST else k.to(tl.int64) * taps + t
+    out = out * (n_blocks * BLOCK_N) + n
     weight = round_operand(weight, packed_ptr.dtype.element_ty, PRECISION)
     tl.store(packed_ptr + out, weight, t < taps)
 

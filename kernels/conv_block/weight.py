@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 
 from fastgan.kernels.conv_block.forward import Activation
-from fastgan.kernels.conv_block.geometry import ConvConfig, ConvGeometry, device_target, precision
+from fastgan.kernels.conv_block.geometry import ConvConfig, ConvGeometry, device_target
 from fastgan.kernels.conv_block.tiles import IDENTITY
 from fastgan.kernels.conv_block.weight_kernels import bias_kernel, reduce_kernel, weight_kernel
 from fastgan.kernels.conv_block.weight_plan import Product, configs, configure, divider, product
@@ -34,6 +34,7 @@ from fastgan.kernels.core.geometry import (
     device_guard,
     is_channels_last,
 )
+from fastgan.kernels.core.precision import precision
 from fastgan.kernels.norm_act import merge
 
 __all__ = ["configs", "conv_weight_gradient"]

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from fastgan.kernels.conv_block.forward import Activation
-from fastgan.kernels.conv_block.geometry import precision
 from fastgan.kernels.conv_block.tma.plan import Boxes, boxes
 from fastgan.kernels.conv_block.weight import add_slices
 from fastgan.kernels.core.geometry import cdiv, device_guard, is_channels_last
+from fastgan.kernels.core.precision import precision
 from fastgan.kernels.small_channels.kernels import (
     from_image_kernel,
     image_weight_kernel,

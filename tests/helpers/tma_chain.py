@@ -50,40 +50,43 @@ class Halved(nn.Sequential):
 
 def check(
     model: nn.Sequential, fused: nn.Sequential, x: Tensor, g: Tensor,
-    dtype: torch.dtype = torch.float16,
+    dtype: torch.dtype = torch.float16, like: torch.dtype | None = None,
 ) -> None:  # fmt: skip
     """By the tolerance rule: convolutions of half precision, float32 norms and parameters of those.
 
     All are on x's device; the model is left in float64.
+
+    Args:
+        like: PyTorch's own runs in this: of float32 in TF32 in float16, which has as many digits.
     """
-    half = copy.deepcopy(model)
-    for module in (*half, *fused):
-        if isinstance(module, CONVOLUTIONS):
-            module.to(dtype)
-    for module in model:
-        if isinstance(module, CONVOLUTIONS):
-            module.to(dtype).double()
-    own = _results(fused, x, g, dtype)
-    theirs = _results(half, x, g, dtype)
+    like = like or dtype
+    own = copy.deepcopy(model)
+    for modules, of in ((fused, dtype), (own, like), (model, dtype)):
+        for module in modules:
+            if isinstance(module, CONVOLUTIONS):
+                module.to(of)
+    found = _results(fused, x, g, dtype)
+    theirs = _results(own, x, g, like)
     exact = _results(model.double(), x, g, torch.float64)
-    for name, value in own.items():
-        assert_as_exact(name, value, theirs[name], exact[name], floor=dtype)
+    for name, value in found.items():
+        assert_as_exact(name, value, theirs[name], exact[name], floor=like)
 
 
 def check_chain(
-    parts: int, x: Tensor, g: Tensor, dtype: torch.dtype = torch.float16
-) -> FusedSequential:
+    parts: int, x: Tensor, g: Tensor, dtype: torch.dtype = torch.float16,
+    like: torch.dtype | None = None,
+) -> FusedSequential:  # fmt: skip
     """A chain of x's channels, its batch in so many parts (1 or 2); what ran."""
     model = layers(channels=x.shape[1]).to(x.device)
     fused = FusedSequential(*copy.deepcopy(model))
     with segments(fused, parts):
-        check(model if parts == 1 else Halved(*model), fused, x, g, dtype)
+        check(model if parts == 1 else Halved(*model), fused, x, g, dtype, like)
     return fused
 
 
 def _results(model: nn.Sequential, x: Tensor, g: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
     """Output, gradients and buffers of a model whose parameters and statistics are as they are."""
-    x = x.to(dtype).requires_grad_()
+    x = x.detach().to(dtype).requires_grad_()
     y = model(x)
     y.backward(g.to(y.dtype))
     found = {"y": y, "g_x": x.grad}

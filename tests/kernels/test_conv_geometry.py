@@ -20,8 +20,8 @@ from fastgan.kernels.conv_block.geometry import (
     configs,
     configure,
     conv_geometry,
-    precision,
 )
+from fastgan.kernels.core.precision import precision
 
 TARGETS = [Target(), Target(101376, 255), Target(65536)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from itertools import product
 from math import prod
 from typing import Any
@@ -17,17 +18,22 @@ from fastgan.kernels.conv_block import tma
 from fastgan.kernels.conv_block.forward import Activation
 from fastgan.kernels.conv_block.geometry import ConvGeometry, Target, conv_geometry
 from fastgan.kernels.conv_block.tma import plan
+from fastgan.kernels.core import precision
+from fastgan.ops.conv import algorithms, aten
+from fastgan.ops.conv import tma as of_tma
+from fastgan.ops.conv.geometry import Geometry
+from fastgan.ops.conv.problem import FORWARD, PASSES, describe
 
 TARGETS = [Target(), Target(101376, 255)]
 
 
 def layer(
     n: int, c_in: int, side: int, c_out: int, k: int = 4, s: int = 2, p: int = 1,
-    transposed: bool = False,
+    transposed: bool = False, dtype: torch.dtype = torch.bfloat16,
 ) -> tuple[torch.Tensor, torch.Tensor, ConvGeometry]:  # fmt: skip
-    x = torch.empty(n, side, side, c_in, dtype=torch.bfloat16, device="meta").movedim(-1, 1)
+    x = torch.empty(n, side, side, c_in, dtype=dtype, device="meta").movedim(-1, 1)
     ends = (c_in, c_out) if transposed else (c_out, c_in)
-    weight = torch.empty(*ends, k, k, dtype=torch.bfloat16, device="meta")
+    weight = torch.empty(*ends, k, k, dtype=dtype, device="meta")
     return x, weight, conv_geometry(x, weight, [s, s], [p, p], [0, 0], transposed)
 
 
@@ -66,15 +72,53 @@ def test_what_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not tma.serves(geo, x)
     monkeypatch.setattr(plan, "has_tma", lambda device: True)
     assert tma.serves(geo, x)
-    assert not tma.serves(geo, x.float())
+    assert tma.serves(geo, x, of_weight=True)
+    assert not tma.serves(geo, x.double())
     for channels in ((8, 64), (64, 100), (3, 64)):
         assert not tma.serves(layer(2, channels[0], 8, channels[1])[2], x)
     assert not tma.serves(layer(0, 64, 8, 128)[2], x)
     volume = torch.empty(2, 16, 4, 4, 4, dtype=torch.bfloat16, device="meta")
     weight = torch.empty(16, 16, 3, 3, 3, device="meta")
-    assert not plan.supports(
-        conv_geometry(volume, weight, [1] * 3, [1] * 3, [0] * 3, False), x.dtype
-    )
+    of_volume = conv_geometry(volume, weight, [1] * 3, [1] * 3, [0] * 3, False)
+    assert not plan.supports(of_volume, x.dtype, "ieee")
+    assert not plan.supports(of_volume, torch.float32, "tf32")
+
+
+def test_float32_is_served_in_tf32_but_for_the_weight_gradient(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The setting is asked for at each call: no choice by shape outlasts it."""
+    x, _, geo = layer(2, 64, 8, 128, dtype=torch.float32)
+    monkeypatch.setattr(plan, "has_tma", lambda device: True)
+    for allowed in ("ieee", "tf32", "ieee", "tf32"):
+        monkeypatch.setattr(precision, "float32_precision", lambda device, now=allowed: now)
+        assert tma.serves(geo, x) == (allowed == "tf32")
+        assert not tma.serves(geo, x, of_weight=True)
+        assert not tma.serves(layer(2, 64, 8, 100, dtype=torch.float32)[2], x)
+
+
+@pytest.mark.parametrize("transposed", [False, True], ids=["direct", "transposed"])
+def test_the_table_says_what_runs_each_pass(
+    transposed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of tensors of a GPU with TMA: 16 bits, and float32 by the setting at the time."""
+    monkeypatch.setattr(plan, "has_tma", lambda device: device.type == "cuda")
+    geometry = Geometry((2, 2), (1, 1), (0, 0), transposed)
+    for dtype, allowed, expected in (
+        (torch.bfloat16, "ieee", (of_tma, of_tma, of_tma)),
+        (torch.float32, "ieee", (aten, aten, aten)),
+        (torch.float32, "tf32", (of_tma, of_tma, aten)),
+        (torch.float32, "ieee", (aten, aten, aten)),
+    ):
+        monkeypatch.setattr(precision, "float32_precision", lambda device, now=allowed: now)
+        x, weight, _ = layer(2, 64, 8, 128, transposed=transposed, dtype=dtype)
+        problem = describe(FORWARD, x, weight, geometry)
+        on_gpu = problem._replace(device="cuda", triton=True)
+        for of, algorithm in zip(PASSES, expected, strict=True):
+            assert algorithms.select(on_gpu._replace(of=of)) is algorithm
+            assert of_tma.supports(on_gpu._replace(of=of)) == (algorithm is of_tma)
+            assert algorithms.select(on_gpu._replace(of=of, triton=False)) is aten
+        assert not of_tma.supports(problem)  # of the CPU
 
 
 def test_the_tile_follows_the_shape() -> None:
@@ -119,17 +163,24 @@ def test_a_convolutions_gradient_and_the_transposed_ones_forward_pass_are_two_la
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
 def test_configurations_fit(target: Target) -> None:
-    for config in [*plan.product_configs(64, target), *plan.weight_configs(target)]:
+    of_half = plan.product_configs(64, target)
+    for config in [*of_half, *plan.weight_configs(target)]:
         assert config.shared(2, 1) < target.shared
         assert config.stages >= 3
+    # Of float32 a step is of as many bytes, and so of half as many channels.
+    of_float32 = plan.product_configs(64, target, 4)
+    assert of_float32 == [replace(config, block_k=config.block_k // 2) for config in of_half]
+    assert all(config.shared(4, 1) < target.shared for config in of_float32)
+    assert plan.product_configs(48, target, 4)[0].block_k == 16
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("transposed", [False, True], ids=["direct", "transposed"])
 @pytest.mark.parametrize(
     ("k", "s", "p"), [(4, 2, 1), (3, 1, 1), (3, 2, 1), (5, 1, 2), (5, 2, 2), (4, 1, 0)]
 )
 def test_tma_takes_what_is_launched(
-    k: int, s: int, p: int, transposed: bool, monkeypatch: pytest.MonkeyPatch
+    k: int, s: int, p: int, transposed: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every launch on meta tensors, of even and odd sizes: rank, boxes, strides, swizzle, grid."""
     from triton.runtime.jit import JITFunction
@@ -141,13 +192,14 @@ def test_tma_takes_what_is_launched(
 
     monkeypatch.setattr(JITFunction, "run", record)
     for n, c_in, side, c_out in ((128, 64, 32, 128), (1024, 256, 8, 512), (7, 48, 9, 16)):
-        x, weight, geo = layer(n, c_in, side, c_out, k, s, p, transposed)
+        x, weight, geo = layer(n, c_in, side, c_out, k, s, p, transposed, dtype)
         rows = torch.empty(1, 3, c_in, device="meta")
         y, *_ = tma.tma_forward(x, weight, None, geo, Activation(), 1)
         tma.tma_data_gradient(y, weight, geo, x, rows, Activation())
-        tma.tma_weight_gradient(x, y, weight, geo)
+        if dtype.itemsize == 2:
+            tma.tma_weight_gradient(x, y, weight, geo)
     products = [call for call in launched if call[0].startswith("tma_") and "add" not in call[0]]
-    assert len(products) == 9
+    assert len(products) == (9 if dtype.itemsize == 2 else 6)
     for _, args, grid in products:
         assert grid[0] < 2**31
         for box in (a for a in args if hasattr(a, "block_shape")):

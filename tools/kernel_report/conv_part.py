@@ -78,6 +78,13 @@ TMA_LAYERS = (
     Layer("bfloat16", shape=(64, 128, 15, 15), kernel=5, padding=2, targets=("sm_90",)),
     Layer("bfloat16", kernel=3, padding=0, shape=(64, 128, 16, 16), targets=("sm_90",)),
     Layer("bfloat16", shape=(4, 256, 8, 8), channels_out=512, targets=TMA_TARGETS),
+    *(
+        replace(layer, dtype="float32", precision="tf32", targets=("sm_90",))
+        for layer in _D64 + _G64
+        if layer.shape[0] == 128
+    ),
+    Layer("float32", "tf32", every=True, shape=(128, 128, 16, 16), targets=TMA_TARGETS),
+    Layer("float32", "tf32", shape=(4, 256, 8, 8), channels_out=512, targets=("sm_90",)),
 )
 # Convolutions from and to an image of few channels: DCGAN-64's at a batch of 128, in every
 # arithmetic, a kernel of other taps, and a weight in float32.
@@ -196,7 +203,9 @@ def _weight(layer: Layer, limits: Any) -> None:
 
 
 def _tma(layer: Layer, limits: Any) -> None:
-    """Forward pass and both gradients by TMA, in all configurations or as planned."""
+    """Forward pass and both gradients by TMA, in all configurations or as planned; of TF32 the
+    weight gradient by the gather.
+    """
     kernels: Any = importlib.import_module("fastgan.kernels.conv_block.tma")
     plan: Any = importlib.import_module("fastgan.kernels.conv_block.tma.plan")
     gather: Any = importlib.import_module("fastgan.kernels.conv_block.forward")
@@ -205,7 +214,8 @@ def _tma(layer: Layer, limits: Any) -> None:
     act = gather.Activation(0, 0.2 if layer.fused else 1.0)
     bias = x.new_empty(geo.channels_out).float()
     rows, dy_rows = _rows(layer, geo, bias)
-    z = kernels.form_input(x, rows, act)
+    z = kernels.form_input(x, rows, act, layer.precision)
+    size = x.element_size()
 
     def configs(planned: Any, listed: list[Any]) -> list[Any]:
         if getattr(planned, "slices", 1) > 1 and not hasattr(planned, "work"):
@@ -213,20 +223,39 @@ def _tma(layer: Layer, limits: Any) -> None:
         return listed if layer.every else [planned.config]
 
     for config in configs(
-        plan.product_plan(geo, 1, limits), plan.product_configs(geo.channels_in, limits)
+        plan.product_plan(geo, 1, limits, itemsize=size),
+        plan.product_configs(geo.channels_in, limits, size),
     ):
         y, *_ = kernels.tma_forward(
             z, weight, None if layer.fused else bias, geo, act, int(layer.fused), config=config
         )
-    dy = kernels.form_gradient(y, y, dy_rows, act)
+    dy = kernels.form_gradient(y, y, dy_rows, act, layer.precision)
     for config in configs(
-        plan.product_plan(back, 1, limits), plan.product_configs(geo.channels_out, limits)
+        plan.product_plan(back, 1, limits, itemsize=size),
+        plan.product_configs(geo.channels_out, limits, size),
     ):
         g_x, *sums = kernels.tma_data_gradient(dy, weight, geo, x, rows, act, config=config)
     if layer.fused:
-        _passes(kernels, x, g_x, rows, sums, act)
+        _passes(kernels, x, g_x, rows, sums, act, layer.precision)
+    if layer.precision == "tf32":
+        _gathered_weight(layer, x, rows, dy, weight, geo, limits)
+        return
     for config in configs(plan.weight_plan(geo, limits), plan.weight_configs(limits)):
         kernels.tma_weight_gradient(z, dy, weight, geo, config=config)
+
+
+def _gathered_weight(
+    layer: Layer, x: Any, rows: Any, dy: Any, weight: Any, geo: Any, limits: Any
+) -> None:
+    """The weight gradient of a dy that is formed, of an x that is not."""
+    kernels: Any = importlib.import_module("fastgan.kernels.conv_block.weight")
+    work = kernels.product(geo, rows, None)
+    act, none = kernels.Activation(0, 0.2), kernels.Activation()
+    kernels.conv_weight_gradient(
+        x, rows, act, dy, None, None, none, weight, geo, True, False,
+        config=kernels.configure(work, x.dtype, layer.precision, limits),
+        input_precision=layer.precision,
+    )  # fmt: skip
 
 
 def _small_channels(layer: Layer) -> None:
@@ -247,14 +276,16 @@ def _small_channels(layer: Layer) -> None:
         reduction.weighted_sum(rows, rows[0], bias, down, weight.dtype)
 
 
-def _passes(kernels: Any, x: Any, g_x: Any, rows: Any, sums: list[Any], act: Any) -> None:
+def _passes(
+    kernels: Any, x: Any, g_x: Any, rows: Any, sums: list[Any], act: Any, precision: str
+) -> None:
     """The passes between the products, of batch statistics that came with x."""
     channels = x.shape[1]
     pieces = rows.new_empty(1, 64), *rows.new_empty(2, 1, 64, channels)
     affine = rows.new_empty(channels)
     for average in (False, True):
         running = affine, affine
-        norm = kernels.NormInput(x.shape, *pieces[0].shape, 1e-5, act, average)
+        norm = kernels.NormInput(x.shape, *pieces[0].shape, 1e-5, act, average, precision)
         norm(x, pieces, affine, affine, running, 0.1)
     for need_affine in (False, True):
         gradient = kernels.NormGradient(x.shape, *sums[0].shape[:2], 1e-5)

@@ -28,6 +28,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from fastgan.kernels.core import precision
 from fastgan.ops.core.tolerance import FLOOR
 from fastgan.ops.mean_loss import reference as mean_loss
 from fastgan.ops.norm_act import reference as norm_act
@@ -97,6 +98,11 @@ def _poisoned() -> Iterator[None]:
 
 def execute(call: Call) -> list[str]:
     """What of a call's results is wrong, in words."""
+    with patch.object(precision, "float32_precision", lambda device: call.precision):
+        return _execute(call)
+
+
+def _execute(call: Call) -> list[str]:
     torch.manual_seed(zlib.crc32(repr(call).encode()))
     how = {"fused": _fused, "mean_loss": _of_losses}.get(call.module, _raw)
     of_triton, of_torch, of_reference, given = how(call)
@@ -107,7 +113,7 @@ def execute(call: Call) -> list[str]:
         return [f"{name}: {type(error).__name__}: {error}"]
     own = of_torch(*_copies(given))
     exact = of_reference(*_copies(given, torch.float64))
-    through_products = call.module in ("fused", "conv_block")
+    floor = _floor(call, _first(given).dtype)
     # A sum is rounded as large as its terms, of which what stood there before is one.
     before = list(_tensors(given)) if call.op.endswith("_") else []
     told = []
@@ -116,10 +122,17 @@ def execute(call: Call) -> list[str]:
         if present[0] != present[1]:
             told.append(f"{name}: result {i} is there for one backend alone")
         elif present[0]:
-            floor = FLOOR[_first(given).dtype if through_products else torch.float32]
             least = float(before[i].abs().max()) if before else 0.0
             told += [f"{name}: result {i}: {wrong}" for wrong in _wrong(*results, floor, least)]
     return told
+
+
+def _floor(call: Call, dtype: torch.dtype) -> float:
+    """Of a call whose first tensor has a dtype; TF32 has as many digits as float16."""
+    if call.module not in ("fused", "conv_block"):  # through no product
+        return FLOOR[torch.float32]
+    of_tf32 = dtype is torch.float32 and call.precision == "tf32"
+    return FLOOR[torch.float16 if of_tf32 else dtype]
 
 
 def _wrong(

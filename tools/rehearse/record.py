@@ -29,6 +29,7 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastgan
+from fastgan.kernels.core.precision import float32_precision
 from fastgan.ops.core import dispatch, native
 from fastgan.ops.norm_act_conv import fused
 
@@ -74,12 +75,21 @@ class Call:
     """Raw kernels called by name, with arguments as `described`, before they launch anything.
 
     module: the op ("norm_act"), or "fused": `fastgan.ops.norm_act_conv.fused`, whose argument
-    beside the tensors (companions, rows) comes last.
+    beside the tensors (companions, rows) comes last. precision: of products of float32 at the time,
+    "tf32" or "ieee".
     """
 
     op: str
     module: str
     arguments: tuple[Any, ...]
+    precision: str = "ieee"
+
+
+def _call(op: str, module: str, *arguments: Any) -> Call:
+    return Call(op, module, tuple(map(described, arguments)), float32_precision(_CUDA))
+
+
+_CUDA = torch.device("cuda")
 
 
 class Recorder(TorchDispatchMode):
@@ -297,7 +307,7 @@ def _watched_fused(recorder: Recorder, op: str, beside: str) -> Callable[..., An
     function = getattr(fused, op)
 
     def call(a: Any, backend: str, **given: Any) -> Any:
-        recorder.calls.append(Call(op, "fused", (described(a), described(given[beside]))))
+        recorder.calls.append(_call(op, "fused", a, given[beside]))
         return function(a, backend, **given)
 
     return call
@@ -313,7 +323,7 @@ class _Watched:
         kernel = getattr(self._kernels, name)
 
         def call(*args: Any) -> Any:
-            self._recorder.calls.append(Call(name, self._op, tuple(map(described, args))))
+            self._recorder.calls.append(_call(name, self._op, *args))
             return kernel(*args)
 
         return call

@@ -44,6 +44,7 @@ def variants(targets: Sequence[str]) -> Iterator[Variant]:
             yield Variant(gpu, capture=True)
             yield Variant(gpu, capture=False)
             yield Variant(gpu, capture=True, precision="tf32")
+            yield Variant(gpu, capture=True, precision="tf32", backend="triton", form="fused")
 
 
 def rehearse(

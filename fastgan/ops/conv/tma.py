@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from fastgan.kernels.core.by_shape import by_shape
+from fastgan.kernels.core.precision import precision_of
 from fastgan.ops.conv import unmeasured
 from fastgan.ops.conv.geometry import Geometry
-from fastgan.ops.conv.problem import DATA_GRADIENT, FORWARD, Problem
+from fastgan.ops.conv.problem import DATA_GRADIENT, FORWARD, WEIGHT_GRADIENT, Problem
 from fastgan.ops.conv.run import Epilogue, memory_format
 from fastgan.ops.core import dispatch
 from fastgan.ops.core.tensors import channels_last
@@ -23,21 +24,30 @@ def name(p: Problem) -> str:
 
 
 def supports(p: Problem) -> bool:
-    served = served_geometry(p.x, p.dtype, torch.device(p.device), p.weight, p.geometry)
+    device = torch.device(p.device)
+    served = served_geometry(p.x, p.dtype, device, p.weight, p.geometry, p.of == WEIGHT_GRADIENT)
     return p.channels_last and served is not None
 
 
 def served_geometry(
     x: tuple[int, ...], dtype: torch.dtype, device: torch.device, weight: tuple[int, ...],
-    geometry: Geometry,
+    geometry: Geometry, of_weight: bool = False,
 ) -> Any:  # fmt: skip
     """The kernels' geometry of a convolution of channels-last x, by shapes; None where it does not
-    run here.
+    run here. Of float32 that is by the precision that is set for the device at the time.
+
+    Args:
+        of_weight: its weight gradient; else forward pass and data gradient.
     """
-    if dtype not in _HALF or dispatch.why_not("triton", device.type, dtype) is not None:
+    precision = precision_of(dtype, device)
+    if dtype not in _HALF and precision != "tf32":
+        return None
+    if dispatch.why_not("triton", device.type, dtype) is not None:
         return None
     plan = dispatch.module("fastgan.kernels.conv_block.tma.plan")
-    return _supported(x, dtype, weight, geometry) if plan.has_tma(device) else None
+    if not plan.has_tma(device):
+        return None
+    return _supported(x, dtype, weight, geometry, precision, of_weight)
 
 
 _HALF = torch.bfloat16, torch.float16
@@ -45,11 +55,12 @@ _HALF = torch.bfloat16, torch.float16
 
 @by_shape
 def _supported(
-    x: tuple[int, ...], dtype: torch.dtype, weight: tuple[int, ...], geometry: Geometry
-) -> Any:
+    x: tuple[int, ...], dtype: torch.dtype, weight: tuple[int, ...], geometry: Geometry,
+    precision: str, of_weight: bool,
+) -> Any:  # fmt: skip
     found = _geometry(x, weight, geometry)
     plan = dispatch.module("fastgan.kernels.conv_block.tma.plan")
-    return found if plan.supports(found, dtype) else None
+    return found if plan.supports(found, dtype, precision, of_weight) else None
 
 
 def run(p: Problem, a: Tensor, b: Tensor, epilogue: Epilogue) -> Tensor:

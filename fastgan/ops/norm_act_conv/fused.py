@@ -22,6 +22,7 @@ from fastgan.kernels.core.geometry import device_guard, may_be_elsewhere
 from fastgan.kernels.core.outputs import Layouts, each
 from fastgan.kernels.core.outputs import channels_last as channels_last_layout
 from fastgan.kernels.core.packed import eager_call, is_keeping
+from fastgan.kernels.core.precision import precision_of
 from fastgan.ops import conv
 from fastgan.ops.conv import tma
 from fastgan.ops.conv.algorithms import is_triton
@@ -145,7 +146,8 @@ def backward(
         rows: of the norm, from the forward pass, unless None.
         plan: of the forward pass, where there is one.
     """
-    plan = plan or Plan(a)
+    if plan is None or not plan.is_current():
+        plan = Plan(a)
     if plan.geometry is None:
         weight = _as_read(a.x, a.weight, a.spec.geometry)
         return kernels.backward(a._replace(weight=weight), backend, triton=True)
@@ -168,7 +170,7 @@ def _backward(a: Backward, backend: str, rows: Tensor | None, plan: Plan) -> Gra
         known = norm.mean, norm.var, norm.gamma, norm.beta, spec.eps
         rows, _ = dispatch.module("fastgan.kernels.conv_block.forward").conv_rows(known, None)
     need_input, by_batch = need_x or need_affine, norm.mean is not None and spec.training
-    forms = need_weight and z is None and plan.forms_input(rows)
+    forms = need_weight and z is None and not plan.gathers and plan.forms_input(rows)
     gives_affine = need_affine and by_batch
     written = plan.written(forms, need_weight, need_input, rows is not None, gives_affine, weight)
     made = written.make(x)
@@ -176,7 +178,10 @@ def _backward(a: Backward, backend: str, rows: Tensor | None, plan: Plan) -> Gra
         if forms:
             z = made[0]
             plan.form_input(x, None, rows, z, plan.before.slope)
-        g_weight = plan.weight_gradient.into(made[written.of_weight], x if z is None else z, dy)
+        if plan.gathers:
+            g_weight = plan.gathered(x, rows, z, dy, weight)
+        else:
+            g_weight = plan.weight_gradient.into(made[written.of_weight], x if z is None else z, dy)
     if need_input:
         of_input = made[written.of_input]
         plan.data_gradient.into(of_input, dy, weight, None, x, rows)
@@ -204,6 +209,10 @@ class Plan:
     Args:
         a: one of the calls.
         companions: those of a forward pass.
+
+    Attributes:
+        geometry: None where TMA's kernels do not run the convolution.
+        gathers: whether they do not run its weight gradient, but the gather does: of float32.
     """
 
     def __init__(self, a: Forward | Backward, companions: Companions | None = None) -> None:
@@ -212,9 +221,10 @@ class Plan:
         self._spec, self._wanted = spec, companions.segments
         # Slices of x whose rows the data gradient reads; 0: there is no norm.
         self._segments = spec.segments if spec.training or a.norm.mean is not None else 0
-        self.geometry = tma.served_geometry(
-            x.shape, x.dtype, x.device, a.weight.shape, spec.geometry
-        )  # None where TMA's kernels do not run it
+        self._precision = precision_of(*self._of)
+        served = x.shape, *self._of, a.weight.shape, spec.geometry
+        self.geometry = tma.served_geometry(*served)
+        self.gathers = tma.served_geometry(*served, of_weight=True) is None
         self.launchers: Any = None
         self.norm_input: Any = None
         if self.geometry is not None or companions.of_x is not None:
@@ -223,10 +233,15 @@ class Plan:
             self.before, self._after = forms.Activation(*spec.before), forms.Activation(*spec.after)
         if spec.training and companions.of_x is not None:
             self.norm_input = self.launchers.NormInput(
-                x.shape, *companions.of_x.means.shape[:2], spec.eps, self.before, companions.average
-            )
+                x.shape, *companions.of_x.means.shape[:2], spec.eps, self.before,
+                companions.average, "ieee" if self.geometry is None else self._precision,
+            )  # fmt: skip
 
         self._written: dict[tuple[object, ...], Written] = {}
+
+    def is_current(self) -> bool:
+        """Whether float32 is still to be convolved in the precision that it was made for."""
+        return self._of[0] is not torch.float32 or precision_of(*self._of) == self._precision
 
     @cached_property
     def product(self) -> Any:
@@ -250,6 +265,18 @@ class Plan:
     @cached_property
     def weight_gradient(self) -> Any:
         return self.launchers.weight_gradient_of(self.geometry, *self._of)
+
+    def gathered(
+        self, x: Tensor, rows: Tensor | None, z: Tensor | None, dy: Tensor, weight: Tensor
+    ) -> Tensor:
+        """The weight gradient by the kernels that form z as they load x, unless it is there."""
+        kernels = dispatch.module("fastgan.kernels.conv_block.weight")
+        none = kernels.Activation()
+        of_input = (x, rows, self.before) if z is None else (z, None, none)
+        g_weight: Tensor = kernels.conv_weight_gradient(
+            *of_input, dy, None, None, none, weight, self.geometry, True, False
+        )[0]
+        return g_weight
 
     @cached_property
     def norm_gradient(self) -> Any:
@@ -282,7 +309,8 @@ class Plan:
         key = forms, need_weight, need_input, with_rows, affine, weight.stride(), weight.dtype
         found = self._written.get(key)
         if found is None:
-            of_weight = self.weight_gradient.outputs(weight) if need_weight else ()
+            planned = need_weight and not self.gathers
+            of_weight = self.weight_gradient.outputs(weight) if planned else ()
             of_input = self.data_gradient.outputs(with_rows) if need_input else ()
             of_norm = self.norm_gradient.outputs if affine else ()
             parts = ((channels_last_layout(*self._shape),) if forms else ()), of_weight

@@ -180,7 +180,7 @@ class _Call:
         norm = NormTensors(self.mean, self.var, gamma, beta)
         a = Forward(x, weight, bias, norm, kind.spec, kind.keep_z)
         beside = Companions(self.of_x, self.running, kind.momentum, kind.average, kind.segments)
-        if kind.plan is None:
+        if kind.plan is None or not kind.plan.is_current():
             kind.plan = Plan(a, beside)
         self.outputs = fused.forward(a, kind.backend, companions=beside, plan=kind.plan)
         return self.outputs

@@ -5,7 +5,8 @@ Where the gather (`forward.py`, `weight.py`) forms norm and activation of every 
 each tap, here z and dy are written once (`form.py`) and the products (`product.py`, `weight.py`)
 read them, and the weight as torch lays it out channels-last, by boxes of shared memory: no vector
 instruction stands between memory and the matrix unit. Arguments and results are those of the
-gather's launchers without their prologues. `plan.serves` says what runs here.
+gather's launchers without their prologues. `plan.serves` says what runs here: of float32 in TF32
+the weight gradient does not.
 """
 
 import torch
@@ -56,7 +57,8 @@ def product_of(
     statistics of y in some segments, or with 0 without them.
     """
     check_segments(geo, segments)
-    plan = product_plan(geo, max(1, segments), device_target(device), config)
+    target = device_target(device)
+    plan = product_plan(geo, max(1, segments), target, config, dtype.itemsize)
     return _product(plan, dtype, device, post, counted=segments > 0)
 
 
@@ -72,8 +74,8 @@ def data_gradient_of(
     it whose statistics are of some segments; 0: there is no norm.
     """
     check_segments(geo, segments)
-    back = geo.reversed()
-    plan = product_plan(back, common_segments(segments), device_target(device), config)
+    back, target = geo.reversed(), device_target(device)
+    plan = product_plan(back, common_segments(segments), target, config, dtype.itemsize)
     masked = segments > 0 or pre.kernel_code != IDENTITY
     return _product(plan, dtype, device, pre, masked=masked)
 
@@ -111,8 +113,8 @@ def tma_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(y, mean, var): y = post(conv(z) + bias), as `conv_forward` without a prologue.
 
-    z channels-last, bfloat16 or float16; weight of any float dtype and layout, read as it is where
-    it has z's dtype and channels-last memory.
+    z channels-last, bfloat16, float16 or float32, which is cut off to TF32; weight of any float
+    dtype and layout, read as it is where it has z's dtype, of 16 bits, and channels-last memory.
     """
     product = product_of(geo, z.dtype, z.device, post, segments, config)
     bias = None if bias is None else bias.contiguous()

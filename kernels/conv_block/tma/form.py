@@ -31,11 +31,13 @@ def form_kernel(
     column_tiles,
     OPERAND: tl.constexpr,
     ACT: tl.constexpr,
+    PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """out = z of x, or dy of (x, y), see `tiles.py`: (segments * length, C), C 16 times ``units``.
-    Rows are one for each segment of ``length`` positions, cut into ``tiles``.
+    """out = z of x, or dy of (x, y), see `tiles.py`: (segments * length, C), C 16 times ``units``,
+    rounded as an operand of products in a PRECISION. Rows are one for each segment of ``length``
+    positions, cut into ``tiles``.
     """
     channels = units * 16
     pid = tl.program_id(0)
@@ -52,42 +54,53 @@ def form_kernel(
     if OPERAND == "input":
         out = load_input(
             x_ptr + start, offsets, mask, valid, rows_ptr, segment, channels, column, inside,
-            slope, ACT, "ieee",
+            slope, ACT, PRECISION,
         )  # fmt: skip
     else:
         out = load_gradient(
             x_ptr + start, y_ptr + start, offsets, mask, valid, rows_ptr, segment, channels,
             column, inside, slope, ACT,
         )  # fmt: skip
-        out = round_operand(out, out_ptr.dtype.element_ty, "ieee")
+        out = round_operand(out, out_ptr.dtype.element_ty, PRECISION)
     tl.store(out_ptr + start + offsets, out, mask)
 
 
-def form_input(x: Tensor, rows: Tensor | None, act: Activation) -> Tensor:
+def form_input(
+    x: Tensor, rows: Tensor | None, act: Activation, input_precision: str = "ieee"
+) -> Tensor:
     """z = act((x - center) * scale + shift) by ``rows``, or x itself where that is the identity.
 
-    x (N, C, *spatial) channels-last, C a multiple of 16; rows (segments, 3, C) or None.
+    x (N, C, *spatial) channels-last, C a multiple of 16; rows (segments, 3, C) or None. For
+    products in TF32, input_precision "tf32", z is rounded to it as it is written, which costs
+    nothing: the matrix unit would cut it off, and every product were smaller by a share.
     """
     if rows is None and act.kernel_code == IDENTITY:
         return x
-    return _form("input", x, None, rows, act)
+    return _form("input", x, None, rows, act, input_precision)
 
 
-def form_gradient(g: Tensor, y: Tensor, rows: Tensor | None, act: Activation) -> Tensor:
+def form_gradient(
+    g: Tensor, y: Tensor, rows: Tensor | None, act: Activation, input_precision: str = "ieee"
+) -> Tensor:
     """dy = (g + k1 * (y - center) + k2) * act'(y) by ``rows``, or g itself where that is it; as
     `form_input` otherwise.
     """
     if rows is None and act.kernel_code == IDENTITY:
         return g
-    return _form("gradient", g, y, rows, act)
+    return _form("gradient", g, y, rows, act, input_precision)
 
 
 def _form(
-    operand: str, x: Tensor, y: Tensor | None, rows: Tensor | None, act: Activation
+    operand: str,
+    x: Tensor,
+    y: Tensor | None,
+    rows: Tensor | None,
+    act: Activation,
+    input_precision: str,
 ) -> Tensor:
     segments = 1 if rows is None else rows.shape[0]
     out = torch.empty_like(x)
-    launch = form_launch(operand, x.shape, segments, act.kernel_code, x.device)
+    launch = form_launch(operand, x.shape, segments, act.kernel_code, x.device, input_precision)
     with device_guard(x):
         launch(x, y, rows, out, act.slope)
     return out
@@ -95,13 +108,19 @@ def _form(
 
 @by_shape
 def form_launch(
-    operand: str, shape: tuple[int, ...], segments: int, act: int, device: torch.device
+    operand: str,
+    shape: tuple[int, ...],
+    segments: int,
+    act: int,
+    device: torch.device,
+    input_precision: str = "ieee",
 ) -> Launch:
     channels = shape[1]
     length = prod(shape) // (segments * channels)
     tiles, column_tiles = cdiv(length, BLOCK_M), cdiv(channels, BLOCK_C)
     named = {
         "units": channels // 16, "length": length, "tiles": tiles, "column_tiles": column_tiles,
-        "OPERAND": operand, "ACT": act, "BLOCK_M": BLOCK_M, "BLOCK_C": BLOCK_C, "num_warps": WARPS,
+        "OPERAND": operand, "ACT": act, "PRECISION": input_precision, "BLOCK_M": BLOCK_M,
+        "BLOCK_C": BLOCK_C, "num_warps": WARPS,
     }  # fmt: skip
     return Launch(form_kernel, (segments * tiles * column_tiles,), named, varying=(0, 1, 2))

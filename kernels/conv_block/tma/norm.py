@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from fastgan.kernels.conv_block.merge import merge_partials, sum_rows
-from fastgan.kernels.conv_block.tiles import apply_act, load_rows, normalise
+from fastgan.kernels.conv_block.tiles import apply_act, load_rows, normalise, round_operand
 from fastgan.kernels.norm_act.forward import inverse_std, load_affine
 from fastgan.kernels.norm_act.running import move_running
 
@@ -62,13 +62,15 @@ def norm_input_kernel(
     column_tiles,
     AVERAGE: tl.constexpr,
     ACT: tl.constexpr,
+    PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
     """z = act(norm(x)) by the statistics whose partials (segments, partials, C) came with x, of
-    (segments * length, C). mean and var (segments, C), var biased, and the norm's rows (segments,
-    3, C) of `load_rows` are stored, and the running statistics moved as by `update_running_stats_`.
+    (segments * length, C), rounded as an operand of products in a PRECISION. mean and var
+    (segments, C), var biased, and the norm's rows (segments, 3, C) of `load_rows` are stored, and
+    the running statistics moved as by `update_running_stats_`.
 
     Reads x once and 8 bytes a channel, partial and program; writes z once.
     """
@@ -100,7 +102,8 @@ def norm_input_kernel(
         start, offsets, mask = _tile(t, segment, length, column, channels, BLOCK_M)
         x = tl.load(x_ptr + start + offsets, mask, other=0.0).to(tl.float32)
         z = apply_act(normalise(x, mean, scale, beta), slope, ACT)
-        tl.store(z_ptr + start + offsets, z.to(z_ptr.dtype.element_ty), mask)
+        z = round_operand(z, z_ptr.dtype.element_ty, PRECISION)
+        tl.store(z_ptr + start + offsets, z, mask)
 
 
 @triton.jit

@@ -23,6 +23,8 @@ Partials = tuple[Tensor, Tensor, Tensor]  # counts, means, M2s: see `new_partial
 MERGED, FOLDED = 64, 32
 # Values of a tile, and programs: four for each multiprocessor of an H100.
 TILE, WARPS, PROGRAMS = 4096, 4, 528
+# Of a thread that rounds to TF32: left to itself the assembler spills one or two of them.
+REGISTERS = 255
 
 
 class NormInput:
@@ -35,6 +37,7 @@ class NormInput:
         shape: of x (N, C, *spatial), C a multiple of 16.
         segments, partials: of the statistics; segments divide N.
         average: as of `update_running_stats_`.
+        input_precision: of the product that reads z, as of `form_input`.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class NormInput:
         eps: float,
         act: Activation,
         average: bool = False,
+        input_precision: str = "ieee",
     ) -> None:
         channels = shape[1]
         self._segments, self._average = segments, average
@@ -58,6 +62,9 @@ class NormInput:
         partials = cdiv(partials, self._chunk) if self._chunk else partials
         grid, arguments = _launch(tuple(shape), segments, partials)
         named = {**arguments, "AVERAGE": average, "ACT": act.kernel_code}
+        named["PRECISION"] = input_precision
+        if input_precision == "tf32":
+            named["maxnreg"] = REGISTERS
         # Of x, gamma, beta and the running statistics.
         self._launch = Launch(norm_input_kernel, grid, named, varying=(0, 4, 5, 6, 7))
 

@@ -13,13 +13,15 @@ from fastgan.kernels.conv_block.geometry import ConvConfig, ConvGeometry, Target
 from fastgan.kernels.conv_block.weight_plan import MULTIPROCESSORS, Product, split
 from fastgan.kernels.core.by_shape import by_shape
 from fastgan.kernels.core.geometry import cdiv
+from fastgan.kernels.core.precision import precision
 
 Launcher = TypeVar("Launcher")
 
-# Channels come in multiples of this: 32 bytes, the narrowest that TMA swizzles.
+# Channels come in multiples of this: of 16 bits 32 bytes, the narrowest that TMA swizzles.
 CHANNELS = 16
 # The configurations that ship, for 16-bit tensors; block_k is a most, that of 128 bytes a position:
-# of such a step each issues for fewer cycles on Hopper than it multiplies.
+# of such a step each issues for fewer cycles on Hopper than it multiplies. Of TF32, of which a
+# product takes steps of as many bytes, the matrix unit makes half as many multiply-adds a cycle.
 PRODUCT = (
     ConvConfig(128, 128, 64, 8, 4),
     ConvConfig(128, 64, 64, 4, 4),
@@ -39,17 +41,27 @@ MAX_SLICES, MIN_STEPS, ADD_LAUNCH, ADD_VALUES = 8, 8, 7.0, 1 << 17
 HALF_TILE = 1.15
 
 
-def serves(geo: ConvGeometry, x: torch.Tensor) -> bool:
-    """Whether these kernels run a convolution: on GPUs from Hopper on, of 16-bit tensors of one or
-    two dimensions, with multiples of 16 channels on both sides.
+def serves(geo: ConvGeometry, x: torch.Tensor, of_weight: bool = False) -> bool:
+    """Whether these kernels run a convolution: on GPUs from Hopper on, of tensors of 16 bits, or of
+    float32 in TF32, of one or two dimensions, with multiples of 16 channels on both sides.
+
+    Args:
+        of_weight: its weight gradient; else forward pass and data gradient.
     """
-    return supports(geo, x.dtype) and has_tma(x.device)
+    return supports(geo, x.dtype, precision(x), of_weight) and has_tma(x.device)
 
 
-def supports(geo: ConvGeometry, dtype: torch.dtype) -> bool:
-    """`serves`, whatever the device."""
+def supports(
+    geo: ConvGeometry, dtype: torch.dtype, input_precision: str, of_weight: bool = False
+) -> bool:
+    """`serves`, whatever the device.
+
+    The weight gradient sums over positions, which are adjacent in neither operand: in TF32 Hopper's
+    matrix unit does not take it.
+    """
     channels = geo.channels_in % CHANNELS == 0 and geo.channels_out % CHANNELS == 0
-    return dtype.itemsize == 2 and geo.dims <= 2 and channels and geo.images > 0
+    kind = dtype.itemsize == 2 or (input_precision == "tf32" and not of_weight)
+    return kind and geo.dims <= 2 and channels and geo.images > 0
 
 
 @functools.cache
@@ -59,10 +71,10 @@ def has_tma(device: torch.device) -> bool:
     return nvidia and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
-def product_configs(channels_in: int, target: Target) -> list[ConvConfig]:
+def product_configs(channels_in: int, target: Target, itemsize: int = 2) -> list[ConvConfig]:
     """Every configuration that `product_plan` can return."""
-    step = gcd(channels_in, PRODUCT[0].block_k)
-    return [_fitted(replace(config, block_k=step), target) for config in PRODUCT]
+    step = gcd(channels_in, PRODUCT[0].block_k * 2 // itemsize)
+    return [_fitted(replace(config, block_k=step), target, itemsize) for config in PRODUCT]
 
 
 def weight_configs(target: Target) -> list[ConvConfig]:
@@ -70,8 +82,8 @@ def weight_configs(target: Target) -> list[ConvConfig]:
     return [_fitted(config, target) for config in WEIGHT]
 
 
-def _fitted(config: ConvConfig, target: Target) -> ConvConfig:
-    fitted = config.fitted(2, 1, target.shared - BARRIERS)
+def _fitted(config: ConvConfig, target: Target, itemsize: int = 2) -> ConvConfig:
+    fitted = config.fitted(itemsize, 1, target.shared - BARRIERS)
     return replace(fitted, registers=target.registers)
 
 
@@ -205,11 +217,15 @@ class ProductPlan(_Launched):
 
 @by_shape
 def product_plan(
-    geo: ConvGeometry, segments: int, target: Target, config: ConvConfig | None = None
+    geo: ConvGeometry,
+    segments: int,
+    target: Target,
+    config: ConvConfig | None = None,
+    itemsize: int = 2,
 ) -> ProductPlan:
     """The plan that takes the least time by its model, of the shipped configurations and numbers of
-    slices; or an unsliced one of a configuration given. It follows from the shape: a sum has the
-    same order, and the same last bit, on every GPU.
+    slices; or an unsliced one of a configuration given. It follows from the shape and the bytes of
+    a value: a sum has the same order, and the same last bit, on every GPU.
     """
     height, width = geo.size_out[1:]
     if geo.transposed:
@@ -221,7 +237,7 @@ def product_plan(
 
     if config is not None:
         return plan(config)
-    unsliced = [plan(config) for config in product_configs(geo.channels_in, target)]
+    unsliced = [plan(config) for config in product_configs(geo.channels_in, target, itemsize)]
     sliced = [
         replace(p, slices=n)
         for p in unsliced

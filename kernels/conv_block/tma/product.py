@@ -8,9 +8,12 @@ a rest, and a tap's rest is the same for all outputs. A transposed convolution's
 
 The weight is torch's own in channels-last memory, a matrix (channels out, taps * channels in) for
 the direct convolution, (channels in, taps * channels out) for the transposed one; and it is the
-same for either's data gradient, which is the other.
+same for either's data gradient, which is the other. For float32, of which Hopper's matrix unit
+takes operands with the summed axis adjacent alone, it is a copy, (channels out, taps * channels in)
+for both (`packing.py`).
 
-Written W * X^T: then both operands go from shared memory to the matrix unit.
+Written W * X^T: then both operands go from shared memory to the matrix unit. It takes float32 as
+TF32.
 """
 
 import triton
@@ -122,7 +125,10 @@ def multiply(
         if TRANSPOSED:
             x = x_desc.load([image0, h0 + bh - jh, 0, w0 + bw - jw, k0])
             weight_tap = (rh + jh * SH) * KW + rw + jw * SW
-            weight = weight_desc.load([k0, weight_tap * channels_out + n0]).T
+            if weight_desc.dtype == tl.float32:
+                weight = weight_desc.load([n0, weight_tap * CHANNELS + k0])
+            else:
+                weight = weight_desc.load([k0, weight_tap * channels_out + n0]).T
         else:
             jh += LEAD_H * SH - PH
             jw += LEAD_W * SW - PW
@@ -130,7 +136,7 @@ def multiply(
             w = w0 + jw // SW - LEAD_W
             x = x_desc.load([image0, h, jh % SH, w, jw % SW * CHANNELS + k0])
             weight = weight_desc.load([n0, step * BLOCK_K])
-        acc = tl.dot(weight, x.reshape(BLOCK_M, BLOCK_K).T, acc)
+        acc = tl.dot(weight, x.reshape(BLOCK_M, BLOCK_K).T, acc, input_precision="tf32")
     return acc
 
 

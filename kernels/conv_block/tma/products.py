@@ -9,6 +9,7 @@ import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from fastgan.kernels.conv_block.forward import Activation
+from fastgan.kernels.conv_block.tma.packing import as_read, is_packed
 from fastgan.kernels.conv_block.tma.plan import ProductPlan, WeightPlan
 from fastgan.kernels.conv_block.tma.product import tma_conv_kernel
 from fastgan.kernels.conv_block.tma.split import tma_add_slices_kernel, tma_slice_kernel
@@ -17,7 +18,6 @@ from fastgan.kernels.conv_block.weight import add_slices, weight_like
 from fastgan.kernels.core.geometry import device_guard, is_channels_last
 from fastgan.kernels.core.launch import Launch
 from fastgan.kernels.core.outputs import Layout, Layouts, channels_last, contiguous, made
-from fastgan.kernels.core.packed import kept
 
 Tensor = torch.Tensor
 Strides = tuple[int, ...]
@@ -58,7 +58,7 @@ class Product:
         )  # fmt: skip
         rows, columns = geo.channels_out, geo.channels_in
         block = config.block_n, config.block_k
-        if geo.transposed:
+        if geo.transposed and not is_packed(dtype):
             rows, columns, block = columns, rows, block[::-1]
         matrix = rows, geo.taps * columns
         self._matrix = _Described(dtype, matrix, (matrix[1], 1), block)
@@ -109,7 +109,7 @@ class Product:
         """As a call, into tensors that are there, x's device being current."""
         y, first, second, counts = *out, *_NONE[len(out) :]
         ends = bias, y, raw if self._masked else None, rows, counts, first, second, self._act
-        operands = self._view(x), self._matrix(_as_read(weight, self._dtype))
+        operands = self._view(x), self._matrix(as_read(weight, self._plan.geo, self._dtype))
         if self._plan.slices == 1:
             self._launch(*operands, *ends)
         else:
@@ -229,17 +229,3 @@ class _View:
             rows = torch.nn.functional.pad(x.movedim(1, -1), self._padded)
             x = rows.movedim(-1, 1)
         return self._described(x)
-
-
-def _as_read(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """The weight (A, B, *kernel) with the memory of the matrix (A, taps * B): itself, or a copy
-    (see `kept`).
-    """
-    if weight.dtype is dtype and is_channels_last(weight) and not weight.data_ptr() % 16:
-        return weight
-
-    def copied() -> Tensor:
-        last = weight.detach().movedim(1, -1)
-        return torch.empty(last.shape, dtype=dtype, device=last.device).copy_(last)
-
-    return kept(weight, ("matrix", dtype), copied)

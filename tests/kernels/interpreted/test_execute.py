@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from fastgan.ops.norm_act_conv import fused
 from fastgan.ops.norm_act_conv.arguments import Backward, Forward, Spec
 from fastgan.ops.norm_act_conv.fused import Companions, Statistics
 from tools.rehearse.execute import execute
+from tools.rehearse.interpreter import launches
 from tools.rehearse.record import Call
 from tools.rehearse.record import Spec as TensorSpec
 
@@ -62,15 +64,41 @@ BACKWARD = Call(
 )  # fmt: skip
 
 
+def in_tf32(call: Call) -> Call:
+    """Of float32."""
+
+    def widened(value: Any) -> Any:
+        if isinstance(value, TensorSpec):
+            return replace(value, dtype=torch.float32)
+        if not isinstance(value, tuple):
+            return value
+        held = map(widened, value)
+        return type(value)(*held) if hasattr(value, "_fields") else tuple(held)
+
+    return replace(call, arguments=widened(call.arguments), precision="tf32")
+
+
+OF_TF32 = [in_tf32(FORWARD), in_tf32(BACKWARD)]
 LOGITS, TERMS = (floats(4, 1), images(4, 1, 1)), (Term(CROSS_ENTROPY, 0.9), Term(HINGE, -1.0))
 LOSS = Call("mean_loss", "mean_loss", (LOGITS, TERMS))
 LOSS_BACKWARD = Call("mean_loss_backward", "mean_loss", (floats(), LOGITS, TERMS))
-CALLS = [TRAIN, MOVE, FORWARD, BACKWARD, LOSS, LOSS_BACKWARD]
+CALLS = [TRAIN, MOVE, FORWARD, BACKWARD, *OF_TF32, LOSS, LOSS_BACKWARD]
 
 
-@pytest.mark.parametrize("call", CALLS, ids=lambda c: c.op)
+@pytest.mark.parametrize("call", CALLS, ids=lambda c: f"{c.op} {c.precision}")
 def test_what_kernels_compute_is_accepted(call: Call) -> None:
     assert execute(call) == []
+
+
+@pytest.mark.parametrize("call", OF_TF32, ids=lambda c: c.op)
+def test_a_call_in_tf32_runs_as_it_was_recorded(call: Call) -> None:
+    """By the kernels that TF32 has, and so not with the digits of float32."""
+    with launches() as counted:
+        assert execute(call) == []
+    assert counted["tma_conv_kernel"] == 1
+    with launches() as counted:
+        assert execute(replace(call, precision="ieee")) == []
+    assert not counted["tma_conv_kernel"]
 
 
 def test_tensors_are_as_they_were_recorded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,9 @@ import fastgan.kernels.conv_block.tma.passes as _passes
 from fastgan.fusion.explaining import convolution_kernels
 from fastgan.kernels.conv_block.geometry import ConvConfig
 from fastgan.kernels.conv_block.tma import plan as tma_plan
-from fastgan.nn import FusedSequential
+from fastgan.kernels.core import precision
+from fastgan.nn import FusedSequential, runner
+from fastgan.nn.planner import kind_of
 from fastgan.nn.recording import recording
 from fastgan.ops import backend, convolution_form
 from fastgan.ops.conv import algorithms
@@ -189,3 +191,67 @@ def test_the_table_runs_it_where_triton_is_asked_for() -> None:
         with launches() as counted:
             fused(x.half())
         assert counted["tma_conv_kernel"] == 2
+
+
+@pytest.fixture
+def _in_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU while TF32 is allowed."""
+    monkeypatch.setattr(precision, "float32_precision", lambda device: "tf32")
+
+
+@pytest.mark.usefixtures("_in_tf32")
+@pytest.mark.parametrize(("k", "side"), [(1, 4), (2, 6)], ids=["whole", "segments"])
+def test_a_chain_of_float32_in_tf32_is_the_layers(k: int, side: int) -> None:
+    check_chain(k, *images(side=side), torch.float32, like=torch.float16)
+
+
+@pytest.mark.usefixtures("_in_tf32")
+@pytest.mark.parametrize("keep", [False, True], ids=["y is kept", "z too"])
+def test_in_tf32_the_weight_gradient_gathers(keep: bool) -> None:
+    """From what was kept: it normalises y as it loads it, so that no pass makes z again."""
+    fused, (x, g) = FusedSequential(*layers(), keep_activations=keep), images()
+    with launches() as forward, recording() as runs:
+        y = fused(x.requires_grad_())
+    assert [run.form for run in runs] == ["fused", "fused", "recompute"]
+    of_tma = "Triton, TMA"
+    assert [convolution_kernels(run) for run in runs[:2]] == [(of_tma, of_tma, "Triton")] * 2
+    assert forward == {"tma_conv_kernel": 2, "norm_input_kernel": 2, "pack_kernel": 2}
+    with launches() as backward:
+        y.backward(g)
+    products = {"tma_conv_kernel": 2, "pack_kernel": 2, "weight_kernel": 2}
+    of_the_last = {"bias_act_backward_kernel": 1, "apply_kernel": 1, "backward_whole_kernel": 1}
+    if keep:
+        del of_the_last["apply_kernel"]
+    assert backward == products | {"norm_gradient_kernel": 1} | of_the_last
+
+
+def test_a_change_of_precision_changes_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of calls alike, and between a call and its backward: as if nothing had been planned before,
+    bit for bit.
+    """
+    fused, (x, g) = FusedSequential(*layers()), images()
+    monkeypatch.setattr(
+        runner, "kind_of", lambda x: (*kind_of(x), precision.precision(x))
+    )  # a GPU's
+
+    def run(model: FusedSequential, of_forward: str, of_backward: str) -> list[Tensor]:
+        z = x.clone().requires_grad_()
+        monkeypatch.setattr(precision, "float32_precision", lambda device: of_forward)
+        with launches() as forward:
+            y = model(z)
+        assert forward["tma_conv_kernel"] == (2 if of_forward == "tf32" else 0)
+        monkeypatch.setattr(precision, "float32_precision", lambda device: of_backward)
+        with launches() as backward:
+            y.backward(g)
+        assert backward["tma_conv_kernel"] == (2 if of_backward == "tf32" else 0)
+        held = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        model.zero_grad()
+        return [y.detach(), z.grad, *held, *(b.clone() for b in model.buffers())]
+
+    found = {}
+    for pair in (*[("tf32", "tf32")] * 2, ("ieee", "ieee"), ("tf32", "ieee"), ("tf32", "tf32")):
+        alike = copy.deepcopy(fused)  # plans for itself
+        found[pair] = run(fused, *pair)
+        assert all(map(torch.equal, found[pair], run(alike, *pair)))
+    assert not torch.equal(found["tf32", "tf32"][0], found["ieee", "ieee"][0])
+    assert not torch.equal(found["tf32", "tf32"][1], found["tf32", "ieee"][1])
