@@ -58,10 +58,13 @@ def test_layers(name: str, dtype: torch.dtype, precision: str) -> None:
     check(c, precision)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@OF_KINDS
 @pytest.mark.parametrize("name", LAYERS)
-def test_layers_by_the_block(name: str, dtype: torch.dtype) -> None:
+def test_layers_by_the_block(
+    name: str, dtype: torch.dtype, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By TMA where it serves, all gradients: what a layer's forward and backward run."""
+    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", precision)
     c = ConvCase(LAYERS[name], dtype, (1, 2), TANH, TANH, True, device=DEVICE)
     c.check(run_block(c))
 
