@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any, TypeVar, overload
 
 _Kind = TypeVar("_Kind")
@@ -162,6 +163,12 @@ def did_you_mean(value: object, known: Iterable[str]) -> str:
     """Return ` (did you mean 'x'?)`, or nothing when no known name is near `value`."""
     near = _near(value, known, 1)
     return f" (did you mean {near}?)" if near else ""
+
+
+def paths_beside(path: Path) -> list[Path]:
+    """What stands in the folder that a path that is not there would be in; nothing hidden."""
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    return [other for other in beside if not other.name.startswith(".")]
 
 
 def check_name(kind: str, name: str, known: Iterable[str]) -> str:

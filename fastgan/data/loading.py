@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import torch
 
-from fastgan.checks import check_choice, did_you_mean
+from fastgan.checks import check_choice, did_you_mean, paths_beside
 from fastgan.data.archive import list_archive
 from fastgan.data.array import is_npy, load_array
 from fastgan.data.dataset import ImageDataset
@@ -225,8 +225,7 @@ def _check_source(source: str | os.PathLike[str]) -> None:
 
 def _no_such(source: str) -> FileNotFoundError:
     names, path = (EMBEDDED, *REMOTES), Path(source)
-    beside = path.parent.iterdir() if path.parent.is_dir() else ()
-    near = did_you_mean(source, names) or did_you_mean(path, (str(other) for other in beside))
+    near = did_you_mean(source, names) or did_you_mean(path, map(str, paths_beside(path)))
     return FileNotFoundError(
         errno.ENOENT,
         f"source {source!r} is neither a path that exists nor one of "

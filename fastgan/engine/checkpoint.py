@@ -25,7 +25,7 @@ from safetensors.torch import load as decode_tensors
 from safetensors.torch import save as encode_tensors
 from torch import Tensor, nn
 
-from fastgan.checks import did_you_mean
+from fastgan.checks import did_you_mean, paths_beside
 from fastgan.engine import records
 
 _LOG = logging.getLogger(__name__)
@@ -240,8 +240,8 @@ def find_checkpoint(path: Path) -> Checkpoint:
         shipped = sorted(manifest.parent.name for manifest in PRETRAINED.glob(f"*/{MANIFEST}"))
         if str(path) in shipped:
             return open_checkpoint(PRETRAINED / path)
-        beside = path.parent.iterdir() if path.parent.is_dir() else ()
-        near = did_you_mean(path, (str(other) for other in beside if other.is_dir()))
+        folders = (str(other) for other in paths_beside(path) if other.is_dir())
+        near = did_you_mean(path, folders)
         raise FileNotFoundError(
             f"no checkpoint or run at {path}{near}; {', '.join(shipped)} ships with the package"
         )

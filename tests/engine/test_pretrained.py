@@ -48,7 +48,9 @@ def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
         find_checkpoint(Path("digits"))
 
 
-def test_other_names_and_what_it_lacks_are_told():
+def test_other_names_and_what_it_lacks_are_told(tmp_path, monkeypatch):
+    (tmp_path / ".digit").mkdir()  # what is hidden is no answer
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="no checkpoint or run at digit; digits ships with"):
         fastgan.load_generator("digit")
     with pytest.raises(CheckpointError, match=r"digits has no discriminator\.safetensors"):

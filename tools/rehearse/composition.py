@@ -1,5 +1,6 @@
 """norm_act_conv and conv_block as PyTorch composes them at the dtype of x, the result of each layer
-rounded: the tolerance rule allows twice its error. Arguments and results as the references have.
+rounded, and in TF32 what a product reads: the tolerance rule allows twice its error. Arguments and
+results as the references have.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgan.kernels.core import precision
 from fastgan.ops.conv.geometry import aten_arguments
 from fastgan.ops.conv_block import reference as conv_block
 from fastgan.ops.core.activation import act, d_act, d_act_from_output
@@ -20,7 +22,8 @@ from fastgan.ops.norm_act_conv.arguments import Backward, Forward
 def forward(a: Forward) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
     z, mean, var = normalise(a, a.spec.training)
     bias = None if a.bias is None else a.bias.to(z.dtype)
-    y = torch.ops.aten.convolution(z, a.weight.to(z.dtype), bias, *aten_arguments(*a.spec.geometry))
+    read = operand(z), operand(a.weight.to(z.dtype))
+    y = torch.ops.aten.convolution(*read, bias, *aten_arguments(*a.spec.geometry))
     return act(y, *a.spec.after), mean, var, z
 
 
@@ -28,8 +31,8 @@ def backward(a: Backward) -> tuple[Tensor | None, ...]:
     x, (mean, var, gamma, beta), spec = a.x, a.norm, a.spec
     dy = a.g_y if a.y is None else a.g_y * d_act_from_output(a.y, *spec.after)
     dz, g_weight, _ = torch.ops.aten.convolution_backward(
-        dy, normalise(a, False)[0], a.weight.to(x.dtype), None, *aten_arguments(*spec.geometry),
-        [a.need_x or a.need_affine, a.need_weight, False],
+        operand(dy), operand(normalise(a, False)[0]), operand(a.weight.to(x.dtype)), None,
+        *aten_arguments(*spec.geometry), [a.need_x or a.need_affine, a.need_weight, False],
     )  # fmt: skip
     g_x, g_gamma, g_beta = x.new_empty(0), None, None
     if mean is not None and var is not None and dz is not None:
@@ -41,6 +44,15 @@ def backward(a: Backward) -> tuple[Tensor | None, ...]:
     g_weight = g_weight.to(a.weight.dtype) if a.need_weight else None
     g_bias = dy.float().sum([0, *range(2, dy.dim())]) if a.need_bias else None
     return g_x, g_weight, g_bias, g_gamma, g_beta
+
+
+def operand(t: Tensor) -> Tensor:
+    """As a product reads it: float32 is rounded to 10 bits of fraction while TF32 is the precision
+    of products, to the nearest and ties away from 0.
+    """
+    if t.dtype is not torch.float32 or precision.float32_precision(t.device) != "tf32":
+        return t
+    return ((t.view(torch.int32) + (1 << 12)) & ~((1 << 13) - 1)).view(torch.float32)
 
 
 def normalise(a: Forward | Backward, training: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -72,7 +84,8 @@ def conv_block_forward(
         normal = norm_act.norm_act_eval(x, mean, var, gamma, beta, *options)
     z = act(normal, before, before_slope)
     own = None if bias is None else bias.to(z.dtype)
-    y = torch.ops.aten.convolution(z, weight.to(z.dtype), own, *aten_arguments(*geometry))
+    read = operand(z), operand(weight.to(z.dtype))
+    y = torch.ops.aten.convolution(*read, own, *aten_arguments(*geometry))
     y = act(y, after, after_slope)
     none = torch.empty(0)
     return y, *(norm_act.moments(norm_act.split(y, segments)) if segments else (none, none))
@@ -83,7 +96,7 @@ def _rounded_gradients(
 ) -> tuple[Tensor | None, Tensor | None]:
     *geometry, need_input, need_weight = rest
     dz, dweight, _ = torch.ops.aten.convolution_backward(
-        dy.to(dtype), z.to(dtype), weight.to(dtype), None, *aten_arguments(*geometry),
+        *(operand(t.to(dtype)) for t in (dy, z, weight)), None, *aten_arguments(*geometry),
         [need_input, need_weight, False],
     )  # fmt: skip
     return dz, dweight
