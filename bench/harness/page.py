@@ -98,7 +98,7 @@ def steps(rows: list[Row]) -> str:
         batch = int(str(case["shape"]).removeprefix("batch "))
         title, body = f"**{case['op']}, {case['shape']}, {case['dtype']}**", []
         shares = [r["share_of_roofline"] for r in group if r["own"] and "share_of_roofline" in r]
-        beyond = any(share > 1 for share in shares)
+        beyond = any(map(_is_beyond, group))
         if shares:
             title += (
                 f": fused takes {1 / shares[0]:.2f} times what its convolutions, as defined, need "
@@ -124,13 +124,14 @@ def of_cases(rows: list[Row], memory: bool = False) -> str:
     heading = ["op", "shape", "what", "ours, ms", "of the roofline", *peers]
     heading += ["saved MiB, ours / eager"] * memory
     body: list[list[str]] = []
+    beyond = False
     ratios: dict[str, list[float]] = {peer: [] for peer in peers}
     for case, group in cases(timed):
         by_name = {row["implementation"]: row for row in group}
         own = next((row for row in group if row["own"]), None)
         if own is None:
             continue
-        share = _share(own)
+        share, beyond = _share(own), beyond or _is_beyond(own)
         line = [case["op"], case["shape"], f"{case['part']}, {case['dtype']}, {case['layout']}"]
         line += [f"{own['seconds']['p50'] * 1e3:.2f}", share]
         for peer in peers:
@@ -144,8 +145,7 @@ def of_cases(rows: list[Row], memory: bool = False) -> str:
     means = [f"**{geometric_mean(values):.2f}**" if values else "" for values in ratios.values()]
     body.append(["geometric mean", "", "", "", "", *means, *[""] * memory])
     text = table(heading, body)
-    if any("†" in line[4] for line in body):
-        text += f"\n\n{BEYOND}"
+    text += f"\n\n{BEYOND}" * beyond
     left_out = dict.fromkeys(
         f"- {row['implementation']}: {row['left_out']}" for row in rows if "left_out" in row
     )
@@ -245,8 +245,12 @@ def _share(row: Row) -> str:
     """Of the roofline, marked where it passes 1."""
     if "share_of_roofline" not in row:
         return ""
-    share = row["share_of_roofline"]
-    return f"{share:.0%}" + " †" * (round(share, 2) > 1)
+    return f"{row['share_of_roofline']:.0%}{' †' * _is_beyond(row)}"
+
+
+def _is_beyond(row: Row) -> bool:
+    """Whether an implementation of ours passes the roofline, as a table shows it."""
+    return bool(row["own"]) and round(row.get("share_of_roofline", 0.0), 2) > 1
 
 
 def _interval(ratio: Sequence[float] | None) -> str:

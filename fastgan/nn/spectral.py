@@ -20,6 +20,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _SpectralNorm
 
 from fastgan.nn.layers import is_compiled, is_product
+from fastgan.ops.core.tensors import autocast_to
 
 Vectors = tuple[Tensor, Tensor, Tensor]  # of a stack: u (n, rows), v (n, columns), the norms (n)
 
@@ -62,9 +63,7 @@ class SpectralNorms:
         layout = self._layouts.get((device, matrices))
         if layout is None:
             layout = self._layouts[device, matrices] = _Layout(matrices, device)
-        lower = None
-        if device.type != "meta" and torch.is_autocast_enabled(device.type):
-            lower = torch.get_autocast_dtype(device.type)
+        lower = autocast_to(device.type)
         with torch.autocast(device.type, enabled=False):
             stacks = _Packed.apply(layout, *(item.weight for item in found))
             vectors = layout.iterated(stacks.detach(), [item.norm for item in found])

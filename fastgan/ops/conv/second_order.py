@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from fastgan.ops.core import dispatch
 from fastgan.ops.core.library import will_run
+from fastgan.ops.core.tensors import autocast_to
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 Needs = tuple[bool, bool, bool]
@@ -184,8 +185,8 @@ def _serves(x: Tensor, weight: Tensor, bias: Tensor | None, given: Arguments) ->
 
 def _run(x: Tensor, weight: Tensor, bias: Tensor | None, given: Arguments) -> Tensor:
     kind, dims = x.device.type, weight.dim() - 2
-    if not x.is_meta and torch.is_autocast_enabled(kind) and x.dtype is not torch.float64:
-        lower = torch.get_autocast_dtype(kind)
+    lower = autocast_to(kind)
+    if lower is not None and x.dtype is not torch.float64:
         x, weight = x.to(lower), weight.to(lower)
         bias = None if bias is None else bias.to(lower)
     stride, padding, dilation, output_padding = (

@@ -184,12 +184,17 @@ def spatial_size(x: Tensor) -> int:
     return size
 
 
+def autocast_to(device: str) -> torch.dtype | None:
+    """The dtype of the autocast region that a type of devices stands in, if any; autocast knows
+    nothing of meta."""
+    if device == "meta" or not torch.is_autocast_enabled(device):
+        return None
+    return torch.get_autocast_dtype(device)
+
+
 def autocast_dtype(x: Tensor) -> torch.dtype:
     """The dtype a convolution takes x in: that of the autocast region it stands in, if any."""
-    device = x.device.type
-    if x.dtype is torch.float64 or x.is_meta or not torch.is_autocast_enabled(device):
-        return x.dtype
-    return torch.get_autocast_dtype(device)
+    return x.dtype if x.dtype is torch.float64 else autocast_to(x.device.type) or x.dtype
 
 
 def stat_dtype(x: Tensor) -> torch.dtype:
