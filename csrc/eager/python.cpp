@@ -69,6 +69,7 @@ extern "C" __attribute__((visibility("default"))) PyObject* PyInit__autograd() {
   using namespace fastgan::eager;
   static PyMethodDef methods[] = {method("norm_act", py_norm_act), method("bias_act", py_bias_act),
                                   method("count", py_count), method("kind", py_kind),
+                                  method("call_kind", py_call_kind), method("known", py_known),
                                   method("empties", py_empties), method("apart", py_apart),
                                   method("norm_layer", py_norm_layer),
                                   method("convolution", py_convolution),

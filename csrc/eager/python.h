@@ -152,6 +152,8 @@ inline bool counts(Py_ssize_t given, Py_ssize_t expected) {
 
 // Of calls that were like earlier ones (`python_repeated.cpp`).
 PyObject* py_kind(PyObject*, PyObject* const* given, Py_ssize_t n);
+PyObject* py_call_kind(PyObject*, PyObject* const* given, Py_ssize_t n);
+PyObject* py_known(PyObject*, PyObject* const* given, Py_ssize_t n);
 PyObject* py_apart(PyObject*, PyObject* const* given, Py_ssize_t n);
 PyObject* py_empties(PyObject*, PyObject* const* given, Py_ssize_t n);
 

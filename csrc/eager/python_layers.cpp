@@ -24,19 +24,51 @@ const Names& names() {
 // Whether someone in this thread wants to see the functions of torch that a layer calls.
 bool is_overridden() { return at::impl::torch_function_mode_enabled(); }
 
-// Whether an object is as it was: of the type `expected`, where key is None; else a dictionary that has,
-// under the key, `expected`: an equal value, any (Ellipsis), none (NotImplemented), or a dictionary with
-// nothing in it.
+// Whether a value is the one that was there, or a constant equal to it.
+bool same(PyObject* now, PyObject* old) {
+  if (now == old) return true;
+  const PyTypeObject* const type = Py_TYPE(old);
+  if (Py_TYPE(now) != type) return false;
+  if (type == &PyTuple_Type) {
+    const Py_ssize_t n = PyTuple_Size(old);
+    bool equal = PyTuple_Size(now) == n;
+    for (Py_ssize_t i = 0; equal && i < n; ++i) {
+      equal = same(PyTuple_GetItem(now, i), PyTuple_GetItem(old, i));
+    }
+    return equal;
+  }
+  const bool is_constant = type == &PyLong_Type || type == &PyFloat_Type || type == &PyUnicode_Type ||
+                           type == &PyComplex_Type || type == &PyBytes_Type ||
+                           type == &PyFrozenSet_Type;
+  return is_constant && PyObject_RichCompareBool(now, old, Py_EQ) == 1;
+}
+
+// Whether a dictionary holds the very objects that another holds, and no more.
+bool holds_all(PyObject* o, PyObject* expected) {
+  if (!PyDict_Check(o) || PyDict_Size(o) != PyDict_Size(expected)) return false;
+  Py_ssize_t at = 0;
+  PyObject *key = nullptr, *value = nullptr;
+  while (PyDict_Next(expected, &at, &key, &value)) {
+    if (PyDict_GetItemWithError(o, key) != value) return false;
+  }
+  return true;
+}
+
+// Whether an object is as it was: of the type `expected`, where key is None; a dictionary that holds what
+// `expected` does, where key is Ellipsis; else a dictionary that has, under the key, `expected`: the same
+// value, any (Ellipsis), any but None (NoneType), none (NotImplemented), or a dictionary with nothing in
+// it.
 bool holds(PyObject* o, PyObject* key, PyObject* expected) {
   if (key == Py_None) return reinterpret_cast<PyObject*>(Py_TYPE(o)) == expected;
+  if (key == Py_Ellipsis) return holds_all(o, expected);
   PyObject* const now = PyDict_GetItemWithError(o, key);
   if (now == nullptr) return expected == Py_NotImplemented;
   if (expected == Py_Ellipsis) return true;
+  if (expected == reinterpret_cast<PyObject*>(Py_TYPE(Py_None))) return now != Py_None;
   if (PyDict_Check(expected) && PyDict_Size(expected) == 0) {
     return PyDict_Check(now) && PyDict_Size(now) == 0;
   }
-  if (now == expected) return true;
-  return Py_TYPE(now) == Py_TYPE(expected) && PyObject_RichCompareBool(now, expected, Py_EQ) == 1;
+  return same(now, expected);
 }
 
 }  // namespace

@@ -1,5 +1,8 @@
 // What Python asks of a call that may be like an earlier one: how its arguments lie, as one value to
 // compare, and its outputs, all at once.
+#include <ATen/TracerMode.h>
+#include <ATen/autocast_mode.h>
+
 #include <array>
 #include <cstring>
 #include <vector>
@@ -49,6 +52,16 @@ class Description {
     }
     const bool is_parameter = reinterpret_cast<PyObject*>(Py_TYPE(o)) == ParameterClass;
     return add(o, is_parameter ? 'P' : 'T', with_gradient);
+  }
+
+  // All that the choice of a form may depend on beside the tensors.
+  bool add_modes() {
+    bool right = put(at::GradMode::is_enabled());
+    for (const auto device : {at::kCPU, at::kCUDA}) {
+      const bool casts = at::autocast::is_autocast_enabled(device);
+      right = right && put(casts) && (!casts || put(at::autocast::get_autocast_dtype(device)));
+    }
+    return right;
   }
 
   PyObject* bytes() const {
@@ -182,6 +195,46 @@ PyObject* py_kind(PyObject*, PyObject* const* given, Py_ssize_t n) {
     if (!kind.add(given[i], i >= n - last)) return none();
   }
   return kind.bytes();
+}
+
+namespace {
+
+// Of a call in a mode of training, with the number of all settings, of a tuple of tensors on the CPU;
+// null where another object is among them (on a GPU the form also depends on the precision of float32
+// products, which Python asks for), and under torch.jit.trace, for which every call is a new one.
+PyObject* kind_of_call(PyObject* training, PyObject* settings, PyObject* args) {
+  if (at::tracer::impl::is_dispatch_enabled()) return nullptr;
+  Description kind;
+  bool right = PyTuple_Check(args) && kind.add(training, false) && kind.add(settings, false) &&
+               kind.add_modes();
+  const Py_ssize_t n = right ? PyTuple_Size(args) : 0;
+  for (Py_ssize_t i = 0; right && i < n; ++i) {
+    PyObject* const x = PyTuple_GetItem(args, i);
+    const Tensor* const t = plain_tensor(x);
+    right = t != nullptr && t->is_cpu() && kind.add(x, true);
+  }
+  return right ? kind.bytes() : nullptr;
+}
+
+}  // namespace
+
+// The kind of a call, as of `kind_of_call`, or None.
+PyObject* py_call_kind(PyObject*, PyObject* const* given, Py_ssize_t n) {
+  if (!counts(n, 3)) return nullptr;
+  PyObject* const kind = kind_of_call(given[0], given[1], given[2]);
+  return kind != nullptr || PyErr_Occurred() ? kind : none();
+}
+
+// What a dictionary holds for the kind of a call; None, too, where it holds nothing.
+PyObject* py_known(PyObject*, PyObject* const* given, Py_ssize_t n) {
+  if (!counts(n, 4)) return nullptr;
+  PyObject* const kind = kind_of_call(given[1], given[2], given[3]);
+  if (kind == nullptr) return PyErr_Occurred() ? nullptr : none();
+  PyObject* const found = PyDict_GetItemWithError(given[0], kind);
+  Py_DecRef(kind);
+  if (found == nullptr) return PyErr_Occurred() ? nullptr : none();
+  Py_IncRef(found);
+  return found;
 }
 
 // Whether tensors, some of which may be None, each fill a memory of their own. False, too, where another

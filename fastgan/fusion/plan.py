@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from fastgan.fusion.copying import sharing
+from fastgan.fusion.looking import entries, in_mode
 from fastgan.fusion.matching import Choice, Written, fused_graph
 from fastgan.fusion.memory_format import Border, borders, with_borders
 from fastgan.fusion.report import Block
@@ -23,7 +24,9 @@ from fastgan.nn import steps
 from fastgan.nn.layers import hooked
 from fastgan.nn.planner import MAX_KINDS, kind_of, kind_of_call
 from fastgan.nn.recording import is_recording, recorded_as_converted
+from fastgan.ops.core import native
 from fastgan.ops.core.dispatch import in_onnx_export, is_composite, setting
+from fastgan.ops.core.setting import Setting
 
 
 class Plan:
@@ -59,9 +62,10 @@ class Plan:
         self.forwards: dict[Hashable, Specialized] = {}  # by kind of call
         self.specialized: dict[Hashable, Specialized] = {}
         self.converting: dict[tuple[Border, ...], fx.GraphModule] = {}
+        self.looks: dict[bool, steps.State | None] = {}  # by mode, see `_looks`
 
     def __getstate__(self) -> dict[str, Any]:  # a copy chooses for itself
-        chosen = ("forwards", "specialized", "converting")
+        chosen = ("forwards", "specialized", "converting", "looks")
         return {k: v for k, v in vars(self).items() if k not in chosen}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -81,45 +85,46 @@ class Plan:
         vars(self.module)["forward"] = method
 
     def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        # Where nothing is fused this is all that a call costs, run from cold caches: few steps.
         module = self.module
-        own, compiling = type(module).forward, torch.compiler.is_compiling()
-        if not compiling:
-            for outer in self.around:
-                if outer.plainly:
-                    return own(module, *args, **kwargs)
+        own = type(module).forward
+        if torch.compiler.is_compiling():
+            return self._compiled(own, args, kwargs)
+        # Where nothing is fused this is all that a call costs, run from cold caches: few steps.
+        for outer in self.around:
+            if outer.plainly:
+                return own(module, *args, **kwargs)
         if kwargs or len(args) != len(self.inputs):
             return own(module, *args, **kwargs)
-        kind: tuple[Hashable, ...] = (module.training,)
-        for x in args:
-            if not isinstance(x, Tensor) or x.is_meta:
+        known = native.WITH_AUTOGRAD.known(self.forwards, module.training, Setting.state, args)
+        if not known:
+            if not _serves(args):
                 return own(module, *args)
-            if not compiling:
-                kind += kind_of(x)
-        known: Specialized | None = None
-        if not compiling:
-            kind += kind_of_call()
-            known = self.forwards.get(kind)
-            if known is ITS_OWN and not is_recording():
-                self.running.plainly = True
-                try:
-                    return own(module, *args)
-                finally:
-                    self.running.plainly = False
-        if in_onnx_export() if compiling else is_composite(setting()):
-            return own(module, *args)
-        if compiling or is_recording():
-            if not self._holds():
+            known = self.forwards.get(_kind(module.training, args))
+        if known is ITS_OWN and not is_recording():
+            self.running.plainly = True
+            try:
                 return own(module, *args)
-            graph = self.graphs[module.training]
-            return graph(*args) if compiling else self._recorded(graph, args)
-        if not self._holds():
+            finally:
+                self.running.plainly = False
+        if is_composite(setting()) or not self._holds():
             return own(module, *args)
-        if known is not None:
-            if not known.relies or steps.unchanged(known.relies):
-                return known.forward(*args)
-            del self.forwards[kind]  # the layers are others: it is chosen again
-        graph = self.graphs[module.training]
+        if is_recording():
+            return self._recorded(self.graphs[module.training], args)
+        if known and (not known.relies or steps.unchanged(known.relies)):
+            return known.forward(*args)
+        return self._choose(args)
+
+    def _compiled(self, own: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The answer where torch.compile or torch.export watches."""
+        serves = not kwargs and len(args) == len(self.inputs) and _serves(args)
+        if not serves or in_onnx_export() or not self._holds():
+            return own(self.module, *args, **kwargs)
+        return self.graphs[self.module.training](*args)
+
+    def _choose(self, args: tuple[Tensor, ...]) -> Any:
+        """The first answer to calls of a kind, and to those after a layer became another."""
+        kind, graph = _kind(self.module.training, args), self.graphs[self.module.training]
+        self.forwards.pop(kind, None)
         if len(self.forwards) >= MAX_KINDS:
             return graph.forward(*args)
         graph = self._converting(graph, args)
@@ -155,16 +160,31 @@ class Plan:
         """Whether the modules that were traced through are as they were then."""
         if _has_any_global_hook():
             return False
+        looks = None if torch.compiler.is_compiling() else self._looks()
+        if looks is not None and steps.unchanged(looks):
+            return True
         watch = self.watch
         if watch is not None and (watch.names is None or watch.outside is None):
             if torch.compiler.is_compiling():
                 return False
             self.watch = watch = self._watch_anew()
+            self.looks.clear()
         if watch is None or not watch.holds():
             return False
         if self.by_mode and any(m.training != self.module.training for m in self.moded):
             return False
         return not any(map(hooked, self.inner))
+
+    def _looks(self) -> steps.State | None:
+        """Entries for `steps.unchanged`, by which `_holds` sees in one call that all is as it was;
+        None where it has to look itself."""
+        training = self.module.training
+        if training not in self.looks:
+            found = None if self.watch is None else entries(self.watch, self.inner)
+            if found is not None and self.by_mode:
+                found += in_mode(self.moded, training)
+            self.looks[training] = found
+        return self.looks[training]
 
     def _watch_anew(self) -> Watch | None:
         """For a plan that was pickled: what stands outside of its module is another process's.
@@ -181,6 +201,17 @@ class Plan:
             for own, forward in forwards:
                 own["forward"] = forward
         return traced.watch if traced.code == self.code else None
+
+
+def _serves(args: tuple[Any, ...]) -> bool:
+    """Whether a plan answers to such arguments at all."""
+    return all(isinstance(x, Tensor) and not x.is_meta for x in args)
+
+
+def _kind(training: bool, args: tuple[Tensor, ...]) -> Hashable:
+    """What of a call its answer depends on, beside the module."""
+    kind = native.WITH_AUTOGRAD.call_kind(training, Setting.state, args)
+    return kind or (training, *map(kind_of, args), *kind_of_call())
 
 
 _KEY = "_fusion_plan"

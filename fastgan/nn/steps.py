@@ -26,11 +26,13 @@ from fastgan.ops.core.tensors import activation_code, stat_dtype
 from fastgan.ops.norm_act_conv import Norm
 
 Step = Callable[[Tensor], Tensor]
-# (an object, None, its type), or (a dictionary, a key, what it has there: see `unchanged`).
+# (an object, None, its type), (a dictionary, a key, what it has there), or (a dictionary, ALL, one
+# like it), again and again: see `unchanged`.
 State = tuple[Any, ...]
 
-ANY, NOTHING = Ellipsis, NotImplemented
-_HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
+ANY, SOME, NOTHING = Ellipsis, type(None), NotImplemented
+ALL = Ellipsis  # for a key
+HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
 _SETTINGS = {
     "conv": ("stride", "padding", "dilation", "output_padding", "groups", "padding_mode"),
     "norm": ("eps", "momentum", "track_running_stats"),
@@ -62,8 +64,10 @@ def serve(x: Tensor) -> bool:
 def unchanged(states: State) -> bool:
     """Whether layers are as they were in `state_of`.
 
-    An entry of a dictionary is as it was if it equals its former value; if it is there at all, of
-    ANY; if it is not, of NOTHING; if it is empty as well, of an empty dictionary.
+    An entry of a dictionary is as it was if it is its former value, or a constant that equals it;
+    if it is there at all, of ANY; if it is and is not None, of SOME; if it is not, of NOTHING; if
+    it is empty as well, of an empty dictionary. With ALL for a key, a dictionary is as it was if it
+    holds the very objects that another does.
     """
     return not states or bool(native.WITH_AUTOGRAD.unchanged(states))
 
@@ -76,7 +80,7 @@ def state_of(layers: Iterable[nn.Module]) -> State | None:
         if kind not in _SETTINGS or why_not_layer(layer) is not None:
             return None
         found += (layer, None, type(layer), own, "forward", NOTHING)
-        for name in _HOOKS:
+        for name in HOOKS:
             found += (own, name, {})
         for name in _SETTINGS[kind]:
             value = own.get(name, NOTHING)

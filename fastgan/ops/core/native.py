@@ -66,8 +66,8 @@ class _WithAutograd:
     `convolution`), `count`, which adds to a number of a layer, and `unchanged`, which looks whether
     objects are as they were: of plain eager calls whose arguments need no conversion. Of another
     one they do nothing and give None, or False. So do `kind`, a value by which arguments alike are
-    known, and `empties`, which makes tensors of such a kind. `from_python` says whether all of them
-    are there.
+    known, `empties`, which makes tensors of such a kind, `call_kind`, of a whole call, and `known`,
+    what a dictionary holds for that. `from_python` says whether all of them are there.
     """
 
     def __getattr__(self, name: str) -> Any:

@@ -18,7 +18,8 @@ class Setting:
     renamed: ClassVar[dict[str, str]] = {}
     value: ClassVar[str] = "auto"
     # Of all settings: differs where any of their values does, or what they were decided by.
-    state: ClassVar[tuple[object, ...]] = ()
+    state: ClassVar[int] = 0
+    _states: ClassVar[dict[tuple[object, ...], int]] = {}  # the number of each that there was
     _renewed: ClassVar[int] = 0
 
     def __init__(self, name: str) -> None:
@@ -52,7 +53,8 @@ class Setting:
     @staticmethod
     def _note() -> None:
         values = ((kind.__name__, kind.value) for kind in Setting.__subclasses__())
-        Setting.state = (Setting._renewed, *values)
+        states, now = Setting._states, (Setting._renewed, *values)
+        Setting.state = states.setdefault(now, len(states) + 1)
 
     @staticmethod
     def renew() -> None:
