@@ -42,6 +42,7 @@ class ImageDataset:
         value_range: the two values that become -1 and 1. By default (0, 255) of uint8, (0, 65535)
             of uint16, and of floats [-1, 1] if any is negative, else [0, 1] if none is above 1,
             else [0, 255].
+        notes: what a person is told as a run starts.
 
     Raises:
         TypeError: a tensor of another dtype.
@@ -56,6 +57,7 @@ class ImageDataset:
     name: str = "images"
     skipped: int = 0
     value_range: ValueRange = None  # type: ignore[assignment]  # resolved below
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -60,13 +60,16 @@ class ImageFile:
 
     def read(self, options: LoadOptions) -> Tensor:
         """Decode and `conform` it: uint8 or uint16 [C, H, W]; raises what its `decode` raises."""
+        return conform(self.decoded(options)[None], options)[0]
+
+    def decoded(self, options: LoadOptions) -> Tensor:
+        """Its pixels, in the colours and mostly the size of the file."""
         try:
             with self.open() as stream:
-                image = (self.decode or decode)(stream, self.name, options)
+                return (self.decode or decode)(stream, self.name, options)
         except OSError as error:
             error.filename = error.filename or self.name  # a failing disk does not tell
             raise
-        return conform(image[None], options)[0]
 
 
 def decode(stream: BinaryIO, name: str, options: LoadOptions) -> Tensor:
@@ -285,11 +288,22 @@ def conform(
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
-def decode_all(
-    files: Sequence[ImageFile], options: LoadOptions, source: str
-) -> tuple[Tensor, list[int]]:
-    """Decode `files` into [N, C, H, W], uint16 if one of them is, else uint8, and the indices of
-    those that could be decoded.
+class Decoded(NamedTuple):
+    """What `decode_all` made of files.
+
+    Attributes:
+        images: [N, C, H, W], uint16 if one of them is, else uint8.
+        kept: the indices of the files that could be decoded.
+        grey: how many of these were in colour and are not any more.
+    """
+
+    images: Tensor
+    kept: list[int]
+    grey: int
+
+
+def decode_all(files: Sequence[ImageFile], options: LoadOptions, source: str) -> Decoded:
+    """Decode and `conform` files.
 
     Damaged files are left out with one warning that counts them. Without `options.channels`,
     C is 1 if every image is grey, else 3.
@@ -300,9 +314,14 @@ def decode_all(
             `options.image_size` is None.
     """
 
+    in_colour = []  # the names of files
+
     def one(file: ImageFile) -> Tensor | UndecodableImage:
         try:
-            return file.read(options)[None]
+            image = file.decoded(options)
+            if len(image) == 3:
+                in_colour.append(file.name)
+            return conform(image[None], options)
         except UndecodableImage as error:
             if options.strict:
                 raise UndecodableImage(f"{source}: {error}") from error
@@ -330,7 +349,7 @@ def decode_all(
     channels = max(image.shape[1] for image in images)
     dtype = next((image.dtype for image in images if image.dtype != torch.uint8), torch.uint8)
     alike = (set_channels(set_depth(image, dtype), channels) for image in images)
-    return torch.cat(list(alike)), kept
+    return Decoded(torch.cat(list(alike)), kept, len(in_colour) if channels == 1 else 0)
 
 
 def _check_same_size(images: Sequence[Tensor], names: Sequence[str], source: str) -> None:

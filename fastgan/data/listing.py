@@ -94,12 +94,15 @@ def load_listing(listing: Listing, options: LoadOptions) -> ImageDataset:
             f"{MAX_UNPACKED_BYTES}: refused as a zip bomb"
         )
     listing = listing.limited(options.limit)
-    images, kept = decode_all(listing.files, options, listing.name)
+    images, kept, grey = decode_all(listing.files, options, listing.name)
     labels = None
     if listing.labels is not None:
         labels = torch.tensor([listing.labels[i] for i in kept], dtype=torch.int64)
     skipped = len(listing.files) - len(kept) + len(listing.left_out)
-    return ImageDataset(images, labels, listing.classes, listing.name, skipped)
+    told = f"{listing.name}: {grey} of {len(kept)} images are in colour and become grey"
+    return ImageDataset(
+        images, labels, listing.classes, listing.name, skipped, notes=(told,) if grey else ()
+    )
 
 
 def by_folder(

@@ -41,6 +41,14 @@ def test_flat_folder(tmp_path: Path, png: Png, options: LoadOptions) -> None:
     assert dataset.name == str(tmp_path)
 
 
+def test_colour_that_becomes_grey_is_noted(tmp_path: Path, png: Png) -> None:
+    put(tmp_path, {"a.png": png(2), "b.png": png((9, 8, 7))})
+    grey = load_folder(tmp_path, LoadOptions(channels=1))
+    assert grey.notes == (f"{tmp_path}: 1 of 2 images are in colour and become grey",)
+    for channels in (None, 3):
+        assert load_folder(tmp_path, LoadOptions(channels=channels)).notes == ()
+
+
 def test_class_folders(tmp_path: Path, png: Png, options: LoadOptions) -> None:
     put(
         tmp_path,

@@ -228,7 +228,7 @@ def files(*contents: bytes) -> list[ImageFile]:
 def test_decode_all_skips_with_a_count(encode: Encode, truncated_png: bytes) -> None:
     good = encode(noise(32, 32))
     with pytest.warns(UserWarning, match=r"here: skipped 2 of 4 .* the first: 1\.png: "):
-        images, kept = decode_all(files(good, truncated_png, b"", good), LoadOptions(), "here")
+        images, kept, _ = decode_all(files(good, truncated_png, b"", good), LoadOptions(), "here")
     assert kept == [0, 3]
     assert images.shape == (2, 1, 32, 32)
 
@@ -252,10 +252,10 @@ def test_decode_all_sizes(encode: Encode) -> None:
 
 def test_decode_all_mixes_grey_and_colour(encode: Encode) -> None:
     grey, colour = noise(4, 4), noise(4, 4, 3)
-    images, _ = decode_all(files(encode(grey), encode(colour)), LoadOptions(), "here")
+    images, _, _ = decode_all(files(encode(grey), encode(colour)), LoadOptions(), "here")
     assert images.shape == (2, 3, 4, 4)
     assert torch.equal(images[0], torch.from_numpy(grey).expand(3, 4, 4))
-    images, _ = decode_all(files(encode(colour)), LoadOptions(channels=1), "here")
+    images, _, _ = decode_all(files(encode(colour)), LoadOptions(channels=1), "here")
     assert images.shape == (1, 1, 4, 4)
 
 
@@ -263,7 +263,7 @@ def test_no_bomb_warning_below_our_limit(encode: Encode, monkeypatch: pytest.Mon
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        images, _ = decode_all(files(encode(noise(5, 5))), LoadOptions(), "here")
+        images, _, _ = decode_all(files(encode(noise(5, 5))), LoadOptions(), "here")
     assert images.shape == (1, 1, 5, 5)
 
 
