@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from typing import NamedTuple
 
 import torch
@@ -10,18 +11,20 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from fastgan.fusion.chain import Chain
-from fastgan.nn import layout
+from fastgan.nn import layout, steps
 from fastgan.nn.blocks import described, per_dimension
 from fastgan.nn.layers import activation, altered, layer_kind, why_not_layer
 from fastgan.nn.planner import Form, Leaf
 from fastgan.nn.recording import Run, is_recording, record
 from fastgan.ops.conv import packed
-from fastgan.ops.core import dispatch
+from fastgan.ops.core import dispatch, native
 from fastgan.ops.core.activation import IDENTITY
+from fastgan.ops.core.setting import Setting
 from fastgan.ops.core.tensors import activation_code
 
 MAX_SHAPES = 4  # of inputs, for each of which the packed weight may be another
 _SETTINGS = ("stride", "padding", "output_padding", "dilation", "groups", "negative_slope")
+_CHOSEN = "calls", "packed", "settings", "known"
 FORM = Form("packed", "its weight is packed once, its bias and activation come with it")
 
 
@@ -42,6 +45,14 @@ class _Call(NamedTuple):
     run: packed.Call | None  # None: torch.nn's layers are faster
 
 
+class _Known(NamedTuple):
+    """What answers a call that is like an earlier one, as long as `relies` is as it was."""
+
+    relies: steps.State
+    run: packed.Call
+    is_marked: bool  # whether the strides of the result say that it is channels-last
+
+
 class PackedChain(Chain):
     """A convolution and, it may be, the activation after it, for inference.
 
@@ -58,9 +69,10 @@ class PackedChain(Chain):
         self.calls: dict[tuple[int, ...], _Call] = {}
         self.packed: tuple[Tensor, Tensor, int] | None = None  # the weight, its memory, its version
         self.settings: list[object] = []
+        self.known: dict[Hashable, _Known] = {}  # by kind of call
 
     def __getstate__(self) -> dict[str, object]:  # a copy packs for itself
-        return {k: v for k, v in vars(self).items() if k not in ("calls", "packed", "settings")}
+        return {k: v for k, v in vars(self).items() if k not in _CHOSEN}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         vars(self).update(state)
@@ -73,15 +85,43 @@ class PackedChain(Chain):
         return conv
 
     def forward(self, input: Tensor) -> Tensor:
+        if known := self._like_earlier(input):
+            self.planned.last = [FORM]
+            output = known.run(input, self.conv._parameters["bias"])
+            return output if known.is_marked else layout.marked(output)
         run = self._packed(input) if self._serves(input) else None
         if run is None:
             return super().forward(input)
-        output = layout.marked(run(input, self.conv.bias))
+        result = run(input, self.conv.bias)
+        output = layout.marked(result)
         self.planned.last = [FORM]
         if is_recording():
             block = self.planned.blocks(self.leaves)[0]
             record(Run(block, input, output, *FORM, False))
+        else:
+            self._know(input, run, output is result)
         return output
+
+    def _like_earlier(self, x: Tensor) -> _Known | None:
+        """What answered a call of this kind: for few steps where images are few."""
+        if not self.known or not dispatch.is_eager(x) or is_recording():
+            return None
+        known: _Known | None
+        known = native.WITH_AUTOGRAD.known(self.known, False, Setting.state, (x,))
+        if not known or not steps.unchanged(known.relies) or not torch._C._get_mkldnn_enabled():
+            return None
+        weight = self.conv._parameters["weight"]
+        return known if weight is not None and self._is_current(weight) else None
+
+    def _know(self, x: Tensor, run: packed.Call, is_marked: bool) -> None:
+        """Remembers a call without gradients: whether layers ask for one may change."""
+        relies = None if torch.is_grad_enabled() else steps.state_of(m for _, m in self.leaves)
+        kind = native.WITH_AUTOGRAD.call_kind(False, Setting.state, (x,))
+        if relies is None or kind is None:
+            return
+        if len(self.known) >= MAX_SHAPES:
+            self.known.clear()
+        self.known[kind] = _Known(relies, run, is_marked)
 
     def _serves(self, x: Tensor) -> bool:
         """Whether a call may run with a packed weight, for all that differs from call to call."""
@@ -105,6 +145,7 @@ class PackedChain(Chain):
         settings = [vars(layer).get(name) for _, layer in self.leaves for name in _SETTINGS]
         if settings != self.settings or not self._is_current(weight):
             self.calls.clear()
+            self.known.clear()
             self.settings = settings
             # A view keeps the memory, so that no other weight can come to lie there.
             version = -1 if weight.is_inference() else weight._version

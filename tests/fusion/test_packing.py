@@ -15,6 +15,7 @@ from fastgan.fusion import explain
 from fastgan.fusion.packing import PackedChain
 from fastgan.fusion.plan import plan_of
 from fastgan.nn.layout import strides_of
+from fastgan.ops.core import native
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="oneDNN is not there"
@@ -112,18 +113,51 @@ def change_settings(conv: nn.Conv2d) -> None:
     conv.padding = (2, 2)
 
 
-CHANGES = [change_in_place, change_by_data, change_by_another, change_by_loading, change_settings]
+def change_bias(conv: nn.Conv2d) -> None:
+    assert conv.bias is not None
+    conv.bias = nn.Parameter(conv.bias.detach() + 1, requires_grad=False)
 
 
+CHANGES = [
+    change_in_place, change_by_data, change_by_another, change_by_loading, change_settings,
+    change_bias,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_changed_weight_is_packed_again(change) -> None:
+def test_a_changed_weight_is_packed_again(change, grad: bool) -> None:
     folded = fastgan.fold(wide())
     x = images()
-    for _ in range(2):
+    with torch.set_grad_enabled(grad):
+        for _ in range(2):
+            for _ in range(2):
+                folded(x)
+            assert forms(folded) == ["packed", "packed"]
+            if native.from_python():
+                assert all(bool(chain.known) is not grad for chain in chains(folded))
+            change(folded[0])
+            torch.testing.assert_close(folded(x), nn.Sequential.forward(folded, x))
+
+
+@pytest.mark.skipif(not native.from_python(), reason="csrc/eager is not there")
+def test_a_call_like_an_earlier_one_is_known_by_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    folded = fastgan.fold(wide())
+    x = images()
+    with torch.no_grad():
+        expected = folded(x)
+        monkeypatch.setattr(PackedChain, "_serves", lambda *_: pytest.fail("looked at anew"))
+        torch.testing.assert_close(folded(x), expected)
+        monkeypatch.undo()
+        with torch.backends.mkldnn.flags(enabled=False):
+            folded(x)
+            assert forms(folded) != ["packed", "packed"]
         folded(x)
         assert forms(folded) == ["packed", "packed"]
-        change(folded[0])
-        torch.testing.assert_close(folded(x), nn.Sequential.forward(folded, x))
+        seen: list[Tensor] = []
+        folded[2].register_forward_hook(lambda *given: seen.append(given[-1]))
+        torch.testing.assert_close(folded(x), expected)
+    assert len(seen) == 1
 
 
 def test_hooks_gradients_other_dtypes_and_modes_run_the_layers() -> None:
