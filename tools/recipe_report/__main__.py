@@ -143,7 +143,7 @@ CHECKS = (
         data="fluent-faces-256",
         **(_RGB | {"metrics": ("fid", "kid", "nearest"), "samples": 200, "reals": None}),
     ),
-    Check("tile-gan", 5, metrics=None, data="sokoban-microban", samples=1000),
+    Check("tile-gan", 12, metrics=None, data="sokoban-microban", samples=1000),
     Check("volume-gan", 8, metrics=None, data="showers", samples=1000),
     Check(
         "video-gan",
