@@ -11,34 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from bench.commits.workload import LATENT, discriminator, generator
 from bench.harness.case import Case, laid, laid_model
 from bench.harness.peers import Build
 from bench.harness.workload import Run, Work
 from fastgan.nn import segments
 from fastgan.optim import Adam
 
-LATENT = 100
 SETS = 2
-
-
-def generator(width: int = 64) -> nn.Sequential:
-    channels = [LATENT, 8 * width, 4 * width, 2 * width, width]
-    layers: list[nn.Module] = []
-    for i in range(4):
-        geometry = (4, 2, 1) if i else (4, 1, 0)
-        conv = nn.ConvTranspose2d(channels[i], channels[i + 1], *geometry, bias=False)
-        layers += [conv, nn.BatchNorm2d(channels[i + 1]), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers, nn.ConvTranspose2d(width, 3, 4, 2, 1, bias=False), nn.Tanh())
-
-
-def discriminator(width: int = 64) -> nn.Sequential:
-    channels = [width, 2 * width, 4 * width, 8 * width]
-    layers: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1, bias=False)]
-    layers += [nn.LeakyReLU(0.2, inplace=True)]
-    for i in range(3):
-        conv = nn.Conv2d(channels[i], channels[i + 1], 4, 2, 1, bias=False)
-        layers += [conv, nn.BatchNorm2d(channels[i + 1]), nn.LeakyReLU(0.2, inplace=True)]
-    return nn.Sequential(*layers, nn.Conv2d(channels[3], 1, 4, bias=False))
 
 
 class StepImplementation(NamedTuple):

@@ -1,7 +1,7 @@
 """How much faster this checkout is than another commit, each in fresh processes that take turns.
 
     python -m bench.commits a6249aa                  # every workload, one thread
-    python -m bench.commits v0.3 --only step-16 norm-8x8 --pairs 7 --threads 2
+    python -m bench.commits HEAD~1 --only step-16 norm-16x16 --pairs 7 --threads 2
 
 The other commit is unpacked under build/commits/ and its C++ extension is built there, once, with
 the torch of this environment. Both sides run `bench/commits/workload.py`, which needs only public
@@ -18,33 +18,32 @@ import sys
 from pathlib import Path
 from statistics import median
 
-from bench.commits.workload import WORKLOADS
+from bench.commits import workload as measured
+from bench.harness.machine import git
+from bench.harness.source import ROOT
 from bench.paired import ratio_interval
 
-HERE = Path(__file__).resolve().parents[2]
-WORKLOAD = HERE / "bench" / "commits" / "workload.py"
+WORKLOAD = Path(measured.__file__)
 
 
 def unpacked(commit: str) -> Path:
     """The files of a commit with its extension built, in a folder named after it."""
-    found = git("rev-parse", "--verify", "--quiet", commit + "^{commit}").decode().strip()
+    found = git("rev-parse", "--verify", "--quiet", commit + "^{commit}")
     if not found:
         raise SystemExit(f"{commit} is not a commit of this repository")
-    folder = HERE / "build" / "commits" / found[:12]
+    folder = ROOT / "build" / "commits" / found[:12]
     done = folder / ".built"
     if not done.exists():
         print(f"building {commit} in {folder}: minutes", flush=True)
         folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["tar", "x", "-C", str(folder)], input=git("archive", found), check=True)
+        archive = folder / ".tar"
+        git("archive", "--output", str(archive), found)
+        subprocess.run(["tar", "x", "-f", str(archive), "-C", str(folder)], check=True)
+        archive.unlink()
         build = [sys.executable, "setup.py", "--quiet", "build_native", "--inplace"]
         subprocess.run(build, cwd=folder, check=True)
         done.touch()
     return folder
-
-
-def git(*arguments: str) -> bytes:
-    """What a git command prints; nothing where it fails."""
-    return subprocess.run(["git", "-C", str(HERE), *arguments], stdout=subprocess.PIPE).stdout
 
 
 def seconds_of(tree: Path, workload: str, threads: int, seconds: float) -> float:
@@ -59,14 +58,14 @@ def seconds_of(tree: Path, workload: str, threads: int, seconds: float) -> float
 
 def compare(before: Path, workload: str, arguments: argparse.Namespace) -> str:
     """A line of the table."""
-    times: dict[Path, list[float]] = {before: [], HERE: []}
+    times: dict[Path, list[float]] = {before: [], ROOT: []}
     for pair in range(arguments.pairs):
-        for tree in (before, HERE) if pair % 2 else (HERE, before):
+        for tree in (before, ROOT) if pair % 2 else (ROOT, before):
             found = seconds_of(tree, workload, arguments.threads, arguments.seconds)
             times[tree].append(found)
-    ratios = [a / b for a, b in zip(times[before], times[HERE], strict=True)]
-    ratio = ratio_interval(times[before], times[HERE])
-    old, new = (1e3 * median(times[tree]) for tree in (before, HERE))
+    ratios = [a / b for a, b in zip(times[before], times[ROOT], strict=True)]
+    ratio = ratio_interval(times[before], times[ROOT])
+    old, new = (1e3 * median(times[tree]) for tree in (before, ROOT))
     spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
     return f"| {workload} | {old:.3f} | {new:.3f} | **{ratio.value:.3f}** | {spread} |"
 
@@ -76,7 +75,9 @@ def main() -> None:
         prog="python -m bench.commits", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("commit", help="what to compare this checkout with")
-    parser.add_argument("--only", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    parser.add_argument(
+        "--only", nargs="+", choices=measured.WORKLOADS, default=list(measured.WORKLOADS)
+    )
     parser.add_argument("--pairs", type=int, default=5, help="fresh processes a side (5)")
     parser.add_argument("--seconds", type=float, default=6.0, help="of each process (6)")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch (1)")

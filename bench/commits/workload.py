@@ -1,5 +1,6 @@
 """One workload in one process, for `python -m bench.commits`. Run by its path, with the fastgan of
 the commit that is measured: nothing here may need more than torch and long-lived public names.
+So `bench.dcgan_step` takes the networks from here, and not the other way round.
 """
 
 from __future__ import annotations
@@ -17,23 +18,23 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 Run = Callable[[], None]
-LATENT, WIDTH = 100, 64
+LATENT = 100
 WARM_UP, LEAST_STEPS = 3, 5
 
 
-def generator() -> nn.Sequential:
-    channels = [LATENT, 8 * WIDTH, 4 * WIDTH, 2 * WIDTH, WIDTH]
+def generator(width: int = 64) -> nn.Sequential:
+    channels = [LATENT, 8 * width, 4 * width, 2 * width, width]
     layers: list[nn.Module] = []
     for i in range(4):
         geometry = (4, 2, 1) if i else (4, 1, 0)
         conv = nn.ConvTranspose2d(channels[i], channels[i + 1], *geometry, bias=False)
         layers += [conv, nn.BatchNorm2d(channels[i + 1]), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers, nn.ConvTranspose2d(WIDTH, 3, 4, 2, 1, bias=False), nn.Tanh())
+    return nn.Sequential(*layers, nn.ConvTranspose2d(width, 3, 4, 2, 1, bias=False), nn.Tanh())
 
 
-def discriminator() -> nn.Sequential:
-    channels = [WIDTH, 2 * WIDTH, 4 * WIDTH, 8 * WIDTH]
-    layers: list[nn.Module] = [nn.Conv2d(3, WIDTH, 4, 2, 1, bias=False)]
+def discriminator(width: int = 64) -> nn.Sequential:
+    channels = [width, 2 * width, 4 * width, 8 * width]
+    layers: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1, bias=False)]
     layers += [nn.LeakyReLU(0.2, inplace=True)]
     for i in range(3):
         conv = nn.Conv2d(channels[i], channels[i + 1], 4, 2, 1, bias=False)

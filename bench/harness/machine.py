@@ -34,9 +34,9 @@ def describe(device: str = "cpu") -> dict[str, Any]:
     """Processor or GPU, versions, settings, commit and code: what every result is read with."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": _git("rev-parse", "HEAD"),
+        "commit": git("rev-parse", "HEAD"),
         "source": source_hash(),
-        "changed": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "changed": bool(git("status", "--porcelain", "--untracked-files=no")),
         "machine": gpu() if device == "cuda" else processor(),
         "versions": {"python": platform.python_version(), **_versions()},
         "settings": settings(),
@@ -172,7 +172,7 @@ def _cpuinfo() -> dict[str, str]:
     return dict(re.findall(r"^(.+?)\s*:[ \t]*(.*)$", first, re.MULTILINE))
 
 
-def _git(*arguments: str) -> str:
+def git(*arguments: str) -> str:
     """What git says of this tree; nothing where there is no git or no repository."""
     if shutil.which("git") is None:
         return ""

@@ -12,7 +12,8 @@ from typing import Any
 from torch import nn
 
 from fastgan.fusion.watching import MISSING, Watch
-from fastgan.nn.steps import ALL, ANY, HOOKS, NOTHING, SOME, State
+from fastgan.nn.layers import HOOKS
+from fastgan.nn.steps import ALL, ANY, NOTHING, SOME, State
 
 
 def entries(watch: Watch, unhooked: Iterable[nn.Module]) -> State | None:

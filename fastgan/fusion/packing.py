@@ -115,7 +115,9 @@ class PackedChain(Chain):
 
     def _know(self, x: Tensor, run: packed.Call, is_marked: bool) -> None:
         """Remembers a call without gradients: whether layers ask for one may change."""
-        relies = None if torch.is_grad_enabled() else steps.state_of(m for _, m in self.leaves)
+        if torch.is_grad_enabled():
+            return
+        relies = steps.state_of(layer for _, layer in self.leaves)
         kind = native.WITH_AUTOGRAD.call_kind(False, Setting.state, (x,))
         if relies is None or kind is None:
             return

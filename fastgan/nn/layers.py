@@ -38,6 +38,7 @@ _CONV_FORWARD = {
         nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
     )
 }  # fmt: skip
+HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
 _ACTIVATIONS = {nn.ReLU.forward: "relu", nn.Tanh.forward: "tanh", nn.Sigmoid.forward: "sigmoid"}
 
 

@@ -18,7 +18,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fastgan.nn.blocks import Block, described, per_dimension
-from fastgan.nn.layers import is_plain_norm, layer_kind, why_not_layer
+from fastgan.nn.layers import HOOKS, is_plain_norm, layer_kind, why_not_layer
 from fastgan.nn.norm_act import COUNTS, ActivatedNorm
 from fastgan.ops import norm_act
 from fastgan.ops.core import dispatch, native
@@ -32,7 +32,6 @@ State = tuple[Any, ...]
 
 ANY, SOME, NOTHING = Ellipsis, type(None), NotImplemented
 ALL = Ellipsis  # for a key
-HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
 _SETTINGS = {
     "conv": ("stride", "padding", "dilation", "output_padding", "groups", "padding_mode"),
     "norm": ("eps", "momentum", "track_running_stats"),

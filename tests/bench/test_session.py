@@ -74,7 +74,7 @@ def test_rows_of_other_kinds_are_kept_too_and_replaced_by_their_like(session, tm
 
 def test_results_of_other_code_are_not_continued(session, tmp_path, monkeypatch):
     """Where no repository travelled, too: the commit is the same empty text in both runs."""
-    monkeypatch.setattr(machine, "_git", lambda *_: "")
+    monkeypatch.setattr(machine, "git", lambda *_: "")
     session.measure("m", CASE, workload)
     assert "results stand" in str(Session(tmp_path, go_on=True).why_not("m", CASE))
     monkeypatch.setattr(machine, "source_hash", lambda: "another")

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bench.dcgan_step import LATENT, discriminator, generator
+from bench.commits.workload import LATENT, discriminator, generator
 from bench.harness.source import source_hash
 from fastgan.fusion import tune
 from fastgan.nn import FusedSequential
