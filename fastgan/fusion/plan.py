@@ -25,7 +25,7 @@ from fastgan.nn.layers import hooked
 from fastgan.nn.planner import MAX_KINDS, kind_of, kind_of_call
 from fastgan.nn.recording import is_recording, recorded_as_converted
 from fastgan.ops.core import native
-from fastgan.ops.core.dispatch import in_onnx_export, is_composite, setting
+from fastgan.ops.core.dispatch import in_plain_export, is_composite, setting
 from fastgan.ops.core.setting import Setting
 
 
@@ -117,7 +117,7 @@ class Plan:
     def _compiled(self, own: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The answer where torch.compile or torch.export watches."""
         serves = not kwargs and len(args) == len(self.inputs) and _serves(args)
-        if not serves or in_onnx_export() or not self._holds():
+        if not serves or in_plain_export() or not self._holds():
             return own(self.module, *args, **kwargs)
         return self.graphs[self.module.training](*args)
 

@@ -100,7 +100,7 @@ class Runner(NamedTuple):
             check_tensor("input", x)
         planned, kind = self.planned or Planned(), None
         compiling = torch.compiler.is_compiling()
-        if dispatch.in_onnx_export() if compiling else dispatch.is_composite(dispatch.setting()):
+        if dispatch.in_plain_export() if compiling else dispatch.is_composite(dispatch.setting()):
             return self._as_they_are((child for _, child in leaves), x)
         if not compiling:
             kind = kind_of(x), kind_of_call(), self.segments, self.keep_activations

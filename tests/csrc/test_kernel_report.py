@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import pytest
@@ -22,8 +23,9 @@ CODE = """
         /*0000*/  LDG.E.128 R4, desc[UR4][R2.64] ;
         /*0010*/  STG.E desc[UR4][R2.64], R4 ;
 .text._Z1b:
-        /*0000*/  LDG.E.U16.CONSTANT R4, desc[UR4][R2.64] ;
-        /*0010*/  STG.E.64 desc[UR4][R2.64], R4 ;
+        /*0000*/  S2R R0, SR_TID.X ;
+        /*0010*/  LDG.E.U16.CONSTANT R4, desc[UR4][R2.64] ;
+        /*0020*/  STG.E.64 desc[UR4][R2.64], R4 ;
 """
 
 
@@ -43,6 +45,7 @@ def test_figures_are_read_kernel_by_kernel(monkeypatch):
     )  # fmt: skip
     assert second.key == ("row-sum", "reduce", "sm_90")
     assert (second.spills, second.load, second.store) == (0, 2, 8)
+    assert (first.entry, second.entry) == (0, 1)
 
 
 def test_a_kernel_of_one_layout():
@@ -70,6 +73,15 @@ def test_kernels_move_16_bytes_and_spill_nothing():
         assert row.spills == 0
         if "16 bytes" in row.variant:
             assert (row.load, row.store) == (16, 16)
+
+
+def test_norm_act_asks_for_its_values_early():
+    """Few instructions stand before the first load, which is of x."""
+    kernels = r"normalise|moments|grad-sums|grad-apply|single-pass-(for|back)ward"
+    committed = compare.load(REPORT)["cuda"].rows
+    rows = [r for r in committed if re.fullmatch(kernels, r.kernel) and r.target == "sm_90"]
+    assert len(rows) == 96
+    assert max(row.entry for row in rows) < 379
 
 
 @pytest.mark.slow

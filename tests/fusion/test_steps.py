@@ -327,11 +327,12 @@ def test_modes_see_each_layer():
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-def test_a_trace_holds_each_layer():
+@pytest.mark.filterwarnings("error::torch.jit.TracerWarning")
+def test_a_trace_holds_each_layer_as_it_was():
     x = torch.randn(2, 3, 6, 6)
     fused, original = pair(chain().eval(), x)
     traced = torch.jit.trace(fused, x)
+    assert "fastgan::" not in str(traced.inlined_graph)
     other = torch.randn(2, 3, 6, 6)
     torch.testing.assert_close(traced(other), original(other), **OUTPUTS)
 

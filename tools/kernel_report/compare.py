@@ -18,6 +18,7 @@ class Row:
     memory in bytes a thread; ``spills`` counts spilled registers (AMD) or bytes of stack (NVIDIA).
     ``matrix`` counts tensor-core instructions, where the kernel is meant to have any. Of a step of
     a loop that `loop.py` reads: a warp's instructions, and a block's cycles to issue and multiply.
+    ``entry`` counts the instructions before the first load of global memory, of CUDA C++.
     """
 
     kernel: str
@@ -32,6 +33,7 @@ class Row:
     instructions: int | None = None
     issue_cycles: int | None = None
     matrix_cycles: int | None = None
+    entry: int | None = None
 
     @property
     def issue_ratio(self) -> float | None:
@@ -187,8 +189,9 @@ def markdown(sections: dict[str, Section]) -> str:
         "",
         "Written by `make kernel-report`; every variant stands in `kernels.json`. Registers a",
         "thread, shared memory a block and the widest global load and store in bytes a thread: the",
-        "smallest and largest over the variants of a kernel (narrow ones are the odd shapes); and",
-        "tensor-core instructions, in kernels that are matrix products.",
+        "smallest and largest over the variants of a kernel (narrow ones are the odd shapes);",
+        "instructions before the first load of global memory, in CUDA C++; and tensor-core",
+        "instructions, in kernels that are matrix products.",
     ]
     for name in sorted(sections):
         section = sections[name]
@@ -196,8 +199,9 @@ def markdown(sections: dict[str, Section]) -> str:
             "",
             f"## {name}: {section.toolchain}",
             "",
-            "| kernel | target | variants | registers | spills | shared | load | store | matrix |",
-            "| --- | --- | --: | --: | --: | --: | --: | --: | --: |",
+            "| kernel | target | variants | registers | spills | shared | load | store | entry "
+            "| matrix |",
+            "| --- | --- | --: | --: | --: | --: | --: | --: | --: | --: |",
         ]
         groups: dict[tuple[str, str], list[Row]] = {}
         for row in section.rows:
@@ -205,8 +209,9 @@ def markdown(sections: dict[str, Section]) -> str:
         for (kernel, target), rows in sorted(groups.items()):
             cells = [span(row.registers for row in rows), str(sum(row.spills for row in rows))]
             cells += [span(getattr(row, f) for row in rows) for f in ("shared", "load", "store")]
-            matrix = [row.matrix for row in rows if row.matrix is not None]
-            cells.append(span(matrix) if matrix else "")
+            for figure in ("entry", "matrix"):
+                found = [n for row in rows if (n := getattr(row, figure)) is not None]
+                cells.append(span(found) if found else "")
             lines.append(f"| {kernel} | {target} | {len(rows)} | " + " | ".join(cells) + " |")
         lines += _loops(section)
     return "\n".join(lines) + "\n"

@@ -105,6 +105,7 @@ def _rows(usage: str, code: str, target: str) -> Iterable[Row]:
             shared=figures["SHARED"],
             load=_widest(re.findall(r"\bLDG\.E([.\w]*)", listing)),
             store=_widest(re.findall(r"\bSTG\.E([.\w]*)", listing)),
+            entry=_before(r"\bLDG\b", listing),
         )
 
 
@@ -123,6 +124,12 @@ def _describe(name: str) -> tuple[str, str]:
     access = "one element" if vector == "1" else "16 bytes"
     alone = ", leaky relu alone" if activation == "LeakyRelu" else ""
     return kernel, f"{DTYPES[dtype]} {LAYOUTS[layout or '0']} {access}{alone}"
+
+
+def _before(pattern: str, listing: str) -> int | None:
+    """The instructions before the first that matches; None where none does."""
+    found = re.search(pattern, listing)
+    return len(re.findall(r"/\*[0-9a-f]{4,}\*/", listing[: found.start()])) - 1 if found else None
 
 
 def _widest(suffixes: list[str]) -> int:

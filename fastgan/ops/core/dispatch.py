@@ -137,16 +137,16 @@ def is_composite(name: str) -> bool:
     A backend asked for by name stays what runs, where the transform allows it (see library). A
     file knows nothing of backends.
     """
-    return (name in ("auto", "reference") and is_transformed()) or in_onnx_export()
+    return (name in ("auto", "reference") and is_transformed()) or in_plain_export()
 
 
-def in_onnx_export() -> bool:
-    """Whether an ONNX file is being made, which holds PyTorch's own operators alone."""
+def in_plain_export() -> bool:
+    """Whether a program of PyTorch's own operators is being recorded: an ONNX file, or a trace of
+    torch.jit, which runs where fastgan is not.
+    """
     if torch.compiler.is_compiling():
-        traced = torch.compiler.is_exporting()
-    else:
-        traced = torch._C._get_tracing_state() is not None
-    return traced and torch.onnx.is_in_onnx_export()
+        return torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
+    return _tracing_state() is not None
 
 
 def in_cpp(name: str, x: torch.Tensor) -> bool:

@@ -19,6 +19,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _SYMBOLIC = (torch.SymInt, torch.SymFloat)  # numbers of a shape that is traced
 _INFINITY = math.inf
 _STRIDED = torch.strided
+_tracing_state = torch._C._get_tracing_state  # of torch.jit.trace, to which sizes are tensors
 
 
 def kind(value: object) -> str:
@@ -40,8 +41,8 @@ def whole(name: str, value: int, least: int, most: float = _INFINITY) -> int:
     """A whole number as an int: TypeError for another type, ValueError out of `least` to `most`."""
     if isinstance(value, torch.SymInt):
         return value
-    if isinstance(value, Tensor) and torch._C._get_tracing_state() is not None:
-        return value  # to torch.jit.trace a size is a tensor
+    if isinstance(value, Tensor) and _tracing_state() is not None:
+        return value
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name}: expected a whole number, got {kind(value)}")
     if value < least:
@@ -210,7 +211,8 @@ def parameter(name: str, p: Tensor | None, x: Tensor) -> Tensor | None:
     if p is None:
         return None
     check_tensor(name, p, "a Tensor or None")
-    if p.dim() != 1 or p.size(0) != x.size(1):
+    # A trace would warn of the comparison.
+    if p.dim() != 1 or (_tracing_state() is None and p.size(0) != x.size(1)):
         wanted = f"({x.shape[1]},) for x of shape {tuple(x.shape)}"
         raise ValueError(f"{name}: expected shape {wanted}, got {tuple(p.shape)}")
     check_device(name, p, x)

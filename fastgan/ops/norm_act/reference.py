@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastgan.ops.core.activation import act, d_act
-from fastgan.ops.core.dispatch import in_onnx_export
+from fastgan.ops.core.dispatch import in_plain_export
 from fastgan.ops.core.tensors import dense_like
 
 _OVER = (1, 3)
@@ -41,7 +41,7 @@ def stored_like(value: Tensor, like: Tensor) -> Tensor:
     """`value` in the dtype and memory layout of `like`, which is dense; differentiable."""
     if torch._C._are_functorch_transforms_active():  # vmap writes into no tensor but batched ones
         return dense_like(value, like)
-    if in_onnx_export():  # which knows no layouts
+    if in_plain_export():  # which knows no layouts
         return value.to(like.dtype)
     return torch.empty_like(like).copy_(value)
 
