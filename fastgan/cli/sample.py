@@ -55,10 +55,10 @@ class Arguments:
     seed: int = 0
     """Seed of the noise."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """The PNG, JPEG or WebP to write; by default pictures/grid.png in the run's folder. Of films
-    and volumes also a .gif, .webp or .mp4, which shows frame after frame, slice after slice; of
-    sounds a .wav, all one after another, in place of spectrograms. Texts are printed, or written
-    there."""
+    """The PNG, JPEG or WebP to write, a PNG where there is no suffix; by default pictures/grid.png
+    in the run's folder. Of films and volumes also a .gif, .webp or .mp4, which shows frame after
+    frame, slice after slice; of sounds a .wav, all one after another, in place of spectrograms.
+    Texts are printed, or written there."""
     force: bool = False
     """Write over the file that stands there."""
     labels: tuple[str, ...] = ()

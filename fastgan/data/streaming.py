@@ -65,6 +65,8 @@ class ImageStream:
     those that were left out from the start: links to nothing, pipes, devices."""
     dtype: torch.dtype = torch.uint8
     value_range: ValueRange = (0.0, 255.0)
+    notes: tuple[str, ...] = ()
+    """What a person is told as a run starts."""
 
     def __post_init__(self) -> None:
         if self.labels is not None:
@@ -118,10 +120,14 @@ class _Files:
         self.damaged = set(listing.left_out)
         self._known: set[int] = set()
         self._first = ""
+        self.notes: tuple[str, ...] = ()
         size, channels = options.image_size, options.channels
         try:
-            first = self._decode(0)[0]
+            first, index = self._decode(0)
             self.shape, self.dtype = tuple(first.shape), first.dtype
+            if len(first) == 1 and len(self.files[index].decoded(options)) == 3:
+                example = self.files[index].name
+                self.notes = (f"{self.name}: images in colour, such as {example}, become grey",)
         except DataError:
             if size is None or channels is None:
                 raise
@@ -239,6 +245,7 @@ def stream_listing(listing: Listing, options: LoadOptions, workers: int = 0) -> 
         read.damaged,
         read.dtype,
         whole_range(read.dtype),
+        read.notes,
     )
 
 

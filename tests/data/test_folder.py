@@ -45,8 +45,12 @@ def test_colour_that_becomes_grey_is_noted(tmp_path: Path, png: Png) -> None:
     put(tmp_path, {"a.png": png(2), "b.png": png((9, 8, 7))})
     grey = load_folder(tmp_path, LoadOptions(channels=1))
     assert grey.notes == (f"{tmp_path}: 1 of 2 images are in colour and become grey",)
+    assert stream(tmp_path, channels=1).notes == ()  # its first image is grey
     for channels in (None, 3):
         assert load_folder(tmp_path, LoadOptions(channels=channels)).notes == ()
+    (tmp_path / "a.png").write_bytes(png((9, 8, 7)))
+    told = f"{tmp_path}: images in colour, such as a.png, become grey"
+    assert stream(tmp_path, channels=1).notes == (told,)
 
 
 def test_class_folders(tmp_path: Path, png: Png, options: LoadOptions) -> None:
