@@ -7,8 +7,9 @@
 A row is a model, layout, batch and dtype, and one of: "training" (`fuse`, forward and backward),
 "evaluation" (`fuse`, forward) and "inference" (`fold`, forward; beside it "frozen", torch.compile
 with its weights as constants, if asked for by --frozen). Each is measured in five fresh processes,
-in turns with the original on tensors of the same layout; a process' ratio is the median of its
-rounds', and each is appended to the file when it is there, so that a run that is cut goes on.
+in turns with the original on tensors of the same layout. A process measures all rows of a model, in
+an order of its own, so that what an earlier row leaves behind differs. Its ratio of a row is the
+median of its rounds', and is appended to the file when it is there: a run that is cut goes on.
 Processor time is taken instead of the clock's with --cpu-time, for one thread on a busy machine.
 """
 
@@ -19,11 +20,13 @@ import copy
 import json
 import math
 import multiprocessing
+import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -67,17 +70,15 @@ class Row(NamedTuple):
     process: int
 
 
-def rows(chosen: argparse.Namespace) -> Iterator[Row]:
+def by_process(chosen: argparse.Namespace) -> Iterator[list[Row]]:
+    """The rows of each process, in its order."""
     sizes = [(name, width) for name, (width, _) in (*SIZES.items(), *HELD_OUT.items())]
     for process in range(chosen.processes):
-        for name, width in sizes:
-            if chosen.models and name not in chosen.models:
-                continue
-            for layout in LAYOUTS:
-                for batch in chosen.batch:
-                    for dtype in chosen.dtype:
-                        for part in chosen.part:
-                            yield Row(name, width, layout, batch, dtype, part, process)
+        for size in sizes:
+            if not chosen.models or size[0] in chosen.models:
+                conditions = product(LAYOUTS, chosen.batch, chosen.dtype, chosen.part)
+                rows = [Row(*size, *of, process) for of in conditions]
+                yield random.Random(process).sample(rows, len(rows))
 
 
 def cpu_clock(run: Callable[[], object]) -> float:
@@ -145,10 +146,15 @@ def _call(model: nn.Module, arguments: list[Tensor], row: Row) -> Callable[[], o
     return call
 
 
-def in_fresh_process(row: Row, frozen: bool = False, cpu_time: bool = False) -> dict[str, Any]:
+def in_fresh_process(
+    rows: Iterable[Row], frozen: bool = False, cpu_time: bool = False
+) -> Iterator[tuple[Row, dict[str, Any]]]:
+    """What is found of each row, one after another."""
+    clock = cpu_clock if cpu_time else host_clock
     fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=1, mp_context=fresh, max_tasks_per_child=1) as pool:
-        return pool.submit(measured, row, frozen, cpu_clock if cpu_time else host_clock).result()
+    with ProcessPoolExecutor(max_workers=1, mp_context=fresh) as pool:
+        for row in rows:
+            yield row, pool.submit(measured, row, frozen, clock).result()
 
 
 def known(path: Path) -> dict[Row, dict[str, Any]]:
@@ -190,7 +196,7 @@ def table(found: dict[Row, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", choices=[[], *ZOO], help="by default the whole zoo")
     parser.add_argument("--batch", type=int, nargs="+", default=BATCHES)
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=DTYPES)
@@ -203,17 +209,14 @@ def main() -> None:
     chosen = parser.parse_args()
     found = known(chosen.file)
     chosen.file.parent.mkdir(parents=True, exist_ok=True)
-    for row in () if chosen.table else rows(chosen):
-        if row in found:
-            continue
-        found[row] = in_fresh_process(row, chosen.frozen, chosen.cpu_time)
-        with chosen.file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**row._asdict(), **found[row]}) + "\n")
-        print(
-            *row,
-            {k: round(v, 3) if v is not str(v) else v for k, v in found[row].items()},
-            flush=True,
-        )
+    for rows in () if chosen.table else by_process(chosen):
+        lacking = [row for row in rows if row not in found]
+        for row, entry in in_fresh_process(lacking, chosen.frozen, chosen.cpu_time):
+            found[row] = entry
+            with chosen.file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({**row._asdict(), **entry}) + "\n")
+            shown = {k: v if isinstance(v, str) else round(v, 3) for k, v in entry.items()}
+            print(*row, shown, flush=True)
     print(table(found))
 
 

@@ -32,7 +32,7 @@ def speed(name: str, size: tuple[int, int], layout: str) -> str:
     found = []
     for process in range(PROCESSES):
         row = Row(name, width, layout, batch, "float32", "training", process)
-        measured = in_fresh_process(row)
+        [(_, measured)] = in_fresh_process([row])
         if "why" in measured:
             return ""
         if measured["plain"]:
