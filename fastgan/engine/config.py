@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from fastgan.augment import list_augmentations
-from fastgan.checks import check_choice, check_int, check_name, check_share, did_you_mean
+from fastgan.checks import check_choice, check_int, check_name, check_share, did_you_mean, unknown
 from fastgan.engine.class_weights import parse_class_weights
 from fastgan.engine.intervals import MAX_STEPS, Interval, parse_interval
 from fastgan.engine.keeping import KeepActivations
@@ -258,6 +258,23 @@ def check_number(name: str, value: float) -> None:
     """ValueError unless it is finite and at least 0."""
     if not (math.isfinite(value) and value >= 0):
         raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+
+
+def chosen_config(
+    config: TrainConfig | None, settings: dict[str, Any], dataset: Any, processes: int
+) -> TrainConfig:
+    """``config`` with other settings; by default with a ``DataLoader``'s own batch size.
+
+    Raises:
+        ValueError: a setting is none of a configuration's, or has a bad value.
+    """
+    known = [field.name for field in dataclasses.fields(TrainConfig)]
+    if others := settings.keys() - set(known):
+        raise unknown("setting", min(others), known)
+    if config is None:
+        of_one = getattr(dataset, "batch_size", None)
+        config = TrainConfig(**({"batch_size": of_one * processes} if of_one else {}))
+    return dataclasses.replace(config, **settings)
 
 
 def changed_fields(saved: dict[str, Any], config: TrainConfig) -> list[str]:

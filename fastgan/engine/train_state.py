@@ -19,7 +19,7 @@ from fastgan.data.dataset import spread
 from fastgan.data.source import conditions_of, gathered, normalised
 from fastgan.engine.capture import Inputs, StepRunner, host_values
 from fastgan.engine.class_weights import check_class_outputs, class_weights_of
-from fastgan.engine.config import TrainConfig
+from fastgan.engine.config import TrainConfig, chosen_config
 from fastgan.engine.device import take_device
 from fastgan.engine.distributed import DistributedGroup
 from fastgan.engine.ema import Ema
@@ -69,22 +69,24 @@ class TrainState:
         config: TrainConfig | None = None,
         *,
         latent_dim: int | None = None,
-        loss: GANLoss | None = None,
+        loss: GANLoss | str | None = None,
         penalties: Sequence[Penalty] = (),
-        augment: nn.Module | None = None,
+        augment: nn.Module | str | None = None,
         callbacks: Sequence[Any] = (),
         objective: Objective | None = None,
         step: Step | None = None,
         optimizers: tuple[Optimizer | None, Optimizer | None] = (None, None),
         schedulers: Sequence[LRScheduler] = (),
         description: dict[str, Any] | None = None,
+        **settings: Any,
     ) -> None:
         dataset = as_source(dataset, getattr(generator, "num_classes", 0))
         self.group = DistributedGroup.current()
-        if config is None:
-            batch_size = getattr(dataset, "batch_size", None)  # a DataLoader's, of one process
-            own = {"batch_size": batch_size * self.group.size} if batch_size else {}
-            config = TrainConfig(**own)
+        if isinstance(loss, str):
+            settings["loss"], loss = loss, None
+        if isinstance(augment, str):
+            settings["augment"], augment = augment, None
+        config = chosen_config(config, settings, dataset, self.group.size)
         self.device = take_device(config.device)
         # What a run is recorded with is what it computes in, wherever it goes on.
         precision = resolve_precision(config.precision, self.device)

@@ -33,12 +33,12 @@ class Trainer(TrainState):
             object of your own (``fastgan.data.Source``).
         config: how to train; by default with a ``DataLoader``'s own batch size.
         latent_dim: the noise's width; by default ``generator.latent_dim``.
-        loss: in place of the one that ``config.loss`` names.
+        loss: in place of the one that ``config.loss`` names, or another name.
         penalties: regularisers of the discriminator (see :class:`fastgan.engine.gan.Penalty`),
             beside the one that ``config.regularizer`` names.
         augment: applied to all images that the discriminator sees, in place of the one that
-            ``config.augment`` names; a :class:`fastgan.augment.Augmentation` is also shown the
-            logits of the real images after each discriminator update.
+            ``config.augment`` names, or another name; a :class:`fastgan.augment.Augmentation` is
+            also shown the logits of the real images after each discriminator update.
         callbacks: called as the run goes on.
         objective: what is minimised (:mod:`fastgan.engine.objectives`): by default a GAN's.
         step: one step, in place of the one that ``objective`` names
@@ -51,9 +51,11 @@ class Trainer(TrainState):
         schedulers: torch's, of these optimizers; each is stepped after every step.
         description: JSON-ready facts that are saved with the run and its checkpoints, such as how
             to build the models again.
+        settings: fields of ``config`` with other values, by their names: ``steps=5000``.
 
     Raises:
-        ValueError: ``config`` does not fit the data, the models or the device.
+        ValueError: ``config`` does not fit the data, the models or the device; a setting that is
+            none of its fields.
     """
 
     callbacks: list[Callback]

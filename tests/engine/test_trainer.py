@@ -223,6 +223,20 @@ def test_a_generator_without_a_latent_dim_must_be_told_one():
         Trainer(nn.Linear(2, 2), nn.Linear(2, 2), tiny_data(), TrainConfig(batch_size=4))
 
 
+def test_settings_may_be_named_beside_a_config_or_without_one():
+    generator, discriminator = nn.Linear(4, 9), nn.Linear(9, 1)
+    data, config = torch.zeros(8, 1, 9), TrainConfig(steps=7, batch_size=4, device="cpu")
+    networks = generator, discriminator, data
+    trainer = Trainer(*networks, config, latent_dim=4, loss="hinge", batch_size=2)
+    assert (trainer.config.steps, trainer.config.batch_size) == (7, 2)
+    assert trainer.config.loss == "hinge"
+    assert Trainer(*networks, latent_dim=4, batch_size=2, device="cpu").config.batch_size == 2
+    with pytest.raises(ValueError, match="unknown setting 'batchsize'; did you mean 'batch_size'"):
+        Trainer(*networks, config, latent_dim=4, batchsize=2)
+    with pytest.raises(ValueError, match="unknown augmentation 'diffaug'"):
+        Trainer(*networks, config, latent_dim=4, augment="diffaug")
+
+
 def test_a_batch_larger_than_the_data_is_an_error():
     with pytest.raises(ValueError, match="batch_size"):
         tiny_trainer(tiny_data(count=4), batch_size=8)
