@@ -34,6 +34,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fastgan, m) {
   m.def(
       "gather_images.kernel(Tensor images, Tensor index, Tensor? flips, ScalarType dtype) "
       "-> Tensor");
+  // Contiguous (B, R, C) to (B, C, R), of 16- or 32-bit values: one memory format to the other.
+  m.def("transpose(Tensor x) -> Tensor");
   // Convolutions between an image of at most four channels and a wide, channels-last tensor; weight
   // is (wide channels, image channels, kernel). small_channel_conv reads the image and
   // small_channel_conv_transpose writes it, of `size`; each is the other's data gradient.

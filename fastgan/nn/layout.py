@@ -20,7 +20,7 @@ from fastgan.nn.planner import asks_gradient, problem_of
 from fastgan.ops.conv import algorithms
 from fastgan.ops.conv.geometry import output_shape
 from fastgan.ops.conv.problem import Problem
-from fastgan.ops.core.tensors import channels_last, is_channels_last
+from fastgan.ops.core.tensors import channels_last, contiguous, is_channels_last, own_output
 
 # What a copied value costs, in operations of a convolution in the time of which it is copied; by
 # measurement on a CPU with AVX2. Weights are copied an element at a time, tensors by rows.
@@ -119,7 +119,7 @@ def strides_of(shape: tuple[int, ...]) -> tuple[int, ...]:
 class _Converted(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.contiguous(memory_format=torch.channels_last)
+        return own_output(channels_last(x))
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ class _Converted(torch.autograd.Function):
 
 def restored(y: Tensor) -> Tensor:
     """y in contiguous memory, by its strides as well where a size of 1 leaves these open."""
-    return y.contiguous() if not y.is_contiguous() else y.reshape(-1).view(y.shape)
+    return contiguous(y) if not y.is_contiguous() else y.reshape(-1).view(y.shape)
 
 
 def _time(problem: Problem, grad_x: bool) -> float:

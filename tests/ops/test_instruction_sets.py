@@ -43,6 +43,7 @@ def results() -> list[Tensor]:
         + winograd_results()
         + bf16_results()
         + gathered()
+        + transposed()
     )
 
 
@@ -62,6 +63,12 @@ def gathered() -> list[Tensor]:
     images = images.to(memory_format=torch.channels_last)
     index, flips = torch.tensor([0, 4, 0, 2]), torch.tensor([False, True, True, False])
     return [gather_images(images, index, flips, dtype=dtype) for dtype in DTYPES[:3]]
+
+
+def transposed() -> list[Tensor]:
+    """Whole squares, parts of squares, and few rows or columns."""
+    run, shapes = torch.ops.fastgan.transpose, [(2, 48, 80), (2, 37, 21), (1, 3, 50), (1, 50, 4)]
+    return [run(torch.randn(shape).to(dtype)) for shape in shapes for dtype in DTYPES[:3]]
 
 
 def small_channel_results() -> list[Tensor]:

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "cpu/simd/transpose.h"
 #include "cpu/simd/vec.h"
 
 // Unrolled early, an array indexed by constants stays in registers.
@@ -115,24 +116,6 @@ struct Multiply {
 
 template <typename Value, bool Add>
 constexpr RegisterTiles<ProductOf<Value>, Multiply<Value, Add>> kProducts{};
-
-// v[i][j] becomes v[j][i].
-FASTGAN_HD void transpose(VecF (&v)[kWidth]) {
-  VecI lane;
-  for (int i = 0; i < kWidth; ++i) lane[i] = i;
-  FASTGAN_UNROLL
-  for (int half = kWidth / 2; half > 0; half /= 2) {
-    const VecI low = lane & half ? lane + int(kWidth - half) : lane;
-    const VecI high = lane & half ? lane + int(kWidth) : lane + half;
-#pragma GCC unroll 16
-    for (int i = 0; i < kWidth; ++i) {
-      if (i & half) continue;
-      const VecF a = v[i], b = v[i + half];
-      v[i] = __builtin_shuffle(a, b, low);
-      v[i + half] = __builtin_shuffle(a, b, high);
-    }
-  }
-}
 
 // Calls function(first, count) for pieces of [0, n), as equal as may be and at most so long.
 template <typename Function>

@@ -8,6 +8,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -27,6 +28,15 @@ inline torch::stable::Tensor output_like(const torch::stable::Tensor& x) {
   if (bytes < kLargeBlock) return torch::stable::empty_like(x);
   return torch::stable::from_blob(take(bytes), x.sizes(), x.strides(), x.device(), x.scalar_type(),
                                   &give);
+}
+
+// Uninitialised and contiguous, of x's dtype and device.
+inline torch::stable::Tensor empty_contiguous(const torch::stable::Tensor& x,
+                                              std::array<int64_t, 3> sizes) {
+  const size_t bytes = static_cast<size_t>(sizes[0] * sizes[1] * sizes[2]) * x.element_size();
+  if (bytes < kLargeBlock) return torch::stable::new_empty(x, {sizes[0], sizes[1], sizes[2]});
+  const int64_t strides[] = {sizes[1] * sizes[2], sizes[2], 1};
+  return torch::stable::from_blob(take(bytes), sizes, strides, x.device(), x.scalar_type(), &give);
 }
 
 // Uninitialised and channels-last, on x's device.

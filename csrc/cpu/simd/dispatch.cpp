@@ -7,6 +7,7 @@
 #include "cpu/conv/winograd/kernel.h"
 #include "cpu/gather_images/kernel.h"
 #include "cpu/runtime/tiles.h"
+#include "cpu/transpose/kernel.h"
 
 #if FASTGAN_AMX_KERNELS
 #include <cpuid.h>
@@ -21,6 +22,7 @@ extern const TileKernels kTileKernels_baseline;
 extern const SmallChannelKernels kSmallChannelKernels_baseline;
 extern const WinogradKernels kWinogradKernels_baseline;
 extern const Bf16Kernels kBf16Kernels_baseline;
+extern const TransposeKernels kTransposeKernels_baseline;
 #if defined(__x86_64__)
 extern const GatherKernels kGatherKernels_avx2, kGatherKernels_avx512, kGatherKernels_avx512bf16;
 extern const TileKernels kTileKernels_avx2, kTileKernels_avx512, kTileKernels_avx512bf16;
@@ -29,6 +31,8 @@ extern const SmallChannelKernels kSmallChannelKernels_avx2, kSmallChannelKernels
 extern const WinogradKernels kWinogradKernels_avx2, kWinogradKernels_avx512,
     kWinogradKernels_avx512bf16;
 extern const Bf16Kernels kBf16Kernels_avx2, kBf16Kernels_avx512, kBf16Kernels_avx512bf16;
+extern const TransposeKernels kTransposeKernels_avx2, kTransposeKernels_avx512,
+    kTransposeKernels_avx512bf16;
 #endif
 #if FASTGAN_AMX_KERNELS
 extern const Bf16Kernels kBf16Kernels_amx;
@@ -66,6 +70,7 @@ struct AllKernels {
   const GatherKernels& gather;
   const WinogradKernels& winograd;
   const Bf16Kernels& dot;
+  const TransposeKernels& transpose;
 };
 
 AllKernels widest() {
@@ -80,23 +85,23 @@ AllKernels widest() {
 #if FASTGAN_AMX_KERNELS
     if (allowed("amx") && has_amx()) {
       return {kTileKernels_avx512bf16, kSmallChannelKernels_avx512bf16, kGatherKernels_avx512bf16,
-              kWinogradKernels_avx512bf16, kBf16Kernels_amx};
+              kWinogradKernels_avx512bf16, kBf16Kernels_amx, kTransposeKernels_avx512bf16};
     }
 #endif
     return {kTileKernels_avx512bf16, kSmallChannelKernels_avx512bf16, kGatherKernels_avx512bf16,
-            kWinogradKernels_avx512bf16, kBf16Kernels_avx512bf16};
+            kWinogradKernels_avx512bf16, kBf16Kernels_avx512bf16, kTransposeKernels_avx512bf16};
   }
   if (avx512) {
     return {kTileKernels_avx512, kSmallChannelKernels_avx512, kGatherKernels_avx512,
-            kWinogradKernels_avx512, kBf16Kernels_avx512};
+            kWinogradKernels_avx512, kBf16Kernels_avx512, kTransposeKernels_avx512};
   }
   if (avx2) {
     return {kTileKernels_avx2, kSmallChannelKernels_avx2, kGatherKernels_avx2,
-            kWinogradKernels_avx2, kBf16Kernels_avx2};
+            kWinogradKernels_avx2, kBf16Kernels_avx2, kTransposeKernels_avx2};
   }
 #endif
   return {kTileKernels_baseline, kSmallChannelKernels_baseline, kGatherKernels_baseline,
-          kWinogradKernels_baseline, kBf16Kernels_baseline};
+          kWinogradKernels_baseline, kBf16Kernels_baseline, kTransposeKernels_baseline};
 }
 
 const AllKernels& loops() {
@@ -115,5 +120,7 @@ const GatherKernels& gather_kernels() { return loops().gather; }
 const WinogradKernels& winograd_kernels() { return loops().winograd; }
 
 const Bf16Kernels& bf16_kernels() { return loops().dot; }
+
+const TransposeKernels& transpose_kernels() { return loops().transpose; }
 
 }  // namespace fastgan

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastgan.ops.conv.problem import FORWARD, WEIGHT_GRADIENT, Problem
 from fastgan.ops.core import dispatch
 from fastgan.ops.core.activation import IDENTITY, is_identity
-from fastgan.ops.core.tensors import CHANNELS_LAST
+from fastgan.ops.core.tensors import CHANNELS_LAST, channels_last, contiguous
 
 
 class Epilogue(NamedTuple):
@@ -58,7 +58,7 @@ def by_role(to_map: ToOther, to_image: ToOther, to_weight: ToWeight) -> Run:
 
 def laid_out(p: Problem, t: Tensor) -> Tensor:
     """t in the memory format of the pass."""
-    return t.contiguous(memory_format=memory_format(p, t.dim()))
+    return channels_last(t) if p.channels_last else contiguous(t)
 
 
 def memory_format(p: Problem, dim: int) -> torch.memory_format:

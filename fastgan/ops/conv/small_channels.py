@@ -16,7 +16,7 @@ from torch import Tensor
 from fastgan.ops.conv.problem import DATA_GRADIENT, FORWARD, WEIGHT_GRADIENT, Problem
 from fastgan.ops.conv.run import Epilogue
 from fastgan.ops.core import native, processor
-from fastgan.ops.core.tensors import dense
+from fastgan.ops.core.tensors import channels_last, dense
 
 _MAX_CHANNELS = 4
 _MAX_STRIDE = 4
@@ -149,7 +149,7 @@ def run(p: Problem, a: Tensor, b: Tensor, epilogue: Epilogue) -> Tensor:
         return wide
     # A contiguous tensor is worth a copy: ATen's kernels are slower still in that layout.
     few: Tensor = torch.ops.fastgan.small_channel_conv_transpose(
-        _channels_last(a), *arguments, p.channels_last
+        channels_last(a), *arguments, p.channels_last
     )
     return few
 
@@ -157,10 +157,6 @@ def run(p: Problem, a: Tensor, b: Tensor, epilogue: Epilogue) -> Tensor:
 def _to_weight(p: Problem, layer: Layer, few: Tensor, wide: Tensor) -> Tensor:
     """In float32, contiguous or a view of that."""
     gradient: Tensor = torch.ops.fastgan.small_channel_conv_weight(
-        dense(few), _channels_last(wide), list(p.kernel), p.geometry.stride, layer.padding
+        dense(few), channels_last(wide), list(p.kernel), p.geometry.stride, layer.padding
     )
     return gradient.transpose(0, 1).flip(2, 3) if layer.flipped else gradient
-
-
-def _channels_last(t: Tensor) -> Tensor:
-    return t.contiguous(memory_format=torch.channels_last)

@@ -11,7 +11,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor
 
-from fastgan.ops.core import native
+from fastgan.ops.core import dispatch, native
 
 _ORDERS = ("norm_act", "act_norm")
 _CODES = {"leaky_relu": 0, "relu": 0, "identity": 0, "tanh": 1, "sigmoid": 2}
@@ -321,6 +321,8 @@ def check_segments(segments: int, batch: int) -> None:
         raise ValueError(f"segments: {segments} does not divide the batch of {batch}")
 
 
+_TRANSPOSED = (torch.float32, torch.bfloat16, torch.float16)
+_MIN_TRANSPOSED = 1 << 12  # values, below which calls take longer than copies
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -335,7 +337,38 @@ def is_channels_last(x: Tensor) -> bool:
 
 def channels_last(x: Tensor) -> Tensor:
     """x itself where it is dense with its channels innermost, else a copy that is."""
-    return x if is_channels_last(x) else x.movedim(1, -1).contiguous().movedim(-1, 1)
+    if is_channels_last(x):
+        return x
+    if x.is_contiguous() and _transposes(x):
+        batch, channels, *spatial = x.shape
+        moved: Tensor = torch.ops.fastgan.transpose(x.view(batch, channels, -1))
+        return moved.view(batch, *spatial, channels).movedim(-1, 1)
+    return x.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def contiguous(x: Tensor) -> Tensor:
+    """x itself where it is contiguous, else a copy that is."""
+    if x.is_contiguous():
+        return x
+    if is_channels_last(x) and _transposes(x):
+        rows = x.movedim(1, -1).view(x.shape[0], -1, x.shape[1])
+        moved: Tensor = torch.ops.fastgan.transpose(rows)
+        return moved.view(x.shape)
+    return x.contiguous()
+
+
+def _transposes(x: Tensor) -> bool:
+    """Whether x, dense, goes to the other memory format by fastgan's kernel: PyTorch's copy, which
+    goes value by value, takes several times as long."""
+    return (
+        x.is_cpu
+        and x.numel() >= _MIN_TRANSPOSED
+        and x.dtype in _TRANSPOSED
+        and dispatch.setting() in ("auto", "cpu")
+        and dispatch.is_eager(x)
+        and not (x.requires_grad and torch.is_grad_enabled())
+        and native.load() is None
+    )
 
 
 def dense(x: Tensor) -> Tensor:
@@ -358,9 +391,7 @@ def dense_like(t: Tensor, x: Tensor) -> Tensor:
     if t.dtype is x.dtype and t.stride() == x.stride():
         return t
     t = t.to(x.dtype)
-    if x.is_contiguous():
-        return t.contiguous()
-    return t.movedim(1, -1).contiguous().movedim(-1, 1)
+    return contiguous(t) if x.is_contiguous() else channels_last(t)
 
 
 def is_captured(t: Tensor) -> bool:
