@@ -20,7 +20,7 @@ from fastgan.ops.conv import packed
 from fastgan.ops.core import dispatch, native
 from fastgan.ops.core.activation import IDENTITY
 from fastgan.ops.core.setting import Setting
-from fastgan.ops.core.tensors import activation_code
+from fastgan.ops.core.tensors import activation_code, channels_last_strides
 
 MAX_SHAPES = 4  # of inputs, for each of which the packed weight may be another
 _SETTINGS = ("stride", "padding", "output_padding", "dilation", "groups", "negative_slope")
@@ -172,7 +172,7 @@ class PackedChain(Chain):
         if self._fits(shape, weight):
             made = self.convolution(shape)
             run = made.call() if made.pays else None
-        self.calls[shape] = _Call(layout.strides_of(shape), run)
+        self.calls[shape] = _Call(channels_last_strides(shape), run)
         return self.calls[shape]
 
     def _fits(self, shape: tuple[int, ...], weight: Tensor) -> bool:

@@ -20,11 +20,18 @@ from fastgan.nn.planner import asks_gradient, problem_of
 from fastgan.ops.conv import algorithms
 from fastgan.ops.conv.geometry import output_shape
 from fastgan.ops.conv.problem import Problem
-from fastgan.ops.core.tensors import channels_last, contiguous, is_channels_last, own_output
+from fastgan.ops.core.tensors import (
+    channels_last,
+    channels_last_strides,
+    contiguous,
+    is_channels_last,
+    own_output,
+)
 
-# What a copied value costs, in operations of a convolution in the time of which it is copied; by
-# measurement on a CPU with AVX2. Weights are copied an element at a time, tensors by rows.
-_OF_WEIGHTS, _OF_TENSORS = 128, 64
+# What copies cost, in operations of a convolution in the time of which they are made: a value of a
+# tensor, a value of a weight in the three copies of a training pass (two of the weight, one of its
+# gradient), and a call. By measurement on a CPU with AVX-512.
+_OF_TENSORS, _OF_WEIGHTS, _OF_A_CALL = 24, 40, 400_000
 MAX_SHARE = 0.85  # of the contiguous layers' time, for a choice that pays under all conditions
 
 
@@ -55,7 +62,7 @@ def convertible(x: Tensor) -> bool:
 
 def is_contiguous(x: Tensor) -> bool:
     """Whether x is contiguous and, where it is channels-last as well, its strides do not say so."""
-    return x.is_contiguous() and x.stride() != strides_of(tuple(x.shape))
+    return x.is_contiguous() and x.stride() != channels_last_strides(x.shape)
 
 
 def costs_of(blocks: list[Block], x: Tensor, shape: tuple[int, ...], grad_x: bool) -> Costs | None:
@@ -84,12 +91,12 @@ def costs_of(blocks: list[Block], x: Tensor, shape: tuple[int, ...], grad_x: boo
 
 def copy_cost(count: int) -> float:
     """What it costs to convert a tensor of so many values, in the unit of `Costs`."""
-    return float(_OF_TENSORS * count)
+    return float(_OF_TENSORS * count + _OF_A_CALL)
 
 
 def weight_cost(count: int) -> float:
     """What it costs to bring a weight of so many values into another order."""
-    return float(_OF_WEIGHTS * count)
+    return float(_OF_WEIGHTS * count + 3 * _OF_A_CALL)
 
 
 def converted(x: Tensor) -> Tensor:
@@ -103,17 +110,8 @@ def converted(x: Tensor) -> Tensor:
 def marked(x: Tensor) -> Tensor:
     """Channels-last x with strides that say so, also where one channel or one position makes it
     contiguous as well."""
-    strides = strides_of(tuple(x.shape))
+    strides = channels_last_strides(x.shape)
     return x if x.stride() == strides else x.as_strided(x.shape, strides)
-
-
-def strides_of(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Those of channels-last memory."""
-    strides, step = [1], shape[1]
-    for size in reversed(shape[2:]):
-        strides.insert(1, step)
-        step *= size
-    return (step, *strides)
 
 
 class _Converted(torch.autograd.Function):

@@ -14,8 +14,8 @@ import fastgan
 from fastgan.fusion import explain
 from fastgan.fusion.packing import PackedChain
 from fastgan.fusion.plan import plan_of
-from fastgan.nn.layout import strides_of
 from fastgan.ops.core import native
+from fastgan.ops.core.tensors import channels_last_strides
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="oneDNN is not there"
@@ -58,7 +58,7 @@ def test_a_packed_layer_is_the_layer(name: str) -> None:
     model = nn.Sequential(*layers).eval()
     x = torch.randn(shape)
     last = x.movedim(1, -1).contiguous().movedim(-1, 1)
-    last = last.as_strided(shape, strides_of(shape))
+    last = last.as_strided(shape, channels_last_strides(shape))
     exact = copy.deepcopy(model).double()(x.double())
     folded = fastgan.fold(model)
     for given in (last, x):
