@@ -44,4 +44,6 @@ Tensor transpose(Tensor x) {
 }  // namespace
 }  // namespace fastgan
 
-STABLE_TORCH_LIBRARY_IMPL(fastgan, CPU, m) { m.impl("transpose", TORCH_BOX(&fastgan::transpose)); }
+STABLE_TORCH_LIBRARY_IMPL(fastgan, CPU, m) {
+  m.impl("transpose", TORCH_BOX(&fastgan::transpose));
+}
