@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from fastgan.ops.core.tensors import CHANNELS_LAST
+from fastgan.ops.core.memory_format import CHANNELS_LAST
 
 ValueRange = tuple[float, float]
 

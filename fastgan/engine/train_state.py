@@ -45,7 +45,7 @@ from fastgan.engine.validate import (
 from fastgan.losses import GANLoss, get_loss
 from fastgan.nn import batches_counted_together, convert_sync_batchnorm
 from fastgan.nn.modes import modes_kept
-from fastgan.ops.core.tensors import CHANNELS_LAST
+from fastgan.ops.core.memory_format import CHANNELS_LAST
 from fastgan.regularizers import get_regularizer
 from fastgan.system import renamed
 

@@ -27,7 +27,8 @@ from fastgan.ops.conv.algorithms import Kernels, is_triton, kernels_of
 from fastgan.ops.conv.problem import FORWARD, PASSES, describe
 from fastgan.ops.conv_block import Deferred, backend_of
 from fastgan.ops.core import dispatch
-from fastgan.ops.core.tensors import autocast_dtype, is_channels_last, stat_dtype
+from fastgan.ops.core.memory_format import is_channels_last
+from fastgan.ops.core.tensors import autocast_dtype, stat_dtype
 from fastgan.ops.norm_act_conv import fused, with_statistics
 from fastgan.system import tell
 

@@ -19,8 +19,9 @@ from fastgan.nn.recording import Run, is_recording, record
 from fastgan.ops.conv import packed
 from fastgan.ops.core import dispatch, native
 from fastgan.ops.core.activation import IDENTITY
+from fastgan.ops.core.memory_format import channels_last_strides
 from fastgan.ops.core.setting import Setting
-from fastgan.ops.core.tensors import activation_code, channels_last_strides
+from fastgan.ops.core.tensors import activation_code
 
 MAX_SHAPES = 4  # of inputs, for each of which the packed weight may be another
 _SETTINGS = ("stride", "padding", "output_padding", "dilation", "groups", "negative_slope")

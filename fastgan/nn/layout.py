@@ -20,13 +20,13 @@ from fastgan.nn.planner import asks_gradient, problem_of
 from fastgan.ops.conv import algorithms
 from fastgan.ops.conv.geometry import output_shape
 from fastgan.ops.conv.problem import Problem
-from fastgan.ops.core.tensors import (
+from fastgan.ops.core.memory_format import (
     channels_last,
     channels_last_strides,
     contiguous,
     is_channels_last,
-    own_output,
 )
+from fastgan.ops.core.tensors import own_output
 
 # What copies cost, in operations of a convolution in the time of which they are made: a value of a
 # tensor, a value of a weight in the three copies of a training pass (two of the weight, one of its

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from fastgan.nn.blocks import Block
-from fastgan.ops.core.tensors import is_channels_last
+from fastgan.ops.core.memory_format import is_channels_last
 
 
 class Run(NamedTuple):

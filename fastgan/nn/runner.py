@@ -29,14 +29,8 @@ from fastgan.ops.conv.geometry import output_shape
 from fastgan.ops.conv_block import Deferred
 from fastgan.ops.conv_block.autograd import backend_of
 from fastgan.ops.core import dispatch
-from fastgan.ops.core.tensors import (
-    CHANNELS_LAST,
-    autocast_dtype,
-    channels_last,
-    check_tensor,
-    is_channels_last,
-    running_pair,
-)
+from fastgan.ops.core.memory_format import CHANNELS_LAST, channels_last, is_channels_last
+from fastgan.ops.core.tensors import autocast_dtype, check_tensor, running_pair
 from fastgan.ops.norm_act import move_running_stats
 from fastgan.ops.norm_act.autograd import settle_for
 from fastgan.ops.norm_act_conv import Norm, fused, with_statistics

@@ -15,7 +15,7 @@ from fastgan.fusion import explain
 from fastgan.fusion.packing import PackedChain
 from fastgan.fusion.plan import plan_of
 from fastgan.ops.core import native
-from fastgan.ops.core.tensors import channels_last_strides
+from fastgan.ops.core.memory_format import channels_last_strides
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="oneDNN is not there"

@@ -17,7 +17,7 @@ from fastgan.ops.conv.algorithms import ALGORITHMS, select
 from fastgan.ops.conv.geometry import Geometry, output_shape
 from fastgan.ops.conv.problem import FORWARD, PASSES, describe
 from fastgan.ops.core.activation import IDENTITY, LEAKY_RELU, act
-from fastgan.ops.core.tensors import dense_like, is_channels_last
+from fastgan.ops.core.memory_format import dense_like, is_channels_last
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.ops import backend
-from fastgan.ops.core.tensors import channels_last, contiguous, dense_like, is_channels_last
+from fastgan.ops.core.memory_format import channels_last, contiguous, dense_like, is_channels_last
 
 MATRICES = [
     (1, 1, 1), (2, 3, 5), (1, 2, 77), (2, 4, 64), (1, 100, 3), (3, 16, 16), (2, 17, 33),

@@ -8,7 +8,8 @@ from fastgan.ops.bias_act import aten
 from fastgan.ops.bias_act.arguments import Forward
 from fastgan.ops.bias_act.autograd import FORWARD
 from fastgan.ops.core import dispatch, native
-from fastgan.ops.core.tensors import activation_code, check_input, dense, parameter
+from fastgan.ops.core.memory_format import dense
+from fastgan.ops.core.tensors import activation_code, check_input, parameter
 
 
 def bias_act(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fastgan.ops.core.activation import act, act_, is_identity
-from fastgan.ops.core.tensors import dense_like
+from fastgan.ops.core.memory_format import dense_like
 
 
 def bias_act(x: Tensor, bias: Tensor | None, activation: int, slope: float) -> Tensor:

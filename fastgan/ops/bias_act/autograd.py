@@ -12,7 +12,8 @@ from fastgan.ops.bias_act.arguments import Backward, Forward, check_backward, ch
 from fastgan.ops.core import dispatch
 from fastgan.ops.core.activation import LEAKY_RELU, TANH
 from fastgan.ops.core.library import Gradients, Needs, Operator, keep, kept
-from fastgan.ops.core.tensors import dense_like, stat_dtype
+from fastgan.ops.core.memory_format import dense_like
+from fastgan.ops.core.tensors import stat_dtype
 
 
 def _forward(a: Forward, backend: str) -> Tensor:

@@ -15,7 +15,7 @@ from fastgan.ops.conv.algorithms import select
 from fastgan.ops.conv.geometry import Geometry, as_2d
 from fastgan.ops.conv.problem import DATA_GRADIENT, FORWARD, WEIGHT_GRADIENT, describe
 from fastgan.ops.conv.run import Epilogue
-from fastgan.ops.core.tensors import dense_like
+from fastgan.ops.core.memory_format import dense_like
 
 
 def forward(

@@ -19,7 +19,7 @@ from fastgan.ops.conv.geometry import Geometry
 from fastgan.ops.conv.problem import FORWARD, Problem, describe
 from fastgan.ops.conv.run import Epilogue
 from fastgan.ops.core.activation import LEAKY_RELU, SIGMOID, TANH, is_identity
-from fastgan.ops.core.tensors import channels_last
+from fastgan.ops.core.memory_format import channels_last
 
 Call = Callable[[Tensor, Tensor | None], Tensor]  # of x, which is channels-last, and the bias
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastgan.ops.conv.geometry import Geometry, as_2d, output_shape
 from fastgan.ops.core import dispatch, processor
-from fastgan.ops.core.tensors import is_channels_last
+from fastgan.ops.core.memory_format import is_channels_last
 
 FORWARD, DATA_GRADIENT, WEIGHT_GRADIENT = PASSES = "forward", "data gradient", "weight gradient"
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastgan.ops.conv.problem import FORWARD, WEIGHT_GRADIENT, Problem
 from fastgan.ops.core import dispatch
 from fastgan.ops.core.activation import IDENTITY, is_identity
-from fastgan.ops.core.tensors import CHANNELS_LAST, channels_last, contiguous
+from fastgan.ops.core.memory_format import CHANNELS_LAST, channels_last, contiguous
 
 
 class Epilogue(NamedTuple):

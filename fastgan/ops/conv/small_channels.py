@@ -16,7 +16,7 @@ from torch import Tensor
 from fastgan.ops.conv.problem import DATA_GRADIENT, FORWARD, WEIGHT_GRADIENT, Problem
 from fastgan.ops.conv.run import Epilogue
 from fastgan.ops.core import native, processor
-from fastgan.ops.core.tensors import channels_last, dense
+from fastgan.ops.core.memory_format import channels_last, dense
 
 _MAX_CHANNELS = 4
 _MAX_STRIDE = 4

@@ -15,7 +15,7 @@ from fastgan.ops.conv.problem import FORWARD, WEIGHT_GRADIENT, Problem
 from fastgan.ops.conv.run import Epilogue
 from fastgan.ops.conv.small_channels import Layer, layer_of
 from fastgan.ops.core import dispatch
-from fastgan.ops.core.tensors import channels_last
+from fastgan.ops.core.memory_format import channels_last
 
 _MAX_VALUES = 1 << 31  # of an image: places within one are counted in 32 bits
 

@@ -14,7 +14,7 @@ from fastgan.ops.conv.geometry import Geometry
 from fastgan.ops.conv.problem import DATA_GRADIENT, FORWARD, WEIGHT_GRADIENT, Problem
 from fastgan.ops.conv.run import Epilogue, memory_format
 from fastgan.ops.core import dispatch
-from fastgan.ops.core.tensors import channels_last
+from fastgan.ops.core.memory_format import channels_last
 
 TIME, prefers, beats_eager = unmeasured.TIME, unmeasured.prefers, unmeasured.beats_eager
 

@@ -24,8 +24,8 @@ import torch
 from fastgan.ops.conv.geometry import Geometry
 from fastgan.ops.conv.timing import Times
 from fastgan.ops.core import dispatch
+from fastgan.ops.core.memory_format import is_channels_last
 from fastgan.ops.core.setting import Setting
-from fastgan.ops.core.tensors import is_channels_last
 from fastgan.system import user_cache, whole_file
 
 FORMS = ("recompute", "fused", "norm_fused")

@@ -11,10 +11,10 @@ from fastgan.ops.conv.geometry import check_size, make_geometry, output_shape
 from fastgan.ops.conv_block.arguments import Forward, Spec
 from fastgan.ops.conv_block.autograd import FORWARD, backend_of
 from fastgan.ops.core import dispatch
+from fastgan.ops.core.memory_format import channels_last
 from fastgan.ops.core.tensors import (
     activation_code,
     autocast_dtype,
-    channels_last,
     check_device,
     check_input,
     check_tensor,

@@ -24,7 +24,8 @@ from fastgan.ops.core import dispatch
 from fastgan.ops.core.activation import IDENTITY, LEAKY_RELU, TANH, is_identity
 from fastgan.ops.core.arguments import flat, names
 from fastgan.ops.core.library import Gradients, Needs, Operator, keep, kept
-from fastgan.ops.core.tensors import channels_last, dense_like, own_output, stat_dtype
+from fastgan.ops.core.memory_format import channels_last, dense_like
+from fastgan.ops.core.tensors import own_output, stat_dtype
 from fastgan.ops.norm_act.arguments import NormTensors
 from fastgan.ops.norm_act.autograd import snapshot
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastgan.ops.conv.geometry import aten_arguments
 from fastgan.ops.core.activation import act, d_act, d_act_from_output
-from fastgan.ops.core.tensors import channels_last
+from fastgan.ops.core.memory_format import channels_last
 from fastgan.ops.norm_act.reference import (
     moments,
     per_channel,

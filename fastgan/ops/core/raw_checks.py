@@ -13,12 +13,7 @@ import torch
 from torch import Tensor
 
 from fastgan.ops.conv.geometry import Geometry, output_shape
-from fastgan.ops.core.tensors import (
-    check_device,
-    check_float,
-    check_tensor,
-    stat_dtype,
-)
+from fastgan.ops.core.tensors import check_device, check_float, check_tensor, stat_dtype
 
 
 def input(name: str, x: Tensor, least: int = 2) -> None:

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from fastgan.ops.core import dispatch, native
+from fastgan.ops.core.memory_format import dense
 from fastgan.ops.core.tensors import (
     activation_code,
     check_apart,
     check_flag,
     check_input,
     check_order,
-    dense,
     lies,
     norm_scalars,
     parameter,

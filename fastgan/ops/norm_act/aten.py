@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastgan.ops.core.activation import act, is_identity
-from fastgan.ops.core.tensors import dense_like
+from fastgan.ops.core.memory_format import dense_like
 from fastgan.ops.norm_act.arguments import Spec
 from fastgan.ops.norm_act.autograd import snapshot
 

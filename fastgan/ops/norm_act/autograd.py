@@ -11,7 +11,8 @@ from torch import Tensor
 from fastgan.ops.core import dispatch
 from fastgan.ops.core.activation import act
 from fastgan.ops.core.library import Gradients, Needs, Operator, keep, kept
-from fastgan.ops.core.tensors import dense_like, stat_dtype
+from fastgan.ops.core.memory_format import dense_like
+from fastgan.ops.core.tensors import stat_dtype
 from fastgan.ops.core.together import Queue
 from fastgan.ops.norm_act import reference
 from fastgan.ops.norm_act.arguments import (

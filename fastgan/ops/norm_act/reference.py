@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastgan.ops.core.activation import act, d_act
 from fastgan.ops.core.dispatch import in_plain_export
-from fastgan.ops.core.tensors import dense_like
+from fastgan.ops.core.memory_format import dense_like
 
 _OVER = (1, 3)
 

@@ -11,13 +11,13 @@ from torch.autograd import Function
 
 from fastgan.ops.core import dispatch
 from fastgan.ops.core.activation import act
+from fastgan.ops.core.memory_format import dense
 from fastgan.ops.core.tensors import (
     activation_code,
     check_apart,
     check_input,
     check_order,
     check_segments,
-    dense,
     is_captured,
     kind,
     norm_scalars,

@@ -8,17 +8,16 @@ from torch import Tensor
 
 from fastgan.ops.conv.geometry import check_size, make_geometry, output_shape
 from fastgan.ops.core.dispatch import in_torch, is_eager, setting
+from fastgan.ops.core.memory_format import channels_last, dense
 from fastgan.ops.core.tensors import (
     activation_code,
     autocast_dtype,
-    channels_last,
     check_apart,
     check_flag,
     check_input,
     check_weight,
     convolution_bias,
     count_per_channel,
-    dense,
     kind,
     norm_scalars,
     parameter,

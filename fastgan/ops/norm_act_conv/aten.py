@@ -9,7 +9,7 @@ from fastgan.ops.conv.aten import reads_beyond
 from fastgan.ops.conv.geometry import aten_arguments
 from fastgan.ops.conv.problem import arithmetic
 from fastgan.ops.core.activation import act, act_, is_identity
-from fastgan.ops.core.tensors import channels_last, is_channels_last
+from fastgan.ops.core.memory_format import channels_last, is_channels_last
 from fastgan.ops.norm_act.aten import norm_act
 from fastgan.ops.norm_act_conv.arguments import Spec
 

@@ -18,7 +18,8 @@ from fastgan.ops.conv_block.reference import channels_last_empty
 from fastgan.ops.core import dispatch
 from fastgan.ops.core.activation import is_identity
 from fastgan.ops.core.library import Gradients, Needs, Operator
-from fastgan.ops.core.tensors import dense_like, is_channels_last, stat_dtype
+from fastgan.ops.core.memory_format import dense_like, is_channels_last
+from fastgan.ops.core.tensors import stat_dtype
 from fastgan.ops.norm_act import arguments as norm_arguments
 from fastgan.ops.norm_act import autograd as norm_ops
 from fastgan.ops.norm_act import reference as norm_reference

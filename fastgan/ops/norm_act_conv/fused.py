@@ -30,8 +30,9 @@ from fastgan.ops.conv.geometry import Geometry
 from fastgan.ops.conv.problem import FORWARD, Problem, describe
 from fastgan.ops.core import dispatch
 from fastgan.ops.core.activation import is_identity
+from fastgan.ops.core.memory_format import channels_last, is_channels_last
 from fastgan.ops.core.outputs import maker
-from fastgan.ops.core.tensors import channels_last, is_channels_last, own_output
+from fastgan.ops.core.tensors import own_output
 from fastgan.ops.norm_act_conv import kernels
 from fastgan.ops.norm_act_conv.arguments import Backward, Forward
 

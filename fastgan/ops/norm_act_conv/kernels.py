@@ -10,7 +10,8 @@ from torch import Tensor
 from fastgan.ops import conv
 from fastgan.ops.core import dispatch
 from fastgan.ops.core.activation import LEAKY_RELU, is_identity
-from fastgan.ops.core.tensors import dense_like, own_output, stat_dtype
+from fastgan.ops.core.memory_format import dense_like
+from fastgan.ops.core.tensors import own_output, stat_dtype
 from fastgan.ops.norm_act.arguments import NormTensors
 from fastgan.ops.norm_act_conv import reference
 from fastgan.ops.norm_act_conv.arguments import Backward, Forward, Spec

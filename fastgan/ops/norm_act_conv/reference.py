@@ -12,7 +12,7 @@ from torch import Tensor
 from fastgan.ops.conv.geometry import aten_arguments
 from fastgan.ops.conv_block.reference import stored_channels_last
 from fastgan.ops.core.activation import act, d_act, d_act_from_output
-from fastgan.ops.core.tensors import dense_like, is_channels_last
+from fastgan.ops.core.memory_format import dense_like, is_channels_last
 from fastgan.ops.norm_act import reference as norm_act
 from fastgan.ops.norm_act.reference import wide
 from fastgan.ops.norm_act_conv.arguments import Backward, Forward

@@ -13,7 +13,8 @@ from torch.autograd import Function
 from fastgan.ops.core import dispatch, native
 from fastgan.ops.core.activation import is_identity
 from fastgan.ops.core.library import plain_apply, will_run
-from fastgan.ops.core.tensors import channels_last, check_apart, lies
+from fastgan.ops.core.memory_format import channels_last
+from fastgan.ops.core.tensors import check_apart, lies
 from fastgan.ops.norm_act import autograd as norm_ops
 from fastgan.ops.norm_act.arguments import NormTensors
 from fastgan.ops.norm_act_conv import fused
