@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import math
 import multiprocessing
 import random
 import time
@@ -28,7 +27,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
-from statistics import median
+from statistics import geometric_mean, median
 from typing import Any, NamedTuple
 
 import torch
@@ -169,30 +168,60 @@ def known(path: Path) -> dict[Row, dict[str, Any]]:
     return found
 
 
-def table(found: dict[Row, dict[str, Any]]) -> str:
-    """A line for each row: the median of its processes, the least and the greatest."""
-    by_row: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+class Summary(NamedTuple):
+    """Of the processes that measured a row: the median ratio, the least and the greatest, and the
+    medians of milliseconds."""
+
+    ratio: float
+    least: float
+    greatest: float
+    original: float
+    ours: float
+    processes: int
+
+    def __str__(self) -> str:
+        return f"{self.ratio:.2f} ({self.least:.2f}–{self.greatest:.2f})"
+
+
+def summaries(found: dict[Row, dict[str, Any]]) -> dict[Row, Summary]:
+    """By row, whose process is 0. Rows that could not be measured are left out."""
+    entries: dict[Row, list[dict[str, Any]]] = defaultdict(list)
     for row, entry in found.items():
         if "ratio" in entry:
-            by_row[row[:-1]].append(entry)
+            entries[row._replace(process=0)].append(entry)
+    return {row: _summary(some) for row, some in entries.items()}
+
+
+def _summary(entries: list[dict[str, Any]]) -> Summary:
+    ratios = sorted(entry["ratio"] for entry in entries)
+    times = [median(entry[f"{of} ms"] for entry in entries) for of in ("original", "ours")]
+    return Summary(median(ratios), ratios[0], ratios[-1], times[0], times[1], len(entries))
+
+
+def in_all(of: dict[Row, Summary]) -> str:
+    """What the rows say together."""
+    ratios = {row: summary.ratio for row, summary in of.items()}
+    below = sum(ratio < MIN_RATIO for ratio in ratios.values())
+    mean = geometric_mean(ratios.values())
+    worst = min(ratios, key=ratios.__getitem__)
+    told = ", ".join(map(str, worst[:-1]))
+    return (
+        f"{len(of)} rows, geometric mean {mean:.2f}, {below} below {MIN_RATIO}. "
+        f"The least: {told}: {of[worst]}."
+    )
+
+
+def table(found: dict[Row, dict[str, Any]]) -> str:
+    """A line for each row: the median of its processes, the least and the greatest."""
+    of = summaries(found)
     lines = [
         "| model | width | layout | batch | dtype | part | speed | original, ms | ours, ms |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    medians = {}
-    for key, entries in by_row.items():
-        ratios = sorted(entry["ratio"] for entry in entries)
-        medians[key] = median(ratios)
-        speed = f"{medians[key]:.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})"
-        times = [f"{median(e[f'{of} ms'] for e in entries):.2f}" for of in ("original", "ours")]
-        lines.append(f"| {' | '.join(map(str, (*key, speed, *times)))} |")
-    if medians:
-        worst = min(medians, key=medians.__getitem__)
-        below = sum(ratio < MIN_RATIO for ratio in medians.values())
-        mean = math.exp(sum(map(math.log, medians.values())) / len(medians))
-        lines += ["", f"{len(medians)} rows, geometric mean {mean:.2f}, {below} below {MIN_RATIO}."]
-        lines.append(f"The worst: {', '.join(map(str, worst))}: {medians[worst]:.2f}.")
-    return "\n".join(lines)
+    for row, summary in of.items():
+        cells = *row[:-1], summary, f"{summary.original:.2f}", f"{summary.ours:.2f}"
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join([*lines, "", in_all(of)] if of else lines)
 
 
 def main() -> None:

@@ -264,10 +264,12 @@ def choose(block: Block, x: Tensor, shape: tuple[int, ...], for_speed: bool) -> 
     elif for_speed:
         own = algorithms.beats_eager(problem_of(block, x, shape), asks_gradient(x))
     form, why = tuning.explained(x.device, dtype, tuple(shape), weight_shape, geometry, own)
-    if form == "norm_fused" and aten.reads_beyond(
-        shape, weight_shape, geometry, dtype, x.device.type
-    ):
-        return "recompute", "in 16 bits the library's convolution reads beyond so small an image"
+    of_conv = weight_shape, geometry, dtype, x.device.type
+    if form == "norm_fused" and torch.is_grad_enabled() and aten.reads_beyond(shape, *of_conv):
+        return (
+            "recompute",
+            "in 16 bits the library's weight gradient reads beyond so small an image",
+        )
     return form, why
 
 
@@ -299,7 +301,8 @@ def _in_torch(block: Block, x: Tensor) -> bool:
     if not dispatch.in_torch(dispatch.setting(), x.device.type):
         return False
     of_conv = block.weight_shape, block.geometry, autocast_dtype(x), x.device.type
-    return block.conv is None or not aten.reads_beyond(tuple(x.shape), *of_conv)
+    right = block.conv is None or not torch.is_grad_enabled()
+    return right or not aten.reads_beyond(tuple(x.shape), *of_conv)
 
 
 def kind_of(x: Tensor) -> tuple[Hashable, ...]:

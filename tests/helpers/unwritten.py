@@ -1,4 +1,4 @@
-"""A CPU whose 16-bit convolutions leave memory unwritten, as oneDNN's do on some."""
+"""A CPU whose 16-bit weight gradients take in memory that nobody wrote, as oneDNN's do on some."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ HALVES = [torch.bfloat16, torch.float16]
 
 @contextmanager
 def unwritten() -> Iterator[None]:
-    """ATen's 16-bit convolutions, forward and backward, give NaN where the image, which is y of a
-    transposed convolution, is smaller than the kernel or the stride."""
+    """ATen's 16-bit weight gradients are NaN where the image, which is y of a transposed
+    convolution, is smaller than the kernel or the stride."""
     library = torch.library.Library("aten", "IMPL")
     try:
-        for name, run in (("convolution", _forward), ("convolution_backward", _backward)):
-            library.impl(name, run, "CPU", with_keyset=True)
+        library.impl("convolution_backward", _backward, "CPU", with_keyset=True)
         yield
     finally:
         library._destroy()
@@ -30,18 +29,11 @@ def unwritten() -> Iterator[None]:
 _OWN = DispatchKeySet(DispatchKey.PrivateUse1)
 
 
-def _forward(_: Any, x: Tensor, weight: Tensor, bias: Any, *geometry: Any) -> Tensor:
-    y: Tensor = torch.ops.aten.convolution.default.redispatch(_OWN, x, weight, bias, *geometry)
-    return y.fill_(torch.nan) if _is_small(x, y, weight, *geometry) else y
-
-
 def _backward(_: Any, dy: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> tuple[Any, ...]:
     op = torch.ops.aten.convolution_backward.default
     found: tuple[Any, ...] = op.redispatch(_OWN, dy, x, weight, *rest)
-    if _is_small(x, dy, weight, *rest[1:-1]):
-        for gradient in found[:2]:
-            if gradient is not None:
-                gradient.fill_(torch.nan)
+    if found[1] is not None and _is_small(x, dy, weight, *rest[1:-1]):
+        found[1].fill_(torch.nan)
     return found
 
 

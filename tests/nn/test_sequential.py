@@ -384,3 +384,15 @@ def test_a_norm_is_fused_from_fewer_values_on_where_a_backward_follows(
         (64, False): "unfused",
     }
     assert forms == (dict.fromkeys(by_size, "norm_fused") if stepped else by_size)
+
+
+def test_a_small_image_in_16_bits_is_left_to_the_library_without_gradients(native: None) -> None:
+    """Whose weight gradient alone takes in memory that nobody wrote."""
+    layers = [nn.Conv2d(8, 8, (5, 1), padding=(2, 0)), nn.LeakyReLU(0.1)]
+    model = FusedSequential(*layers, keep_activations=True).bfloat16()
+    forms = {}
+    for grad in (True, False):
+        with recording() as runs, torch.set_grad_enabled(grad):
+            model(torch.randn(2, 8, 2, 3, dtype=torch.bfloat16))
+        forms[grad] = runs[0].form
+    assert forms == {True: "recompute", False: "unfused"}

@@ -1,6 +1,6 @@
 """Convolutions in 16 bits of images smaller than the kernel or the stride, on CPUs.
 
-ATen's passes of those go through float32: here they give NaN in 16 bits, and memory is poisoned.
+Their weight gradients are formed of padded images: here ATen's are NaN of those as they are.
 """
 
 from __future__ import annotations

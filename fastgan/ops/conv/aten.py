@@ -17,11 +17,12 @@ def reads_beyond(
     dtype: torch.dtype,
     device: str,
 ) -> bool:
-    """Whether the passes of a convolution, given its shapes, may take in memory that nobody wrote.
+    """Whether the weight gradient of a convolution, given its shapes, may take in memory that
+    nobody wrote.
 
-    oneDNN's in 16 bits do where the image, which is y of a transposed convolution, is smaller than
-    the kernel or the stride: the weight gradient comes out as whatever lay there. In float32 they
-    do not.
+    oneDNN's in 16 bits does where the image, which is y of a transposed convolution, is smaller
+    than the kernel or the stride: it comes out as whatever lay there. In float32, and in the other
+    passes, it does not.
     """
     if device != "cpu" or dtype not in (torch.bfloat16, torch.float16):
         return False
@@ -59,21 +60,37 @@ def beats_eager(p: Problem, grad_x: bool) -> bool:
 
 
 def run(p: Problem, a: Tensor, b: Tensor, epilogue: Epilogue) -> Tensor:
-    dtype = _arithmetic(p)
-    a, b = a.to(dtype), b.to(dtype)
+    a, b = a.to(p.arithmetic), b.to(p.arithmetic)
     if p.of == FORWARD:
         return _forward(p, a, b, epilogue)
-    of_x = p.of == DATA_GRADIENT
-    dy = a if of_x else b
     # Of the tensor whose gradient is formed only the layout is read.
-    x = _empty(p, p.x) if of_x else a
-    weight = b if of_x else _empty(p, p.weight)
-    found = torch.ops.aten.convolution_backward(
-        laid_out(p, dy), x, laid_out(p, weight), None, *aten_arguments(*p.geometry),
-        [of_x, not of_x, False],
-    )  # fmt: skip
-    gradient: Tensor = found[0 if of_x else 1]
+    if p.of == DATA_GRADIENT:
+        given = laid_out(p, a), _empty(p, p.x), laid_out(p, b)
+        geometry, needs = p.geometry, [True, False, False]
+    else:
+        x, dy, geometry = _not_beyond(p, a, b)
+        given, needs = (laid_out(p, dy), x, _empty(p, p.weight)), [False, True, False]
+    found = torch.ops.aten.convolution_backward(*given, None, *aten_arguments(*geometry), needs)
+    gradient: Tensor = found[0 if needs[0] else 1]
     return gradient.to(p.dtype)
+
+
+def _not_beyond(p: Problem, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Geometry]:
+    """What a weight gradient is formed of, that takes in no memory that nobody wrote: an image that
+    has its padding in it, and zeros up to the kernel's and the stride's size."""
+    geometry = p.geometry
+    if not reads_beyond(p.x, p.weight, geometry, p.arithmetic, p.device):
+        return x, dy, geometry
+    image = dy if geometry.transposed else x
+    sides = zip(image.shape[2:], p.kernel, geometry.stride, geometry.padding, strict=True)
+    more = [max(0, max(k, step) - (n + 2 * pad)) for n, k, step, pad in sides]
+    around = [(pad, pad + n) for pad, n in zip(geometry.padding, more, strict=True)]
+    image = torch.constant_pad_nd(image, [n for pair in reversed(around) for n in pair])
+    none = (0,) * len(more)
+    if not geometry.transposed:
+        return image, dy, geometry._replace(padding=none)
+    extra = tuple(n + m for n, m in zip(geometry.output_padding, more, strict=True))
+    return x, image, geometry._replace(padding=none, output_padding=extra)
 
 
 def _forward(p: Problem, x: Tensor, weight: Tensor, epilogue: Epilogue) -> Tensor:
@@ -89,9 +106,4 @@ def _forward(p: Problem, x: Tensor, weight: Tensor, epilogue: Epilogue) -> Tenso
 
 def _empty(p: Problem, shape: tuple[int, ...]) -> Tensor:
     format = memory_format(p, len(shape))
-    return torch.empty(shape, dtype=_arithmetic(p), device=p.device, memory_format=format)
-
-
-def _arithmetic(p: Problem) -> torch.dtype:
-    beyond = reads_beyond(p.x, p.weight, p.geometry, p.dtype, p.device)
-    return torch.float32 if beyond else p.arithmetic
+    return torch.empty(shape, dtype=p.arithmetic, device=p.device, memory_format=format)

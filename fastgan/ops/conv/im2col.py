@@ -55,6 +55,8 @@ def prefers(p: Problem) -> bool:
         return max(p.geometry.padding) == 0
     if size[1] > _SHORT_ROW or min(p.weight[:2]) < _MIN_CHANNELS:
         return False
+    if any(n < k for n, k in zip(p.image[2:], p.kernel, strict=True)):
+        return False  # much of the columns is padding
     return p.arithmetic is not torch.float32 or processor.fast_products()
 
 

@@ -31,7 +31,8 @@ def norm_act_conv(
         z = norm_act(x, pair, *affine, training, momentum, spec.norm, average)
     elif not is_identity(*spec.before):
         z = act(x, *spec.before)
-    beyond = reads_beyond(x.shape, weight.shape, spec.geometry, x.dtype, x.device.type)
+    of_conv = weight.shape, spec.geometry, x.dtype, x.device.type
+    beyond = torch.is_grad_enabled() and reads_beyond(x.shape, *of_conv)
     dtype = torch.float32 if beyond else arithmetic(x.dtype, x.device.type)
     own_bias = None if bias is None else bias.to(dtype)
     geometry = aten_arguments(*spec.geometry)
