@@ -21,6 +21,7 @@ from fastgan.ops.conv import algorithms
 from fastgan.ops.conv.geometry import output_shape
 from fastgan.ops.conv.problem import Problem
 from fastgan.ops.core.memory_format import (
+    MIN_TRANSPOSED,
     channels_last,
     channels_last_strides,
     contiguous,
@@ -32,6 +33,7 @@ from fastgan.ops.core.tensors import own_output
 # tensor, a value of a weight in the three copies of a training pass (two of the weight, one of its
 # gradient), and a call. By measurement on a CPU with AVX-512.
 _OF_TENSORS, _OF_WEIGHTS, _OF_A_CALL = 24, 40, 400_000
+_OF_SMALL_TENSORS = 150  # which PyTorch copies
 MAX_SHARE = 0.85  # of the contiguous layers' time, for a choice that pays under all conditions
 
 
@@ -91,7 +93,8 @@ def costs_of(blocks: list[Block], x: Tensor, shape: tuple[int, ...], grad_x: boo
 
 def copy_cost(count: int) -> float:
     """What it costs to convert a tensor of so many values, in the unit of `Costs`."""
-    return float(_OF_TENSORS * count + _OF_A_CALL)
+    of_value = _OF_TENSORS if count >= MIN_TRANSPOSED else _OF_SMALL_TENSORS
+    return float(of_value * count + _OF_A_CALL)
 
 
 def weight_cost(count: int) -> float:

@@ -34,19 +34,19 @@ def forms(model: nn.Module) -> list[str]:
 
 # Layers, the shape of an input, and the forms in which the convolutions run channels-last.
 LAYERS = {
-    "relu": ([nn.Conv2d(8, 16, 3, padding=1), nn.ReLU()], (2, 8, 9, 7), ["packed"]),
-    "tanh": ([nn.ConvTranspose2d(16, 16, 4, 2, 1), nn.Tanh()], (2, 16, 5, 5), ["packed"]),
-    "sigmoid": ([nn.Conv3d(4, 8, 3), nn.Sigmoid()], (2, 4, 5, 5, 5), ["packed"]),
-    "dilated": ([nn.Conv2d(8, 16, 5, dilation=2), nn.LeakyReLU(0.2)], (2, 8, 30, 9), ["packed"]),
+    "relu": ([nn.Conv2d(8, 16, 3, padding=1), nn.ReLU()], (16, 8, 9, 7), ["packed"]),
+    "tanh": ([nn.ConvTranspose2d(16, 16, 4, 2, 1), nn.Tanh()], (8, 16, 5, 5), ["packed"]),
+    "sigmoid": ([nn.Conv3d(4, 8, 3), nn.Sigmoid()], (8, 4, 9, 9, 9), ["packed"]),
+    "dilated": ([nn.Conv2d(8, 16, 5, dilation=2), nn.LeakyReLU(0.2)], (40, 8, 30, 9), ["packed"]),
     "output padding": (
         [nn.ConvTranspose2d(8, 16, 4, 2, output_padding=1, bias=False), nn.LeakyReLU(0.2)],
-        (2, 8, 30, 3),
+        (8, 8, 30, 3),
         ["packed"],
     ),
     "one dimension": ([nn.Conv1d(8, 16, 5, dilation=2), nn.LeakyReLU(0.2)], (2, 8, 30), None),
-    "depthwise": ([nn.Conv2d(16, 16, 3, groups=16), nn.Tanh()], (2, 16, 9, 9), ["packed"]),
+    "depthwise": ([nn.Conv2d(16, 16, 3, groups=16), nn.Tanh()], (160, 16, 9, 9), ["packed"]),
     "Winograd": ([nn.Conv2d(64, 64, 4, 2, 1), nn.LeakyReLU(0.1)], (8, 64, 8, 8), ["packed"]),
-    "to an image": ([nn.ConvTranspose2d(32, 3, 4, 2, 1), nn.Tanh()], (2, 32, 8, 8), ["packed"]),
+    "to an image": ([nn.ConvTranspose2d(32, 3, 4, 2, 1), nn.Tanh()], (4, 32, 8, 8), ["packed"]),
     "one position": ([nn.ConvTranspose2d(16, 32, 4), nn.ReLU()], (33, 16, 1, 1), ["packed"]),
 }
 

@@ -23,11 +23,12 @@ from fastgan.ops.core.memory_format import channels_last
 
 Call = Callable[[Tensor, Tensor | None], Tensor]  # of x, which is channels-last, and the bias
 
-# A forward pass' time as a share of oneDNN's for contiguous tensors, on a CPU with AVX2; None is
-# oneDNN with the weight packed. A value of a weight takes it as long to bring into its order as so
-# many operations.
+# A forward pass' time as a share of oneDNN's for contiguous tensors, on CPUs with AVX2 and AVX-512:
+# None is oneDNN with the weight packed. A value of a weight takes it as long to bring into order
+# as so many operations, and so many are what a call takes beyond a layer's own.
 _TIMES: dict[Any, float] = {small_channels: 0.35, winograd: 0.6, im2col: 0.5, None: 0.8}
-_OF_WEIGHTS = 64
+_TIME_OF_LARGE_KERNELS, _LARGE = 0.95, 5  # of oneDNN, from such a size on in all directions
+_OF_WEIGHTS, _OF_A_CALL = 64, 400_000
 # The latter as a share of ATen's own kernels, which torch takes for a single small image.
 _TIME_OF_TAPS, _TIME_TRANSPOSED = 1.0, 2.0
 
@@ -85,7 +86,10 @@ class Convolution:
         operations = 2.0 * self._positions() * self.weight.numel()
         if not backend.startswith("Slow"):
             weights = _OF_WEIGHTS * self.weight.numel()
-            return operations + weights, operations * _TIMES[self.algorithm]
+            large = self.algorithm is None and min(self.weight.shape[2:]) >= _LARGE
+            share = _TIME_OF_LARGE_KERNELS if large else _TIMES[self.algorithm]
+            packed = operations * share + _OF_A_CALL
+            return operations + weights, packed
         share = _TIME_TRANSPOSED if self.transposed else _TIME_OF_TAPS
         return operations, operations * share * _TIMES[self.algorithm] / _TIMES[None]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from fastgan.ops.core import dispatch, native
 
 _TRANSPOSED = (torch.float32, torch.bfloat16, torch.float16)
-_MIN_TRANSPOSED = 1 << 13  # values, below which the calls take as long as PyTorch's copy
+MIN_TRANSPOSED = 1 << 13  # values, below which the calls take as long as PyTorch's copy
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -58,7 +58,7 @@ def _transposes(x: Tensor) -> bool:
     goes value by value, takes several times as long."""
     return (
         x.is_cpu
-        and x.numel() >= _MIN_TRANSPOSED
+        and x.numel() >= MIN_TRANSPOSED
         and x.dtype in _TRANSPOSED
         and dispatch.setting() in ("auto", "cpu")
         and dispatch.is_eager(x)
