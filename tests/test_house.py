@@ -141,7 +141,7 @@ def test_arguments_have_names_instead_of_places():
 SHARED = {
     "fastgan/ops": {"core", "__init__"},
     "kernels": {"core"},
-    "csrc/cpu": {"simd", "runtime"},
+    "csrc/cpu": {"simd", "runtime", "transpose"},
     "csrc/cuda": {"device"},
 }
 OPS = {"bias_act", "conv", "conv_block", "conv_norm_act", "gather_images", "norm_act"}
