@@ -89,14 +89,18 @@ def lines(of: dict[Row, Summary]) -> Iterator[str]:
     yield f"| geometric mean | | {' | '.join(f'{mean:.2f}' for mean in means)} |"
 
 
+def made(text_of_page: str, runs: list[Run]) -> str:
+    """The page with its tables made anew."""
+    tables = [text(run) for run in runs if run.module == OF_MACHINE]
+    return page.filled(text_of_page, "made: zoo", "\n\n".join(tables) or page.NOTHING)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="*", type=Path, help="of bench.never_slower")
     if files := parser.parse_args().files:
         keep(files)
-    runs = [run for run in page.committed() if run.module == OF_MACHINE]
-    made = "\n\n".join(map(text, runs)) or page.NOTHING
-    PAGE.write_text(page.filled(PAGE.read_text("utf-8"), "made: zoo", made), "utf-8")
+    PAGE.write_text(made(PAGE.read_text("utf-8"), page.committed()), "utf-8")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import zoo_page
 from bench.harness import page, results
 
 CASE = {
@@ -48,6 +49,11 @@ def folder(tmp_path: Path) -> Path:
 def test_the_committed_page_is_what_the_committed_results_give():
     text = page.PAGE.read_text(encoding="utf-8")
     assert page.made(text, page.committed()) == text, "make bench-docs, and commit what it writes"
+
+
+def test_the_zoos_page_is_what_the_committed_results_give():
+    text = zoo_page.PAGE.read_text(encoding="utf-8")
+    assert zoo_page.made(text, page.committed()) == text, "python -m bench.zoo_page, and commit it"
 
 
 def test_quality_is_a_mean_over_seconds_with_the_band_of_seeds():
