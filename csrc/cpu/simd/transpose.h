@@ -6,10 +6,11 @@
 namespace fastgan {
 namespace {
 
-// v[i][j] becomes v[j][i]. Index: the vector of signed integers as wide as V's values.
-template <typename V, typename Index, int N>
-FASTGAN_HD void transpose_square(V (&v)[N]) {
-  static_assert(sizeof(V) == sizeof(Index) && sizeof(V) == N * sizeof(v[0][0]));
+// v[i][j] becomes v[j][i].
+template <typename V, int N>
+FASTGAN_HD void transpose(V (&v)[N]) {
+  static_assert(sizeof(V) == N * sizeof(v[0][0]));
+  using Index = decltype(V{} < V{});  // a vector of signed integers as wide as V's values
   using Number = std::decay_t<decltype(Index{}[0])>;
   Index lane;
   for (int i = 0; i < N; ++i) lane[i] = Number(i);
@@ -26,8 +27,6 @@ FASTGAN_HD void transpose_square(V (&v)[N]) {
     }
   }
 }
-
-FASTGAN_HD void transpose(VecF (&v)[kLanes<float>]) { transpose_square<VecF, VecI>(v); }
 
 }  // namespace
 }  // namespace fastgan

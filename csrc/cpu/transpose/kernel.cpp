@@ -12,26 +12,14 @@ namespace fastgan {
 namespace {
 
 constexpr int kSide = kLanes<float>;
-typedef int16_t VecS __attribute__((vector_size(FASTGAN_VECTOR_BYTES / 2)));
-
-template <typename T>
-struct Squares;
-template <>
-struct Squares<uint32_t> {
-  using Vec = VecU;
-  using Index = VecI;
-};
-template <>
-struct Squares<uint16_t> {
-  using Vec = VecH;
-  using Index = VecS;
-};
+template <typename T>  // of 4 or 2 bytes
+using SideOf = std::conditional_t<sizeof(T) == sizeof(uint32_t), VecU, VecH>;
 
 // A square at the edge has fewer rows or columns. A row is read to a vector's end where memory goes
 // on: what follows it lands in columns that are not written.
 template <typename T>
 void square(const T* x, int64_t ld, int rows, int columns, const T* end, T* out, int64_t ld_out) {
-  using Vec = typename Squares<T>::Vec;
+  using Vec = SideOf<T>;
   Vec v[kSide];
   for (int i = 0; i < kSide; ++i) {
     const T* row = x + i * ld;
@@ -42,7 +30,7 @@ void square(const T* x, int64_t ld, int rows, int columns, const T* end, T* out,
       if (i < rows) std::memcpy(&v[i], row, columns * sizeof(T));
     }
   }
-  transpose_square<Vec, typename Squares<T>::Index>(v);
+  transpose(v);
   for (int j = 0; j < columns; ++j) {
     std::memcpy(out + j * ld_out, &v[j], rows == kSide ? sizeof(Vec) : rows * sizeof(T));
   }
@@ -50,11 +38,11 @@ void square(const T* x, int64_t ld, int rows, int columns, const T* end, T* out,
 
 template <typename T>
 void whole_square(const T* x, int64_t ld, T* out, int64_t ld_out) {
-  using Vec = typename Squares<T>::Vec;
+  using Vec = SideOf<T>;
   Vec v[kSide];
 #pragma GCC unroll 16
   for (int i = 0; i < kSide; ++i) std::memcpy(&v[i], x + i * ld, sizeof(Vec));
-  transpose_square<Vec, typename Squares<T>::Index>(v);
+  transpose(v);
 #pragma GCC unroll 16
   for (int j = 0; j < kSide; ++j) std::memcpy(out + j * ld_out, &v[j], sizeof(Vec));
 }
@@ -92,7 +80,7 @@ void few_columns(const Rectangle& r, const T* x, T* out) {
 }
 
 template <typename T>
-void transpose(const Rectangle& r) {
+void transpose_part(const Rectangle& r) {
   const T* __restrict x = static_cast<const T*>(r.x);
   T* __restrict out = static_cast<T*>(r.out);
   if (r.rows == 2) return few_rows<2>(r, x, out);
@@ -105,7 +93,7 @@ void transpose(const Rectangle& r) {
 }
 
 void transpose_any(const Rectangle& r) {
-  r.bytes == 4 ? transpose<uint32_t>(r) : transpose<uint16_t>(r);
+  r.bytes == 4 ? transpose_part<uint32_t>(r) : transpose_part<uint16_t>(r);
 }
 
 }  // namespace
